@@ -1,0 +1,34 @@
+VENV ?= .venv
+PYTHON ?= python3
+STAMP := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help env demo test lint benchmark clean
+
+help: ## list the targets
+	@sed -n 's/^\([a-z]*\):.*## /\1|/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "make %-10s %s\n", $$1, $$2}'
+
+env: $(STAMP) ## make the environment in $(VENV), once
+
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/python -m pip install -c constraints.txt -e '.[dev]'
+	touch $@
+
+demo: env ## post-train the tiny model on real code; ends by naming the run folder and its report
+	$(VENV)/bin/ebft-train
+
+test: lint ## lint, types and tests
+	$(VENV)/bin/python -m pytest
+
+lint: env ## ruff and mypy
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+
+benchmark: env ## tokens and seconds per step by phase, beside a naive twin
+	$(VENV)/bin/python scripts/benchmark.py
+
+clean: ## remove caches and builds; keeps the environment and outputs/
+	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +

@@ -1,0 +1,1 @@
+"""The configuration tree: every default of the program, one folder a group."""

@@ -1,0 +1,170 @@
+"""The geometry of strided block-parallel rollouts, and the only place that knows how named axes become the flat row a model sees.
+
+A row has anchors; `n_samples` branches hang off every anchor. A branch continues the row's prefix as if nothing stood behind it:
+
+    row       t0 t1 t2 t3 t4 t5 t6 t7 ...             position j sees positions <= j of its own document
+    block k            a_k = 3                        conditions on tokens[:3], has tokens[3 : 3 + G] as reference
+    branch             `-- y0 y1 .. y(G-1)            y_t stands at position a_k + t, sees tokens[:3] and y0 .. y_t
+
+    flat row  [ T row tokens | branch 0: W tokens | branch 1: W tokens | ... ]      branches block-major: r = k * N + n
+
+Source: method.md section 2 (Jelassi et al., arXiv 2603.12248). Which position predicts which token is decided in `predictors`, who sees whom
+in `row_visible`, `prefix_visible` and `own_visible`, nowhere else.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Int, Shaped
+from torch import Tensor
+
+from ebft.types import Batch, Blocks
+
+
+def num_blocks(sequence_length: int, context_length: int, stride: int, generate_length: int) -> int:
+    """K = (T - G - c0) // s + 1, the anchors c0 + k * s whose continuation fits; 0 if none does."""
+    return max(0, (sequence_length - generate_length - context_length) // stride + 1)
+
+
+def find_blocks(batch: Batch, anchors: str, context_length: int, stride: int, generate_length: int) -> Blocks:
+    """The blocks of every row, in order of their anchors, padded to the largest number of blocks in the batch (at least 1).
+
+    `anchors="all"`: positions c0 + k * s. `anchors="completion"`: in every completion that starts at p, positions max(p, c0) + k * s whose
+    whole reference lies in it. Either way the position before the anchor and the reference belong to one document, and none is padding.
+    """
+    position = torch.arange(batch.tokens.shape[1], device=batch.tokens.device)
+    if anchors == "completion":
+        start = _run_starts(batch.completion_mask, batch.document_ids).clamp_min(context_length)
+        inside = _window_all(batch.completion_mask, generate_length)
+    else:
+        start = torch.full_like(batch.tokens, context_length)
+        inside = torch.ones_like(batch.completion_mask)
+    on_grid = (position >= start) & ((position - start) % stride == 0)
+    chosen = on_grid & inside & fits(batch.document_ids, position.expand_as(batch.tokens), generate_length)
+    return _compact(chosen)
+
+
+def fits(document_ids: Int[Tensor, "B T"], anchors: Int[Tensor, "B K"], length: int) -> Bool[Tensor, "B K"]:
+    """True where positions anchor - 1 .. anchor + length - 1 exist and belong to one document."""
+    changes = document_ids[:, 1:] != document_ids[:, :-1]
+    seams = torch.nn.functional.pad(changes.long().cumsum(1), (1, 0))  # seams[j]: document changes up to position j
+    last = anchors + length - 1
+    exists = (anchors >= 1) & (last < document_ids.shape[1])
+    before, after = (anchors - 1).clamp_min(0), last.clamp_max(document_ids.shape[1] - 1)
+    whole = seams.gather(1, before) == seams.gather(1, after)
+    return exists & whole & (document_ids.gather(1, before) >= 0)
+
+
+def _window_all(mask: Bool[Tensor, "B T"], length: int) -> Bool[Tensor, "B T"]:
+    """True at t if mask holds on t .. t + length - 1."""
+    padded = torch.nn.functional.pad(mask, (0, length - 1))
+    return padded.unfold(1, length, 1).all(-1)
+
+
+def _run_starts(mask: Bool[Tensor, "B T"], document_ids: Int[Tensor, "B T"]) -> Int[Tensor, "B T"]:
+    """At every position, where the latest run of `mask` inside one document began."""
+    begins = mask.clone()
+    begins[:, 1:] &= ~mask[:, :-1] | (document_ids[:, 1:] != document_ids[:, :-1])
+    position = torch.arange(mask.shape[1], device=mask.device)
+    return torch.where(begins, position, 0).cummax(1).values
+
+
+def _compact(chosen: Bool[Tensor, "B T"]) -> Blocks:
+    width = max(1, int(chosen.sum(1).max()))
+    anchors = chosen.int().argsort(dim=1, descending=True, stable=True)[:, :width]
+    valid = chosen.gather(1, anchors)
+    anchors = torch.where(valid, anchors, 1)  # a placeholder that every row can hold: see one token, be masked out
+    return Blocks(anchors=anchors, valid=valid, reach=tuple(int(anchor) for anchor in anchors.amax(0)))
+
+
+def to_branches(x: Shaped[Tensor, "B N K *rest"]) -> Shaped[Tensor, "B R *rest"]:
+    """Lay samples and blocks out block-major: branch r = k * N + n."""
+    return x.transpose(1, 2).flatten(1, 2)
+
+
+def from_branches(x: Shaped[Tensor, "B R *rest"], n_samples: int) -> Shaped[Tensor, "B N K *rest"]:
+    """Undo `to_branches`."""
+    return x.unflatten(1, (-1, n_samples)).transpose(1, 2)
+
+
+def block_branches(x: Shaped[Tensor, "B K *rest"], n_samples: int) -> Shaped[Tensor, "B R *rest"]:
+    """Give every branch the value of its block."""
+    return x.repeat_interleave(n_samples, dim=1)
+
+
+@dataclass(frozen=True)
+class Branches:
+    """The branches of a batch as the model sees them: each has its own anchor and its own number of tokens.
+
+    `reach[r]` bounds the anchors of branch r over the batch, in Python integers, so that attention can leave out keys that no branch of a
+    chunk sees without asking the device.
+    """
+
+    anchors: Int[Tensor, "B R"]
+    lengths: Int[Tensor, "B R"]  # own tokens; the rest of the width is filler that nothing reads
+    tokens: Int[Tensor, "B R W"]
+    reach: tuple[int, ...]
+
+
+def make_branches(blocks: Blocks, tokens: Int[Tensor, "B N K W"]) -> Branches:
+    """Branches that start at their block's anchor and carry all the given tokens."""
+    n_samples, width = tokens.shape[1], tokens.shape[3]
+    anchors = block_branches(blocks.anchors, n_samples)
+    reach = tuple(bound for bound in blocks.reach for _ in range(n_samples))
+    return Branches(anchors, torch.full_like(anchors, width), to_branches(tokens), reach)
+
+
+def flat_tokens(batch: Batch, branches: Branches) -> Int[Tensor, "B S"]:
+    """The flat row: S = T + R * W."""
+    return torch.cat([batch.tokens, branches.tokens.flatten(1)], dim=1)
+
+
+def flat_positions(batch: Batch, branches: Branches) -> Int[Tensor, "B S"]:
+    """Position ids of the flat row: j for row token j, anchor + t for token t of a branch."""
+    steps = torch.arange(branches.tokens.shape[2], device=batch.tokens.device)
+    own = (branches.anchors[..., None] + steps).flatten(1)
+    return torch.cat([row_positions(batch), own], dim=1)
+
+
+def row_positions(batch: Batch) -> Int[Tensor, "B T"]:
+    return torch.arange(batch.tokens.shape[1], device=batch.tokens.device).expand_as(batch.tokens)
+
+
+def split_flat(x: Shaped[Tensor, "B S *rest"], branches: Branches) -> tuple[Shaped[Tensor, "B T *rest"], Shaped[Tensor, "B R W *rest"]]:
+    """Undo `flat_tokens` for anything with the flat row's axis second."""
+    num_branches, width = branches.tokens.shape[1:]
+    row, own = x.tensor_split([x.shape[1] - num_branches * width], dim=1)
+    return row, own.unflatten(1, (num_branches, width))
+
+
+def predictors(anchors: Int[Tensor, "B R"], branches: Branches, row_length: int, num_steps: int) -> Int[Tensor, "B R G"]:
+    """Flat index of the position whose output predicts step t of branch r; `anchors` are those of the branches' blocks.
+
+    A branch may start m = branches.anchors - anchors tokens behind its block's anchor, where its first m tokens equal the row's. Steps
+    t <= m are predicted by row position anchor + t - 1, later ones by the branch's own token t - m - 1.
+    """
+    num_branches, width = branches.tokens.shape[1:]
+    device = anchors.device
+    step = torch.arange(num_steps, device=device)
+    shared = (branches.anchors - anchors)[..., None]
+    first_own = row_length + width * torch.arange(num_branches, device=device)[:, None]
+    return torch.where(step <= shared, anchors[..., None] + step - 1, first_own + step - shared - 1)
+
+
+def row_visible(document_ids: Int[Tensor, "B T"]) -> Bool[Tensor, "B T T"]:
+    """[b, i, j]: row position i sees row position j."""
+    length = document_ids.shape[1]
+    causal = torch.ones(length, length, dtype=torch.bool, device=document_ids.device).tril()
+    return causal & (document_ids[:, :, None] == document_ids[:, None, :])
+
+
+def prefix_visible(document_ids: Int[Tensor, "B T"], anchors: Int[Tensor, "B R"]) -> Bool[Tensor, "B R T"]:
+    """[b, r, j]: every token of branch r sees row position j. A branch belongs to the document of the position before its anchor."""
+    position = torch.arange(document_ids.shape[1], device=document_ids.device)
+    document = document_ids.gather(1, anchors - 1)
+    return (position < anchors[..., None]) & (document_ids[:, None, :] == document[..., None])
+
+
+def own_visible(width: int, device: torch.device) -> Bool[Tensor, "W W"]:
+    """[t, u]: token t of a branch sees token u of the same branch."""
+    return torch.ones(width, width, dtype=torch.bool, device=device).tril()

@@ -1,0 +1,1 @@
+"""The command line: Hydra in, typed and checked configuration out, call."""

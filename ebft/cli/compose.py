@@ -1,0 +1,56 @@
+"""From Hydra's composed tree of strings and numbers to a typed, checked `TrainConfig`."""
+
+from dataclasses import Field, fields, is_dataclass
+from typing import Any
+
+import hydra
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from ebft.cli.keys import SELECTORS
+from ebft.cli.messages import explain
+from ebft.cli.refusals import as_user_error
+from ebft.config import TrainConfig, UserError, check
+
+
+def compose(overrides: list[str], config_name: str = "train") -> TrainConfig:
+    """What `ebft-train OVERRIDES` would run with; for tests, scripts and notebooks. Raises UserError."""
+    with hydra.initialize_config_module("ebft.conf", version_base="1.3"), as_user_error(overrides):
+        cfg = hydra.compose(config_name, overrides)
+    return to_config(cfg)
+
+
+def to_config(cfg: DictConfig) -> TrainConfig:
+    """The composed tree, its hydra node aside, as dataclasses that passed `check`. Raises UserError."""
+    tree = OmegaConf.masked_copy(cfg, [key for key in cfg if key != "hydra"])
+    try:
+        config: Any = OmegaConf.to_object(OmegaConf.merge(_schema(tree), tree))
+    except OmegaConfBaseException as error:
+        raise UserError(explain(error, [], tree)) from error
+    check(config)
+    return config
+
+
+def _schema(tree: DictConfig) -> DictConfig:
+    """Every type known, every value missing: merging onto it refuses what a composed tree lets pass, unknown keys and wrong types."""
+    schema = _writable(TrainConfig)
+    for item in fields(TrainConfig):
+        if is_dataclass(item.type):
+            schema[item.name] = _writable(_class_of(item, tree))
+    return schema
+
+
+def _class_of(item: Field[Any], tree: DictConfig) -> Any:
+    if item.name not in SELECTORS:
+        return item.type
+    key, classes = SELECTORS[item.name]
+    choice = str(OmegaConf.select(tree, f"{item.name}.{key}"))
+    if choice not in classes:
+        raise UserError(f"{item.name}.{key}={choice} is not one of {', '.join(classes)}.")
+    return classes[choice]
+
+
+def _writable(cls: Any) -> DictConfig:
+    schema: DictConfig = OmegaConf.structured(cls)
+    OmegaConf.set_readonly(schema, False)  # which a frozen dataclass's is
+    return schema

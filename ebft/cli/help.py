@@ -1,0 +1,47 @@
+"""`ebft-train --help`. Hydra's own help template would do, but listing the groups through Hydra takes longer than all the rest."""
+
+import re
+from importlib import resources
+
+HELP = """\
+ebft-train [GROUP=OPTION ...] [KEY=VALUE ...]
+
+Post-trains a language model with energy-based fine-tuning (method=ebft) or supervised fine-tuning (method=sft), evaluates it on
+held-out data before, during and after, and leaves figures, samples, the model and report.html in a run folder.
+Without arguments it trains the tiny model that ships with the package on Python's standard library: no network, no GPU.
+
+Groups, chosen as GROUP=OPTION, the default first:
+{groups}
+
+Often changed, as KEY=VALUE:
+  model.path=FOLDER_OR_HUB_ID     any causal language model, with model=hf
+  data.path=FILE                  with data=jsonl, data=parquet or data=hub
+  method.ce_coef=0.03             weight of cross-entropy; also method.alignment_coef, method.diversity_coef
+  sampler.generate_length=16      also sampler.n_samples, .stride, .context_length, .temperature
+  features.feature_layers=[0.5]   fractions of the depth, or layer indices
+  optimizer.lr=1e-6               learning rate
+  trainer.max_steps=200           also trainer.batch_size, trainer.device=cuda, trainer.dtype=bf16
+  eval.every_steps=50             steps between evaluations
+  hydra.run.dir=outputs/mine      the run folder; the same command again resumes in it
+
+Examples:
+  ebft-train +experiment=smoke
+  ebft-train method=sft trainer.max_steps=100 tracker=wandb
+  ebft-train model=hf model.path=Qwen/Qwen2.5-0.5B data=jsonl data.path=rows.jsonl
+  ebft-train --multirun method=sft,ebft seed=0,1,2
+
+Every key with its value:  ebft-train --cfg job
+Shell completion:          eval "$(ebft-train -sc install=bash)"
+Hydra's own flags:         ebft-train --hydra-help"""
+
+
+def help_text() -> str:
+    """The options are the files of conf/, their descriptions the comments of its train.yaml."""
+    defaults = re.findall(r"^  - (\w+): (\S+)  # (.+)$", resources.files("ebft.conf").joinpath("train.yaml").read_text(), re.MULTILINE)
+    rows = [*defaults, ("+experiment", "", "a named run")]
+    return HELP.format(groups="\n".join(f"  {group:12} {', '.join(_options(group, first)):52} {what}" for group, first, what in rows))
+
+
+def _options(group: str, first: str) -> list[str]:
+    names = [path.name.removesuffix(".yaml") for path in resources.files("ebft.conf").joinpath(group.lstrip("+")).iterdir()]
+    return sorted(names, key=lambda name: (name != first, name))

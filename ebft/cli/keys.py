@@ -1,0 +1,60 @@
+"""Every key that a command line may name, read off the dataclasses, and the nearest one to a name that is none of them."""
+
+from collections.abc import Iterable
+from dataclasses import fields, is_dataclass
+from difflib import SequenceMatcher
+from typing import Any
+
+from ebft.config import METHODS, SOURCES, TRACKERS, TrainConfig
+
+# The groups whose class depends on a key of theirs: group -> (that key, class for each of its values).
+SELECTORS: dict[str, tuple[str, dict[str, Any]]] = {"method": ("name", METHODS), "data": ("source", SOURCES), "tracker": ("name", TRACKERS)}
+
+GROUPS = [item.name for item in fields(TrainConfig) if is_dataclass(item.type)] + ["experiment"]
+SIMILAR_ENOUGH = 0.7
+
+
+def all_keys() -> dict[str, list[str]]:
+    """Dotted key -> the choices that have it, as `method=ebft`; an empty list where every run has it."""
+    keys: dict[str, list[str]] = {}
+    for item in fields(TrainConfig):
+        if item.name in SELECTORS:
+            keys |= _keys_of_variants(item.name, SELECTORS[item.name][1])
+        elif is_dataclass(item.type):
+            keys |= {f"{item.name}.{inner.name}": [] for inner in fields(item.type)}
+        else:
+            keys[item.name] = []
+    return keys
+
+
+def _keys_of_variants(group: str, classes: dict[str, Any]) -> dict[str, list[str]]:
+    owners: dict[str, list[str]] = {}
+    for choice, cls in classes.items():
+        for item in fields(cls):
+            owners.setdefault(f"{group}.{item.name}", []).append(f"{group}={choice}")
+    return {key: [] if len(choices) == len(classes) else choices for key, choices in owners.items()}
+
+
+def type_of(key: str, tree: Any) -> Any:
+    """The annotation behind a dotted key of a composed tree, e.g. int for `trainer.batch_size`, None for a key that is no field."""
+    group, _, name = key.partition(".")
+    types = {item.name: item.type for item in fields(TrainConfig)}
+    if not name:
+        return types.get(group)
+    cls = SELECTORS[group][1][tree[group][SELECTORS[group][0]]] if group in SELECTORS else types[group]
+    return {item.name: item.type for item in fields(cls)}.get(name)
+
+
+def nearest(name: str, candidates: Iterable[str]) -> str | None:
+    """The candidate most like `name`, the first of equals. A name without a dot may be the end of a key: n_samples, sampler.n_samples."""
+    best = max(candidates, key=lambda candidate: _similarity(name, candidate), default=None)
+    return best if best is not None and _similarity(name, best) >= SIMILAR_ENOUGH else None
+
+
+def _similarity(name: str, candidate: str) -> float:
+    end = _ratio(name.rpartition(".")[2], candidate.rpartition(".")[2])
+    return (end + _ratio(name, candidate)) / 2 if "." in name else end
+
+
+def _ratio(left: str, right: str) -> float:
+    return SequenceMatcher(None, left, right).ratio()

@@ -1,0 +1,60 @@
+"""What happens between composing and the first job: every configuration is checked before Hydra makes a folder."""
+
+import itertools
+from pathlib import Path
+from typing import Any
+
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.experimental.callback import Callback
+from hydra.types import RunMode
+from omegaconf import DictConfig
+
+from ebft.cli.compose import to_config
+from ebft.cli.refusals import as_user_error, one_sentence
+
+_created: list[Path] = []  # folders that did not exist before this launch, innermost first
+
+
+class CheckFirst(Callback):
+    """Hydra swallows a callback's exceptions, so a refusal leaves as SystemExit."""
+
+    def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
+        with one_sentence(), as_user_error(config.hydra.overrides.task):
+            to_config(config)
+            _remember(Path(config.hydra.run.dir))
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """The whole grid is checked before its first job."""
+        loader = GlobalHydra.instance().config_loader()
+        with one_sentence(), as_user_error(config.hydra.overrides.task):
+            for overrides in _grid(list(config.hydra.overrides.task)):
+                to_config(loader.load_sweep_config(config, overrides))
+            _remember(Path(config.hydra.sweep.dir))
+
+
+def _grid(overrides: list[str]) -> list[list[str]]:
+    """Hydra's own grid: ["a=1,2", "b=3"] -> [["a=1", "b=3"], ["a=2", "b=3"]]."""
+    axes = []
+    for override in OverridesParser.create().parse_overrides(overrides):
+        values = override.sweep_string_iterator() if override.is_sweep_override() else [override.get_value_element_as_str()]
+        axes.append([f"{override.get_key_element()}={value}" for value in values])
+    return [list(cell) for cell in itertools.product(*axes)]
+
+
+def _remember(folder: Path) -> None:
+    folder = folder.absolute()
+    _created[:] = [path for path in (folder, *folder.parents) if not path.exists()]
+
+
+def remove_created_folders() -> None:
+    """Undo a launch that was refused before it wrote anything: the folders that it made go, unless something lies in them."""
+    hydra = HydraConfig.get()
+    jobs_own = [Path(hydra.runtime.output_dir)] if hydra.mode is RunMode.MULTIRUN else []
+    for folder in jobs_own + _created:
+        entries = list(folder.iterdir()) if folder.is_dir() else [folder]
+        if entries == [folder / "multirun.yaml"]:  # Hydra's note of what it is about to do
+            entries.pop().unlink()
+        if not entries:
+            folder.rmdir()

@@ -1,0 +1,104 @@
+"""What Hydra and OmegaConf object to, in one sentence that names the key, the fix and the nearest valid name."""
+
+import re
+import types
+import typing
+from typing import Any
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import MissingConfigException, OverrideParseException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException, ValidationError
+
+from ebft.cli.keys import GROUPS, all_keys, nearest, type_of
+
+KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a string", dict: "a mapping, as {a: 1}"}
+
+
+def explain(error: Exception, overrides: list[str], tree: DictConfig | None = None) -> str:
+    """The sentence for an exception of Hydra's or OmegaConf's while composing `overrides`, or while typing the composed `tree`."""
+    cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error
+    match cause:
+        case ConfigAttributeError() | ConfigKeyError():
+            return _unknown_key(str(cause.full_key))
+        case MissingMandatoryValue():
+            return f"{cause.full_key} is missing; add {cause.full_key}=VALUE."
+        case ValidationError() if tree is not None:
+            return _wrong_type(str(cause.full_key), tree)
+        case OmegaConfBaseException():
+            return f"{cause.full_key}: {_first_line(cause)}."
+        case MissingConfigException():
+            return _unknown_option(cause)
+        case OverrideParseException():
+            return f"{cause.override} is not of the form KEY=VALUE; put a value with special characters in quotes: 'KEY=\"VALUE\"'."
+        case ValueError():
+            return _not_an_option(overrides) or _other(cause)
+        case _:
+            return _other(cause)
+
+
+def _unknown_key(key: str) -> str:
+    keys = all_keys()
+    if owners := keys.get(key):
+        return f"{key} belongs to {' or '.join(owners)}; choose {'that' if len(owners) == 1 else 'one of them'} or leave the key out."
+    if key.startswith("model.config_overrides."):
+        return f"{key} is not set yet; write +{key}=VALUE to add it."
+    close = nearest(key, [*keys, *GROUPS])
+    return f"{key} is not a key of the configuration; " + (f"did you mean {close}?" if close else "see ebft-train --cfg job for all keys.")
+
+
+def _unknown_option(error: MissingConfigException) -> str:
+    group, _, option = str(error.missing_cfg_file).rpartition("/")
+    options = sorted(error.options or [])
+    if not options:
+        return f"There is no configuration named {error.missing_cfg_file}."
+    close = nearest(option, options)
+    hint = f"did you mean {close}? The options" if close else "the options"
+    return f"{group}={option} does not exist; {hint} are {', '.join(options)}."
+
+
+def _not_an_option(overrides: list[str]) -> str | None:
+    """Of tracker=null and the like Hydra says neither group nor value."""
+    parse = OverridesParser.create().parse_override
+    for override in overrides:
+        group = override.partition("=")[0].lstrip("+~")
+        if group in GROUPS and not isinstance(parse(override).value(), (str, list)):
+            return f"{override} names no option of {group}; ebft-train --help lists them."
+    return None
+
+
+def _wrong_type(key: str, tree: DictConfig) -> str:
+    # Of a list, name the whole. Of the only list with two types of item OmegaConf tells the item's index alone.
+    key = "features.feature_layers" if key.isdigit() else key.partition("[")[0]
+    return f"{key}={_shown(OmegaConf.select(tree, key))} is not {_kind(type_of(key, tree))}."
+
+
+def _shown(value: Any) -> str:
+    """As one would type it."""
+    return str(value).lower() if isinstance(value, bool) else "null" if value is None else str(value)
+
+
+def _kind(annotation: Any) -> str:
+    """`int | None` -> 'a whole number or null'; `list[int]` -> 'a list of whole numbers'."""
+    if isinstance(annotation, types.UnionType):
+        return " or ".join("null" if part is types.NoneType else _kind(part) for part in typing.get_args(annotation))
+    if typing.get_origin(annotation) is list:
+        (item,) = typing.get_args(annotation)
+        return f"a list of {KINDS[item].partition(' ')[2] if item in KINDS else 'number'}s in brackets"
+    return KINDS[typing.get_origin(annotation) or annotation]
+
+
+def _other(error: Exception) -> str:
+    """Refusals that Hydra words in prose only."""
+    message = " ".join(str(error).split())
+    if found := re.search(r"Ambiguous value for argument '(.+?)' 1\.|Sweep parameters '(.+?)' requires", message):
+        return f"{found[1] or found[2]} lists several values; add --multirun to run each, or put brackets around a list: KEY=[1,2]."
+    if found := re.search(r"Could not override '(\S+)'\. No match in the defaults list\. .*use (\S+)", message):
+        return f"{found[1]} has no default to replace; write {found[2]}."
+    if found := re.search(r"An item is already at '(\S+)'\. Either remove \+ prefix: '(.+?)'", message):
+        return f"{found[1]} has a value already; leave out the plus: {found[2]}."
+    return message if message.endswith(".") else f"{message}."
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0].removesuffix(".")

@@ -1,0 +1,51 @@
+"""`ebft-train`: one run, from overrides on the command line to a run folder.
+
+Hydra composes, `CheckFirst` refuses what cannot work before a folder exists, and `train` is imported only once everything is in order, so
+`--help`, `--cfg`, shell completion and refusals never load torch. What only a run needs is imported where it is used, for the same reason.
+"""
+
+import os
+import sys
+from pathlib import Path
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig
+
+from ebft.cli.refusals import as_user_error, one_sentence
+
+
+def main() -> None:
+    """Exit codes: 0 done, 1 a failure with its traceback, 2 a user's mistake in one sentence, 130 interrupted."""
+    if {"--help", "-h"} & set(sys.argv[1:]):
+        from ebft.cli.help import help_text
+
+        print(help_text())
+        return
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises instead of printing
+    try:
+        with one_sentence(), as_user_error(sys.argv[1:]):
+            hydra.main(version_base="1.3", config_path="pkg://ebft.conf", config_name="train")(_run)()
+    except KeyboardInterrupt:
+        print("Interrupted.", file=sys.stderr)
+        sys.exit(130)
+
+
+def _run(cfg: DictConfig) -> None:
+    from ebft.cli.compose import to_config
+    from ebft.cli.launch import remove_created_folders
+    from ebft.config import UserError
+
+    with one_sentence():  # here too: Hydra would announce an exception that leaves its task
+        config = to_config(cfg)
+        from ebft.train import train
+
+        try:
+            train(config, Path(HydraConfig.get().runtime.output_dir))
+        except UserError:
+            remove_created_folders()
+            raise
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,35 @@
+"""What every source yields, and how documents are split and ordered: by hashes of their names, so neither depends on machine or seed."""
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from hashlib import sha256
+
+
+@dataclass(frozen=True)
+class Document:
+    """One document. Plain text is all completion and has an empty prompt."""
+
+    key: str  # what the split hashes: documents of one key are never on both sides
+    prompt: str
+    completion: str
+    origin: str  # how an error message names it, such as path:line
+
+
+def held_out(key: str, fraction: float) -> bool:
+    """Whether a key belongs to the validation side, which gets `fraction` of all keys."""
+    return int.from_bytes(_digest(key)[:8]) < fraction * 2**64
+
+
+def in_hash_order(documents: Iterable[Document]) -> list[Document]:
+    """Documents in an order unrelated to that of the source, independent of what else is in the list; copies of one key lie apart."""
+    occurrences: Counter[str] = Counter()
+    ranked = []
+    for document in documents:
+        occurrences[document.key] += 1
+        ranked.append((_digest(f"order {occurrences[document.key]} {document.key}"), document))
+    return [document for _, document in sorted(ranked, key=lambda pair: pair[0])]
+
+
+def _digest(text: str) -> bytes:
+    return sha256(text.encode()).digest()

@@ -1,0 +1,105 @@
+"""Held-out evaluation, the same for every method: same rows, same anchors, same draws, same frozen feature network."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from ebft.blocks import find_blocks
+from ebft.config import EvalConfig, SamplerConfig
+from ebft.evaluation.scores import cross_entropy, feature_matching
+from ebft.evaluation.statistics import Ratio, concatenate
+from ebft.models import FeatureNetwork, LanguageModel
+from ebft.sampler import sample, uniforms
+from ebft.types import Batch, Rollout
+
+NUM_SAMPLES_SHOWN = 8
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One context with its rollouts, as token ids, for people to read."""
+
+    context: list[int]
+    reference: list[int]
+    rollouts: list[list[int]]
+    rewards: list[float]
+
+    def as_row(self, decode: Callable[[list[int]], str]) -> dict[str, Any]:
+        rollouts = [{"text": decode(tokens), "reward": reward} for tokens, reward in zip(self.rollouts, self.rewards, strict=True)]
+        return {"context": decode(self.context), "reference": decode(self.reference), "rollouts": rollouts}
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Scores over documents by name, and some of the rollouts behind them."""
+
+    scores: dict[str, Ratio]
+    samples: list[Sample]
+
+    def metrics(self) -> dict[str, float]:
+        """Every score as `eval/NAME` with its standard error over documents as `eval/NAME_stderr`."""
+        return _named({name: (score.value, score.stderr) for name, score in self.scores.items()})
+
+    def change(self, base: "Evaluation") -> dict[str, float]:
+        """Every score minus the base's on the same documents and draws, with the standard error of that paired difference."""
+        return _named({name: score.change(base.scores[name]) for name, score in self.scores.items()})
+
+    def state(self) -> dict[str, dict[str, Tensor]]:
+        return {name: {"sums": score.sums, "counts": score.counts} for name, score in self.scores.items()}
+
+    @classmethod
+    def from_state(cls, state: dict[str, dict[str, Tensor]]) -> "Evaluation":
+        return cls({name: Ratio(**score) for name, score in state.items()}, samples=[])
+
+
+def _named(scores: dict[str, tuple[float, float]]) -> dict[str, float]:
+    return {f"eval/{name}{suffix}": value for name, score in scores.items() for suffix, value in zip(("", "_stderr"), score, strict=True)}
+
+
+class Evaluator:
+    """Scores any policy on the given rows. Draws are a function of `config.seed` and the row, so that two policies can be compared in pairs."""
+
+    def __init__(
+        self, config: EvalConfig, sampler: SamplerConfig, batches: Sequence[Batch], phi: FeatureNetwork, stop_token: int | None
+    ) -> None:
+        self.config, self.sampler, self.batches, self.phi, self.stop_token = config, sampler, batches, phi, stop_token
+        longest = batches[0].tokens.shape[1] - config.context_length
+        self.horizons = sorted({horizon for horizon in (*config.horizons, sampler.generate_length) if horizon <= longest})
+
+    def __call__(self, policy: LanguageModel, tick: Callable[[], None]) -> Evaluation:
+        """Evaluate; `tick` is called after every batch and may raise to stop."""
+        parts, samples = [], []
+        with policy.evaluating():
+            for batch in self.batches:
+                scores, shown = self._score(policy, batch)
+                parts.append(scores)
+                samples += shown
+                tick()
+        return Evaluation(concatenate(parts), samples[:NUM_SAMPLES_SHOWN])
+
+    def _score(self, policy: LanguageModel, batch: Batch) -> tuple[dict[str, Ratio], list[Sample]]:
+        config, device = self.config, policy.device
+        blocks = find_blocks(batch, self.sampler.anchors, config.context_length, config.stride, self.horizons[0])
+        draws = uniforms(f"{config.seed}/eval", batch.row_ids, blocks.anchors.shape[1], config.n_samples, self.horizons[-1])
+        batch, blocks = batch.to(device), blocks.to(device)
+        rollout = sample(policy, batch, blocks, draws.to(device), 1.0, self.stop_token)
+        scores, rewards = feature_matching(self.phi, batch, rollout, self.horizons, self.sampler.generate_length)
+        shown = [_show(batch, rollout, rewards.tolist(), row, self.sampler.generate_length) for row in range(min(len(batch), 2))]
+        return {"cross_entropy": cross_entropy(policy, batch)} | scores, [sample for sample in shown if sample is not None]
+
+
+def _show(batch: Batch, rollout: Rollout, rewards: list, row: int, length: int) -> Sample | None:
+    """The middle block of a row."""
+    existing = rollout.blocks.valid[row].nonzero().flatten().tolist()
+    if not existing:
+        return None
+    block = existing[len(existing) // 2]
+    anchor, tokens = int(rollout.blocks.anchors[row, block]), batch.tokens[row].tolist()
+    return Sample(
+        context=tokens[:anchor],
+        reference=tokens[anchor : anchor + length],
+        rollouts=[sampled[block][:length] for sampled in rollout.tokens[row].tolist()],
+        rewards=[sampled[block] for sampled in rewards[row]],
+    )

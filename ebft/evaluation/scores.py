@@ -1,0 +1,52 @@
+"""Scores of a batch of held-out rows: cross-entropy, and feature matching at every horizon (method.md section 8)."""
+
+from collections.abc import Sequence
+
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from ebft.blocks import fits
+from ebft.evaluation.statistics import Ratio
+from ebft.models import FeatureNetwork, LanguageModel, row_labels
+from ebft.rewards import alignment_and_diversity, feature_matching_loss
+from ebft.types import Batch, Embeddings, Rollout
+
+AUTHORS_WHITENING = "reference_code"  # of `whitened_feature_reward`, which is the figure that the authors' script reports
+
+
+def cross_entropy(policy: LanguageModel, batch: Batch) -> Ratio:
+    """Nats per token over the tokens that count, at temperature 1."""
+    labels = row_labels(batch)
+    (log_probs,) = policy.log_probs(policy.row_hidden(batch), labels)
+    return Ratio((-log_probs * labels.wanted).sum(1).double().cpu(), labels.wanted.sum(1).double().cpu())
+
+
+def feature_matching(
+    phi: FeatureNetwork, batch: Batch, rollout: Rollout, horizons: Sequence[int], reward_horizon: int
+) -> tuple[dict[str, Ratio], Float[Tensor, "B N K"]]:
+    """Unbiased L_CFM of raw features after 1, 2, 4, ... generated tokens, from one set of rollouts; and the rewards at `reward_horizon`.
+
+    A block counts at a horizon that its real continuation reaches inside its document. Rewards have coefficients 1 and the run's whitening:
+    `reward` is the mean of eq. 7, `whitened_feature_reward` the mean of alignment - diversity / 2 under the authors' whitening.
+    """
+    rollouts, references = phi.continuations(batch, rollout)
+    scores: dict[str, Ratio] = {}
+    for horizon in horizons:
+        reached = rollout.blocks.valid & fits(batch.document_ids, rollout.blocks.anchors, horizon)
+        embeddings = phi.pool(rollouts[..., :horizon, :, :], references[..., :horizon, :, :], rollout.valid[..., :horizon])
+        scores[f"feature_matching_loss@{horizon}"] = _per_row(feature_matching_loss(embeddings), reached)
+        if horizon == reward_horizon:
+            alignment, diversity = alignment_and_diversity(embeddings, phi.features.whitening)
+            reward = alignment - diversity
+            scores["reward"] = _per_row(reward.mean(1), reached)
+            scores["whitened_feature_reward"] = _per_row(_authors_reward(embeddings), reached)
+    return scores, reward
+
+
+def _authors_reward(embeddings: Embeddings) -> Float[Tensor, "B K"]:
+    alignment, diversity = alignment_and_diversity(embeddings, AUTHORS_WHITENING)
+    return (alignment - diversity / 2).mean(1)
+
+
+def _per_row(values: Float[Tensor, "B K"], counted: Bool[Tensor, "B K"]) -> Ratio:
+    return Ratio((values * counted).sum(1).double().cpu(), counted.sum(1).double().cpu())

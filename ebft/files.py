@@ -1,0 +1,121 @@
+"""Writing so that a kill or a full disk never leaves something half-written under its final name, and rows of JSON.
+
+Unfinished work lies beside its target under a hidden name (`.NAME.partial`) and takes the final name in one rename.
+"""
+
+import errno
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from ebft.config import UserError
+
+
+def partial_name(path: Path) -> Path:
+    return path.with_name(f".{path.name}.partial")
+
+
+@contextmanager
+def atomic_file(path: Path) -> Iterator[BinaryIO]:
+    """A file that becomes `path` when the block ends without an error; an older `path` stays until then. UserError on a full disk."""
+    partial = partial_name(path)
+    with naming_full_disk(path):
+        try:
+            with partial.open("wb") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(partial, path)
+        finally:
+            partial.unlink(missing_ok=True)
+        _sync(path.parent)
+
+
+def atomic_write_text(path: Path, text: str) -> None:
+    with atomic_file(path) as file:
+        file.write(text.encode())
+
+
+@contextmanager
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """An empty folder to fill, which becomes `path` when the block ends without an error. UserError on a full disk."""
+    partial, replaced = partial_name(path), path.with_name(f".{path.name}.replaced")
+    shutil.rmtree(partial, ignore_errors=True)
+    with naming_full_disk(path):
+        try:
+            partial.mkdir(parents=True)
+            yield partial
+            for entry in [*partial.rglob("*"), partial]:
+                _sync(entry)
+            if path.exists():
+                os.replace(path, replaced)  # a rename cannot replace a folder that is not empty
+            os.replace(partial, path)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+            shutil.rmtree(replaced, ignore_errors=True)
+        _sync(path.parent)
+
+
+def append_row(path: Path, row: Mapping[str, Any]) -> None:
+    """One JSON object on a line of its own, on disk when this returns. ValueError on NaN and infinity, which JSON does not have."""
+    line = json.dumps(row, allow_nan=False, ensure_ascii=False)
+    with naming_full_disk(path), path.open("a", encoding="utf-8") as file:
+        file.write(line + "\n")
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """The rows of a JSONL file, none where there is no file. A last line without its newline was cut off by a kill and is left out."""
+    if not path.exists():
+        return []
+    *lines, _cut_off = path.read_text(encoding="utf-8", errors="replace").split("\n")
+    return [_parse(path, number, line) for number, line in enumerate(lines, start=1)]
+
+
+def keep_rows(path: Path, last_step: int) -> None:
+    """Drops the rows with `step` above `last_step`, in one rename."""
+    if path.exists():
+        kept = [row for row in read_rows(path) if row["step"] <= last_step]
+        atomic_write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in kept))
+
+
+def _parse(path: Path, number: int, line: str) -> dict[str, Any]:
+    try:
+        row = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise UserError(f"{path}:{number} is not a JSON object ({error.msg}); remove the line.") from error
+    if not isinstance(row, dict):
+        raise UserError(f"{path}:{number} is not a JSON object; remove the line.")
+    return row
+
+
+def _sync(path: Path) -> None:
+    """Flushes a file, or a folder's list of names, to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def naming_full_disk(path: Path) -> Iterator[None]:
+    """Turns a full disk, however a library reports it, into a UserError that names the file; passes every other error on."""
+    try:
+        yield
+    except Exception as error:
+        if _is_full_disk(error):
+            raise UserError(f"The disk is full: {path} could not be written; free some space and run again with resume=auto.") from error
+        raise
+
+
+def _is_full_disk(error: BaseException | None) -> bool:
+    """Torch reports a full disk with an error of its own on top of the OSError, safetensors with the number in the text."""
+    while error is not None:
+        if (isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)) or f"os error {errno.ENOSPC}" in str(error):
+            return True
+        error = error.__context__
+    return False

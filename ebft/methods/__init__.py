@@ -1,0 +1,19 @@
+"""The methods: each file is one algorithm in the order of its paper; `build` chooses."""
+
+from typing import Any
+
+from ebft.config import EBFTConfig, SFTConfig, TrainConfig
+from ebft.methods.base import Loss, Method
+from ebft.methods.ebft import EBFT
+from ebft.methods.sft import SFT
+from ebft.models import FeatureNetwork, LanguageModel
+
+__all__ = ["Loss", "Method", "build"]
+
+
+def build(config: TrainConfig, policy: LanguageModel, phi: FeatureNetwork, stop_token: int | None) -> Method[Any]:
+    """The method that `config.method` describes. `stop_token` ends a branch; None lets it run on."""
+    if isinstance(config.method, SFTConfig):
+        return SFT(policy)
+    assert isinstance(config.method, EBFTConfig), config.method
+    return EBFT(config.method, config.sampler, policy, phi, config.seed, stop_token)

@@ -1,0 +1,88 @@
+"""Energy-based fine-tuning (Jelassi et al., arXiv 2603.12248): match the features of the model's own rollouts with the real continuation's.
+
+    minimise  rl_coef * L_CFM(theta) + ce_coef * cross-entropy(theta)
+    L_CFM = E_{c,y} | E_{yhat ~ p_theta(.|c)} phi(c, yhat) - phi(c, y) |^2
+
+One optimiser step, strictly on-policy: roll out N short branches at every anchor, embed them and the real continuation with the frozen phi,
+reward alignment with the reference and diversity among the branches, take the policy gradient.
+"""
+
+from dataclasses import dataclass
+
+from jaxtyping import Float
+from torch import Tensor
+
+from ebft.advantages import advantages
+from ebft.blocks import find_blocks, make_branches
+from ebft.config import EBFTConfig, SamplerConfig
+from ebft.losses import cross_entropy, policy_gradient
+from ebft.methods.base import Counts, Loss
+from ebft.methods.metrics import signal
+from ebft.models import FeatureNetwork, LanguageModel, branch_labels, row_labels
+from ebft.rewards import alignment_and_diversity, whitening_sign
+from ebft.sampler import sample, uniforms
+from ebft.types import Batch, Rollout
+
+
+@dataclass(frozen=True)
+class Experience:
+    """What a micro-batch contributes to an update."""
+
+    batch: Batch
+    rollout: Rollout
+    alignment: Float[Tensor, "B N K"]
+    diversity: Float[Tensor, "B N K"]
+    reward: Float[Tensor, "B N K"]
+    advantages: Float[Tensor, "B N K"]
+    whitening_sign: Float[Tensor, "B N K"]
+
+
+class EBFT:
+    def __init__(
+        self, config: EBFTConfig, sampler: SamplerConfig, policy: LanguageModel, phi: FeatureNetwork, seed: int, stop_token: int | None
+    ) -> None:
+        self.config, self.sampler, self.policy, self.phi = config, sampler, policy, phi
+        self.seed, self.stop_token = seed, stop_token
+
+    def prepare(self, batch: Batch, step: int) -> Experience:
+        config, geometry, device = self.config, self.sampler, self.policy.device
+        blocks = find_blocks(batch, geometry.anchors, geometry.context_length, geometry.stride, geometry.generate_length)
+        draws = uniforms(f"{self.seed}/train/{step}", batch.row_ids, blocks.anchors.shape[1], geometry.n_samples, geometry.generate_length)
+        batch, blocks, draws = batch.to(device), blocks.to(device), draws.to(device)
+
+        rollout = sample(self.policy, batch, blocks, draws, geometry.temperature, self.stop_token)
+        embeddings = self.phi.embeddings(batch, rollout)
+        alignment, diversity = alignment_and_diversity(embeddings, self.phi.features.whitening)
+        reward = config.alignment_coef * alignment - config.diversity_coef * diversity
+        advantage = advantages(alignment, diversity, config.alignment_coef, config.diversity_coef, config.advantage)
+        return Experience(batch, rollout, alignment, diversity, reward, advantage, whitening_sign(embeddings))
+
+    def counts(self, prepared: Experience) -> Counts:
+        return {"generated": prepared.rollout.valid.sum(), "targets": prepared.batch.loss_mask[:, 1:].sum()}
+
+    def loss(self, prepared: Experience, totals: Counts) -> Loss:
+        batch, rollout, ce_coef = prepared.batch, prepared.rollout, self.config.ce_coef
+        branches = make_branches(rollout.blocks, rollout.tokens[..., :-1])  # nothing is predicted from a branch's last token
+        hidden = self.policy.flat_hidden(batch, branches)
+        generated = branch_labels(batch, rollout, branches, self.sampler.temperature)
+        text = row_labels(batch)
+        log_probs = self.policy.log_probs(hidden, *([generated, text] if ce_coef else [generated]))
+
+        rl = policy_gradient(rollout.like_tokens(log_probs[0]), prepared.advantages, rollout.valid, totals["generated"])
+        total, parts = self.config.rl_coef * rl, {"policy_gradient": rl}
+        if ce_coef:
+            parts["cross_entropy"] = cross_entropy(log_probs[1], text.wanted, totals["targets"])
+            total = total + ce_coef * parts["cross_entropy"]
+        return Loss(total, parts)
+
+    def metrics(self, prepared: list[Experience]) -> dict[str, float]:
+        return signal(prepared, self.stop_token)
+
+    def tokens_per_row(self, row_length: int, num_blocks: float) -> dict[str, float]:
+        rollouts, length = num_blocks * self.sampler.n_samples, self.sampler.generate_length
+        once = row_length + rollouts * (length - 1)
+        return {"sampling": once, "features": self.phi.decoder.depth * (row_length + rollouts * length), "update": 3 * once}
+
+    @property
+    def tokens_forwarded(self) -> float:
+        return self.policy.decoder.tokens_forwarded + self.phi.decoder.tokens_forwarded

@@ -1,0 +1,104 @@
+"""One optimiser step over micro-batches, the schedule, and the running average of the weights."""
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from transformers import get_scheduler
+
+from ebft.config import OptimizerConfig
+from ebft.methods import Method
+from ebft.models import LanguageModel
+from ebft.types import Batch
+
+
+class NonFiniteError(RuntimeError):
+    """A loss or gradient became infinite or not a number."""
+
+
+class Optimization:
+    """AdamW, its schedule and the optional weight average of one run."""
+
+    def __init__(self, config: OptimizerConfig, policy: LanguageModel, max_steps: int) -> None:
+        self.config, self.policy = config, policy
+        self.parameters = [parameter for parameter in policy.model.parameters() if parameter.requires_grad]
+        self.optimizer = torch.optim.AdamW(
+            self.parameters, lr=config.lr, betas=(config.betas[0], config.betas[1]), eps=config.eps, weight_decay=config.weight_decay
+        )
+        warmup = math.ceil(config.warmup_fraction * max_steps)
+        self.schedule = get_scheduler(config.schedule, self.optimizer, num_warmup_steps=warmup, num_training_steps=max_steps)
+        self.average = None
+        if config.ema_decay is not None:
+            self.average = AveragedModel(policy.model, multi_avg_fn=get_ema_multi_avg_fn(config.ema_decay), use_buffers=False)
+
+    def step(self, method: Method, batch: Batch, step: int, micro_batch_size: int) -> dict[str, float]:
+        """Prepare every micro-batch, add up the denominators, differentiate, clip, update. Raises NonFiniteError before anything changes."""
+        starts = range(0, len(batch), micro_batch_size)
+        prepared = [method.prepare(batch.rows(start, start + micro_batch_size), step) for start in starts]
+        counts = [method.counts(part) for part in prepared]
+        totals = {name: torch.stack([count[name] for count in counts]).sum() for name in counts[0]}
+
+        self.policy.model.train()
+        figures: dict[str, torch.Tensor] = {}
+        for part in prepared:
+            loss = method.loss(part, totals)
+            loss.total.backward()
+            for name, value in {"loss": loss.total, **loss.parts}.items():
+                figures[name] = figures.get(name, torch.zeros_like(value)) + value.detach()
+        figures["grad_norm"] = torch.nn.utils.clip_grad_norm_(self.parameters, self.config.max_grad_norm)
+        values = dict(zip(figures, torch.stack(list(figures.values())).tolist(), strict=True))
+        self._update(values)
+        return values | method.metrics(prepared)
+
+    def _update(self, values: dict[str, float]) -> None:
+        broken = [name for name, value in values.items() if not math.isfinite(value)]
+        if broken:
+            raise NonFiniteError(", ".join(f"{name} is {values[name]}" for name in broken))
+        values["lr"] = self.schedule.get_last_lr()[0]
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.schedule.step()
+        if self.average is not None:
+            self.average.update_parameters(self.policy.model)
+
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """The policy with its averaged weights, if there is an average; its own come back afterwards."""
+        if self.average is None:
+            yield
+            return
+        with torch.no_grad():
+            own = [parameter.clone() for parameter in self.policy.model.parameters()]
+            self._assign(list(self.average.module.parameters()))
+            try:
+                yield
+            finally:
+                self._assign(own)
+
+    def _assign(self, values: list[torch.Tensor]) -> None:
+        for parameter, value in zip(self.policy.model.parameters(), values, strict=True):
+            parameter.copy_(value)
+
+    def state(self) -> dict[str, Any]:
+        return {
+            "model": self.policy.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "schedule": self.schedule.state_dict(),
+            "average": None if self.average is None else self.average.state_dict(),
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        self.policy.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.schedule.load_state_dict(state["schedule"])
+        if self.average is not None:
+            self.average.load_state_dict(state["average"])
+
+
+def save_batch(batch: Batch, path: Path) -> None:
+    """Keep the batch that broke a run, for a look at it."""
+    torch.save({name: getattr(batch, name) for name in Batch.__dataclass_fields__}, path)

@@ -1,0 +1,54 @@
+"""What a run is going to do, before it does it, and what it did, in the exported model's card."""
+
+from ebft.config import TrainConfig
+from ebft.setup import Setup
+
+
+def plan(config: TrainConfig, setup: Setup) -> dict[str, str]:
+    """Method, model, data, geometry and cost as lines for people."""
+    trainer, sampler = config.trainer, config.sampler
+    num_parameters = sum(parameter.numel() for parameter in setup.policy.model.parameters())
+    left_out = len(setup.rows) - len(setup.usable)
+    return {
+        "method": config.method.name,
+        "model": f"{config.model.path}, {num_parameters / 1e6:.1f} M parameters, {config.model.init}",
+        "documents": f"{setup.rows.num_documents} in {len(setup.usable)} rows of {config.data.sequence_length} tokens"
+        + (f" ({left_out} rows too short for a block left out)" if left_out else ""),
+        "anchors per row": f"{setup.num_blocks:.1f}, {sampler.n_samples} rollouts of {sampler.generate_length} tokens each",
+        "tokens to forward per step": _cost(config, setup),
+        "steps": f"{setup.max_steps} of {trainer.batch_size} rows, {setup.max_steps * trainer.batch_size / len(setup.usable):.2f} epochs",
+        "held out": f"{sum(map(len, setup.evaluator.batches))} rows every {config.eval.every_steps} steps, horizons {_join(setup.evaluator.horizons)}",
+        "device": f"{setup.device}, {trainer.dtype}",
+    }
+
+
+def _cost(config: TrainConfig, setup: Setup) -> str:
+    phases = setup.method.tokens_per_row(config.data.sequence_length, setup.num_blocks)
+    rows = config.trainer.batch_size
+    parts = " + ".join(f"{name} {rows * tokens:,.0f}" for name, tokens in phases.items())
+    total, supervised = sum(phases.values()), 3 * config.data.sequence_length
+    return f"{rows * total:,.0f} = {parts}; {total / supervised:.1f} times supervised fine-tuning on the same rows"
+
+
+def _join(numbers: list[int]) -> str:
+    return ", ".join(map(str, numbers))
+
+
+def model_card(config: TrainConfig, step: int, metrics: dict[str, float]) -> str:
+    """The README.md of an exported model."""
+    figures = "\n".join(f"| `{name}` | {value:.4f} |" for name, value in metrics.items())
+    return f"""---
+base_model: {config.model.path}
+library_name: transformers
+tags: [{config.method.name}]
+---
+Post-trained with `ebft` (method `{config.method.name}`) from `{config.model.path}` for {step} steps of {config.trainer.batch_size} rows of
+{config.data.sequence_length} tokens, data `{config.data.source}`, learning rate {config.optimizer.lr}, seed {config.seed}.
+The resolved configuration is `config.yaml` in the run folder.
+
+Held-out evaluation at the last step:
+
+| metric | value |
+| --- | --- |
+{figures}
+"""

@@ -1,0 +1,106 @@
+"""From a config to everything that a run needs: checks first, in the order of what they cost, then the models."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from ebft import data
+from ebft.blocks import find_blocks
+from ebft.config import TrainConfig, UserError
+from ebft.data import Rows
+from ebft.evaluation import Evaluator
+from ebft.loading import check_architecture, load_architecture, load_feature_network, load_policy, load_tokenizer
+from ebft.methods import Method, build
+from ebft.models import LanguageModel
+from ebft.types import Batch
+
+ROWS_AT_A_TIME = 1024
+
+
+@dataclass(frozen=True)
+class Setup:
+    device: str
+    tokenizer: PreTrainedTokenizerBase
+    rows: Rows
+    usable: list[int]  # rows with room for a block, the same for every method
+    num_blocks: float  # mean over the usable rows
+    policy: LanguageModel
+    method: Method
+    evaluator: Evaluator
+    max_steps: int
+
+    def batch(self, indices: list[int]) -> Batch:
+        """Usable rows by their place among the usable ones."""
+        return self.rows.batch([self.usable[index] for index in indices])
+
+
+def prepare(config: TrainConfig) -> Setup:
+    """Raises UserError for anything that config, machine, data or model do not allow."""
+    device = choose_device(config)
+    tokenizer = load_tokenizer(config.model)
+    architecture = load_architecture(config.model)
+    check_architecture(architecture, config)
+    rows = data.load(config.data, tokenizer)
+    usable, num_blocks = usable_rows(rows.train, config)
+    held_out = evaluation_batches(rows.validation, config)
+    policy = load_policy(config, architecture, device)
+    phi = load_feature_network(config, architecture, device)
+    if config.trainer.gradient_checkpointing:
+        policy.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    stop_token = tokenizer.eos_token_id if config.data.layout == "padded" else None
+    method = build(config, policy, phi, stop_token)
+    evaluator = Evaluator(config.eval, config.sampler, held_out, phi, stop_token)
+    return Setup(device, tokenizer, rows.train, usable, num_blocks, policy, method, evaluator, _max_steps(config, len(usable)))
+
+
+def choose_device(config: TrainConfig) -> str:
+    wanted = config.trainer.device
+    if wanted == "auto":
+        wanted = "cuda" if torch.cuda.is_available() else "cpu"
+    if wanted == "cuda" and not torch.cuda.is_available():
+        raise UserError("trainer.device=cuda, but torch finds no CUDA device here; use trainer.device=cpu or auto.")
+    if config.trainer.dtype == "bf16" and wanted == "cuda" and not torch.cuda.is_bf16_supported():
+        raise UserError("trainer.dtype=bf16, but this CUDA device has no bfloat16; use trainer.dtype=fp32.")
+    return wanted
+
+
+def usable_rows(rows: Rows, config: TrainConfig) -> tuple[list[int], float]:
+    """Rows that hold at least one block of the sampler, and the mean number of their blocks. Raises UserError if too few do for a batch."""
+    sampler, counts = config.sampler, []
+    for start in range(0, len(rows), ROWS_AT_A_TIME):
+        batch = rows.batch(range(start, min(start + ROWS_AT_A_TIME, len(rows))))
+        blocks = find_blocks(batch, sampler.anchors, sampler.context_length, sampler.stride, sampler.generate_length)
+        counts += blocks.valid.sum(1).tolist()
+    usable = [row for row, count in enumerate(counts) if count]
+    if len(usable) < config.trainer.batch_size:
+        raise UserError(
+            f"Only {len(usable)} of {len(rows)} training rows hold a block of sampler.context_length={sampler.context_length} plus "
+            f"sampler.generate_length={sampler.generate_length} tokens, fewer than trainer.batch_size={config.trainer.batch_size}; "
+            "shorten the blocks, lower the batch size, or add data."
+        )
+    return usable, sum(counts) / len(usable)
+
+
+def evaluation_batches(rows: Rows, config: TrainConfig) -> list[Batch]:
+    """The first `eval.num_documents` held-out rows. Raises UserError if there are not two, or none has room for a rollout."""
+    num_rows = min(config.eval.num_documents, len(rows))
+    if num_rows < 2:
+        raise UserError(f"The validation data has {num_rows} row; standard errors need at least 2, so raise data.validation_fraction or add data.")
+    size = config.eval.micro_batch_size
+    batches = [rows.batch(range(start, min(start + size, num_rows))) for start in range(0, num_rows, size)]
+    blocks = [find_blocks(batch, config.sampler.anchors, config.eval.context_length, config.eval.stride, config.sampler.generate_length) for batch in batches]
+    if not any(found.valid.any() for found in blocks):
+        raise UserError(
+            f"No validation row has room for eval.context_length={config.eval.context_length} plus sampler.generate_length="
+            f"{config.sampler.generate_length} tokens; shorten them or add data."
+        )
+    return batches
+
+
+def _max_steps(config: TrainConfig, num_rows: int) -> int:
+    if config.trainer.max_steps is not None:
+        return config.trainer.max_steps
+    assert config.trainer.max_epochs is not None
+    return math.ceil(config.trainer.max_epochs * num_rows / config.trainer.batch_size)

@@ -1,0 +1,169 @@
+"""The loop. It knows that a method prepares batches and takes losses, and never which method it is.
+
+In order: whatever a user can have got wrong is checked, the models are loaded, the run folder is opened; then steps, evaluations and
+checkpoints alternate until the last step or a signal. The state at a step is the weights, the optimiser, the schedule and a few numbers;
+rows and draws are functions of the step, so a resumed run goes on bit for bit.
+"""
+
+import resource
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ebft import checkpoint
+from ebft.config import RunFailure, TrainConfig
+from ebft.data import order
+from ebft.evaluation import Evaluation
+from ebft.optimization import NonFiniteError, Optimization, save_batch
+from ebft.plan import model_card, plan
+from ebft.run import Run, StopSignals
+from ebft.setup import Setup, prepare
+
+
+class Stopped(Exception):
+    """A signal asked the run to stop while it evaluated."""
+
+
+def train(config: TrainConfig, run_dir: Path) -> None:
+    """Run `config` in `run_dir`: from the start, or on from a checkpoint. Raises UserError before anything is written there."""
+    Run.check(run_dir, config)
+    start = checkpoint.resolve(config.resume, run_dir)
+    saved = None if start is None else checkpoint.load(start)
+    setup = prepare(config)
+    run = Run(run_dir, config)
+    if run.is_complete:
+        return run.say(f"{run_dir} is complete; raise trainer.max_steps to train on, or choose another hydra.run.dir.")
+    with StopSignals() as stop:
+        loop = Loop(config, setup, run, stop)
+        loop.restore(saved)
+        run.plan(plan(config, setup), title=f"{config.method.name} in {run_dir}")
+        loop.run_to_the_end()
+
+
+class Loop:
+    """Steps, evaluations and checkpoints of one run."""
+
+    def __init__(self, config: TrainConfig, setup: Setup, run: Run, stop: StopSignals) -> None:
+        self.config, self.setup, self.run, self.stop = config, setup, run, stop
+        self.optimization = Optimization(config.optimizer, setup.policy, setup.max_steps)
+        self.step = 0
+        self.evaluated = -1  # the step of the latest evaluation
+        self.base: Evaluation | None = None
+        self.latest: Evaluation | None = None
+        self.tokens_forwarded = 0.0
+        self.started = time.monotonic()
+        torch.manual_seed(config.seed)
+
+    def run_to_the_end(self) -> None:
+        try:
+            with self.run.progress(self.setup.max_steps, self.step) as progress:
+                while self._settle():
+                    progress.update(self.step, self._train_step())
+        except BaseException as error:
+            self._finish("failed", error=f"{type(error).__name__}: {error}")
+            raise
+        done = self.step == self.setup.max_steps and self.evaluated == self.step
+        if done:
+            self._export()
+        self._finish("completed" if done else "interrupted")
+
+    def _settle(self) -> bool:
+        """What is due between two steps: evaluate, save. True if another step follows."""
+        config, step, last = self.config, self.step, self.step == self.setup.max_steps
+        if (last or step % config.eval.every_steps == 0) and self.evaluated < step and not self.stop.requested:
+            self._evaluate()
+        ends = last or self.stop.requested
+        if ends or (step > 0 and step % config.trainer.checkpoint_every_steps == 0):
+            checkpoint.save(self.run.directory, step, self.state(), config.trainer.keep_checkpoints)
+        return not ends
+
+    def _train_step(self) -> dict[str, float]:
+        config, setup, started = self.config, self.setup, time.monotonic()
+        before = setup.method.tokens_forwarded
+        batch = setup.batch(order(len(setup.usable), config.seed, self.step, config.trainer.batch_size))
+        try:
+            values = self.optimization.step(setup.method, batch, self.step, config.trainer.micro_batch_size)
+        except NonFiniteError as error:
+            path = self.run.directory / f"nonfinite_step_{self.step:06d}.pt"
+            save_batch(batch, path)
+            raise RunFailure(f"Step {self.step} stopped: {error}; its batch is in {path}. A lower optimizer.lr is the usual cure.") from error
+        self.step += 1
+        tokens = setup.method.tokens_forwarded - before
+        self.tokens_forwarded += tokens
+        metrics = {f"train/{name}": value for name, value in values.items()}
+        metrics["train/tokens_per_second"] = tokens / (time.monotonic() - started)
+        self.run.log(self.step, metrics)
+        return metrics
+
+    def _evaluate(self) -> None:
+        def tick() -> None:
+            bar.update()
+            if self.stop.requested:
+                raise Stopped
+
+        evaluator, before = self.setup.evaluator, self.setup.method.tokens_forwarded
+        try:
+            with self.run.evaluating(len(evaluator.batches)) as bar, self.optimization.averaged():
+                self.latest = evaluator(self.setup.policy, tick)
+        except Stopped:
+            return
+        self.evaluated = self.step
+        self.base = self.base or self.latest
+        self.run.log(self.step, self.latest.metrics())
+        decode = self.setup.tokenizer.decode
+        self.run.samples(self.step, [sample.as_row(decode) for sample in self.latest.samples])
+
+    def state(self) -> dict[str, Any]:
+        """Everything that a resumed run needs, as tensors, numbers, strings and their containers."""
+        return {
+            **self.optimization.state(),
+            "step": self.step,
+            "evaluated": self.evaluated,
+            "base": None if self.base is None else self.base.state(),
+            "latest": None if self.latest is None else self.latest.state(),
+            "wall_seconds": time.monotonic() - self.started,
+            "tokens_forwarded": self.tokens_forwarded,
+            "random": checkpoint.random_state(),
+        }
+
+    def restore(self, state: dict[str, Any] | None) -> None:
+        """Go on from `state`; from the start without one. Drops what the run folder holds beyond it."""
+        if state is None:
+            return self.run.rewind(-1)
+        self.optimization.restore(state)
+        self.step, self.evaluated = state["step"], state["evaluated"]
+        self.base, self.latest = (None if state[name] is None else Evaluation.from_state(state[name]) for name in ("base", "latest"))
+        self.tokens_forwarded = state["tokens_forwarded"]
+        self.started -= state["wall_seconds"]
+        checkpoint.restore_random_state(state["random"])
+        self.run.rewind(self.step)
+        self.run.say(f"Resumed at step {self.step} of {self.setup.max_steps}.")
+
+    def _export(self) -> None:
+        assert self.latest is not None
+        card = model_card(self.config, self.step, self.latest.metrics())
+        with self.optimization.averaged():
+            checkpoint.export(self.setup.policy.model, self.setup.tokenizer, self.run.directory / "model", card)
+
+    def _finish(self, status: str, error: str | None = None) -> None:
+        base, final = self.base, self.latest
+        self.run.finish(
+            status,
+            steps=self.step,
+            wall_seconds=time.monotonic() - self.started,
+            tokens_forwarded=round(self.tokens_forwarded),
+            peak_memory_bytes=peak_memory_bytes(),
+            base={} if base is None else base.metrics(),
+            final={} if final is None else final.metrics(),
+            change={} if base is None or final is None else final.change(base),
+            error=error,
+        )
+
+
+def peak_memory_bytes() -> int:
+    """Of the CUDA device where there is one, else of the process."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

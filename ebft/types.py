@@ -1,0 +1,78 @@
+"""The axis legend, and the frozen dataclasses that cross stages.
+
+Axes, everywhere in this program and in this order where several meet:
+
+    B  documents (rows) of a batch        N  rollouts per context        K  blocks (anchors) of a row
+    G  generated steps of a block         T  tokens of a row             R  branches of a row, block-major: r = k * N + n
+    D  feature width                      L  tapped layers               V  vocabulary
+
+A row is `sequence_length` tokens. A block is an anchor in the row; a branch is one rollout that hangs off an anchor.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Rows of tokens with everything that the stages need to know about them."""
+
+    tokens: Int[Tensor, "B T"]
+    document_ids: Int[Tensor, "B T"]  # attention and blocks never cross two ids; -1 on padding; all 0 without document masking
+    loss_mask: Bool[Tensor, "B T"]  # tokens that count as targets of the cross-entropy
+    completion_mask: Bool[Tensor, "B T"]  # tokens of a completion; every real token where the data is plain text
+    row_ids: Int[Tensor, "B"]  # the rows' places in the data set
+    masked: bool  # rows hold several document ids, so that attention within a row needs a mask
+
+    def __len__(self) -> int:
+        return self.tokens.shape[0]
+
+    def to(self, device: torch.device | str) -> "Batch":
+        return self._map(lambda x: x.to(device))
+
+    def rows(self, start: int, stop: int) -> "Batch":
+        """The rows start..stop-1 as a batch of their own."""
+        return self._map(lambda x: x[start:stop])
+
+    def _map(self, change: Callable[[Tensor], Tensor]) -> "Batch":
+        parts = (self.tokens, self.document_ids, self.loss_mask, self.completion_mask, self.row_ids)
+        return Batch(*map(change, parts), masked=self.masked)
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """Where rollouts hang: block k of a row conditions on tokens[:anchor] and has tokens[anchor : anchor + G] as reference."""
+
+    anchors: Int[Tensor, "B K"]
+    valid: Bool[Tensor, "B K"]  # False: no such block in this row; its anchor is a placeholder
+    reach: tuple[int, ...]  # the largest anchor of block k over the batch, known without asking the device
+
+    def to(self, device: torch.device | str) -> "Blocks":
+        return Blocks(self.anchors.to(device), self.valid.to(device), self.reach)
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """Sampled continuations of every block."""
+
+    blocks: Blocks
+    tokens: Int[Tensor, "B N K G"]
+    log_probs: Float[Tensor, "B N K G"]  # at the sampling temperature
+    valid: Bool[Tensor, "B N K G"]  # False in blocks that do not exist and after a branch's EOS
+
+    def like_tokens(self, flat: Float[Tensor, "B M"]) -> Float[Tensor, "B N K G"]:
+        """Values of block-major branch tokens, M = R * G, in the shape of `tokens`."""
+        _, num_samples, num_blocks, num_steps = self.tokens.shape
+        return flat.unflatten(1, (num_blocks, num_samples, num_steps)).transpose(1, 2)
+
+
+@dataclass(frozen=True)
+class Embeddings:
+    """phi of the rollouts and of the real continuation."""
+
+    rollout: Float[Tensor, "B N K D"]
+    reference: Float[Tensor, "B K D"]

@@ -1,0 +1,143 @@
+"""Build the base model that ships with the package, `model=tiny`, into ebft/assets/tiny.
+
+    python scripts/build_tiny_base.py                   # tokenizer, architecture, training, model card
+    python scripts/build_tiny_base.py --tokenizer-only  # tokenizer and architecture
+
+All of it sees the training modules of `data=stdlib` alone, the tokenizer included, so the modules that evaluation reads are new to it. The recipe
+is conf/experiment/tiny_base.yaml; this file adds the vocabulary and the architecture.
+"""
+
+import argparse
+import json
+import platform
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+
+from ebft.cli.compose import compose
+from ebft.config import DataConfig, TrainConfig
+from ebft.data import Data, load, read
+from ebft.data.documents import Document
+from ebft.train import train
+
+ASSETS = Path(__file__).resolve().parents[1] / "ebft" / "assets" / "tiny"
+RECIPE = "+experiment=tiny_base"
+END = "<|endoftext|>"
+VOCABULARY = 2048
+MAX_POSITIONS = 2048
+CARD = """---
+library_name: transformers
+pipeline_tag: text-generation
+---
+# The tiny base model of ebft
+
+A Llama-architecture causal language model of {parameters:,} parameters in bf16 with a byte-level BPE tokenizer of {vocabulary:,} tokens, trained from
+random weights by ebft's own loop. It exists so that post-training can be tried without a network, and is of no other use.
+
+| | |
+| --- | --- |
+{table}
+
+A smaller `data.validation_fraction` holds out a subset of the same modules, so it stays clean; a larger one reaches into the training data.
+The training text is under Python's PSF licence.
+"""
+
+
+def main() -> None:
+    arguments = parse()
+    config = compose([RECIPE, *arguments.overrides])
+    training, validation = read(config.data)
+    tokenizer = build_tokenizer(training)
+    tokenizer.save_pretrained(ASSETS)
+    architecture(tokenizer).save_pretrained(ASSETS)
+    data = load(config.data, tokenizer)
+    corpus = describe_corpus(config.data, data, validation)
+    print(corpus)
+    if arguments.tokenizer_only:
+        return
+    train(config, arguments.run_dir)
+    num_parameters = export(arguments.run_dir / "model")
+    summary = json.loads((arguments.run_dir / "summary.json").read_text())
+    (ASSETS / "README.md").write_text(model_card(config, arguments.overrides, summary, corpus, num_parameters))
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="Build the tiny base model into ebft/assets/tiny.")
+    parser.add_argument("--tokenizer-only", action="store_true", help="stop after the tokenizer and the architecture")
+    parser.add_argument("--run-dir", type=Path, default=Path("outputs/tiny_base"), help="run folder of the training")
+    parser.add_argument("overrides", nargs="*", help="changes to the recipe, such as trainer.device=cuda")
+    return parser.parse_args()
+
+
+def build_tokenizer(documents: Sequence[Document]) -> PreTrainedTokenizerFast:
+    """Byte-level BPE without normalisation, each digit a token of its own, one special token that ends documents and pads."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCABULARY, special_tokens=[END], initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
+    )
+    tokenizer.train_from_iterator((document.completion for document in documents), trainer)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, bos_token=END, eos_token=END, pad_token=END, model_max_length=MAX_POSITIONS, clean_up_tokenization_spaces=False
+    )
+
+
+def architecture(tokenizer: PreTrainedTokenizerBase) -> LlamaConfig:
+    end = tokenizer.eos_token_id
+    return LlamaConfig(
+        architectures=["LlamaForCausalLM"],
+        vocab_size=len(tokenizer),
+        hidden_size=160,
+        num_hidden_layers=6,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=40,
+        intermediate_size=448,
+        max_position_embeddings=MAX_POSITIONS,
+        tie_word_embeddings=True,
+        bos_token_id=end,
+        eos_token_id=end,
+        pad_token_id=end,
+    )
+
+
+def export(model_dir: Path) -> int:
+    """Copy the trained weights in bf16; returns the number of parameters."""
+    model = AutoModelForCausalLM.from_pretrained(model_dir, dtype=torch.bfloat16)
+    model.save_pretrained(ASSETS)
+    return int(model.num_parameters())
+
+
+def describe_corpus(config: DataConfig, data: Data, validation: Sequence[Document]) -> str:
+    held_out_bytes = sum(len(document.completion.encode()) for document in validation)
+    bytes_per_token = held_out_bytes / (data.validation.num_tokens - data.validation.num_documents)
+    return (
+        f"{data.train.num_documents} modules ({data.train.num_tokens:,} tokens) for training, "
+        f"{data.validation.num_documents} modules ({data.validation.num_tokens:,} tokens, {bytes_per_token:.2f} bytes per token) held out"
+    )
+
+
+def model_card(config: TrainConfig, overrides: Sequence[str], summary: dict[str, Any], corpus: str, num_parameters: int) -> str:
+    command = " ".join(["python scripts/build_tiny_base.py", *overrides])
+    tokens = summary["steps"] * config.trainer.batch_size * config.data.sequence_length
+    table = {
+        "Built by": f"`{command}` with `conf/experiment/tiny_base.yaml`",
+        "Data": f"standard library of Python {platform.python_version()}: {corpus}",
+        "Split": f"by a hash of the module's name, `data.validation_fraction={config.data.validation_fraction}`; held-out modules are unseen",
+        "Seed": config.seed,
+        "Steps": f"{summary['steps']:,} of {config.trainer.batch_size} rows of {config.data.sequence_length} tokens, {tokens:,} tokens in all",
+        "Peak learning rate": f"{config.optimizer.lr:g}",
+        "Validation cross-entropy": f"{summary['final']['eval/cross_entropy']:.4f} nats per token",
+    }
+    return CARD.format(parameters=num_parameters, vocabulary=VOCABULARY, table="\n".join(f"| {key} | {value} |" for key, value in table.items()))
+
+
+if __name__ == "__main__":
+    main()

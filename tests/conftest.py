@@ -1,0 +1,12 @@
+"""Shapes and types execute in tests: every annotation in `ebft` is checked by jaxtyping and beartype.
+
+The hook must be in place before the first import of `ebft`, so it is installed here and never removed. With the numeric tower an int
+passes for a float, as for mypy.
+"""
+
+import os
+
+from jaxtyping import install_import_hook
+
+os.environ.update(HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false")
+install_import_hook("ebft", "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))")

@@ -1,0 +1,52 @@
+"""Configs and a tokenizer small enough to work rows out by hand: one token a word, `a` is 1 to `e` is 5, EOS is 0."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
+
+from ebft.config import FileDataConfig, HubDataConfig, StdlibDataConfig
+from ebft.data.documents import Document
+
+FILES = Path(__file__).parent / "files"
+
+
+def tokenizer(eos_token: str | None = "<eos>") -> PreTrainedTokenizerFast:
+    words = Tokenizer(models.WordLevel({"<eos>": 0, "a": 1, "b": 2, "c": 3, "d": 4, "e": 5}, unk_token="<eos>"))
+    words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    return PreTrainedTokenizerFast(tokenizer_object=words, eos_token=eos_token, name_or_path="toy")
+
+
+def stdlib_config(**changes: Any) -> StdlibDataConfig:
+    config = StdlibDataConfig(
+        source="stdlib",
+        sequence_length=5,
+        layout="packed",
+        document_masking=False,
+        loss_tokens="all",
+        validation_fraction=0.1,
+        max_train_documents=None,
+        max_validation_documents=None,
+    )
+    return replace(config, **changes)
+
+
+def file_config(path: Path, **changes: Any) -> FileDataConfig:
+    columns = {"path": str(path), "validation_path": None, "text_column": "text", "prompt_column": None, "completion_column": None}
+    return FileDataConfig(**{**vars(stdlib_config()), **columns, "source": "jsonl", **changes})
+
+
+def hub_config(path: Path, **changes: Any) -> HubDataConfig:
+    columns = {"path": str(path), "text_column": None, "prompt_column": "question", "completion_column": "answer"}
+    splits = {"name": None, "revision": None, "train_split": "train", "validation_split": "test"}
+    return HubDataConfig(**{**vars(stdlib_config()), **columns, **splits, "source": "hub", **changes})
+
+
+def text(completion: str) -> Document:
+    return Document(key=completion, prompt="", completion=completion, origin="here")
+
+
+def pair(prompt: str, completion: str) -> Document:
+    return Document(key=prompt, prompt=prompt, completion=completion, origin="file.jsonl:7")

@@ -1,0 +1,132 @@
+"""Each rule of `ebft.config.check`, broken once: the sentence names the key and the fix."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from ebft.cli.compose import compose
+from ebft.config import TrainConfig, UserError, check
+
+
+@pytest.fixture(scope="module")
+def default() -> TrainConfig:
+    return compose([])
+
+
+@pytest.fixture(scope="module")
+def pairs() -> TrainConfig:
+    return compose(["data=jsonl", "data.path=x", "data.text_column=null", "data.prompt_column=p", "data.completion_column=c"])
+
+
+def changed(config: TrainConfig, **changes: Any) -> TrainConfig:
+    """`changed(config, sampler__stride=0)` sets sampler.stride."""
+    for key, value in changes.items():
+        group, _, name = key.partition("__")
+        config = replace(config, **{group: replace(getattr(config, group), **{name: value})})
+    return config
+
+
+def refusal(config: TrainConfig, **changes: Any) -> str:
+    with pytest.raises(UserError) as error:
+        check(changed(config, **changes))
+    return str(error.value)
+
+
+def test_the_default_passes(default: TrainConfig, pairs: TrainConfig) -> None:
+    check(default)
+    check(pairs)
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"method__advantage": "gae"}, "method.advantage=gae is not one of none, rloo, group_norm."),
+        ({"method__ce_coef": -0.5}, "method.ce_coef=-0.5 must be at least 0."),
+        ({"sampler__stride": 0}, "sampler.stride=0 must be at least 1."),
+        ({"sampler__temperature": 0.0}, "sampler.temperature=0.0 must be above 0."),
+        ({"optimizer__lr": float("nan")}, "optimizer.lr=nan must be above 0."),
+        ({"eval__n_samples": 1}, "eval.n_samples=1 must be at least 2."),
+        (
+            {"method__rl_coef": 0.0, "method__ce_coef": 0.0},
+            "method.rl_coef and method.ce_coef are both 0, so there is nothing to train on; raise one.",
+        ),
+        (
+            {"sampler__n_samples": 1},
+            "sampler.n_samples=1 is too small for method.advantage=rloo; use at least 2, or method.advantage=none.",
+        ),
+        (
+            {"sampler__n_samples": 1, "method__advantage": "none"},
+            "sampler.n_samples=1 leaves no pair for the diversity term; use at least 2, or method.diversity_coef=0.",
+        ),
+        (
+            {"sampler__context_length": 200, "sampler__generate_length": 57},
+            "sampler.context_length=200 plus sampler.generate_length=57 leaves no block in data.sequence_length=256; "
+            "shorten them or lengthen the rows.",
+        ),
+        ({"eval__horizons": []}, "eval.horizons=[] must hold at least one length, each at least 1."),
+        ({"eval__horizons": [4, 0]}, "eval.horizons=[4, 0] must hold at least one length, each at least 1."),
+        (
+            {"eval__context_length": 251, "eval__horizons": [7, 11]},
+            "eval.context_length=251 plus the shortest of eval.horizons=[7, 11] leaves no block in data.sequence_length=256; "
+            "shorten them or lengthen the rows.",
+        ),
+        ({"data__validation_fraction": 1.0}, "data.validation_fraction=1.0 must be below 1."),
+        (
+            {"data__layout": "padded", "data__document_masking": True},
+            "data.document_masking=true needs data.layout=packed: a padded row holds one document.",
+        ),
+        (
+            {"data__loss_tokens": "completion"},
+            "data.loss_tokens=completion needs data with a prompt and a completion column; use data.loss_tokens=all.",
+        ),
+        (
+            {"sampler__anchors": "completion"},
+            "sampler.anchors=completion needs data with a prompt and a completion column; use sampler.anchors=all.",
+        ),
+        ({"features__feature_layers": []}, "features.feature_layers is empty; name at least one fraction of the depth or layer index."),
+        (
+            {"features__feature_layers": [0.5, 1.5]},
+            "features.feature_layers holds 1.5; a fraction lies in (0, 1], an index is a whole number.",
+        ),
+        ({"features__feature_layers": [-3]}, "features.feature_layers holds -3; an index counts from 0, the embedding output."),
+        (
+            {"features__network": "checkpoint"},
+            "features.path names the feature network of features.network=checkpoint; set both or neither.",
+        ),
+        ({"features__path": "x"}, "features.path names the feature network of features.network=checkpoint; set both or neither."),
+        ({"trainer__max_steps": None}, "Set exactly one of trainer.max_steps and trainer.max_epochs; make the other null."),
+        ({"trainer__max_epochs": 2.0}, "Set exactly one of trainer.max_steps and trainer.max_epochs; make the other null."),
+        (
+            {"trainer__batch_size": 3, "trainer__micro_batch_size": 5},
+            "trainer.micro_batch_size=5 is above trainer.batch_size=3; lower it.",
+        ),
+        ({"optimizer__betas": [0.9]}, "optimizer.betas=[0.9] must be two numbers in [0, 1)."),
+        ({"optimizer__betas": [0.9, 1.0]}, "optimizer.betas=[0.9, 1.0] must be two numbers in [0, 1)."),
+        ({"optimizer__warmup_fraction": 1.5}, "optimizer.warmup_fraction=1.5 must be at most 1."),
+        ({"optimizer__ema_decay": 1.0}, "optimizer.ema_decay=1.0 must be below 1; null turns averaging off."),
+        (
+            {"model__config_overrides": {"hidden_size": 48}},
+            "model.config_overrides changes the architecture, so it needs model.init=random.",
+        ),
+    ],
+)
+def test_each_rule(default: TrainConfig, changes: dict[str, Any], sentence: str) -> None:
+    assert refusal(default, **changes) == sentence
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"data__text_column": "t"}, {"data__prompt_column": None}, {"data__completion_column": None}],
+)
+def test_columns_are_a_text_or_a_pair(pairs: TrainConfig, changes: dict[str, Any]) -> None:
+    sentence = "Set either data.text_column, or both data.prompt_column and data.completion_column, and make the rest null."
+    assert refusal(pairs, **changes) == sentence
+
+
+def test_pairs_allow_completion_anchors_and_loss(pairs: TrainConfig) -> None:
+    check(changed(pairs, sampler__anchors="completion", data__loss_tokens="completion"))
+
+
+def test_a_method_without_rollouts_needs_no_pair_of_samples() -> None:
+    check(changed(compose(["method=sft"]), sampler__n_samples=1))
