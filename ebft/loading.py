@@ -1,6 +1,7 @@
 """From a model config to tokenizer, policy and feature network, with every check that needs no weights made before any are loaded."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -55,7 +56,7 @@ def check_architecture(architecture: PreTrainedConfig, config: TrainConfig) -> N
     """Refuse, by name, what the geometry cannot run: too short positions, taps beyond the depth, dropout, unknown attention."""
     settings = architecture.to_dict()
     longest = max(config.sampler.generate_length, *config.eval.horizons)
-    _check_positions(settings, config, longest)
+    _check_positions(settings, config)
     _check_taps(config, architecture)
     for name in DROPOUTS:
         if settings.get(name):
@@ -74,16 +75,10 @@ def check_architecture(architecture: PreTrainedConfig, config: TrainConfig) -> N
         )
 
 
-def _check_positions(settings: dict, config: TrainConfig, longest: int) -> None:
+def _check_positions(settings: dict[str, Any], config: TrainConfig) -> None:
     length, limit = config.data.sequence_length, settings.get("max_position_embeddings")
     if limit is not None and length > limit:
         raise UserError(f"data.sequence_length={length} is over the {limit} positions of model.path={config.model.path}; shorten the rows.")
-    furthest = length - min(config.eval.horizons) + longest
-    if limit is not None and furthest > limit:
-        raise UserError(
-            f"Rollouts of {longest} tokens at the end of data.sequence_length={length} reach over the {limit} positions of model.path="
-            f"{config.model.path}; shorten the rows or eval.horizons."
-        )
 
 
 def _check_taps(config: TrainConfig, policy: PreTrainedConfig) -> None:

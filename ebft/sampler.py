@@ -48,8 +48,9 @@ def sample(
             token, log_prob = (branch.squeeze(-1) for branch in _draw(policy.logits(hidden), uniform, temperature))
             tokens.append(token)
             log_probs.append(log_prob)
-    sampled = (from_branches(torch.stack(steps, dim=-1), n_samples) for steps in (tokens, log_probs))
-    return _stop(blocks, *sampled, stop_token)
+    return _stop(
+        blocks, from_branches(torch.stack(tokens, dim=-1), n_samples), from_branches(torch.stack(log_probs, dim=-1), n_samples), stop_token
+    )
 
 
 def _draw(logits: Float[Tensor, "B R V"], uniform: Float[Tensor, "B R J"], temperature: float) -> tuple[Tensor, Tensor]:

@@ -90,8 +90,8 @@ def evaluation_batches(rows: Rows, config: TrainConfig) -> list[Batch]:
         raise UserError(f"The validation data has {num_rows} row; standard errors need at least 2, so raise data.validation_fraction or add data.")
     size = config.eval.micro_batch_size
     batches = [rows.batch(range(start, min(start + size, num_rows))) for start in range(0, num_rows, size)]
-    blocks = [find_blocks(batch, config.sampler.anchors, config.eval.context_length, config.eval.stride, config.sampler.generate_length) for batch in batches]
-    if not any(found.valid.any() for found in blocks):
+    anchors, length = config.sampler.anchors, config.sampler.generate_length
+    if not any(find_blocks(batch, anchors, config.eval.context_length, config.eval.stride, length).valid.any() for batch in batches):
         raise UserError(
             f"No validation row has room for eval.context_length={config.eval.context_length} plus sampler.generate_length="
             f"{config.sampler.generate_length} tokens; shorten them or add data."

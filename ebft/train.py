@@ -103,7 +103,7 @@ class Loop:
             if self.stop.requested:
                 raise Stopped
 
-        evaluator, before = self.setup.evaluator, self.setup.method.tokens_forwarded
+        evaluator = self.setup.evaluator
         try:
             with self.run.evaluating(len(evaluator.batches)) as bar, self.optimization.averaged():
                 self.latest = evaluator(self.setup.policy, tick)

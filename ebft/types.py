@@ -39,8 +39,14 @@ class Batch:
         return self._map(lambda x: x[start:stop])
 
     def _map(self, change: Callable[[Tensor], Tensor]) -> "Batch":
-        parts = (self.tokens, self.document_ids, self.loss_mask, self.completion_mask, self.row_ids)
-        return Batch(*map(change, parts), masked=self.masked)
+        return Batch(
+            tokens=change(self.tokens),
+            document_ids=change(self.document_ids),
+            loss_mask=change(self.loss_mask),
+            completion_mask=change(self.completion_mask),
+            row_ids=change(self.row_ids),
+            masked=self.masked,
+        )
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ def compose(overrides: list[str], config_name: str = "train") -> TrainConfig:
 
 def to_config(cfg: DictConfig) -> TrainConfig:
     """The composed tree, its hydra node aside, as dataclasses that passed `check`. Raises UserError."""
-    tree = OmegaConf.masked_copy(cfg, [key for key in cfg if key != "hydra"])
+    tree = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"])
     try:
         config: Any = OmegaConf.to_object(OmegaConf.merge(_schema(tree), tree))
     except OmegaConfBaseException as error:

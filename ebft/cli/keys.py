@@ -41,7 +41,7 @@ def type_of(key: str, tree: Any) -> Any:
     types = {item.name: item.type for item in fields(TrainConfig)}
     if not name:
         return types.get(group)
-    cls = SELECTORS[group][1][tree[group][SELECTORS[group][0]]] if group in SELECTORS else types[group]
+    cls: Any = SELECTORS[group][1][tree[group][SELECTORS[group][0]]] if group in SELECTORS else types[group]
     return {item.name: item.type for item in fields(cls)}.get(name)
 
 

@@ -9,7 +9,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from ebft.cli.compose import to_config
 from ebft.cli.refusals import as_user_error, one_sentence
@@ -21,17 +21,21 @@ class CheckFirst(Callback):
     """Hydra swallows a callback's exceptions, so a refusal leaves as SystemExit."""
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
-        with one_sentence(), as_user_error(config.hydra.overrides.task):
+        with one_sentence(), as_user_error(_overrides(config)):
             to_config(config)
             _remember(Path(config.hydra.run.dir))
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """The whole grid is checked before its first job."""
-        loader = GlobalHydra.instance().config_loader()
-        with one_sentence(), as_user_error(config.hydra.overrides.task):
-            for overrides in _grid(list(config.hydra.overrides.task)):
-                to_config(loader.load_sweep_config(config, overrides))
+        loader, grid = GlobalHydra.instance().config_loader(), _overrides(config)
+        with one_sentence(), as_user_error(grid):
+            for cell in _grid(grid):
+                to_config(loader.load_sweep_config(config, cell))
             _remember(Path(config.hydra.sweep.dir))
+
+
+def _overrides(config: DictConfig) -> list[str]:
+    return [str(override) for override in OmegaConf.to_container(config.hydra.overrides.task, resolve=False)]
 
 
 def _grid(overrides: list[str]) -> list[list[str]]:

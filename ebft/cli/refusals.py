@@ -1,4 +1,4 @@
-"""How a user's mistake ends the program. Light: the sentences and the schema are imported when there is a mistake."""
+"""How a mistake or a failure ends the program in one sentence. Light: the sentences and the schema are imported when they are needed."""
 
 import sys
 from collections.abc import Iterator
@@ -10,16 +10,16 @@ from omegaconf.errors import OmegaConfBaseException
 
 @contextmanager
 def one_sentence() -> Iterator[None]:
-    """A UserError inside this block ends the program: its sentence on stderr, exit code 2. Anything else passes through."""
+    """A UserError or RunFailure inside this block ends the program: its sentence on stderr, exit code 2 or 1. Anything else passes through."""
     try:
         yield
-    except ValueError as error:
-        from ebft.config import UserError
+    except (ValueError, RuntimeError) as error:
+        from ebft.config import RunFailure, UserError
 
-        if not isinstance(error, UserError):
+        if not isinstance(error, UserError | RunFailure):
             raise
         print(error, file=sys.stderr)
-        sys.exit(2)
+        sys.exit(2 if isinstance(error, UserError) else 1)
 
 
 @contextmanager
@@ -27,13 +27,19 @@ def as_user_error(overrides: list[str]) -> Iterator[None]:
     """What Hydra and OmegaConf refuse inside this block, which composes `overrides`, becomes a UserError."""
     try:
         yield
-    except (HydraException, OmegaConfBaseException, ValueError) as error:
-        if isinstance(error, ValueError) and not _raised_by_hydra(error):
+    except (HydraException, OmegaConfBaseException) as error:
+        raise _user_error(error, overrides) from error
+    except ValueError as error:
+        if not _raised_by_hydra(error):
             raise
-        from ebft.cli.messages import explain
-        from ebft.config import UserError
+        raise _user_error(error, overrides) from error
 
-        raise UserError(explain(error, overrides)) from error
+
+def _user_error(error: Exception, overrides: list[str]) -> Exception:
+    from ebft.cli.messages import explain
+    from ebft.config import UserError
+
+    return UserError(explain(error, overrides))
 
 
 def _raised_by_hydra(error: Exception) -> bool:

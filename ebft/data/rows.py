@@ -142,7 +142,7 @@ def _fill(stream: Stream, places: Int[np.ndarray, "S"], config: DataConfig, padd
 
 
 def has_context(document_ids: Int[Tensor, "rows T"]) -> Bool[Tensor, "rows T"]:
-    """Tokens whose predecessor in the row is of the same document, so that something predicts them."""
+    """Places whose predecessor in the row is of the same document, so that something predicts their token."""
     result = torch.zeros_like(document_ids, dtype=torch.bool)
-    result[:, 1:] = (document_ids[:, 1:] == document_ids[:, :-1]) & (document_ids[:, 1:] != PADDING)
+    result[:, 1:] = document_ids[:, 1:] == document_ids[:, :-1]
     return result

@@ -1,0 +1,71 @@
+"""Every kind of mistake on the command line, with the one sentence that it gets, exit code 2 and no folder."""
+
+import pytest
+
+from tests.cli.conftest import Launcher
+
+SENTENCES = {
+    "trainer.max_stepz=3": "trainer.max_stepz is not a key of the configuration; did you mean trainer.max_steps?",
+    "n_samples=3": "n_samples is not a key of the configuration; did you mean sampler.n_samples?",
+    "model.lr=1": "model.lr is not a key of the configuration; did you mean optimizer.lr?",
+    "modle=tiny": "modle is not a key of the configuration; did you mean model?",
+    "+typo=1": "typo is not a key of the configuration; see ebft-train --cfg job for all keys.",
+    "+trainer.max_stepz=1": "trainer.max_stepz is not a key of the configuration; did you mean trainer.max_steps?",
+    "model=tny": "model=tny does not exist; did you mean tiny? The options are debug, hf, tiny.",
+    "tracker=mlflow": "tracker=mlflow does not exist; the options are none, wandb.",
+    "tracker=null": "tracker=null names no option of tracker; ebft-train --help lists them.",
+    "experiment=smoke": "experiment has no default to replace; write +experiment=smoke.",
+    "method=sft method.diversity_coef=1": "method.diversity_coef belongs to method=ebft; choose that or leave the key out.",
+    "method=sft +method.diversity_coef=1": "method.diversity_coef belongs to method=ebft; choose that or leave the key out.",
+    "data.path=x": "data.path belongs to data=jsonl or data=parquet or data=hub; choose one of them or leave the key out.",
+    "tracker.project=x": "tracker.project belongs to tracker=wandb; choose that or leave the key out.",
+    "method.name=dpo": "method.name=dpo is not one of sft, ebft.",
+    "model=hf": "model.path is missing; add model.path=VALUE.",
+    "data=jsonl": "data.path is missing; add data.path=VALUE.",
+    "~seed": "seed is missing; add seed=VALUE.",
+    "trainer.max_steps=abc": "trainer.max_steps=abc is not a whole number or null.",
+    "seed=null": "seed=null is not a whole number.",
+    "optimizer.lr=fast": "optimizer.lr=fast is not a number.",
+    "data.document_masking=perhaps": "data.document_masking=perhaps is not true or false.",
+    "trainer.device=null": "trainer.device=null is not a string.",
+    "eval.horizons=[1.5]": "eval.horizons=[1.5] is not a list of whole numbers in brackets.",
+    "features.feature_layers=[last]": "features.feature_layers=['last'] is not a list of numbers in brackets.",
+    "model.config_overrides=3": "model.config_overrides=3 is not a mapping, as {a: 1}.",
+    "seed=${nope}": "seed: Interpolation key 'nope' not found.",
+    "model.config_overrides.hidden_size=3": (
+        "model.config_overrides.hidden_size is not set yet; write +model.config_overrides.hidden_size=VALUE to add it."
+    ),
+    "+seed=1": "seed has a value already; leave out the plus: seed=1.",
+    "trainer.max_steps": ("trainer.max_steps is not of the form KEY=VALUE; put a value with special characters in quotes: 'KEY=\"VALUE\"'."),
+    "model.path=a=b": "model.path=a=b is not of the form KEY=VALUE; put a value with special characters in quotes: 'KEY=\"VALUE\"'.",
+    "seed=1,2": "seed=1,2 lists several values; add --multirun to run each, or put brackets around a list: KEY=[1,2].",
+    "seed=range(1,3)": "seed=range(1,3) lists several values; add --multirun to run each, or put brackets around a list: KEY=[1,2].",
+    "sampler.stride=0": "sampler.stride=0 must be at least 1.",
+    "--config-name=nope": "There is no configuration named nope.",
+    "--run --multirun": "Only one of --run, --multirun, --cfg, --info and --shell_completion can be specified.",
+    "hydra.run.dir=${nope}/x": "hydra.run.dir: Interpolation key 'nope' not found.",
+}
+
+
+@pytest.mark.parametrize("line", SENTENCES)
+def test_one_sentence_and_no_folder(launch: Launcher, line: str) -> None:
+    outcome = launch(*line.split())
+    assert outcome.err == SENTENCES[line] + "\n"
+    assert (outcome.code, outcome.out, launch.jobs, launch.files()) == (2, "", [], [])
+
+
+def test_an_unknown_experiment_names_the_nearest(launch: Launcher) -> None:
+    assert launch("+experiment=smke").err.startswith("experiment=smke does not exist; did you mean smoke? The options are ")
+
+
+def test_a_typo_in_a_sweep_stops_it_before_its_first_job(launch: Launcher) -> None:
+    """Cell by cell, as Hydra does it, the bad cell would come to light after hours."""
+    outcome = launch("--multirun", "seed=0,1", "sampler.stride=8,0")
+    assert (outcome.code, outcome.err) == (2, "sampler.stride=0 must be at least 1.\n")
+    assert (launch.jobs, launch.files()) == ([], [])
+
+
+def test_an_unknown_key_in_a_sweep(launch: Launcher) -> None:
+    outcome = launch("-m", "seeed=0,1")
+    assert (outcome.code, outcome.err) == (2, "seeed is not a key of the configuration; did you mean seed?\n")
+    assert launch.files() == []

@@ -1,0 +1,154 @@
+"""`ebft-train` from the command line to the loop's door and back."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from ebft.cli import not_yet
+from ebft.config import EBFTConfig, RunFailure, SFTConfig, TrainConfig, UserError
+from tests.cli.conftest import Launcher
+
+
+def refuse(config: TrainConfig, run_dir: Path) -> None:
+    raise UserError("data.path names no file.")
+
+
+def test_the_loop_gets_a_typed_config_and_its_folder(launch: Launcher) -> None:
+    outcome = launch("sampler.n_samples=5", "hydra.run.dir=out/mine")
+    ((config, run_dir),) = launch.jobs
+    assert (outcome.code, outcome.out, outcome.err) == (0, "", "")
+    assert (type(config.method), config.sampler.n_samples) == (EBFTConfig, 5)
+    assert run_dir == launch.folder / "out" / "mine"
+    assert launch.files() == ["out", "out/mine"]
+
+
+def test_the_default_folder_names_time_and_method(launch: Launcher) -> None:
+    launch("method=sft")
+    ((_, run_dir),) = launch.jobs
+    assert re.fullmatch(r"outputs/\d{4}-\d\d-\d\d/\d\d-\d\d-\d\d-sft", str(run_dir.relative_to(launch.folder)))
+
+
+def test_each_method_brings_its_optimizer(launch: Launcher) -> None:
+    launch("--multirun", "method=sft,ebft", "hydra.sweep.dir=out")
+    assert [(type(config.method), config.optimizer.schedule) for config, _ in launch.jobs] == [
+        (SFTConfig, "cosine"),
+        (EBFTConfig, "constant_with_warmup"),
+    ]
+    assert [run_dir.relative_to(launch.folder) for _, run_dir in launch.jobs] == [Path("out/0"), Path("out/1")]
+
+
+def test_a_refusal_of_the_loop_leaves_no_folder(launch: Launcher) -> None:
+    launch.loop = refuse
+    outcome = launch()
+    assert (outcome.code, outcome.out, outcome.err) == (2, "", "data.path names no file.\n")
+    assert (len(launch.jobs), launch.files()) == (1, [])
+
+
+def test_a_refusal_keeps_what_was_there_before(launch: Launcher) -> None:
+    (launch.folder / "empty").mkdir()
+    launch.loop = refuse
+    launch("hydra.run.dir=empty")
+    assert launch.files() == ["empty"]
+
+
+def test_a_refusal_in_a_sweep_ends_it_without_a_folder(launch: Launcher) -> None:
+    launch.loop = refuse
+    outcome = launch("--multirun", "seed=0,1")
+    assert (outcome.code, outcome.err) == (2, "data.path names no file.\n")
+    assert (len(launch.jobs), launch.files()) == (1, [])
+
+
+def test_a_refusal_in_a_sweep_keeps_the_jobs_before(launch: Launcher) -> None:
+    def refuse_the_second(config: TrainConfig, run_dir: Path) -> None:
+        (run_dir / "kept").touch()
+        if config.seed == 1:
+            (run_dir / "kept").unlink()
+            refuse(config, run_dir)
+
+    launch.loop = refuse_the_second
+    assert launch("--multirun", "seed=0,1", "hydra.sweep.dir=out").code == 2
+    assert launch.files() == ["out", "out/0", "out/0/kept", "out/multirun.yaml"]
+
+
+def test_a_failure_is_one_sentence_and_keeps_its_folder(launch: Launcher) -> None:
+    def fail(config: TrainConfig, run_dir: Path) -> None:
+        raise RunFailure("Step 3 stopped: the loss is not finite.")
+
+    launch.loop = fail
+    outcome = launch("hydra.run.dir=out")
+    assert (outcome.code, outcome.err, launch.files()) == (1, "Step 3 stopped: the loss is not finite.\n", ["out"])
+
+
+@pytest.mark.parametrize("bug", [ValueError("ours"), KeyError("ours")])
+def test_a_bug_keeps_its_traceback(launch: Launcher, bug: Exception) -> None:
+    def fail(config: TrainConfig, run_dir: Path) -> None:
+        raise bug
+
+    launch.loop = fail
+    with pytest.raises(type(bug), match="ours"):
+        launch()
+
+
+def test_an_interrupt_is_one_line(launch: Launcher) -> None:
+    def interrupt(config: TrainConfig, run_dir: Path) -> None:
+        raise KeyboardInterrupt
+
+    launch.loop = interrupt
+    outcome = launch()
+    assert (outcome.code, outcome.err) == (130, "Interrupted.\n")
+
+
+def test_cfg_prints_the_tree_and_makes_no_folder(launch: Launcher) -> None:
+    outcome = launch("--cfg", "job", "--package", "sampler", "sampler.stride=7")
+    assert outcome.code == 0
+    assert "stride: 7\n" in outcome.out
+    assert launch.files() == []
+
+
+@pytest.mark.parametrize(("command", "name"), [(not_yet.evaluate, "ebft-eval"), (not_yet.sweep, "ebft-sweep")])
+def test_announced_commands_say_so(command: object, name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert callable(command)
+    with pytest.raises(SystemExit) as leaving:
+        command()
+    assert leaving.value.code == 2
+    assert capsys.readouterr().err.startswith(f"{name} is not available yet; ")
+
+
+LIGHT = """
+import sys
+from ebft.cli.train import main
+for arguments in (["--help"], ["--cfg", "job"], ["sampler.stride=0"], ["-sc", "install=bash"]):
+    sys.argv = ["ebft-train", *arguments]
+    try:
+        main()
+    except SystemExit:
+        pass
+print("heavy:", sorted({"torch", "transformers", "datasets", "wandb", "numpy"} & set(sys.modules)))
+"""
+
+
+def test_help_cfg_refusals_and_completion_load_no_torch(tmp_path: Path) -> None:
+    """In a process of its own, since this one has torch, and in another folder, since a user is anywhere."""
+    done = subprocess.run([sys.executable, "-c", LIGHT], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert done.stdout.endswith("heavy: []\n")
+    assert done.stderr == "sampler.stride=0 must be at least 1.\n"
+
+
+@pytest.mark.parametrize(
+    ("typed", "offered"),
+    [
+        ("method=", ["method=ebft", "method=sft"]),
+        ("sampler.s", ["sampler.stride="]),
+        ("+experiment=smo", ["+experiment=smoke"]),
+        ("tr", ["tracker", "trainer"]),
+    ],
+)
+def test_shell_completion(launch: Launcher, typed: str, offered: list[str]) -> None:
+    line = f"ebft-train {typed}"
+    launch.monkeypatch.setenv("COMP_LINE", line)
+    launch.monkeypatch.setenv("COMP_POINT", str(len(line)))
+    found = launch("-sc", "query=bash").out.split()
+    assert set(offered) <= {option.rstrip("=.") if "=" not in typed and "." not in typed else option for option in found}
