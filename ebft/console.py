@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from rich import console as rich_console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 from rich.table import Table
 from rich.text import Text
 
@@ -104,7 +104,7 @@ class Console:
 class Bar:
     """Where a long piece of work stands, and the time it still needs at the pace so far."""
 
-    task = 0  # number of the live bar, on a terminal
+    task = TaskID(0)  # number of the live bar, on a terminal
 
     def __init__(self, console: Console, label: str, total: int, done: int, every_tenth: bool) -> None:
         self.label, self.total, self.done = label, total, done

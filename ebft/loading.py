@@ -60,12 +60,12 @@ def check_architecture(architecture: PreTrainedConfig, config: TrainConfig) -> N
     _check_taps(config, architecture)
     for name in DROPOUTS:
         if settings.get(name):
-            raise UserError(f"model.path={config.model.path} has {name}={settings[name]}; rollouts and update must agree, so set it to 0 in config.json.")
+            raise UserError(f"model.path={config.model.path} has {name}={settings[name]}; rollouts and update must agree, so set it to 0.")
     if settings.get("attn_logit_softcapping"):
-        raise UserError(f"model.path={config.model.path} caps its attention logits, which branch attention does not support.")
+        raise UserError(f"model.path={config.model.path} caps its attention logits, which ebft does not support.")
     types = set(settings.get("layer_types") or ())
     if types - LAYER_TYPES:
-        raise UserError(f"model.path={config.model.path} has {', '.join(sorted(types - LAYER_TYPES))} layers, which branch attention does not support.")
+        raise UserError(f"model.path={config.model.path} has {', '.join(sorted(types - LAYER_TYPES))} layers, which ebft does not support.")
     window = settings.get("sliding_window")
     slides = "sliding_attention" in types if types else settings.get("use_sliding_window", True)
     if window and slides and config.data.sequence_length + longest > window:

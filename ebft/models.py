@@ -104,7 +104,8 @@ class LanguageModel:
         positions = needed.int().argsort(dim=1, descending=True, stable=True)[:, :width]
         place = (needed.cumsum(1) - 1).clamp_min(0)
         logits = self.logits(hidden.take_along_dim(positions[..., None], dim=1))
-        return [_gather_log_probs(logits, place.gather(1, labels.index), labels.tokens, labels.temperature) for labels in requests]
+        totals = {temperature: _log_total(logits, temperature) for temperature in {labels.temperature for labels in requests}}
+        return [_gather_log_probs(logits, totals[labels.temperature], place.gather(1, labels.index), labels) for labels in requests]
 
     @contextmanager
     def evaluating(self) -> Iterator[None]:
@@ -120,12 +121,16 @@ def _flat_index(index: Int[Tensor, "B M"], length: int) -> Int[Tensor, "B M"]:
     return index + length * torch.arange(index.shape[0], device=index.device)[:, None]
 
 
+def _log_total(logits: Float[Tensor, "B P V"], temperature: float) -> Float[Tensor, "B P"]:
+    """log sum exp(logits / temperature); temperature 1 saves a copy of the largest tensor there is."""
+    return (logits if temperature == 1 else logits / temperature).logsumexp(-1)
+
+
 def _gather_log_probs(
-    logits: Float[Tensor, "B P V"], index: Int[Tensor, "B M"], tokens: Int[Tensor, "B M"], temperature: float
+    logits: Float[Tensor, "B P V"], totals: Float[Tensor, "B P"], index: Int[Tensor, "B M"], labels: Labels
 ) -> Float[Tensor, "B M"]:
-    scaled = logits / temperature
-    chosen = scaled.flatten(1).gather(1, index * logits.shape[2] + tokens)
-    return chosen - scaled.logsumexp(-1).gather(1, index)
+    chosen = logits.flatten(1).gather(1, index * logits.shape[2] + labels.tokens)
+    return chosen / labels.temperature - totals.gather(1, index)
 
 
 def row_labels(batch: Batch) -> Labels:

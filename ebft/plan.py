@@ -6,7 +6,7 @@ from ebft.setup import Setup
 
 def plan(config: TrainConfig, setup: Setup) -> dict[str, str]:
     """Method, model, data, geometry and cost as lines for people."""
-    trainer, sampler = config.trainer, config.sampler
+    trainer, sampler, evaluator = config.trainer, config.sampler, setup.evaluator
     num_parameters = sum(parameter.numel() for parameter in setup.policy.model.parameters())
     left_out = len(setup.rows) - len(setup.usable)
     return {
@@ -17,7 +17,7 @@ def plan(config: TrainConfig, setup: Setup) -> dict[str, str]:
         "anchors per row": f"{setup.num_blocks:.1f}, {sampler.n_samples} rollouts of {sampler.generate_length} tokens each",
         "tokens to forward per step": _cost(config, setup),
         "steps": f"{setup.max_steps} of {trainer.batch_size} rows, {setup.max_steps * trainer.batch_size / len(setup.usable):.2f} epochs",
-        "held out": f"{sum(map(len, setup.evaluator.batches))} rows every {config.eval.every_steps} steps, horizons {_join(setup.evaluator.horizons)}",
+        "held out": f"{sum(map(len, evaluator.batches))} rows every {config.eval.every_steps} steps, horizons {_join(evaluator.horizons)}",
         "device": f"{setup.device}, {trainer.dtype}",
     }
 

@@ -120,13 +120,14 @@ def _reward(rows: Sequence[dict[str, Any]]) -> "Figure | None":
 
 def _axes(title: str, value_label: str, place_label: str = "optimiser step") -> tuple["Figure", "Axes"]:
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
     figure = Figure(figsize=(6.4, 3.6), layout="constrained")
     axes = figure.subplots()
     axes.set(ylabel=value_label, xlabel=place_label)
     axes.set_title(title, pad=28)
     if place_label == "optimiser step":
-        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     return figure, axes
 
 

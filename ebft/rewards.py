@@ -58,8 +58,7 @@ def whitening_sign(embeddings: Embeddings) -> Float[Tensor, "B N K"]:
 def _eigen(gram: Float[Tensor, "*b N N"]) -> tuple[Float[Tensor, "*b N N"], Float[Tensor, "*b N"], Bool[Tensor, "*b N"]]:
     """Eigenvectors, inverse eigenvalues (0 where dropped) and which are kept."""
     values, vectors = torch.linalg.eigh(gram)
-    largest = values[..., -1:]
-    kept = (values > RANK_TOLERANCE**2 * largest) & (largest > 0)
+    kept = values > RANK_TOLERANCE**2 * values[..., -1:]
     return vectors, torch.where(kept, 1 / torch.where(kept, values, 1), 0), kept
 
 
@@ -81,6 +80,7 @@ def alignment_and_diversity(embeddings: Embeddings, whitening: str) -> tuple[Flo
 
 
 def feature_matching_loss(embeddings: Embeddings) -> Float[Tensor, "B K"]:
-    """Unbiased L_CFM: sum_{i != j} f_i . f_j / (N (N - 1)) - 2 / N sum_i f_i . g + |g|^2 (section 8). May be negative by noise. Needs N >= 2."""
+    """Unbiased L_CFM: sum_{i != j} f_i . f_j / (N (N - 1)) - 2 / N sum_i f_i . g + |g|^2 (section 8). May be negative by noise."""
+    assert embeddings.rollout.shape[1] >= 2, "the unbiased estimate needs a pair of samples"
     alignment, diversity = alignment_and_diversity(embeddings, "none")
     return (diversity / 2 - alignment).mean(1) + embeddings.reference.square().sum(-1)

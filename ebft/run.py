@@ -213,7 +213,7 @@ def _changes(directory: Path, config: TrainConfig) -> Iterator[tuple[str, str]]:
     stored = _flat(_read_config(directory / CONFIG))
     current = _flat(tracking.without_secrets(asdict(config)))
     for key in [*current, *(key for key in stored if key not in current)]:
-        there, here = (side[key] if key in side else "absent" for side in (stored, current))
+        there, here = (side.get(key, "absent") for side in (stored, current))
         if there != here:
             yield key, f"{key} is {there} there, {here} here"
 

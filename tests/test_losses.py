@@ -37,6 +37,12 @@ def test_policy_gradient_by_hand() -> None:
     assert policy_gradient(log_probs, torch.tensor([[[2.0], [-1.0]]]), valid, valid.sum()).item() == pytest.approx(1)
 
 
+def test_no_gradient_flows_into_the_advantage() -> None:
+    log_probs, advantages, valid = rollout_parts()
+    loss = policy_gradient(log_probs, advantages.requires_grad_(), valid, valid.sum())
+    assert torch.autograd.grad(loss, advantages, allow_unused=True) == (None,)
+
+
 def test_cross_entropy_by_hand() -> None:
     log_probs = torch.tensor([[-1.0, -2.0, -4.0], [-8.0, -16.0, -32.0]])
     mask = torch.tensor([[True, False, True], [False, True, False]])
@@ -96,6 +102,7 @@ def test_nothing_valid_is_a_zero_loss_with_a_zero_gradient() -> None:
     assert torch.autograd.grad(loss, log_probs)[0].eq(0).all()
     row = -torch.ones(2, T - 1, requires_grad=True)
     none = cross_entropy(row, torch.zeros(2, T - 1, dtype=torch.bool), torch.tensor(0))
+    assert none.item() == 0
     assert torch.autograd.grad(none, row)[0].eq(0).all()
 
 

@@ -8,7 +8,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from ebft.cli.keys import SELECTORS
-from ebft.cli.messages import explain
+from ebft.cli.messages import explain, wrong_type
 from ebft.cli.refusals import as_user_error
 from ebft.config import TrainConfig, UserError, check
 
@@ -24,11 +24,21 @@ def to_config(cfg: DictConfig) -> TrainConfig:
     """The composed tree, its hydra node aside, as dataclasses that passed `check`. Raises UserError."""
     tree = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"])
     try:
-        config: Any = OmegaConf.to_object(OmegaConf.merge(_schema(tree), tree))
+        typed = OmegaConf.merge(_schema(tree), tree)
+        _refuse_nested_lists(typed)
+        config: Any = OmegaConf.to_object(typed)
     except OmegaConfBaseException as error:
         raise UserError(explain(error, [], tree)) from error
     check(config)
     return config
+
+
+def _refuse_nested_lists(tree: Any) -> None:
+    """OmegaConf lets [[1]] pass for a list of numbers."""
+    for group, branch in tree.items():
+        for key, value in branch.items() if OmegaConf.is_dict(branch) else ():
+            if OmegaConf.is_list(value) and any(OmegaConf.is_config(item) for item in value):
+                raise UserError(wrong_type(f"{group}.{key}", tree))
 
 
 def _schema(tree: DictConfig) -> DictConfig:

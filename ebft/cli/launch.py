@@ -35,7 +35,8 @@ class CheckFirst(Callback):
 
 
 def _overrides(config: DictConfig) -> list[str]:
-    return [str(override) for override in OmegaConf.to_container(config.hydra.overrides.task, resolve=False)]
+    overrides: Any = OmegaConf.to_container(config.hydra.overrides.task, resolve=False)
+    return overrides
 
 
 def _grid(overrides: list[str]) -> list[list[str]]:

@@ -7,7 +7,7 @@ from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import MissingConfigException, OverrideParseException
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException, ValidationError
 
 from ebft.cli.keys import GROUPS, all_keys, nearest, type_of
@@ -24,7 +24,7 @@ def explain(error: Exception, overrides: list[str], tree: DictConfig | None = No
         case MissingMandatoryValue():
             return f"{cause.full_key} is missing; add {cause.full_key}=VALUE."
         case ValidationError() if tree is not None:
-            return _wrong_type(str(cause.full_key), tree)
+            return wrong_type(str(cause.full_key), tree)
         case OmegaConfBaseException():
             return f"{cause.full_key}: {_first_line(cause)}."
         case MissingConfigException():
@@ -67,7 +67,7 @@ def _not_an_option(overrides: list[str]) -> str | None:
     return None
 
 
-def _wrong_type(key: str, tree: DictConfig) -> str:
+def wrong_type(key: str, tree: DictConfig) -> str:
     # Of a list, name the whole. Of the only list with two types of item OmegaConf tells the item's index alone.
     key = "features.feature_layers" if key.isdigit() else key.partition("[")[0]
     return f"{key}={_shown(OmegaConf.select(tree, key))} is not {_kind(type_of(key, tree))}."
@@ -75,6 +75,8 @@ def _wrong_type(key: str, tree: DictConfig) -> str:
 
 def _shown(value: Any) -> str:
     """As one would type it."""
+    if isinstance(value, ListConfig):
+        return f"[{','.join(_shown(item) for item in value)}]"
     return str(value).lower() if isinstance(value, bool) else "null" if value is None else str(value)
 
 

@@ -10,6 +10,9 @@ from torch import Tensor
 from ebft.types import Rollout
 
 
+EQUAL_REWARDS = 1e-6  # rewards of one context that differ by less give it no advantage but rounding
+
+
 class Rewarded(Protocol):
     """Rollouts with their rewards, of one micro-batch."""
 
@@ -33,13 +36,14 @@ def signal(prepared: Sequence[Rewarded], stop_token: int | None) -> dict[str, fl
     def gather(name: str) -> Float[Tensor, "M N"]:
         return torch.cat([_contexts(getattr(part, name), part.rollout) for part in prepared])
 
-    advantages, tokens = gather("advantages"), torch.cat([_contexts(part.rollout.tokens, part.rollout) for part in prepared])
+    rewards, advantages = gather("reward"), gather("advantages")
+    tokens = torch.cat([_contexts(part.rollout.tokens, part.rollout) for part in prepared])
     figures = {
-        "reward": gather("reward").mean(),
+        "reward": rewards.mean(),
         "alignment": gather("alignment").mean(),
         "diversity": gather("diversity").mean(),
         "advantage_std": advantages.std(unbiased=False),
-        "zero_advantage_share": (advantages == 0).all(1).float().mean(),
+        "zero_advantage_share": (rewards.amax(1) - rewards.amin(1) <= EQUAL_REWARDS).float().mean(),
         "duplicate_share": _has_twin(tokens).float().mean(),
         "negative_whitening_share": (gather("whitening_sign") < 0).float().mean(),
     }

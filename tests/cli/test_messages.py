@@ -29,7 +29,8 @@ SENTENCES = {
     "data.document_masking=perhaps": "data.document_masking=perhaps is not true or false.",
     "trainer.device=null": "trainer.device=null is not a string.",
     "eval.horizons=[1.5]": "eval.horizons=[1.5] is not a list of whole numbers in brackets.",
-    "features.feature_layers=[last]": "features.feature_layers=['last'] is not a list of numbers in brackets.",
+    "features.feature_layers=[last]": "features.feature_layers=[last] is not a list of numbers in brackets.",
+    "features.feature_layers=[[1]]": "features.feature_layers=[[1]] is not a list of numbers in brackets.",
     "model.config_overrides=3": "model.config_overrides=3 is not a mapping, as {a: 1}.",
     "seed=${nope}": "seed: Interpolation key 'nope' not found.",
     "model.config_overrides.hidden_size=3": (
