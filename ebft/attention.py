@@ -92,8 +92,8 @@ class StepContext(Context):
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
         if layer not in self.own_cache:
-            shape = (*key.shape[:3], self.num_steps, key.shape[3])
-            self.own_cache[layer] = key.new_empty(shape), value.new_empty(shape)
+            keys, values = (x.new_empty((*x.shape[:3], self.num_steps, x.shape[3])) for x in (key, value))
+            self.own_cache[layer] = keys, values
         keys, values = self.own_cache[layer]
         keys[:, :, :, self.step], values[:, :, :, self.step] = key, value
         seen = self.step + 1

@@ -22,7 +22,7 @@ FOLDER, STATE = "checkpoints", "state.pt"
 
 
 def save(directory: Path, step: int, state: dict[str, Any], keep: int) -> Path:
-    """Writes the state of `step`, then removes what is unfinished and all but the newest `keep`. UserError on a full disk."""
+    """Writes the state of `step`, then removes what is unfinished and all but the newest `keep`. RunFailure on a full disk."""
     path = directory / FOLDER / f"step_{step:06d}"
     path.mkdir(parents=True, exist_ok=True)
     with atomic_file(path / STATE) as file:
@@ -92,7 +92,7 @@ def restore_random_state(state: dict[str, Any]) -> None:
 
 
 def export(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, directory: Path, card: str) -> None:
-    """Model, tokenizer and model card in Hugging Face format (safetensors), replacing an older export as a whole. UserError on a full disk."""
+    """Model, tokenizer and model card in Hugging Face format (safetensors), replacing an older export as a whole. RunFailure on a full disk."""
     with atomic_folder(directory) as folder:
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)

@@ -184,7 +184,7 @@ class EvalConfig:
 
 @dataclass(frozen=True)
 class TrainConfig:
-    seed: int
+    seed: int = at_least(0)
     resume: str  # auto | never | a checkpoint folder
     method: MethodConfig
     model: ModelConfig

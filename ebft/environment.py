@@ -15,13 +15,14 @@ from ebft.tracking import without_secrets
 LIBRARIES = ("ebft", "torch", "transformers", "hydra-core", "omegaconf", "datasets", "safetensors", "numpy", "wandb", "rich", "matplotlib")
 
 
-def environment() -> dict[str, Any]:
+def environment(device: str) -> dict[str, Any]:
+    """`device` is trainer.device."""
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),
         "libraries": {name: _version(name) for name in LIBRARIES},
         "git": _git(),
-        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else _cpu_name(),
+        "device": torch.cuda.get_device_name() if device != "cpu" and torch.cuda.is_available() else _cpu_name(),
         "cpu_count": os.cpu_count(),
         "torch_threads": torch.get_num_threads(),
         "command": [_without_secret(argument) for argument in sys.argv],

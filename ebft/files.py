@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from ebft.config import UserError
+from ebft.config import RunFailure, UserError
 
 
 def partial_name(path: Path) -> Path:
@@ -21,7 +21,7 @@ def partial_name(path: Path) -> Path:
 
 @contextmanager
 def atomic_file(path: Path) -> Iterator[BinaryIO]:
-    """A file that becomes `path` when the block ends without an error; an older `path` stays until then. UserError on a full disk."""
+    """A file that becomes `path` when the block ends without an error; an older `path` stays until then. RunFailure on a full disk."""
     partial = partial_name(path)
     with naming_full_disk(path):
         try:
@@ -42,7 +42,7 @@ def atomic_write_text(path: Path, text: str) -> None:
 
 @contextmanager
 def atomic_folder(path: Path) -> Iterator[Path]:
-    """An empty folder to fill, which becomes `path` when the block ends without an error. UserError on a full disk."""
+    """An empty folder to fill, which becomes `path` when the block ends without an error. RunFailure on a full disk."""
     partial, replaced = partial_name(path), path.with_name(f".{path.name}.replaced")
     shutil.rmtree(partial, ignore_errors=True)
     with naming_full_disk(path):
@@ -75,10 +75,10 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
     return [_parse(path, number, line) for number, line in enumerate(lines, start=1)]
 
 
-def keep_rows(path: Path, last_step: int) -> None:
-    """Drops the rows with `step` above `last_step`, in one rename."""
+def keep_rows(path: Path, last_step: int, kind: str = "") -> None:
+    """Drops the rows with `step` above `last_step` that hold a key beginning with `kind`, in one rename."""
     if path.exists():
-        kept = [row for row in read_rows(path) if row["step"] <= last_step]
+        kept = [row for row in read_rows(path) if row["step"] <= last_step or not any(key.startswith(kind) for key in row)]
         atomic_write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in kept))
 
 
@@ -103,12 +103,12 @@ def _sync(path: Path) -> None:
 
 @contextmanager
 def naming_full_disk(path: Path) -> Iterator[None]:
-    """Turns a full disk, however a library reports it, into a UserError that names the file; passes every other error on."""
+    """Turns a full disk, however a library reports it, into a RunFailure that names the file; passes every other error on."""
     try:
         yield
     except Exception as error:
         if _is_full_disk(error):
-            raise UserError(f"The disk is full: {path} could not be written; free some space and run again with resume=auto.") from error
+            raise RunFailure(f"The disk is full: {path} could not be written; free some space and run again with resume=auto.") from error
         raise
 
 

@@ -1,9 +1,12 @@
 """From a model config to tokenizer, policy and feature network, with every check that needs no weights made before any are loaded."""
 
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from ebft.blocks import make_branches
@@ -13,7 +16,7 @@ from ebft.models import FeatureNetwork, LanguageModel
 from ebft.types import Batch, Blocks
 
 TINY = Path(__file__).parent / "assets" / "tiny"
-DROPOUTS = ("attention_dropout", "hidden_dropout", "resid_pdrop", "embd_pdrop", "attn_pdrop", "resid_dropout", "embedding_dropout")
+OTHER_HEADS = ("classifier_", "summary_")  # whose dropout a language model never reaches
 LAYER_TYPES = {"full_attention", "sliding_attention"}
 
 
@@ -44,7 +47,10 @@ def load_architecture(config: ModelConfig, key: str = "model.path") -> PreTraine
     for name, value in config.config_overrides.items():
         if name not in known:
             raise UserError(f"model.config_overrides.{name} is not a setting of {architecture.model_type}; its settings are {', '.join(known)}.")
-        setattr(architecture, name, value)
+        try:
+            setattr(architecture, name, value)
+        except StrictDataclassError as error:
+            raise UserError(f"model.config_overrides.{name}={value} has the wrong type: {str(error).splitlines()[-1].strip()}.") from error
     return architecture
 
 
@@ -54,46 +60,53 @@ def _first_line(error: Exception) -> str:
 
 def check_architecture(architecture: PreTrainedConfig, config: TrainConfig) -> None:
     """Refuse, by name, what the geometry cannot run: too short positions, taps beyond the depth, dropout, unknown attention."""
+    _check_network(architecture, f"model.path={config.model.path}", config)
+    phi = architecture
+    if config.features.network == "checkpoint":
+        phi = load_architecture(_feature_model(config.features, config.model), key="features.path")
+        _check_network(phi, f"features.path={config.features.path}", config)
+        if phi.vocab_size != architecture.vocab_size:
+            raise UserError(
+                f"features.path={config.features.path} has {phi.vocab_size} tokens and model.path={config.model.path} {architecture.vocab_size}; "
+                "the feature network needs the policy's tokenizer."
+            )
+    try:
+        tap_indices(list(config.features.feature_layers), phi.num_hidden_layers)
+    except ValueError as error:
+        raise UserError(str(error)) from error
+
+
+def _check_network(architecture: PreTrainedConfig, name: str, config: TrainConfig) -> None:
     settings = architecture.to_dict()
     longest = max(config.sampler.generate_length, *config.eval.horizons)
-    _check_positions(settings, config)
-    _check_taps(config, architecture)
-    for name in DROPOUTS:
-        if settings.get(name):
-            raise UserError(f"model.path={config.model.path} has {name}={settings[name]}; rollouts and update must agree, so set it to 0.")
+    _check_positions(settings, name, config, longest)
+    for setting, value in settings.items():
+        if "drop" in setting and value and not setting.startswith(OTHER_HEADS):
+            raise UserError(f"{name} has {setting}={value}; rollouts and update must agree, so set it to 0 in config.json.")
     if settings.get("attn_logit_softcapping"):
-        raise UserError(f"model.path={config.model.path} caps its attention logits, which ebft does not support.")
+        raise UserError(f"{name} caps its attention logits, which branch attention does not support.")
     types = set(settings.get("layer_types") or ())
     if types - LAYER_TYPES:
-        raise UserError(f"model.path={config.model.path} has {', '.join(sorted(types - LAYER_TYPES))} layers, which ebft does not support.")
+        raise UserError(f"{name} has {', '.join(sorted(types - LAYER_TYPES))} layers, which branch attention does not support.")
     window = settings.get("sliding_window")
     slides = "sliding_attention" in types if types else settings.get("use_sliding_window", True)
     if window and slides and config.data.sequence_length + longest > window:
         raise UserError(
-            f"model.path={config.model.path} has a sliding window of {window} tokens, shorter than data.sequence_length="
-            f"{config.data.sequence_length} plus {longest} generated ones; shorten the rows."
+            f"{name} has a sliding window of {window} tokens, shorter than data.sequence_length={config.data.sequence_length} plus {longest} "
+            "generated ones; shorten the rows."
         )
 
 
-def _check_positions(settings: dict[str, Any], config: TrainConfig) -> None:
+def _check_positions(settings: dict, name: str, config: TrainConfig, longest: int) -> None:
     length, limit = config.data.sequence_length, settings.get("max_position_embeddings")
     if limit is not None and length > limit:
-        raise UserError(f"data.sequence_length={length} is over the {limit} positions of model.path={config.model.path}; shorten the rows.")
-
-
-def _check_taps(config: TrainConfig, policy: PreTrainedConfig) -> None:
-    architecture = policy
-    if config.features.network == "checkpoint":
-        architecture = load_architecture(_feature_model(config.features, config.model), key="features.path")
-        if architecture.vocab_size != policy.vocab_size:
-            raise UserError(
-                f"features.path={config.features.path} has {architecture.vocab_size} tokens and model.path={config.model.path} {policy.vocab_size}; "
-                "the feature network needs the policy's tokenizer."
-            )
-    try:
-        tap_indices(list(config.features.feature_layers), architecture.num_hidden_layers)
-    except ValueError as error:
-        raise UserError(str(error)) from error
+        raise UserError(f"data.sequence_length={length} is over the {limit} positions of {name}; shorten the rows.")
+    last_anchor = length - min(config.sampler.generate_length, *config.eval.horizons)
+    if limit is not None and last_anchor + longest > limit:
+        raise UserError(
+            f"Rollouts of {longest} tokens at the end of data.sequence_length={length} reach over the {limit} positions of {name}; "
+            "shorten the rows or eval.horizons."
+        )
 
 
 def _feature_model(features: FeaturesConfig, model: ModelConfig) -> ModelConfig:
@@ -101,51 +114,66 @@ def _feature_model(features: FeaturesConfig, model: ModelConfig) -> ModelConfig:
     return ModelConfig(features.path, None, "pretrained", {}, model.trust_remote_code)
 
 
-def _load_model(config: ModelConfig, architecture: PreTrainedConfig, seed: int) -> PreTrainedModel:
-    with torch.random.fork_rng():
+def _load_model(config: ModelConfig, architecture: PreTrainedConfig, seed: int, key: str = "model.path") -> PreTrainedModel:
+    with torch.random.fork_rng(devices=[]):  # weights are drawn on the CPU
         torch.manual_seed(seed)
         if config.init == "random":
-            return AutoModelForCausalLM.from_config(architecture, dtype=torch.float32, trust_remote_code=config.trust_remote_code)
+            own = deepcopy(architecture)  # from_config does not copy, and a feature network is cut config and all
+            return AutoModelForCausalLM.from_config(own, dtype=torch.float32, trust_remote_code=config.trust_remote_code)
         try:
-            return AutoModelForCausalLM.from_pretrained(
-                model_path(config.path), revision=config.revision, dtype=torch.float32, trust_remote_code=config.trust_remote_code
+            model, report = AutoModelForCausalLM.from_pretrained(
+                model_path(config.path),
+                revision=config.revision,
+                dtype=torch.float32,
+                trust_remote_code=config.trust_remote_code,
+                output_loading_info=True,
             )
-        except (OSError, ValueError) as error:
-            raise UserError(f"model.path={config.path} holds no weights that can be loaded: {_first_line(error)}") from error
+        except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+            raise UserError(f"{key}={config.path} holds no weights that can be loaded: {_first_line(error)}") from error
+    if report["missing_keys"]:  # transformers leaves them at random values
+        raise UserError(f"{key}={config.path} lacks {len(report['missing_keys'])} weights of its model, such as {min(report['missing_keys'])}.")
+    return model
 
 
 def load_policy(config: TrainConfig, architecture: PreTrainedConfig, device: str) -> LanguageModel:
     """The policy in float32 on `device`, after a check that rows and branches give the logits of the model's own forward."""
     model = _load_model(config.model, architecture, config.seed).to(device)
-    _verify(model, config.model.path)
+    _verify(model, f"model.path={config.model.path}")
     return LanguageModel(model, config.trainer.dtype)
 
 
 def load_feature_network(config: TrainConfig, architecture: PreTrainedConfig, device: str) -> FeatureNetwork:
     """phi: the policy's initial weights (whatever the policy has become since), another checkpoint, or the policy's architecture at random."""
-    source = config.model
+    source, key = config.model, "model.path"
     if config.features.network == "checkpoint":
-        source = _feature_model(config.features, config.model)
-        architecture = load_architecture(source, key="features.path")
+        source, key = _feature_model(config.features, config.model), "features.path"
+        architecture = load_architecture(source, key)
     elif config.features.network == "random":
         source = ModelConfig(source.path, source.revision, "random", source.config_overrides, source.trust_remote_code)
     seed = config.seed if config.features.network == "policy" else config.seed + 1
-    model = _load_model(source, architecture, seed)
-    return FeatureNetwork(model.to(device), config.features, config.trainer.dtype)
+    model = _load_model(source, architecture, seed, key).to(device)
+    _verify(model, f"{key}={source.path}")
+    return FeatureNetwork(model, config.features, config.trainer.dtype)
 
 
-def _verify(model: PreTrainedModel, path: str) -> None:
-    """Compare a row and a branch with the model's own forward of the same tokens; raise UserError if the family needs more than ebft does."""
+def _verify(model: PreTrainedModel, name: str) -> None:
+    """Compare a row and a branch in its middle with the model's own forward; raise UserError if the family needs more than ebft does.
+
+    The branch repeats the row's tokens 4 to 6 behind its end, so that attention which is merely causal gives other logits there.
+    """
     device = model.device
-    tokens = (torch.arange(11, device=device) * 7 + 3)[None] % model.config.vocab_size
+    row = (torch.arange(11, device=device) * 7 + 3)[None] % model.config.vocab_size
+    mask = torch.ones_like(row, dtype=torch.bool)
+    batch = Batch(row, torch.zeros_like(row), mask, mask, torch.zeros_like(row[:, 0]), masked=False)
+    blocks = Blocks(torch.tensor([[4]], device=device), torch.ones(1, 1, dtype=torch.bool, device=device), (4,))
     model.eval()
     with torch.no_grad():
-        expected = model(input_ids=tokens).logits.float()
-        row = tokens[:, :7]
-        mask = torch.ones_like(row, dtype=torch.bool)
-        batch = Batch(row, torch.zeros_like(row), mask, mask, torch.zeros_like(row[:, 0]), masked=False)
-        blocks = Blocks(torch.tensor([[7]], device=device), torch.ones(1, 1, dtype=torch.bool, device=device), (7,))
-        policy = LanguageModel(model, "fp32")
-        logits = policy.logits(policy.flat_hidden(batch, make_branches(blocks, tokens[:, None, None, 7:])))
+        try:
+            alone = model(input_ids=row).logits.float()
+            policy = LanguageModel(model, "fp32")
+            logits = policy.logits(policy.flat_hidden(batch, make_branches(blocks, row[:, None, None, 4:7])))
+        except (TypeError, RuntimeError) as error:
+            raise UserError(f"{name} ({model.config.model_type}) does not run under branch attention: {_first_line(error)}") from error
+    expected = torch.cat([alone, alone[:, 4:7]], dim=1)
     if not torch.allclose(logits, expected, rtol=1e-3, atol=1e-3 * float(expected.abs().max())):
-        raise UserError(f"model.path={path} ({model.config.model_type}) gives other logits through branch attention than on its own; not supported.")
+        raise UserError(f"{name} ({model.config.model_type}) gives other logits through branch attention than on its own; not supported.")

@@ -112,9 +112,11 @@ class LanguageModel:
         """Without dropout and without gradients."""
         was_training = self.model.training
         self.model.eval()
-        with torch.no_grad():
-            yield
-        self.model.train(was_training)
+        try:
+            with torch.no_grad():
+                yield
+        finally:
+            self.model.train(was_training)
 
 
 def _flat_index(index: Int[Tensor, "B M"], length: int) -> Int[Tensor, "B M"]:
@@ -152,6 +154,8 @@ class FeatureNetwork:
 
     def __init__(self, model: PreTrainedModel, features: FeaturesConfig, dtype: str) -> None:
         module = model.base_model
+        if not hasattr(module, "layers"):
+            raise UserError(f"{type(module).__name__} keeps its layers where ebft cannot tap them; use a Llama-like model.")
         self.features = features
         self.taps = tap_indices(list(features.feature_layers), len(module.layers))
         deepest, full = max(self.taps), len(module.layers)
@@ -160,8 +164,9 @@ class FeatureNetwork:
             module.config.num_hidden_layers = len(module.layers)
             _replace_final_norm(module)
         module.requires_grad_(False).eval()
-        if dtype == "bf16":
-            module.to(torch.bfloat16)
+        if dtype == "bf16":  # parameters only: rotary frequencies, which are buffers, turn wrong angles when rounded
+            for parameter in module.parameters():
+                parameter.data = parameter.data.to(torch.bfloat16)
         self.decoder = Decoder(module, dtype, depth=len(module.layers) / full)
 
     def hidden(self, tokens: Tensor, positions: Tensor, context: Context) -> Float[Tensor, "B S L H"]:

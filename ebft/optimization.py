@@ -3,8 +3,7 @@
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
@@ -58,7 +57,7 @@ class Optimization:
         broken = [name for name, value in values.items() if not math.isfinite(value)]
         if broken:
             raise NonFiniteError(", ".join(f"{name} is {values[name]}" for name in broken))
-        values["lr"] = self.schedule.get_last_lr()[0]
+        values["lr"] = self.optimizer.param_groups[0]["lr"]
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.schedule.step()
@@ -92,13 +91,16 @@ class Optimization:
         }
 
     def restore(self, state: dict[str, Any]) -> None:
+        """Weights, moments and the place in the schedule come from `state`, every setting from the config: a run may have become longer."""
         self.policy.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.schedule.load_state_dict(state["schedule"])
+        self.optimizer.load_state_dict(self.optimizer.state_dict() | {"state": state["optimizer"]["state"]})
+        self.schedule.last_epoch = state["schedule"]["last_epoch"]
+        for group, factor in zip(self.optimizer.param_groups, self.schedule.lr_lambdas, strict=True):
+            group["lr"] = group["initial_lr"] * factor(self.schedule.last_epoch)
         if self.average is not None:
             self.average.load_state_dict(state["average"])
 
 
-def save_batch(batch: Batch, path: Path) -> None:
+def save_batch(batch: Batch, file: BinaryIO) -> None:
     """Keep the batch that broke a run, for a look at it."""
-    torch.save({name: getattr(batch, name) for name in Batch.__dataclass_fields__}, path)
+    torch.save({name: getattr(batch, name) for name in Batch.__dataclass_fields__}, file)

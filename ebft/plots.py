@@ -79,12 +79,12 @@ def _feature_matching_by_step(rows: Sequence[dict[str, Any]], generate_length: i
     import matplotlib
 
     figure, axes = _axes("Feature-matching loss by step", "held-out loss")
-    shades = matplotlib.colormaps["viridis"].resampled(len(lengths) + 2)
-    for place, length in enumerate(lengths, start=1):
+    shade = matplotlib.colormaps["viridis"]
+    for place, length in reversed(list(enumerate(lengths))):
         if length == generate_length:
             _line(axes, rows, f"{LOSS}{length}", f"G = {length} (in training)", VERMILION, marker="o", zorder=3)
         else:
-            _line(axes, rows, f"{LOSS}{length}", f"G = {length}", shades(place), band=False, linewidth=1.2)
+            _line(axes, rows, f"{LOSS}{length}", f"G = {length}", shade(0.3 + 0.5 * place / len(lengths)), band=False, linewidth=1.2)
     axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))
     return figure
 
@@ -153,7 +153,7 @@ def _legend(axes: "Axes") -> None:
 
 def _save(figure: "Figure", folder: Path, name: str) -> str:
     with atomic_file(folder / f"{name}.png") as file:
-        figure.savefig(file, format="png", dpi=150, facecolor="white")
+        figure.savefig(file, format="png", dpi=120, facecolor="white")
     text = io.StringIO()
     figure.savefig(text, format="svg", transparent=True, metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
     svg = text.getvalue()

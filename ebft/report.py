@@ -12,11 +12,10 @@ import yaml
 from ebft import plots
 from ebft.console import clock
 from ebft.files import atomic_write_text, read_rows
-from ebft.tracking import Metrics
 
-COMPARISON_HEADER = ("metric", "base", "final", "change", "standard error")
+COMPARISON_HEADER = ("metric", "base", "final", "change", "its standard error")
 NUM_SAMPLES = 6  # contexts shown of the first and of the last step with samples
-CONTEXT_CHARACTERS = 400  # the end of a context is what a rollout continues
+CONTEXT_CHARACTERS, CONTEXT_LINES = 400, 10  # the end of a context is what a rollout continues
 _VISIBLE_CONTROLS = {code: 0x2400 + code for code in range(32) if chr(code) not in "\n\t"}  # HTML cannot hold control characters
 
 
@@ -32,7 +31,7 @@ def write(directory: Path, summary: Mapping[str, Any], plan: Mapping[str, str]) 
         folder=_text(directory.absolute().name),
         status=_text(summary["status"]),
         facts=_facts(summary),
-        comparison=_comparison_table(summary["base"], summary["final"]),
+        comparison=_comparison_table(summary),
         figures="\n".join(f'<figure class="plot" role="img" aria-label="{_text(name)}">{svg}</figure>' for name, svg in figures.items()),
         samples=_samples(read_rows(directory / "samples.jsonl")),
         plan=_named_values(plan.items()),
@@ -42,22 +41,23 @@ def write(directory: Path, summary: Mapping[str, Any], plan: Mapping[str, str]) 
     return directory / "report.html"
 
 
-def comparison(base: Metrics, final: Metrics) -> list[tuple[str, ...]]:
-    """Rows of COMPARISON_HEADER; the standard error is that of the final value. A dash stands for what was not measured."""
+def comparison(summary: Mapping[str, Any]) -> list[tuple[str, ...]]:
+    """Rows of COMPARISON_HEADER from the summary's base, final and change. A dash stands for what was not measured."""
+    base, final, change = summary["base"], summary["final"], summary["change"]
     names = [name for name in {**base, **final} if not name.endswith("_stderr")]
     return [
         (
             name.removeprefix("eval/"),
             _figure(base.get(name)),
             _figure(final.get(name)),
-            _figure(final[name] - base[name], "+") if name in base and name in final else "–",
-            _figure(final.get(f"{name}_stderr")),
+            _figure(change.get(name), "+"),
+            _figure(change.get(f"{name}_stderr")),
         )
         for name in names
     ]
 
 
-def _figure(value: float | int | None, sign: str = "") -> str:
+def _figure(value: float | None, sign: str = "") -> str:
     if value is None:
         return "–"
     return f"{value:{sign}.4f}" if value == 0 or 1e-3 <= abs(value) < 1e5 else f"{value:{sign}.3g}"
@@ -89,8 +89,8 @@ def _count(number: int) -> str:
     return str(number)
 
 
-def _comparison_table(base: Metrics, final: Metrics) -> str:
-    rows = comparison(base, final)
+def _comparison_table(summary: Mapping[str, Any]) -> str:
+    rows = comparison(summary)
     if not rows:
         return "<p>Nothing was evaluated.</p>"
     head = "".join(f"<th>{_text(name)}</th>" for name in COMPARISON_HEADER)
@@ -119,12 +119,13 @@ def _samples(rows: Sequence[Mapping[str, Any]]) -> str:
 
 def _sample(row: Mapping[str, Any]) -> str:
     context = row["context"]
-    cut = "…" if len(context) > CONTEXT_CHARACTERS else ""
+    shown = "\n".join(context[-CONTEXT_CHARACTERS:].split("\n")[-CONTEXT_LINES:])
+    cut = "…" if len(shown) < len(context) else ""
     rollouts = "".join(
         f'<div class="rollout"><span class="reward">{_figure(rollout["reward"])}</span><code>{_text(rollout["text"])}</code></div>'
         for rollout in row["rollouts"]
     )
     return (
-        f"<tr><td><code>{cut}{_text(context[-CONTEXT_CHARACTERS:])}</code></td>"
+        f"<tr><td><code>{cut}{_text(shown)}</code></td>"
         f"<td><code>{_text(row['reference'])}</code></td><td>{rollouts}</td></tr>"
     )

@@ -19,7 +19,7 @@ from typing import Any
 import yaml
 
 from ebft import checkpoint, files, report, tracking
-from ebft.config import TrainConfig, UserError
+from ebft.config import RunFailure, TrainConfig, UserError
 from ebft.console import Bar, Console
 from ebft.environment import environment
 from ebft.tracking import Metrics
@@ -70,14 +70,14 @@ class Run:
         self._plan: dict[str, str] = {}
         if not self.is_complete:
             (directory / SUMMARY).unlink(missing_ok=True)
-        files.atomic_write_text(directory / CONFIG, yaml.safe_dump(self._resolved, sort_keys=False))
-        files.atomic_write_text(directory / ENVIRONMENT, json.dumps(environment(), indent=2) + "\n")
+            files.atomic_write_text(directory / CONFIG, yaml.safe_dump(self._resolved, sort_keys=False))
+            files.atomic_write_text(directory / ENVIRONMENT, json.dumps(environment(config.trainer.device), indent=2) + "\n")
         self._console = Console(directory / "train.log")
         self.tracker = self._start_tracker(config)
 
     def _start_tracker(self, config: TrainConfig) -> tracking.Tracker:
         if self.is_complete:
-            return tracking.NoTracker()
+            return tracking.Tracker()
         stored = self.directory / WANDB_RUN_ID
         tracker = tracking.start(config.tracker, self.directory, self._resolved, stored.read_text().strip() if stored.exists() else None)
         if tracker.run_id is not None:
@@ -86,11 +86,13 @@ class Run:
             self.say(tracker.notice)
         return tracker
 
-    def rewind(self, step: int) -> None:
-        """Drops rows and checkpoints beyond `step`, where the run now continues; -1 for a run that starts over without a checkpoint."""
+    def rewind(self, step: int, evaluated: int) -> None:
+        """Drops rows and checkpoints beyond `step`, where the run now continues, and evaluations beyond `evaluated`, the latest that it knows of;
+        -1 for a run that starts over without a checkpoint."""
         checkpoint.discard_after(self.directory, step)
         files.keep_rows(self.directory / METRICS, step)
-        files.keep_rows(self.directory / SAMPLES, step)
+        files.keep_rows(self.directory / METRICS, evaluated, "eval/")
+        files.keep_rows(self.directory / SAMPLES, evaluated)
 
     def plan(self, rows: dict[str, str], title: str) -> None:
         """What the run is going to do; shown now and again in the report."""
@@ -102,10 +104,10 @@ class Run:
         self._console.say(text)
 
     def log(self, step: int, metrics: Metrics) -> None:
-        """One row of metrics. ValueError for NaN and infinity: what could not be computed is left out, not logged."""
+        """One row of metrics. RunFailure for NaN and infinity: what could not be computed is to be left out, not logged."""
         for name, value in metrics.items():
             if not math.isfinite(value):
-                raise ValueError(f"Metric {name} is {value} at step {step}.")
+                raise RunFailure(f"{name} became {value} at step {step}; a lower optimizer.lr is the usual cure.")
         files.append_row(self.directory / METRICS, {"step": step, **metrics})
         self.tracker.log(step, metrics)
 
@@ -131,14 +133,15 @@ class Run:
         status: str,
         *,
         steps: int,
-        wall_seconds: int | float,
-        tokens_forwarded: int | float,
+        wall_seconds: float,
+        tokens_forwarded: float,
         peak_memory_bytes: int,
         base: Metrics,
         final: Metrics,
+        change: Metrics,
         error: str | None = None,
     ) -> None:
-        """Closes the run as completed, failed or interrupted. A failed run gets no report."""
+        """Closes the run as completed, failed or interrupted; `change` is final minus base, in pairs. A failed run gets no report."""
         assert status in ("completed", "failed", "interrupted"), status
         summary = {
             "status": status,
@@ -148,6 +151,7 @@ class Run:
             "peak_memory_bytes": peak_memory_bytes,
             "base": dict(base),
             "final": dict(final),
+            "change": dict(change),
             **({"error": error} if error is not None else {}),
         }
         report_path = report.write(self.directory, summary, self._plan) if status != "failed" and self.metrics() else None
@@ -156,7 +160,7 @@ class Run:
         self._say_results(summary, report_path)
 
     def _say_results(self, summary: dict[str, Any], report_path: Path | None) -> None:
-        results = report.comparison(summary["base"], summary["final"])
+        results = report.comparison(summary)
         if results:
             self._console.table("Evaluation", report.COMPARISON_HEADER, results)
         if "error" in summary:

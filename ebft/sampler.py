@@ -57,7 +57,8 @@ def _draw(logits: Float[Tensor, "B R V"], uniform: Float[Tensor, "B R J"], tempe
     """J tokens from every distribution, and their log-probs."""
     log_probs = (logits / temperature).log_softmax(-1)
     cumulative = log_probs.exp().cumsum(-1)
-    token = torch.searchsorted(cumulative, uniform * cumulative[..., -1:], right=True).clamp_max(logits.shape[-1] - 1)
+    targets = (uniform * cumulative[..., -1:]).contiguous()  # as searchsorted asks, with a warning
+    token = torch.searchsorted(cumulative, targets, right=True).clamp_max(logits.shape[-1] - 1)
     return token, log_probs.gather(-1, token)
 
 

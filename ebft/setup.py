@@ -9,7 +9,7 @@ from transformers import PreTrainedTokenizerBase
 from ebft import data
 from ebft.blocks import find_blocks
 from ebft.config import TrainConfig, UserError
-from ebft.data import Rows
+from ebft.data import Data, Rows
 from ebft.evaluation import Evaluator
 from ebft.loading import check_architecture, load_architecture, load_feature_network, load_policy, load_tokenizer
 from ebft.methods import Method, build
@@ -43,6 +43,7 @@ def prepare(config: TrainConfig) -> Setup:
     architecture = load_architecture(config.model)
     check_architecture(architecture, config)
     rows = data.load(config.data, tokenizer)
+    _check_vocabulary(rows, architecture.vocab_size, config)
     usable, num_blocks = usable_rows(rows.train, config)
     held_out = evaluation_batches(rows.validation, config)
     policy = load_policy(config, architecture, device)
@@ -66,6 +67,12 @@ def choose_device(config: TrainConfig) -> str:
     return wanted
 
 
+def _check_vocabulary(rows: Data, vocab_size: int, config: TrainConfig) -> None:
+    largest = max(int(side.tokens.max()) for side in (rows.train, rows.validation))
+    if largest >= vocab_size:
+        raise UserError(f"The tokenizer of model.path={config.model.path} gives token {largest}, but the model embeds only {vocab_size}; use its own.")
+
+
 def usable_rows(rows: Rows, config: TrainConfig) -> tuple[list[int], float]:
     """Rows that hold at least one block of the sampler, and the mean number of their blocks. Raises UserError if too few do for a batch."""
     sampler, counts = config.sampler, []
@@ -84,12 +91,13 @@ def usable_rows(rows: Rows, config: TrainConfig) -> tuple[list[int], float]:
 
 
 def evaluation_batches(rows: Rows, config: TrainConfig) -> list[Batch]:
-    """The first `eval.num_documents` held-out rows. Raises UserError if there are not two, or none has room for a rollout."""
+    """`eval.num_documents` held-out rows, evenly spread. Raises UserError if there are not two, or none has room for a rollout."""
     num_rows = min(config.eval.num_documents, len(rows))
     if num_rows < 2:
         raise UserError(f"The validation data has {num_rows} row; standard errors need at least 2, so raise data.validation_fraction or add data.")
     size = config.eval.micro_batch_size
-    batches = [rows.batch(range(start, min(start + size, num_rows))) for start in range(0, num_rows, size)]
+    spread = [place * len(rows) // num_rows for place in range(num_rows)]  # neighbouring rows are often of one document
+    batches = [rows.batch(spread[start : start + size]) for start in range(0, num_rows, size)]
     anchors, length = config.sampler.anchors, config.sampler.generate_length
     if not any(find_blocks(batch, anchors, config.eval.context_length, config.eval.stride, length).valid.any() for batch in batches):
         raise UserError(
@@ -103,4 +111,4 @@ def _max_steps(config: TrainConfig, num_rows: int) -> int:
     if config.trainer.max_steps is not None:
         return config.trainer.max_steps
     assert config.trainer.max_epochs is not None
-    return math.ceil(config.trainer.max_epochs * num_rows / config.trainer.batch_size)
+    return math.ceil(config.trainer.max_epochs * data.steps_per_epoch(num_rows, config.trainer.batch_size))

@@ -10,13 +10,13 @@ import socket
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
 from ebft.config import TrackerConfig, UserError, WandbTrackerConfig
 
-Metrics = Mapping[str, int | float]
+Metrics = Mapping[str, float]
 
 PROBE_SECONDS = 3.0
 INIT_SECONDS = 60.0
@@ -26,25 +26,27 @@ _SECRET_KEY = re.compile(r"(^|_)(token|key|secret|password|passwd|credentials?)$
 _URL_CREDENTIALS = re.compile(r"(?<=://)[^/@\s]+(?=@)")
 
 
-class Tracker(Protocol):
-    """Where metrics go besides the run folder."""
+class Tracker:
+    """Where metrics go besides the run folder; this one, `tracker=none`, sends them nowhere."""
 
-    run_id: str | None  # kept in the run folder, so that a resumed run continues the same record
-    notice: str | None  # what the user should know about where the figures go
+    run_id: str | None = None  # kept in the run folder, so that a resumed run continues the same record
+    notice: str | None = None  # what the user should know about where the figures go
 
-    def log(self, step: int, metrics: Metrics) -> None: ...
+    def log(self, step: int, metrics: Metrics) -> None:
+        """One row of metrics."""
 
     def table(self, step: int, rows: Sequence[Mapping[str, Any]]) -> None:
         """Samples: rows with `context`, `reference` and `rollouts`, a list of `text` and `reward`."""
 
-    def finish(self, failed: bool) -> None: ...
+    def finish(self, failed: bool) -> None:
+        """Closes the record."""
 
 
 def start(config: TrackerConfig, directory: Path, resolved_config: dict[str, Any], run_id: str | None) -> Tracker:
     """The configured tracker, continuing `run_id` where one is given. UserError where W&B refuses the run."""
     if isinstance(config, WandbTrackerConfig):
         return WandbTracker(config, directory, without_secrets(resolved_config), run_id)
-    return NoTracker()
+    return Tracker()
 
 
 def without_secrets(config: dict[str, Any]) -> dict[str, Any]:
@@ -60,21 +62,7 @@ def _hide(value: Any) -> Any:
     return _URL_CREDENTIALS.sub("***", value) if isinstance(value, str) else value
 
 
-class NoTracker:
-    run_id: str | None = None
-    notice: str | None = None
-
-    def log(self, step: int, metrics: Metrics) -> None:
-        pass
-
-    def table(self, step: int, rows: Sequence[Mapping[str, Any]]) -> None:
-        pass
-
-    def finish(self, failed: bool) -> None:
-        pass
-
-
-class WandbTracker:
+class WandbTracker(Tracker):
     """One W&B run; `directory/wandb` holds its files."""
 
     def __init__(self, config: WandbTrackerConfig, directory: Path, resolved_config: dict[str, Any], run_id: str | None) -> None:
@@ -97,8 +85,8 @@ class WandbTracker:
             )
         except wandb.errors.Error as error:
             raise UserError(f"tracker=wandb could not start ({error}); check the API key and the project, or use tracker=none.") from error
-        self.run_id: str | None = self._run.id
-        self.notice: str | None = self._notice(mode, reason)
+        self.run_id = self._run.id
+        self.notice = self._notice(mode, reason)
         self._run.define_metric("step")
         self._run.define_metric("*", step_metric="step")
 

@@ -13,9 +13,10 @@ from typing import Any
 import torch
 
 from ebft import checkpoint
-from ebft.config import RunFailure, TrainConfig
+from ebft.config import RunFailure, TrainConfig, UserError
 from ebft.data import order
 from ebft.evaluation import Evaluation
+from ebft.files import atomic_file
 from ebft.optimization import NonFiniteError, Optimization, save_batch
 from ebft.plan import model_card, plan
 from ebft.run import Run, StopSignals
@@ -32,6 +33,8 @@ def train(config: TrainConfig, run_dir: Path) -> None:
     start = checkpoint.resolve(config.resume, run_dir)
     saved = None if start is None else checkpoint.load(start)
     setup = prepare(config)
+    if saved is not None:
+        check_continues(config, setup, saved)
     run = Run(run_dir, config)
     if run.is_complete:
         return run.say(f"{run_dir} is complete; raise trainer.max_steps to train on, or choose another hydra.run.dir.")
@@ -40,6 +43,20 @@ def train(config: TrainConfig, run_dir: Path) -> None:
         loop.restore(saved)
         run.plan(plan(config, setup), title=f"{config.method.name} in {run_dir}")
         loop.run_to_the_end()
+
+
+def check_continues(config: TrainConfig, setup: Setup, saved: dict[str, Any]) -> None:
+    """Raises UserError for a checkpoint that this run cannot go on from."""
+    there, here = ({name: value.shape for name, value in weights.items()} for weights in (saved["model"], setup.policy.model.state_dict()))
+    if there != here:
+        raise UserError(f"resume={config.resume} leads to a checkpoint of another model; set model as it was there, or use another checkpoint.")
+    if (saved["average"] is None) != (config.optimizer.ema_decay is None):
+        raise UserError(f"optimizer.ema_decay={config.optimizer.ema_decay}, but the checkpoint of resume={config.resume} is not from such a run.")
+    if saved["step"] > setup.max_steps:
+        raise UserError(
+            f"The checkpoint of resume={config.resume} is at step {saved['step']}, beyond this run's {setup.max_steps} steps; raise "
+            "trainer.max_steps or trainer.max_epochs, or choose another hydra.run.dir."
+        )
 
 
 class Loop:
@@ -61,12 +78,12 @@ class Loop:
             with self.run.progress(self.setup.max_steps, self.step) as progress:
                 while self._settle():
                     progress.update(self.step, self._train_step())
+            done = self.step == self.setup.max_steps and self.evaluated == self.step
+            if done:
+                self._export()
         except BaseException as error:
             self._finish("failed", error=f"{type(error).__name__}: {error}")
             raise
-        done = self.step == self.setup.max_steps and self.evaluated == self.step
-        if done:
-            self._export()
         self._finish("completed" if done else "interrupted")
 
     def _settle(self) -> bool:
@@ -87,7 +104,8 @@ class Loop:
             values = self.optimization.step(setup.method, batch, self.step, config.trainer.micro_batch_size)
         except NonFiniteError as error:
             path = self.run.directory / f"nonfinite_step_{self.step:06d}.pt"
-            save_batch(batch, path)
+            with atomic_file(path) as file:
+                save_batch(batch, file)
             raise RunFailure(f"Step {self.step} stopped: {error}; its batch is in {path}. A lower optimizer.lr is the usual cure.") from error
         self.step += 1
         tokens = setup.method.tokens_forwarded - before
@@ -106,14 +124,14 @@ class Loop:
         evaluator = self.setup.evaluator
         try:
             with self.run.evaluating(len(evaluator.batches)) as bar, self.optimization.averaged():
-                self.latest = evaluator(self.setup.policy, tick)
+                result = evaluator(self.setup.policy, tick)
         except Stopped:
             return
-        self.evaluated = self.step
-        self.base = self.base or self.latest
-        self.run.log(self.step, self.latest.metrics())
+        self.run.log(self.step, result.metrics())
+        self.latest, self.evaluated = result, self.step
+        self.base = self.base or result
         decode = self.setup.tokenizer.decode
-        self.run.samples(self.step, [sample.as_row(decode) for sample in self.latest.samples])
+        self.run.samples(self.step, [sample.as_row(decode) for sample in result.samples])
 
     def state(self) -> dict[str, Any]:
         """Everything that a resumed run needs, as tensors, numbers, strings and their containers."""
@@ -131,14 +149,14 @@ class Loop:
     def restore(self, state: dict[str, Any] | None) -> None:
         """Go on from `state`; from the start without one. Drops what the run folder holds beyond it."""
         if state is None:
-            return self.run.rewind(-1)
+            return self.run.rewind(-1, -1)
         self.optimization.restore(state)
         self.step, self.evaluated = state["step"], state["evaluated"]
         self.base, self.latest = (None if state[name] is None else Evaluation.from_state(state[name]) for name in ("base", "latest"))
         self.tokens_forwarded = state["tokens_forwarded"]
         self.started -= state["wall_seconds"]
         checkpoint.restore_random_state(state["random"])
-        self.run.rewind(self.step)
+        self.run.rewind(self.step, self.evaluated)
         self.run.say(f"Resumed at step {self.step} of {self.setup.max_steps}.")
 
     def _export(self) -> None:
@@ -154,7 +172,7 @@ class Loop:
             steps=self.step,
             wall_seconds=time.monotonic() - self.started,
             tokens_forwarded=round(self.tokens_forwarded),
-            peak_memory_bytes=peak_memory_bytes(),
+            peak_memory_bytes=peak_memory_bytes(self.setup.device),
             base={} if base is None else base.metrics(),
             final={} if final is None else final.metrics(),
             change={} if base is None or final is None else final.change(base),
@@ -162,8 +180,8 @@ class Loop:
         )
 
 
-def peak_memory_bytes() -> int:
-    """Of the CUDA device where there is one, else of the process."""
-    if torch.cuda.is_available():
+def peak_memory_bytes(device: str) -> int:
+    """Of the CUDA device where the run is on one, else of the process."""
+    if device == "cuda":
         return torch.cuda.max_memory_allocated()
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -109,8 +109,9 @@ def architecture(tokenizer: PreTrainedTokenizerBase) -> LlamaConfig:
 
 
 def export(model_dir: Path) -> int:
-    """Copy the trained weights in bf16; returns the number of parameters."""
-    model = AutoModelForCausalLM.from_pretrained(model_dir, dtype=torch.bfloat16)
+    """Copy the trained weights in bf16; returns the number of parameters. Weights that the exported config has no place for would go unnoticed."""
+    model, report = AutoModelForCausalLM.from_pretrained(model_dir, dtype=torch.bfloat16, output_loading_info=True)
+    assert not report["unexpected_keys"] | report["missing_keys"], report
     model.save_pretrained(ASSETS)
     return int(model.num_parameters())
 

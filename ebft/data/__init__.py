@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING
 from ebft.config import DataConfig, FileDataConfig, HubDataConfig, UserError
 from ebft.data.columns import read_hub, read_jsonl, read_parquet
 from ebft.data.documents import Document, held_out, in_hash_order
-from ebft.data.epochs import order
+from ebft.data.epochs import order, steps_per_epoch
 from ebft.data.rows import Rows, to_rows
 from ebft.data.stdlib import read_stdlib
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-__all__ = ["Data", "Rows", "load", "order", "read"]
+__all__ = ["Data", "Rows", "load", "order", "read", "steps_per_epoch"]
 
 
 @dataclass(frozen=True)

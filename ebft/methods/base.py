@@ -1,7 +1,7 @@
 """What the training loop knows of a method."""
 
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import Protocol, TypeVar, runtime_checkable
 
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -22,6 +22,7 @@ class Loss:
 Prepared = TypeVar("Prepared")
 
 
+@runtime_checkable
 class Method(Protocol[Prepared]):
     """An algorithm as the loop sees it: prepare every micro-batch of an optimiser step, then take the loss of each.
 

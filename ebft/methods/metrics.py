@@ -1,7 +1,7 @@
 """Figures that tell whether a reward still carries signal (method.md section 6)."""
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -13,6 +13,7 @@ from ebft.types import Rollout
 EQUAL_REWARDS = 1e-6  # rewards of one context that differ by less give it no advantage but rounding
 
 
+@runtime_checkable
 class Rewarded(Protocol):
     """Rollouts with their rewards, of one micro-batch."""
 

@@ -1,0 +1,47 @@
+"""Whole runs in miniature: a random two-layer model on seven generated rows, so that ten steps of three rows pass several epochs."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ebft.cli.compose import compose
+from ebft.config import TrainConfig
+
+NUM_ROWS, MAX_STEPS, BATCH_SIZE = 7, 10, 3
+MINIATURE = f"""
+    model=debug model.config_overrides.num_hidden_layers=2 features.feature_layers=[1] data=jsonl data.sequence_length=23
+    data.max_train_documents={NUM_ROWS} sampler.n_samples=2 sampler.generate_length=3 sampler.context_length=7 sampler.stride=5
+    trainer.max_steps={MAX_STEPS} trainer.batch_size={BATCH_SIZE} trainer.micro_batch_size=2 trainer.device=cpu trainer.checkpoint_every_steps=4
+    eval.every_steps=3 eval.num_documents=3 eval.micro_batch_size=2 eval.n_samples=2 eval.stride=11 eval.context_length=7 eval.horizons=[1,3]
+    optimizer.lr=0.01 optimizer.warmup_fraction=0.25
+""".split()
+
+
+def write_rows(path: Path, count: int, first: int = 0) -> Path:
+    """Plain texts of more than 23 tokens each."""
+    texts = [f"def power_{n}(x):\n    y = x ** {n}\n    return y * {7 * n} - {n * n}\n" for n in range(first, first + count)]
+    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    return path
+
+
+def miniature(folder: Path, *overrides: str) -> TrainConfig:
+    """The config of a miniature run whose data files lie in `folder`; a later override wins."""
+    train, validation = write_rows(folder / "train.jsonl", NUM_ROWS), write_rows(folder / "validation.jsonl", 5, first=100)
+    last = {override.partition("=")[0]: override for override in (*MINIATURE, f"data.path={train}", f"data.validation_path={validation}", *overrides)}
+    return compose(list(last.values()))
+
+
+def final_state(run_dir: Path, step: int = MAX_STEPS) -> dict[str, Any]:
+    return torch.load(run_dir / "checkpoints" / f"step_{step:06d}" / "state.pt", weights_only=True)
+
+
+def rows(path: Path) -> list[dict[str, Any]]:
+    """Of a JSONL file, without the figures that depend on the clock."""
+    parsed = [json.loads(line) for line in path.read_text().splitlines()]
+    return [{key: value for key, value in row.items() if key != "train/tokens_per_second"} for row in parsed]
+
+
+def summary(run_dir: Path) -> dict[str, Any]:
+    return json.loads((run_dir / "summary.json").read_text())

@@ -1,0 +1,128 @@
+"""Random models of several families, batches of several layouts, and one branch at a time through plain transformers."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import product
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import (
+    AutoModelForCausalLM,
+    GemmaConfig,
+    GPTNeoXConfig,
+    LlamaConfig,
+    PreTrainedConfig,
+    PreTrainedModel,
+    Qwen2Config,
+    Qwen3Config,
+)
+
+from ebft.blocks import find_blocks
+from ebft.config import FeaturesConfig, SamplerConfig
+from ebft.models import FeatureNetwork, LanguageModel
+from ebft.types import Batch, Blocks, Rollout
+from tests.reference import batch_of
+
+VOCABULARY, LAYERS, T = 31, 3, 23
+SIZES = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": 24,
+    "intermediate_size": 29,
+    "num_hidden_layers": LAYERS,
+    "num_attention_heads": 6,
+    "max_position_embeddings": 64,
+    "initializer_range": 0.3,  # large enough for attention and next-token distributions far from uniform
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "pad_token_id": None,
+}
+GROUPED = SIZES | {"num_key_value_heads": 2}  # three query heads share one of keys and values
+CONFIGS: dict[str, tuple[type[PreTrainedConfig], dict[str, Any]]] = {
+    "llama": (LlamaConfig, GROUPED),
+    "qwen2": (Qwen2Config, GROUPED),
+    "qwen3": (Qwen3Config, GROUPED | {"head_dim": 10}),
+    "gemma": (GemmaConfig, GROUPED | {"head_dim": 10, "pad_token_id": 0}),
+    "gpt_neox": (GPTNeoXConfig, SIZES | {"rotary_pct": 0.5}),
+}
+FAMILIES = list(CONFIGS)
+LAYOUTS = {
+    "plain": [[0] * T, [0] * T],
+    "documents": [[0] * 11 + [1] * 12, [0] * 4 + [1] * 13 + [-1] * 6],
+    "padded": [[0] * T, [0] * 13 + [-1] * 10],
+}
+
+
+def architecture(family: str = "llama", **changes: Any) -> PreTrainedConfig:
+    cls, settings = CONFIGS[family]
+    return cls(**(settings | changes))
+
+
+def model_of(config: PreTrainedConfig, seed: int = 0) -> PreTrainedModel:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return AutoModelForCausalLM.from_config(config, attn_implementation="eager", dtype=torch.float32).eval()
+
+
+def plain_model(family: str = "llama", seed: int = 0, **changes: Any) -> PreTrainedModel:
+    """A model as transformers runs it; the same seed gives the same weights."""
+    return model_of(architecture(family, **changes), seed)
+
+
+def policy_of(family: str = "llama", seed: int = 0, dtype: str = "fp32", **changes: Any) -> LanguageModel:
+    return LanguageModel(plain_model(family, seed, **changes), dtype)
+
+
+def phi_of(family: str = "llama", seed: int = 0, dtype: str = "fp32", **changes: Any) -> FeatureNetwork:
+    return FeatureNetwork(plain_model(family, seed), features(**changes), dtype)
+
+
+def features(**changes: Any) -> FeaturesConfig:
+    return replace(FeaturesConfig([1, 2], "last_token", "joint", "none", "policy", None), **changes)
+
+
+def geometry(**changes: Any) -> SamplerConfig:
+    config = SamplerConfig(anchors="all", n_samples=3, stride=5, context_length=2, generate_length=4, temperature=0.7)
+    return replace(config, **changes)
+
+
+def random_batch(document_ids: list[list[int]], completion: list[list[bool]] | None = None, seed: int = 5) -> Batch:
+    batch = batch_of(document_ids, completion)
+    draw = torch.Generator().manual_seed(seed)
+    return replace(batch, tokens=torch.randint(VOCABULARY, batch.tokens.shape, generator=draw))
+
+
+def blocks_of(batch: Batch, config: SamplerConfig) -> Blocks:
+    return find_blocks(batch, config.anchors, config.context_length, config.stride, config.generate_length)
+
+
+def random_draws(batch: Batch, blocks: Blocks, config: SamplerConfig, seed: int = 3) -> Tensor:
+    draw = torch.Generator().manual_seed(seed)
+    return torch.rand(len(batch), config.n_samples, blocks.anchors.shape[1], config.generate_length, generator=draw)
+
+
+def random_rollout(batch: Batch, config: SamplerConfig, seed: int = 9) -> Rollout:
+    """Rollouts that nobody sampled, without log-probs."""
+    blocks = blocks_of(batch, config)
+    draw = torch.Generator().manual_seed(seed)
+    tokens = torch.randint(VOCABULARY, (len(batch), config.n_samples, blocks.anchors.shape[1], config.generate_length), generator=draw)
+    return Rollout(blocks, tokens, torch.zeros(tokens.shape), blocks.valid[:, None, :, None].expand(tokens.shape))
+
+
+def existing(blocks: Blocks) -> Iterator[tuple[int, int]]:
+    """(row, block) of every block that exists."""
+    rows, columns = blocks.anchors.shape
+    return ((b, k) for b, k in product(range(rows), range(columns)) if blocks.valid[b, k])
+
+
+def context_of(batch: Batch, row: int, anchor: int) -> Tensor:
+    """The tokens that a block conditions on: what stands before its anchor in the same document."""
+    ids = batch.document_ids[row, :anchor]
+    return batch.tokens[row, :anchor][ids == ids[-1]]
+
+
+@torch.no_grad()
+def log_probs_alone(model: PreTrainedModel, context: Tensor, continuation: Tensor, temperature: float) -> Tensor:
+    """Log-probs of one continuation, forwarded alone after its context."""
+    logits = model(input_ids=torch.cat([context, continuation])[None]).logits[0, len(context) - 1 : -1]
+    return (logits / temperature).log_softmax(-1).gather(1, continuation[:, None]).squeeze(1)

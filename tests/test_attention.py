@@ -1,0 +1,128 @@
+"""Attention by branches against transformers' own attention under a dense mask over the whole flat row (method.md sections 2 and 9)."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from ebft.attention import CHUNKS, attend_branches
+from ebft.blocks import Branches, flat_positions, flat_tokens, make_branches, split_flat
+from ebft.models import LanguageModel
+from ebft.types import Batch
+from tests.helpers import FAMILIES, LAYOUTS, VOCABULARY, T, geometry, plain_model, policy_of, random_batch, random_rollout
+from tests.reference import dense_mask
+
+R, W = 11, 3  # branches do not divide into the chunks evenly
+
+
+def ragged_branches(batch: Batch) -> Branches:
+    """Every branch has an anchor of its own, another one in every row, in no order."""
+    draw = torch.Generator().manual_seed(1)
+    last = (batch.document_ids >= 0).sum(1, keepdim=True)
+    anchors = 1 + (torch.rand(len(batch), R, generator=draw) * last).long()
+    tokens = torch.randint(VOCABULARY, (len(batch), R, W), generator=draw)
+    return Branches(anchors, torch.full_like(anchors, W), tokens, reach=tuple(anchors.amax(0).tolist()))
+
+
+def dense_hidden(model: PreTrainedModel, batch: Batch, branches: Branches) -> Tensor:
+    mask = torch.zeros(len(batch), 1, T + R * W, T + R * W).masked_fill(~dense_mask(batch, branches)[:, None], -torch.inf)
+    tokens, positions = flat_tokens(batch, branches), flat_positions(batch, branches)
+    return model.base_model(input_ids=tokens, attention_mask=mask, position_ids=positions, use_cache=False).last_hidden_state
+
+
+def read_somewhere(batch: Batch) -> Tensor:
+    """Places of the flat row that are not padding: what a padding position computes, nothing reads."""
+    return torch.cat([batch.document_ids >= 0, torch.ones(len(batch), R * W, dtype=torch.bool)], dim=1)
+
+
+def gradients(model: PreTrainedModel, hidden: Tensor) -> dict[str, Tensor]:
+    weight = torch.randn(hidden.shape, generator=torch.Generator().manual_seed(2))
+    (hidden * weight).sum().backward()
+    return {name: parameter.grad for name, parameter in model.base_model.named_parameters() if parameter.grad is not None}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_flat_row_equals_the_dense_mask_in_hidden_states_and_gradients(family: str, layout: str) -> None:
+    batch = random_batch(LAYOUTS[layout])
+    branches = ragged_branches(batch)
+    model, policy = plain_model(family), policy_of(family)
+    real = read_somewhere(batch)
+    expected, hidden = dense_hidden(model, batch, branches)[real], policy.flat_hidden(batch, branches)[real]
+    torch.testing.assert_close(hidden, expected, rtol=1e-4, atol=1e-4)
+    slow, fast = gradients(model, expected), gradients(policy.model, hidden)
+    assert fast.keys() == slow.keys()
+    for name, gradient in slow.items():
+        torch.testing.assert_close(fast[name], gradient, rtol=1e-3, atol=1e-4 * float(gradient.abs().max()), msg=name)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_one_token_at_a_time_over_cached_keys_equals_the_flat_row(family: str, layout: str) -> None:
+    batch = random_batch(LAYOUTS[layout])
+    branches, policy = ragged_branches(batch), policy_of(family)
+    with torch.no_grad():
+        row, own = split_flat(policy.flat_hidden(batch, branches), branches)
+        prefilled, context = policy.prefill(batch, branches, W)
+        torch.testing.assert_close(prefilled, row, rtol=1e-4, atol=1e-5)
+        for step in range(W):
+            hidden = policy.step_hidden(branches.tokens[:, :, step], branches.anchors, context)
+            torch.testing.assert_close(hidden, own[:, :, step], rtol=1e-4, atol=1e-5)
+
+
+def branch_hidden(policy: LanguageModel, batch: Batch, branches: Branches) -> Tensor:
+    with torch.no_grad():
+        return split_flat(policy.flat_hidden(batch, branches), branches)[1]
+
+
+def test_a_branch_does_not_move_when_another_branch_does() -> None:
+    batch, policy = random_batch(LAYOUTS["documents"]), policy_of()
+    branches = ragged_branches(batch)
+    before = branch_hidden(policy, batch, branches)
+    tokens = branches.tokens.clone()
+    tokens[:, 4] = (tokens[:, 4] + 1) % VOCABULARY
+    after = branch_hidden(policy, batch, replace(branches, tokens=tokens))
+    others = [r for r in range(R) if r != 4]
+    assert torch.equal(after[:, others], before[:, others])
+    assert (after[:, 4] - before[:, 4]).abs().max() > 0.1
+
+
+def test_a_branch_sees_text_before_its_anchor_and_none_behind() -> None:
+    """Block k conditions on tokens[:a_k]; its own reference, which starts at the anchor, must stay hidden from it."""
+    batch, policy = random_batch(LAYOUTS["plain"]), policy_of()
+    config = geometry(generate_length=W)
+    blocks = random_rollout(batch, config).blocks
+    branches = make_branches(blocks, random_rollout(batch, config).tokens)
+    before = branch_hidden(policy, batch, branches)
+    anchor = 12  # of block 2: anchors are 2, 7, 12, 17
+    for changed, moved in ((anchor, False), (anchor - 1, True)):
+        tokens = batch.tokens.clone()
+        tokens[:, changed] = (tokens[:, changed] + 1) % VOCABULARY
+        difference = (branch_hidden(policy, replace(batch, tokens=tokens), branches) - before).abs().amax((0, 2, 3))
+        touched = [r for r in range(len(difference)) if difference[r] > 0]
+        assert touched == list(range(6 if moved else 9, 12))
+
+
+def test_a_chunk_of_branches_reads_the_row_no_further_than_its_largest_anchor() -> None:
+    """Keys beyond it are poisoned: a masked softmax weight of 0 times NaN would be NaN."""
+    num_branches, row = 2 * CHUNKS, 2 * CHUNKS + 1
+    anchors = torch.arange(1, num_branches + 1)
+    mask = torch.arange(row) < anchors[:, None]
+    keys = torch.ones(1, 2, row, 5)
+    keys[:, :, 4:] = torch.nan
+    query, own = torch.ones(1, 6, num_branches, W, 5), torch.ones(1, 2, num_branches, W, 5)
+    causal = torch.ones(W, W, dtype=torch.bool).tril()
+    out = attend_branches(query, (keys, keys), (own, own), mask[None], causal, tuple(anchors.tolist()))
+    assert out[:, :, :4].eq(1).all()  # branches 0 to 3 see ones only, whatever the weights
+    assert out[:, :, 4:].isnan().all()
+
+
+def test_scores_are_softmaxed_over_row_and_own_keys_together() -> None:
+    """One branch, one head: two row keys with scores log 1 and log 2, one of its own with log 5, values 8, 16 and 40: (8 + 32 + 200) / 8."""
+    row_key, row_value = torch.tensor([1.0, 2.0]).log().reshape(1, 1, 2, 1), torch.tensor([8.0, 16.0]).reshape(1, 1, 2, 1)
+    own = torch.tensor(5.0).log().reshape(1, 1, 1, 1, 1), torch.full((1, 1, 1, 1, 1), 40.0)
+    every = torch.ones(1, 1, 2, dtype=torch.bool)
+    out = attend_branches(torch.ones(1, 1, 1, 1, 1), (row_key, row_value), own, every, torch.ones(1, 1, dtype=torch.bool), (2,))
+    assert out.item() == pytest.approx(30.0, abs=1e-5)
