@@ -18,7 +18,6 @@ from ebft.blocks import (
     from_branches,
     make_branches,
     predictors,
-    prefix_visible,
     row_positions,
     split_flat,
     to_branches,
@@ -80,8 +79,7 @@ class LanguageModel:
         """Forward the row once and keep its keys and values for `num_steps` tokens of every branch."""
         context = RowContext.of(batch, keep=True)
         hidden = self.decoder.run(batch.tokens, row_positions(batch), context)
-        visible = prefix_visible(batch.document_ids, branches.anchors)
-        return hidden, StepContext(context.cache, visible, branches.reach, num_steps)
+        return hidden, StepContext.of(batch, branches, context.cache, num_steps)
 
     def step_hidden(self, tokens: Int[Tensor, "B R"], anchors: Int[Tensor, "B R"], context: StepContext) -> Float[Tensor, "B R H"]:
         """Append one token to every branch."""

@@ -1,5 +1,6 @@
 """What a run is going to do, before it does it, and what it did, in the exported model's card."""
 
+from ebft import data
 from ebft.config import TrainConfig
 from ebft.setup import Setup
 
@@ -9,14 +10,15 @@ def plan(config: TrainConfig, setup: Setup) -> dict[str, str]:
     trainer, sampler, evaluator = config.trainer, config.sampler, setup.evaluator
     num_parameters = sum(parameter.numel() for parameter in setup.policy.model.parameters())
     left_out = len(setup.rows) - len(setup.usable)
+    epochs = setup.max_steps / data.steps_per_epoch(len(setup.usable), trainer.batch_size)
     return {
         "method": config.method.name,
         "model": f"{config.model.path}, {num_parameters / 1e6:.1f} M parameters, {config.model.init}",
         "documents": f"{setup.rows.num_documents} in {len(setup.usable)} rows of {config.data.sequence_length} tokens"
-        + (f" ({left_out} rows too short for a block left out)" if left_out else ""),
+        + (f" ({left_out} more too short for a block)" if left_out else ""),
         "anchors per row": f"{setup.num_blocks:.1f}, {sampler.n_samples} rollouts of {sampler.generate_length} tokens each",
         "tokens to forward per step": _cost(config, setup),
-        "steps": f"{setup.max_steps} of {trainer.batch_size} rows, {setup.max_steps * trainer.batch_size / len(setup.usable):.2f} epochs",
+        "steps": f"{setup.max_steps} of {trainer.batch_size} rows, {epochs:.2f} epochs",
         "held out": f"{sum(map(len, evaluator.batches))} rows every {config.eval.every_steps} steps, horizons {_join(evaluator.horizons)}",
         "device": f"{setup.device}, {trainer.dtype}",
     }

@@ -60,7 +60,7 @@ def comparison(summary: Mapping[str, Any]) -> list[tuple[str, ...]]:
 def _figure(value: float | None, sign: str = "") -> str:
     if value is None:
         return "–"
-    return f"{value:{sign}.4f}" if value == 0 or 1e-3 <= abs(value) < 1e5 else f"{value:{sign}.3g}"
+    return f"{value:{sign}.4f}" if value == 0 or 5e-5 <= abs(value) < 1e5 else f"{value:{sign}.3g}"
 
 
 def _page() -> Template:

@@ -49,11 +49,18 @@ def prepare(config: TrainConfig) -> Setup:
     policy = load_policy(config, architecture, device)
     phi = load_feature_network(config, architecture, device)
     if config.trainer.gradient_checkpointing:
-        policy.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        _recompute_activations(policy)
     stop_token = tokenizer.eos_token_id if config.data.layout == "padded" else None
     method = build(config, policy, phi, stop_token)
     evaluator = Evaluator(config.eval, config.sampler, held_out, phi, stop_token)
     return Setup(device, tokenizer, rows.train, usable, num_blocks, policy, method, evaluator, _max_steps(config, len(usable)))
+
+
+def _recompute_activations(policy: LanguageModel) -> None:
+    """transformers gave the switch a new name between 5.17 and 5.23, which warns about the old one."""
+    model = policy.model
+    enable = model.activation_checkpointing_enable if hasattr(model, "activation_checkpointing_enable") else model.gradient_checkpointing_enable
+    enable()
 
 
 def choose_device(config: TrainConfig) -> str:
@@ -70,7 +77,7 @@ def choose_device(config: TrainConfig) -> str:
 def _check_vocabulary(rows: Data, vocab_size: int, config: TrainConfig) -> None:
     largest = max(int(side.tokens.max()) for side in (rows.train, rows.validation))
     if largest >= vocab_size:
-        raise UserError(f"The tokenizer of model.path={config.model.path} gives token {largest}, but the model embeds only {vocab_size}; use its own.")
+        raise UserError(f"The tokenizer of model.path={config.model.path} gives token {largest}, but the model embeds {vocab_size}; use its own.")
 
 
 def usable_rows(rows: Rows, config: TrainConfig) -> tuple[list[int], float]:

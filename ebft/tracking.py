@@ -19,7 +19,7 @@ from ebft.config import TrackerConfig, UserError, WandbTrackerConfig
 Metrics = Mapping[str, float]
 
 PROBE_SECONDS = 3.0
-INIT_SECONDS = 60.0
+INIT_SECONDS = 30.0
 UPLOAD_SECONDS = 300.0  # at the end of a run; what is left stays on disk for `wandb sync`
 
 _SECRET_KEY = re.compile(r"(^|_)(token|key|secret|password|passwd|credentials?)$", re.IGNORECASE)
@@ -84,7 +84,8 @@ class WandbTracker(Tracker):
                 settings=wandb.Settings(console="off", silent=True, init_timeout=INIT_SECONDS, finish_timeout=UPLOAD_SECONDS),
             )
         except wandb.errors.Error as error:
-            raise UserError(f"tracker=wandb could not start ({error}); check the API key and the project, or use tracker=none.") from error
+            reason = " ".join(str(error).split())
+            raise UserError(f"tracker=wandb could not start ({reason}); check the API key and the project, or use tracker=none.") from error
         self.run_id = self._run.id
         self.notice = self._notice(mode, reason)
         self._run.define_metric("step")

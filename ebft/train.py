@@ -77,7 +77,8 @@ class Loop:
         try:
             with self.run.progress(self.setup.max_steps, self.step) as progress:
                 while self._settle():
-                    progress.update(self.step, self._train_step())
+                    metrics = self._train_step()
+                    progress.update(self.step, metrics)
             done = self.step == self.setup.max_steps and self.evaluated == self.step
             if done:
                 self._export()

@@ -20,7 +20,7 @@ import statistics
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -145,6 +145,11 @@ def measure(model: LlamaForCausalLM, length: int, repetitions: int) -> dict[str,
     }
 
 
+def random_model(longest: int) -> LlamaForCausalLM:
+    torch.manual_seed(0)
+    return LlamaForCausalLM(LlamaConfig(**MODEL, max_position_embeddings=longest + SAMPLER.generate_length)).eval()
+
+
 def random_row(length: int) -> Batch:
     tokens = torch.randint(MODEL["vocab_size"], (1, length), generator=torch.Generator().manual_seed(0))
     every = torch.ones_like(tokens, dtype=torch.bool)
@@ -217,10 +222,9 @@ def parse() -> argparse.Namespace:
 def main() -> None:
     arguments = parse()
     torch.set_num_threads(arguments.threads)
-    torch.manual_seed(0)
-    model = LlamaForCausalLM(LlamaConfig(**MODEL, max_position_embeddings=max(arguments.lengths) + SAMPLER.generate_length)).eval()
+    model = random_model(max(arguments.lengths))
     lengths = {length: measure(model, length, arguments.repetitions) for length in arguments.lengths}
-    machine = environment()
+    machine = environment("cpu")
     show([row for length, figures in lengths.items() for row in rows_of(length, figures)], f"{machine['device']}, {arguments.threads} threads")
     if arguments.json is not None:
         settings = {"model": MODEL, "method": asdict(METHOD), "sampler": asdict(SAMPLER), "features": asdict(FEATURES)}

@@ -9,6 +9,7 @@ dense mask over all pairs. It knows rows that hold one document each, blocks eve
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -122,7 +123,7 @@ class NaiveEBFT:
         before = row_length + (step - 1) * len(anchors)
         return logits[:, :, anchors - 1] if step == 0 else logits[:, :, before : before + len(anchors)]
 
-    def forward(self, module: PreTrainedModel, row: Tensor, anchors: Tensor, tokens: Int[Tensor, "B N K G"], **settings: bool):  # noqa: ANN201
+    def forward(self, module: PreTrainedModel, row: Tensor, anchors: Tensor, tokens: Int[Tensor, "B N K G"], **settings: bool) -> Any:
         copies = row[:, None].expand(-1, tokens.shape[1], -1)
         flat = torch.cat([copies, tokens.transpose(2, 3).flatten(2)], dim=2).flatten(0, 1)
         positions, mask = layout(anchors, row.shape[1], tokens.shape[3])

@@ -1,4 +1,7 @@
-"""Whole runs in miniature: a random two-layer model on seven generated rows, so that ten steps of three rows pass several epochs."""
+"""Whole runs in miniature: a random two-layer model on seven full rows, three a step.
+
+An epoch therefore ends with every second step. Checkpoints come at 4 and 8, evaluations at 0, 3, 6, 9 and 10.
+"""
 
 import json
 from pathlib import Path
@@ -9,11 +12,11 @@ import torch
 from ebft.cli.compose import compose
 from ebft.config import TrainConfig
 
-NUM_ROWS, MAX_STEPS, BATCH_SIZE = 7, 10, 3
+NUM_DOCUMENTS, MAX_STEPS = 6, 10
 MINIATURE = f"""
     model=debug model.config_overrides.num_hidden_layers=2 features.feature_layers=[1] data=jsonl data.sequence_length=23
-    data.max_train_documents={NUM_ROWS} sampler.n_samples=2 sampler.generate_length=3 sampler.context_length=7 sampler.stride=5
-    trainer.max_steps={MAX_STEPS} trainer.batch_size={BATCH_SIZE} trainer.micro_batch_size=2 trainer.device=cpu trainer.checkpoint_every_steps=4
+    sampler.n_samples=2 sampler.generate_length=3 sampler.context_length=7 sampler.stride=5
+    trainer.max_steps={MAX_STEPS} trainer.batch_size=3 trainer.micro_batch_size=2 trainer.device=cpu trainer.checkpoint_every_steps=4
     eval.every_steps=3 eval.num_documents=3 eval.micro_batch_size=2 eval.n_samples=2 eval.stride=11 eval.context_length=7 eval.horizons=[1,3]
     optimizer.lr=0.01 optimizer.warmup_fraction=0.25
 """.split()
@@ -28,8 +31,9 @@ def write_rows(path: Path, count: int, first: int = 0) -> Path:
 
 def miniature(folder: Path, *overrides: str) -> TrainConfig:
     """The config of a miniature run whose data files lie in `folder`; a later override wins."""
-    train, validation = write_rows(folder / "train.jsonl", NUM_ROWS), write_rows(folder / "validation.jsonl", 5, first=100)
+    train, validation = write_rows(folder / "train.jsonl", NUM_DOCUMENTS), write_rows(folder / "validation.jsonl", 5, first=100)
     last = {override.partition("=")[0]: override for override in (*MINIATURE, f"data.path={train}", f"data.validation_path={validation}", *overrides)}
+    (folder / "overrides.json").write_text(json.dumps(list(last.values())))
     return compose(list(last.values()))
 
 

@@ -7,14 +7,21 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from ebft.attention import CHUNKS, attend_branches
+from ebft import attention
+from ebft.attention import CHUNK_BRANCHES, FlatContext, StepContext
 from ebft.blocks import Branches, flat_positions, flat_tokens, make_branches, split_flat
 from ebft.models import LanguageModel
 from ebft.types import Batch
 from tests.helpers import FAMILIES, LAYOUTS, VOCABULARY, T, geometry, plain_model, policy_of, random_batch, random_rollout
-from tests.reference import dense_mask
+from tests.reference import batch_of, dense_mask
 
-R, W = 11, 3  # branches do not divide into the chunks evenly
+R, W = 11, 3
+
+
+@pytest.fixture
+def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three chunks, the last one shorter."""
+    monkeypatch.setattr(attention, "CHUNK_BRANCHES", 4)
 
 
 def ragged_branches(batch: Batch) -> Branches:
@@ -43,6 +50,7 @@ def gradients(model: PreTrainedModel, hidden: Tensor) -> dict[str, Tensor]:
     return {name: parameter.grad for name, parameter in model.base_model.named_parameters() if parameter.grad is not None}
 
 
+@pytest.mark.usefixtures("small_chunks")
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_flat_row_equals_the_dense_mask_in_hidden_states_and_gradients(family: str, layout: str) -> None:
@@ -58,6 +66,7 @@ def test_flat_row_equals_the_dense_mask_in_hidden_states_and_gradients(family: s
         torch.testing.assert_close(fast[name], gradient, rtol=1e-3, atol=1e-4 * float(gradient.abs().max()), msg=name)
 
 
+@pytest.mark.usefixtures("small_chunks")
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_one_token_at_a_time_over_cached_keys_equals_the_flat_row(family: str, layout: str) -> None:
@@ -77,6 +86,7 @@ def branch_hidden(policy: LanguageModel, batch: Batch, branches: Branches) -> Te
         return split_flat(policy.flat_hidden(batch, branches), branches)[1]
 
 
+@pytest.mark.usefixtures("small_chunks")
 def test_a_branch_does_not_move_when_another_branch_does() -> None:
     batch, policy = random_batch(LAYOUTS["documents"]), policy_of()
     branches = ragged_branches(batch)
@@ -106,23 +116,25 @@ def test_a_branch_sees_text_before_its_anchor_and_none_behind() -> None:
 
 
 def test_a_chunk_of_branches_reads_the_row_no_further_than_its_largest_anchor() -> None:
-    """Keys beyond it are poisoned: a masked softmax weight of 0 times NaN would be NaN."""
-    num_branches, row = 2 * CHUNKS, 2 * CHUNKS + 1
+    """Values beyond it are poisoned: a masked weight of 0 times NaN would be NaN."""
+    num_branches, row_length = 2 * CHUNK_BRANCHES, 2 * CHUNK_BRANCHES + 1
+    batch = batch_of([[0] * row_length])
     anchors = torch.arange(1, num_branches + 1)
-    mask = torch.arange(row) < anchors[:, None]
-    keys = torch.ones(1, 2, row, 5)
-    keys[:, :, 4:] = torch.nan
-    query, own = torch.ones(1, 6, num_branches, W, 5), torch.ones(1, 2, num_branches, W, 5)
-    causal = torch.ones(W, W, dtype=torch.bool).tril()
-    out = attend_branches(query, (keys, keys), (own, own), mask[None], causal, tuple(anchors.tolist()))
-    assert out[:, :, :4].eq(1).all()  # branches 0 to 3 see ones only, whatever the weights
-    assert out[:, :, 4:].isnan().all()
+    branches = Branches(anchors[None], torch.full_like(anchors, W)[None], torch.zeros(1, num_branches, W).long(), reach=tuple(anchors.tolist()))
+    ones = torch.ones(1, 2, row_length + num_branches * W, 5)
+    values = ones.clone()
+    values[:, :, CHUNK_BRANCHES:row_length] = torch.nan
+    queries = torch.ones(1, 6, row_length + num_branches * W, 5)
+    out = FlatContext.of(batch, branches).attend(0, queries, ones, values, 1.0)[:, row_length:]
+    first = CHUNK_BRANCHES * W
+    torch.testing.assert_close(out[:, :first], torch.ones(1, first, 6, 5))  # they see ones only, whatever the weights
+    assert out[:, first:].isnan().all()
 
 
 def test_scores_are_softmaxed_over_row_and_own_keys_together() -> None:
     """One branch, one head: two row keys with scores log 1 and log 2, one of its own with log 5, values 8, 16 and 40: (8 + 32 + 200) / 8."""
     row_key, row_value = torch.tensor([1.0, 2.0]).log().reshape(1, 1, 2, 1), torch.tensor([8.0, 16.0]).reshape(1, 1, 2, 1)
-    own = torch.tensor(5.0).log().reshape(1, 1, 1, 1, 1), torch.full((1, 1, 1, 1, 1), 40.0)
-    every = torch.ones(1, 1, 2, dtype=torch.bool)
-    out = attend_branches(torch.ones(1, 1, 1, 1, 1), (row_key, row_value), own, every, torch.ones(1, 1, dtype=torch.bool), (2,))
+    own_key, own_value = torch.tensor(5.0).log().reshape(1, 1, 1, 1), torch.full((1, 1, 1, 1), 40.0)
+    context = StepContext({0: (row_key, row_value)}, hidden=[torch.zeros(1, 1, 2, dtype=torch.bool)], num_steps=1)
+    out = context.attend(0, torch.ones(1, 1, 1, 1), own_key, own_value, 1.0)
     assert out.item() == pytest.approx(30.0, abs=1e-5)

@@ -15,7 +15,6 @@ from ebft.loading import check_architecture, load_architecture, load_feature_net
 from tests.helpers import GROUPED, LAYERS, LAYOUTS, SIZES, architecture, model_of, random_batch
 
 
-
 @pytest.fixture
 def config() -> TrainConfig:
     """Rows of 23 tokens, rollouts of 5: the longest begins at most one token before the end of the row."""
@@ -267,9 +266,7 @@ def test_a_checkpoint_as_feature_network(config: TrainConfig, saved: Callable[..
     ],
     ids=["vocabulary", "depth", "dropout", "positions"],
 )
-def test_a_checkpoint_that_does_not_fit_is_refused(
-    config: TrainConfig, saved: Callable[..., str], changes: dict[str, object], message: str
-) -> None:
+def test_a_checkpoint_that_does_not_fit_is_refused(config: TrainConfig, saved: Callable[..., str], changes: dict[str, object], message: str) -> None:
     saved("policy", weights=False)
     saved("other", changes, weights=False)
     both = with_features(with_model(config, "policy"), network="checkpoint", path="other")

@@ -115,7 +115,9 @@ class Fixed(LanguageModel):
 
 
 @pytest.mark.parametrize(
-    ("draw", "token"), [(0.0, 1), (0.2499, 1), (0.25, 2), (0.7499, 2), (0.7501, 4), (ALMOST_ONE, 4)], ids=["0", "in 1", "at 2", "in 2", "in 4", "just below 1"]
+    ("draw", "token"),
+    [(0.0, 1), (0.2499, 1), (0.2501, 2), (0.7499, 2), (0.7501, 4), (ALMOST_ONE, 4)],
+    ids=["0", "end of 1", "start of 2", "end of 2", "start of 4", "just below 1"],
 )
 def test_inverse_cdf_by_hand_never_draws_a_token_of_probability_zero(draw: float, token: int) -> None:
     policy = Fixed(plain_model(), "fp32")
@@ -182,7 +184,8 @@ def test_one_block_at_vanishing_temperature_is_greedy_generation() -> None:
     batch = random_batch([[0] * 9])
     blocks = Blocks(torch.tensor([[9]]), torch.tensor([[True]]), (9,))
     rollout = sample(policy_of(), batch, blocks, torch.full((1, 1, 1, 11), 0.5), 1e-4, None)
-    generated = plain_model().generate(batch.tokens, attention_mask=torch.ones(1, 9), max_new_tokens=11, do_sample=False, eos_token_id=None, pad_token_id=0)
+    settings = {"max_new_tokens": 11, "do_sample": False, "eos_token_id": None, "pad_token_id": 0}
+    generated = plain_model().generate(batch.tokens, attention_mask=torch.ones(1, 9), **settings)
     assert rollout.tokens[0, 0, 0].tolist() == generated[0, 9:].tolist()
 
 

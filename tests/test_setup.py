@@ -1,6 +1,7 @@
 """From a config to everything that a run needs, and what is refused before a run folder is opened."""
 
 import json
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -62,7 +63,6 @@ def test_a_setup_has_what_its_config_says(composed: Composed) -> None:
     assert (setup.device, setup.max_steps, setup.method.seed) == ("cpu", 7, 3)
     assert setup.evaluator.horizons == [1, 2, 4]  # the sampler's own joins, 64 does not fit behind 7 of 23 tokens
     assert [len(batch) for batch in setup.evaluator.batches] == [3, 2]
-    assert torch.cat([batch.row_ids for batch in setup.evaluator.batches]).tolist() == [0, 1, 2, 3, 4]
     assert isinstance(setup.batch([1, 0]), Batch)
     assert setup.batch([1, 0]).row_ids.tolist() == [setup.usable[1], setup.usable[0]]
     assert len(setup.policy.decoder.module.layers) == 4
@@ -88,7 +88,7 @@ def test_only_padded_rows_stop_at_the_end_of_sequence(composed: Composed, layout
 
 def test_epochs_become_steps_rounded_up(composed: Composed) -> None:
     setup = prepare(composed("trainer.max_steps=null", "trainer.max_epochs=1.5", "trainer.batch_size=4"))
-    assert setup.max_steps == -(-3 * len(setup.usable) // 8)
+    assert setup.max_steps == math.ceil(1.5 * (len(setup.usable) // 4))  # an epoch is so many whole batches
 
 
 def test_rows_without_a_block_are_left_out(composed: Composed) -> None:
@@ -105,6 +105,12 @@ def test_too_few_usable_rows_are_refused(composed: Composed) -> None:
     )
 
 
+def test_evaluation_rows_are_spread_over_the_held_out_ones(composed: Composed) -> None:
+    """Neighbouring rows are often of one document: 5 of 13 rows, not the first 5."""
+    batches = evaluation_batches(rows_of([23] * 13), composed())
+    assert [batch.row_ids.tolist() for batch in batches] == [[0, 2, 5], [7, 10]]
+
+
 def test_evaluation_needs_two_rows_and_room_for_a_rollout(composed: Composed) -> None:
     config = composed()
     assert [len(batch) for batch in evaluation_batches(rows_of([10, 11, 23, 4]), config)] == [3, 1]
@@ -119,7 +125,7 @@ def test_evaluation_needs_two_rows_and_room_for_a_rollout(composed: Composed) ->
 def test_a_token_that_the_model_does_not_embed_is_refused(composed: Composed) -> None:
     message = refusal(lambda: prepare(composed("+model.config_overrides.vocab_size=100")))
     assert message.startswith("The tokenizer of model.path=tiny gives token ")
-    assert message.endswith(", but the model embeds only 100; use its own.")
+    assert message.endswith(", but the model embeds 100; use its own.")
 
 
 def test_a_device_that_the_machine_lacks_is_refused(composed: Composed, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,6 @@ from torch import Tensor
 
 from ebft.types import Rollout
 
-
 EQUAL_REWARDS = 1e-6  # rewards of one context that differ by less give it no advantage but rounding
 
 
@@ -43,7 +42,7 @@ def signal(prepared: Sequence[Rewarded], stop_token: int | None) -> dict[str, fl
         "reward": rewards.mean(),
         "alignment": gather("alignment").mean(),
         "diversity": gather("diversity").mean(),
-        "advantage_std": advantages.std(unbiased=False),
+        "advantage_std": (advantages - advantages.mean()).square().mean().sqrt(),
         "zero_advantage_share": (rewards.amax(1) - rewards.amin(1) <= EQUAL_REWARDS).float().mean(),
         "duplicate_share": _has_twin(tokens).float().mean(),
         "negative_whitening_share": (gather("whitening_sign") < 0).float().mean(),

@@ -1,0 +1,54 @@
+"""Means over documents with unequal counts, by hand and against numpy."""
+
+import numpy as np
+import pytest
+import torch
+
+from ebft.evaluation.statistics import Ratio, concatenate
+
+
+def ratio(sums: list[float], counts: list[float]) -> Ratio:
+    return Ratio(torch.tensor(sums, dtype=torch.float64), torch.tensor(counts, dtype=torch.float64))
+
+
+def test_value_and_standard_error_by_hand() -> None:
+    """r = 10 / 4; deviations 1 - 2.5, 9 - 7.5, 0 - 0: sqrt(3 / 2 * (2.25 + 2.25)) / 4."""
+    figure = ratio([1, 9, 0], [1, 3, 0])
+    assert figure.value == 2.5
+    assert figure.stderr == pytest.approx(np.sqrt(6.75) / 4, abs=1e-12)
+
+
+def test_with_equal_counts_it_is_the_textbook_standard_error_of_a_mean() -> None:
+    means = np.random.default_rng(0).normal(size=7)
+    figure = ratio((5 * means).tolist(), [5] * 7)
+    assert figure.value == pytest.approx(means.mean(), abs=1e-12)
+    assert figure.stderr == pytest.approx(means.std(ddof=1) / np.sqrt(7), abs=1e-12)
+
+
+def test_standard_error_is_the_spread_of_the_figure_over_new_documents() -> None:
+    """Over 2,000 draws of 101 documents the linearised error is the figure's actual standard deviation."""
+    rng = np.random.default_rng(1)
+    counts = rng.integers(1, 9, size=(2000, 101)).astype(float)
+    sums = counts * 3 + rng.normal(size=counts.shape) * counts
+    figures = [ratio(s.tolist(), c.tolist()) for s, c in zip(sums, counts, strict=True)]
+    spread = np.std([figure.value for figure in figures])
+    assert np.mean([figure.stderr for figure in figures]) == pytest.approx(spread, rel=0.05)
+
+
+def test_the_error_of_a_change_is_that_of_the_paired_differences() -> None:
+    """Documents differ a lot, the two policies little: 100, 200, 330 against 101, 203, 334 with one count each: differences 1, 3, 4."""
+    base, final = ratio([100, 200, 330], [1, 1, 1]), ratio([101, 203, 334], [1, 1, 1])
+    change, stderr = final.change(base)
+    differences = np.array([1.0, 3.0, 4.0])
+    assert change == pytest.approx(8 / 3, abs=1e-12)
+    assert stderr == pytest.approx(differences.std(ddof=1) / np.sqrt(3), abs=1e-12)
+    assert base.stderr > 50 * stderr
+    assert base.change(base) == (0.0, 0.0)
+
+
+def test_documents_of_batches_join_and_figures_without_any_count_go() -> None:
+    parts = [{"a": ratio([1], [2]), "b": ratio([0], [0])}, {"a": ratio([3, 5], [4, 1]), "b": ratio([0, 0], [0, 0])}]
+    whole = concatenate(parts)
+    assert list(whole) == ["a"]
+    assert whole["a"].sums.tolist() == [1, 3, 5]
+    assert whole["a"].counts.tolist() == [2, 4, 1]

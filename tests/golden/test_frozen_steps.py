@@ -1,0 +1,43 @@
+"""Ten frozen steps of every method: a change that was meant to keep the figures keeps them.
+
+Where figures are meant to change, `python -m pytest tests/golden --regenerate` writes them anew, to be reviewed as part of the change. They also
+depend on the shipped tokenizer. The tolerance is for other processors' rounding; a rollout that differs in one token exceeds it by far.
+"""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from ebft import report
+from ebft.config import METHODS
+from ebft.train import train
+from tests.debug_run import miniature, rows
+
+HERE = Path(__file__).parent
+OPTIONS = [
+    "seed=17",
+    "sampler.n_samples=4",
+    "optimizer.lr=0.003",
+    "optimizer.weight_decay=0.1",
+    "eval.every_steps=10",
+    "features.feature_layers=[1,1.0]",
+]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_ten_frozen_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str, regenerate: bool) -> None:
+    monkeypatch.setattr(report, "write", lambda *_: None)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    train(miniature(tmp_path, f"method={method}", *OPTIONS), tmp_path / "run")
+    torch.set_num_threads(threads)
+
+    found, path = rows(tmp_path / "run" / "metrics.jsonl"), HERE / f"{method}.json"
+    if regenerate:
+        path.write_text("[\n" + ",\n".join(json.dumps(row) for row in found) + "\n]\n")
+    frozen = json.loads(path.read_text())
+    assert len(frozen) == 12  # ten steps between two evaluations
+    for row, expected in zip(found, frozen, strict=True):
+        assert row == pytest.approx(expected, rel=1e-4, abs=1e-6), row["step"]

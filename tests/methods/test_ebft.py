@@ -1,0 +1,225 @@
+"""EBFT as one piece: micro-batches, denominators, what is forwarded, and its expected gradient on a real transformer (method.md sections 7, 9)."""
+
+from dataclasses import replace
+from itertools import product
+
+import pytest
+import torch
+from torch import Tensor
+
+from ebft.config import EBFTConfig, SamplerConfig
+from ebft.losses import cross_entropy
+from ebft.methods import ebft
+from ebft.methods.ebft import EBFT, Experience
+from ebft.models import LanguageModel
+from ebft.rewards import alignment_and_diversity
+from ebft.types import Batch, Rollout
+from tests.helpers import LAYOUTS, T, blocks_of, geometry, phi_of, plain_model, policy_of, random_batch
+from tests.reference import embed_loop
+
+CONFIG = EBFTConfig(name="ebft", rl_coef=1.0, ce_coef=0.1, alignment_coef=1.0, diversity_coef=1.0, advantage="rloo")
+ROWS = [*LAYOUTS["plain"], *LAYOUTS["documents"], [0] * 3 + [-1] * 20, *LAYOUTS["padded"], [0] * 17 + [-1] * 6]
+EIGHT = random_batch(ROWS, [[t % 9 > 3 for t in range(T)]] * len(ROWS))  # completions of five tokens; the fifth row has no block
+EIGHT = replace(EIGHT, loss_mask=EIGHT.document_ids >= 0)
+
+
+def method_of(sampler: SamplerConfig | None = None, stop_token: int | None = None, policy: LanguageModel | None = None, **changes: object) -> EBFT:
+    return EBFT(replace(CONFIG, **changes), sampler or geometry(), policy or policy_of(), phi_of(seed=1), seed=6, stop_token=stop_token)
+
+
+def optimiser_step(method: EBFT, batch: Batch, size: int) -> tuple[list[Experience], dict[str, Tensor], dict[str, Tensor]]:
+    """Experiences, summed losses and gradients of a batch cut into micro-batches of `size` rows."""
+    prepared = [method.prepare(batch.rows(start, start + size), step=3) for start in range(0, len(batch), size)]
+    counts = [method.counts(part) for part in prepared]
+    totals = {name: torch.stack([count[name] for count in counts]).sum() for name in counts[0]}
+    values: dict[str, Tensor] = {}
+    for part in prepared:
+        loss = method.loss(part, totals)
+        loss.total.backward()
+        for name, value in {"loss": loss.total, **loss.parts}.items():
+            values[name] = values.get(name, torch.zeros(())) + value.detach()
+    return prepared, values, {name: parameter.grad for name, parameter in method.policy.model.named_parameters()}
+
+
+def tokens_by_row(prepared: list[Experience]) -> dict[int, list]:
+    """The rollouts of the blocks that exist, under their row's number."""
+    rows = {}
+    for part in prepared:
+        for b, row in enumerate(part.batch.row_ids.tolist()):
+            rows[row] = part.rollout.tokens[b].transpose(0, 1)[part.rollout.blocks.valid[b]].tolist()
+    return rows
+
+
+@pytest.mark.parametrize(("anchors", "ce_coef"), [("all", 0.1), ("all", 0.0), ("completion", 0.1)])
+def test_one_by_eight_micro_batches_equal_eight_by_one(anchors: str, ce_coef: float) -> None:
+    """Rollouts, loss and gradient, with rows of different numbers of blocks and one row of none."""
+    sampler = geometry(anchors=anchors, stride=3, generate_length=2)
+    whole, values, gradients = optimiser_step(method_of(sampler, ce_coef=ce_coef), EIGHT, 8)
+    blocks_per_row = [len(blocks) for blocks in tokens_by_row(whole).values()]
+    assert blocks_per_row[4] == 0
+    assert len(set(blocks_per_row)) >= 4
+    largest = max(float(gradient.abs().max()) for gradient in gradients.values())
+    for size in (1, 2, 4):
+        parts, other_values, others = optimiser_step(method_of(sampler, ce_coef=ce_coef), EIGHT, size)
+        assert tokens_by_row(parts) == tokens_by_row(whole)
+        assert {name: value.item() for name, value in other_values.items()} == pytest.approx(
+            {name: value.item() for name, value in values.items()}, rel=1e-5, abs=1e-6
+        )
+        for name, gradient in gradients.items():
+            torch.testing.assert_close(others[name], gradient, rtol=1e-5, atol=1e-6 * largest, msg=name)
+
+
+def test_the_loss_by_hand_from_what_the_sampler_recorded() -> None:
+    method = method_of(geometry(generate_length=5), stop_token=7, rl_coef=0.7, ce_coef=0.3)
+    (experience,), values, _ = optimiser_step(method, EIGHT, 8)
+    rollout, valid = experience.rollout, experience.rollout.valid
+    weighted = experience.advantages[..., None] * rollout.log_probs
+    assert 0 < valid.sum() < rollout.blocks.valid.sum() * 3 * 5  # some branches stopped
+    assert values["policy_gradient"].item() == pytest.approx((-weighted[valid].sum() / valid.sum()).item(), rel=1e-4)
+    with torch.no_grad():
+        log_probs = plain_model()(input_ids=EIGHT.tokens[:2]).logits.log_softmax(-1)
+    (sft_only,), two_rows, _ = optimiser_step(method_of(ce_coef=1.0), EIGHT.rows(0, 2), 2)
+    expected = cross_entropy(
+        log_probs[:, :-1].gather(2, EIGHT.tokens[:2, 1:, None]).squeeze(-1), EIGHT.loss_mask[:2, 1:], sft_only.batch.loss_mask[:, 1:].sum()
+    )
+    assert two_rows["cross_entropy"].item() == pytest.approx(expected.item(), rel=1e-5)
+    assert values["loss"].item() == pytest.approx(0.7 * values["policy_gradient"].item() + 0.3 * values["cross_entropy"].item(), rel=1e-5)
+
+
+def test_reward_and_advantage_carry_their_coefficients() -> None:
+    method = method_of(alignment_coef=0.5, diversity_coef=2.0, advantage="none")
+    experience = method.prepare(EIGHT, 0)
+    alignment, diversity = alignment_and_diversity(method.phi.embeddings(EIGHT, experience.rollout), "none")
+    torch.testing.assert_close(experience.reward, 0.5 * alignment - 2.0 * diversity)
+    torch.testing.assert_close(experience.advantages, experience.reward)
+    assert not experience.advantages.requires_grad
+
+
+def test_tokens_behind_the_stop_token_take_no_part() -> None:
+    """Tokens after EOS once counted in the loss."""
+    method = method_of(geometry(generate_length=5), stop_token=7)
+    experience = method.prepare(EIGHT, 0)
+    rollout, totals = experience.rollout, method.counts(experience)
+    behind = ~rollout.valid & rollout.blocks.valid[:, None, :, None]
+    assert behind.any()
+    other = replace(experience, rollout=replace(rollout, tokens=torch.where(behind, 11, rollout.tokens)))
+    assert method.loss(other, totals).total.item() == method.loss(experience, totals).total.item()
+
+
+def test_a_step_draws_its_own_rollouts_and_always_the_same() -> None:
+    method = method_of()
+    first, again, next_step = method.prepare(EIGHT, 0), method.prepare(EIGHT, 0), method.prepare(EIGHT, 1)
+    assert torch.equal(first.rollout.tokens, again.rollout.tokens)
+    assert not torch.equal(first.rollout.tokens, next_step.rollout.tokens)
+
+
+def test_a_micro_batch_without_any_block_trains_on_its_text_only() -> None:
+    """A row too short for a block was a crash in one implementation and a NaN in another."""
+    short, method = EIGHT.rows(4, 5), method_of()
+    experience, values, gradients = optimiser_step(method, short, 1)
+    assert method.counts(experience[0])["generated"] == 0
+    assert values["policy_gradient"].item() == 0
+    expected = plain_model()(input_ids=short.tokens[:, :3], labels=short.tokens[:, :3]).loss
+    assert values["loss"].item() == pytest.approx(0.1 * expected.item(), rel=1e-5)
+    assert all(gradient.isfinite().all() for gradient in gradients.values())
+
+
+def test_one_rollout_needs_neither_baseline_nor_diversity() -> None:
+    _, values, gradients = optimiser_step(method_of(geometry(n_samples=1), advantage="none", diversity_coef=0.0), EIGHT, 8)
+    assert values["policy_gradient"].isfinite()
+    assert max(float(gradient.abs().max()) for gradient in gradients.values()) > 0
+
+
+@pytest.mark.parametrize(("ce_coef", "rows"), [(0.0, 4 + 4 * 3 * 3), (0.1, T - 1 + 4 * 3 * 3)])
+def test_logits_exist_only_where_a_token_is_predicted(ce_coef: float, rows: int) -> None:
+    """4 anchors and 12 branches of 4 tokens, the last of which predicts nothing; with cross-entropy, every row position but the last."""
+    method, seen = method_of(ce_coef=ce_coef), []
+    experience = method.prepare(EIGHT.rows(0, 1), 0)
+    method.policy.head.register_forward_pre_hook(lambda _, args: seen.append(args[0].shape[:-1].numel()))
+    method.loss(experience, method.counts(experience))
+    assert seen == [rows]
+
+
+# Cost (section 9)
+
+
+def test_announced_tokens_are_those_that_are_forwarded() -> None:
+    method, batch = method_of(), EIGHT.rows(0, 2)
+    assert blocks_of(batch, method.sampler).valid.sum(1).tolist() == [4, 4]
+    phases = method.tokens_per_row(T, 4.0)
+    experience = method.prepare(batch, 0)
+    assert method.policy.decoder.tokens_forwarded == pytest.approx(2 * phases["sampling"])
+    assert method.phi.decoder.tokens_forwarded == pytest.approx(2 * phases["features"])
+    method.loss(experience, method.counts(experience))
+    assert method.tokens_forwarded == pytest.approx(2 * sum(phases.values()))
+
+
+def test_cost_of_the_paper_s_geometry() -> None:
+    """The third row of section 9's table: T = 1024, K = 127, N = 4, G = 8, phi cut at three quarters of the depth."""
+    method = method_of(geometry(n_samples=4, generate_length=8))
+    method.phi.decoder.depth = 0.75
+    assert method.tokens_per_row(1024, 127.0) == {"sampling": 4580, "features": 3816, "update": 13740}
+
+
+# The expected gradient, over every rollout there is, on a real transformer
+
+TERNARY = {"vocab_size": 3, "num_hidden_layers": 2}
+CONTINUATIONS = torch.tensor(list(product(range(3), repeat=2)))
+PAIRS = torch.tensor(list(product(range(9), repeat=2)))
+ANCHORS = [2, 4]
+
+
+def continuation_log_probs(model: torch.nn.Module, row: Tensor, temperature: float) -> Tensor:
+    """[K, 9] log-probs of every continuation of every anchor, each forwarded alone."""
+
+    def one(anchor: int, continuation: Tensor) -> Tensor:
+        logits = model(input_ids=torch.cat([row[:anchor], continuation])[None]).logits[0, anchor - 1 : -1]
+        return (logits / temperature).log_softmax(-1).gather(1, continuation[:, None]).sum()
+
+    return torch.stack([torch.stack([one(anchor, continuation) for continuation in CONTINUATIONS]) for anchor in ANCHORS])
+
+
+def continuation_features(model: torch.nn.Module, row: Tensor) -> tuple[Tensor, Tensor]:
+    """[K, 9, D] features of every continuation and [K, D] of the real ones."""
+
+    def one(anchor: int, continuation: Tensor) -> Tensor:
+        states = model(input_ids=torch.cat([row[:anchor], continuation])[None], output_hidden_states=True).hidden_states
+        return embed_loop(states[1][0, anchor:, None], torch.ones(2, dtype=torch.bool), "last_token", "joint").float()
+
+    with torch.no_grad():
+        every = torch.stack([torch.stack([one(anchor, continuation) for continuation in CONTINUATIONS]) for anchor in ANCHORS])
+        return every, torch.stack([one(anchor, row[anchor : anchor + 2]) for anchor in ANCHORS])
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.6])
+@pytest.mark.parametrize("advantage", ["none", "rloo"])
+def test_expected_gradient_of_a_transformer_is_that_of_the_exact_objective(
+    advantage: str, temperature: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """V = 3, G = 2, N = 2, two blocks: all 81 pairs of rollouts pass through prepare and loss, weighted by their probability."""
+    row = torch.tensor([2, 0, 1, 1, 2, 0])
+    alone, phi = plain_model(**TERNARY), plain_model(seed=1, **TERNARY)
+    log_probs = continuation_log_probs(alone, row, temperature)
+    features, reference = continuation_features(phi, row)
+    exact = (torch.einsum("kc,kcd->kd", log_probs.exp(), features) - reference).square().sum(-1).mean()
+    exact.backward()
+
+    sampler = geometry(n_samples=2, stride=2, context_length=2, generate_length=2, temperature=temperature)
+    network = ebft.FeatureNetwork(plain_model(seed=1, **TERNARY), replace(phi_of().features, feature_layers=[1]), "fp32")
+    method = EBFT(replace(CONFIG, ce_coef=0.0, advantage=advantage), sampler, policy_of(**TERNARY), network, 0, None)
+    batch = random_batch([[0] * 6] * len(PAIRS))
+    batch = replace(batch, tokens=row.expand(len(PAIRS), -1).clone())
+    tokens = CONTINUATIONS[PAIRS][:, :, None].expand(-1, -1, len(ANCHORS), -1)
+    monkeypatch.setattr(ebft, "sample", lambda policy, batch, blocks, *_: Rollout(blocks, tokens, torch.zeros(tokens.shape), tokens >= 0))
+    experience = method.prepare(batch, 0)
+    assert experience.rollout.blocks.anchors[0].tolist() == ANCHORS
+    probability = log_probs.detach()[:, PAIRS].sum(-1).exp().T[:, None]  # [81, 1, K]
+    assert probability.sum(0).flatten().tolist() == pytest.approx([1, 1], abs=1e-5)
+    one_draw = torch.tensor(2 * len(ANCHORS) * 2)  # generated tokens of a single draw
+    loss = method.loss(replace(experience, advantages=experience.advantages * probability), {"generated": one_draw})
+    loss.total.backward()
+
+    for (name, parameter), truth in zip(method.policy.model.named_parameters(), alone.parameters(), strict=True):
+        scale = float(truth.grad.abs().max())
+        torch.testing.assert_close(2 * parameter.grad, truth.grad, rtol=1e-3, atol=1e-3 * scale, msg=name)
+    assert max(float(parameter.grad.abs().max()) for parameter in alone.parameters()) > 0.05

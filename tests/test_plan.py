@@ -1,0 +1,75 @@
+"""What the plan says is what the run does."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from ebft.optimization import Optimization
+from ebft.plan import model_card, plan
+from ebft.setup import prepare
+from tests.debug_run import miniature
+
+
+@pytest.mark.parametrize("method", ["sft", "ebft"])
+@pytest.mark.parametrize("geometry", [[], ["sampler.n_samples=5", "sampler.stride=3", "sampler.generate_length=1", "features.feature_layers=[2]"]])
+def test_tokens_of_a_step_are_those_of_the_plan(tmp_path: Path, method: str, geometry: list[str]) -> None:
+    config = miniature(tmp_path, f"method={method}", *geometry)
+    setup = prepare(config)
+    line = plan(config, setup)["tokens to forward per step"]
+    optimization, before = Optimization(config.optimizer, setup.policy, 10), setup.method.tokens_forwarded
+    optimization.step(setup.method, setup.batch([0, 1, 2]), 0, 2)
+    measured = setup.method.tokens_forwarded - before
+    assert line.startswith(f"{measured:,.0f} = ")
+    assert f"; {measured / (3 * 3 * 23):.1f} times" in line
+
+
+def test_phases_are_those_of_the_plan(tmp_path: Path) -> None:
+    """Three rows of 23 tokens with three blocks of two rollouts of three tokens; phi is one of two layers deep.
+
+    sampling 3 (23 + 6 * 2) = 105, features 3 (23 + 6 * 3) / 2 = 61.5, update 3 * 105 = 315.
+    """
+    config = miniature(tmp_path, "method=ebft")
+    setup = prepare(config)
+    before = setup.method.tokens_forwarded
+    prepared = setup.method.prepare(setup.batch([0, 1, 2]), 0)
+    assert setup.method.tokens_forwarded - before == 105 + 61.5
+    setup.method.loss(prepared, setup.method.counts(prepared))
+    assert setup.method.tokens_forwarded - before == 105 + 61.5 + 315
+    assert plan(config, setup)["tokens to forward per step"] == (
+        "482 = sampling 105 + features 62 + update 315; 2.3 times supervised fine-tuning on the same rows"
+    )
+
+
+def test_the_papers_setting_costs_what_section_9_says(tmp_path: Path) -> None:
+    """T = 1024, K = 127, N = 4, G = 8, phi at three quarters of the depth: 4,580 + 3,816 + 13,740 = 22,136 tokens, 7.2 times 3 * 1024."""
+    geometry = "sampler.n_samples=4 sampler.stride=8 sampler.context_length=8 sampler.generate_length=8"
+    depth = "model.config_overrides.num_hidden_layers=4 features.feature_layers=[0.25,0.5,0.75]"
+    method = prepare(miniature(tmp_path, "method=ebft", *geometry.split(), *depth.split())).method
+    assert method.tokens_per_row(1024, 127) == {"sampling": 4580, "features": 3816, "update": 13740}
+
+
+def test_lines_of_the_plan(tmp_path: Path) -> None:
+    config = miniature(tmp_path, "method=sft", "trainer.max_steps=null", "trainer.max_epochs=2")
+    setup = prepare(config)
+    lines = plan(config, setup)
+    num_parameters = sum(parameter.numel() for parameter in setup.policy.model.parameters())
+    assert lines == {
+        "method": "sft",
+        "model": f"tiny, {num_parameters / 1e6:.1f} M parameters, random",
+        "documents": "6 in 7 rows of 23 tokens (1 more too short for a block)",
+        "anchors per row": "3.0, 2 rollouts of 3 tokens each",
+        "tokens to forward per step": "207 = update 207; 1.0 times supervised fine-tuning on the same rows",
+        "steps": "4 of 3 rows, 2.00 epochs",  # an epoch is two whole batches of the seven rows
+        "held out": "3 rows every 3 steps, horizons 1, 3",
+        "device": "cpu, fp32",
+    }
+
+
+def test_the_model_card_names_base_method_and_figures(tmp_path: Path) -> None:
+    card = model_card(miniature(tmp_path, "method=sft"), 7, {"eval/cross_entropy": 1.23456})
+    header = re.match(r"---\n(.*?)\n---\n", card, re.DOTALL)
+    assert header is not None
+    assert header[1].splitlines() == ["base_model: tiny", "library_name: transformers", "tags: [sft]"]
+    assert "(method `sft`) from `tiny` for 7 steps of 3 rows of\n23 tokens, data `jsonl`, learning rate 0.01, seed 0." in card
+    assert "| `eval/cross_entropy` | 1.2346 |" in card
