@@ -32,16 +32,21 @@ def find_blocks(batch: Batch, anchors: str, context_length: int, stride: int, ge
     `anchors="all"`: positions c0 + k * s. `anchors="completion"`: in every completion that starts at p, positions max(p, c0) + k * s whose
     whole reference lies in it. Either way the position before the anchor and the reference belong to one document, and none is padding.
     """
-    position = torch.arange(batch.tokens.shape[1], device=batch.tokens.device)
+    position = row_positions(batch)
+    start = torch.full_like(batch.tokens, context_length)
     if anchors == "completion":
         start = _run_starts(batch.completion_mask, batch.document_ids).clamp_min(context_length)
-        inside = _window_all(batch.completion_mask, generate_length)
-    else:
-        start = torch.full_like(batch.tokens, context_length)
-        inside = torch.ones_like(batch.completion_mask)
     on_grid = (position >= start) & ((position - start) % stride == 0)
-    chosen = on_grid & inside & fits(batch.document_ids, position.expand_as(batch.tokens), generate_length)
-    return _compact(chosen)
+    return _compact(on_grid & reaches(batch, position, anchors, generate_length))
+
+
+def reaches(batch: Batch, positions: Int[Tensor, "B K"], anchors: str, length: int) -> Bool[Tensor, "B K"]:
+    """True where a block at that position has a real continuation of `length` tokens: of one document, and with `anchors="completion"` of one
+    completion."""
+    whole = fits(batch.document_ids, positions, length)
+    if anchors == "completion":
+        whole &= _window_all(batch.completion_mask, length).gather(1, positions)
+    return whole
 
 
 def fits(document_ids: Int[Tensor, "B T"], anchors: Int[Tensor, "B K"], length: int) -> Bool[Tensor, "B K"]:

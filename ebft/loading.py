@@ -19,27 +19,32 @@ OTHER_HEADS = ("classifier_", "summary_")  # whose dropout a language model neve
 LAYER_TYPES = {"full_attention", "sliding_attention"}
 
 
-def model_path(path: str) -> str:
-    """`tiny` is the model shipped with the package; everything else is a folder or a hub id."""
-    return str(TINY) if path == "tiny" else path
+def model_path(path: str, key: str) -> str:
+    """`tiny` is the model shipped with the package; everything else is a folder or a hub id. UserError for a folder without a model."""
+    if path == "tiny":
+        return str(TINY)
+    folder = Path(path)
+    if folder.exists() and not (folder / "config.json").is_file():
+        raise UserError(f"{key}={path} has no config.json; name a folder in Hugging Face format, such as model/ in a run folder, or a hub id.")
+    if not folder.exists() and (path.startswith((".", "/", "~")) or path.count("/") > 1):
+        raise UserError(f"{key}={path} does not exist; name a folder with a model or a hub id such as Qwen/Qwen2.5-0.5B.")
+    return path
 
 
 def load_tokenizer(config: ModelConfig) -> PreTrainedTokenizerBase:
     """The model's tokenizer. Raises UserError where there is none."""
+    path = model_path(config.path, "model.path")
     try:
-        return AutoTokenizer.from_pretrained(
-            model_path(config.path), revision=config.revision, trust_remote_code=config.trust_remote_code
-        )
+        return AutoTokenizer.from_pretrained(path, revision=config.revision, trust_remote_code=config.trust_remote_code)
     except (OSError, ValueError) as error:
         raise UserError(f"model.path={config.path} has no tokenizer that can be loaded: {_first_line(error)}") from error
 
 
 def load_architecture(config: ModelConfig, key: str = "model.path") -> PreTrainedConfig:
     """The model's configuration with `config_overrides` applied. Raises UserError where there is none, or for an override it does not have."""
+    path = model_path(config.path, key)
     try:
-        architecture = AutoConfig.from_pretrained(
-            model_path(config.path), revision=config.revision, trust_remote_code=config.trust_remote_code
-        )
+        architecture = AutoConfig.from_pretrained(path, revision=config.revision, trust_remote_code=config.trust_remote_code)
     except (OSError, ValueError) as error:
         raise UserError(f"{key}={config.path} holds no model that can be loaded: {_first_line(error)}") from error
     known = architecture.to_dict()
@@ -77,7 +82,8 @@ def check_architecture(architecture: PreTrainedConfig, config: TrainConfig) -> N
 
 def _check_network(architecture: PreTrainedConfig, name: str, config: TrainConfig) -> None:
     settings = architecture.to_dict()
-    longest = max(config.sampler.generate_length, *config.eval.horizons)
+    room = config.data.sequence_length - config.eval.context_length
+    longest = max(length for length in (config.sampler.generate_length, *config.eval.horizons) if length <= room)
     _check_positions(settings, name, config, longest)
     for setting, value in settings.items():
         if "drop" in setting and value and not setting.startswith(OTHER_HEADS):
@@ -121,7 +127,7 @@ def _load_model(config: ModelConfig, architecture: PreTrainedConfig, seed: int, 
             return AutoModelForCausalLM.from_config(own, dtype=torch.float32, trust_remote_code=config.trust_remote_code)
         try:
             model, report = AutoModelForCausalLM.from_pretrained(
-                model_path(config.path),
+                model_path(config.path, key),
                 revision=config.revision,
                 dtype=torch.float32,
                 trust_remote_code=config.trust_remote_code,

@@ -122,8 +122,14 @@ def test_rollouts_shorter_than_every_horizon_begin_later(config: TrainConfig) ->
 
 def test_a_path_without_a_model_is_refused(config: TrainConfig, tmp_path: Path) -> None:
     nothing = with_model(config, str(tmp_path))
-    assert refusal(lambda: load_architecture(nothing.model)).startswith(f"model.path={tmp_path} holds no model that can be loaded: ")
-    assert refusal(lambda: load_tokenizer(nothing.model)).startswith(f"model.path={tmp_path} has no tokenizer that can be loaded: ")
+    message = f"model.path={tmp_path} has no config.json; name a folder in Hugging Face format, such as model/ in a run folder, or a hub id."
+    assert refusal(lambda: load_architecture(nothing.model)) == message
+    assert refusal(lambda: load_tokenizer(nothing.model)) == message
+
+
+def test_a_path_that_does_not_exist_is_refused_without_asking_the_hub(config: TrainConfig) -> None:
+    message = "model.path=./nowhere does not exist; name a folder with a model or a hub id such as Qwen/Qwen2.5-0.5B."
+    assert refusal(lambda: load_architecture(with_model(config, "./nowhere").model)) == message
 
 
 def test_a_model_without_a_tokenizer_is_refused(config: TrainConfig, saved: Callable[..., str]) -> None:
@@ -145,8 +151,8 @@ def test_an_override_of_the_wrong_type_is_refused(config: TrainConfig) -> None:
 
 
 def test_the_tiny_model_is_a_folder_of_the_package_and_every_other_path_is_taken_as_it_is() -> None:
-    assert json.loads(Path(model_path("tiny"), "config.json").read_text())["model_type"] == "llama"
-    assert model_path("Qwen/Qwen2.5-0.5B") == "Qwen/Qwen2.5-0.5B"
+    assert json.loads(Path(model_path("tiny", "model.path"), "config.json").read_text())["model_type"] == "llama"
+    assert model_path("Qwen/Qwen2.5-0.5B", "model.path") == "Qwen/Qwen2.5-0.5B"
 
 
 # Weights

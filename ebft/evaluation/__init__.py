@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ebft.blocks import find_blocks
+from ebft.blocks import find_blocks, reaches
 from ebft.config import EvalConfig, SamplerConfig
 from ebft.evaluation.scores import cross_entropy, feature_matching
 from ebft.evaluation.statistics import Ratio, concatenate
@@ -85,14 +85,16 @@ class Evaluator:
         draws = uniforms(f"{config.seed}/eval", batch.row_ids, blocks.anchors.shape[1], config.n_samples, self.horizons[-1])
         batch, blocks = batch.to(device), blocks.to(device)
         rollout = sample(policy, batch, blocks, draws.to(device), 1.0, self.stop_token)
-        scores, rewards = feature_matching(self.phi, batch, rollout, self.horizons, self.sampler.generate_length)
-        shown = [_show(batch, rollout, rewards.tolist(), row, self.sampler.generate_length) for row in range(min(len(batch), 2))]
+        scores, rewards = feature_matching(self.phi, batch, rollout, self.sampler.anchors, self.horizons, self.sampler.generate_length)
+        shown = [_show(batch, rollout, rewards.tolist(), row, self.sampler) for row in range(min(len(batch), 2))]
         return {"cross_entropy": cross_entropy(policy, batch)} | scores, [sample for sample in shown if sample is not None]
 
 
-def _show(batch: Batch, rollout: Rollout, rewards: list, row: int, length: int) -> Sample | None:
-    """The middle block of a row."""
-    existing = rollout.blocks.valid[row].nonzero().flatten().tolist()
+def _show(batch: Batch, rollout: Rollout, rewards: list[list[list[float]]], row: int, sampler: SamplerConfig) -> Sample | None:
+    """The middle one of a row's blocks that have a whole reference."""
+    length = sampler.generate_length
+    whole = rollout.blocks.valid & reaches(batch, rollout.blocks.anchors, sampler.anchors, length)
+    existing = whole[row].nonzero().flatten().tolist()
     if not existing:
         return None
     block = existing[len(existing) // 2]

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from ebft.blocks import fits
+from ebft.blocks import reaches
 from ebft.evaluation.statistics import Ratio
 from ebft.models import FeatureNetwork, LanguageModel, row_labels
 from ebft.rewards import alignment_and_diversity, feature_matching_loss
@@ -22,17 +22,17 @@ def cross_entropy(policy: LanguageModel, batch: Batch) -> Ratio:
 
 
 def feature_matching(
-    phi: FeatureNetwork, batch: Batch, rollout: Rollout, horizons: Sequence[int], reward_horizon: int
+    phi: FeatureNetwork, batch: Batch, rollout: Rollout, anchors: str, horizons: Sequence[int], reward_horizon: int
 ) -> tuple[dict[str, Ratio], Float[Tensor, "B N K"]]:
     """Unbiased L_CFM of raw features after 1, 2, 4, ... generated tokens, from one set of rollouts; and the rewards at `reward_horizon`.
 
-    A block counts at a horizon that its real continuation reaches inside its document. Rewards have coefficients 1 and the run's whitening:
+    A block counts at a horizon that its real continuation reaches (`blocks.reaches`). Rewards have coefficients 1 and the run's whitening:
     `reward` is the mean of eq. 7, `whitened_feature_reward` the mean of alignment - diversity / 2 under the authors' whitening.
     """
     rollouts, references = phi.continuations(batch, rollout)
     scores: dict[str, Ratio] = {}
     for horizon in horizons:
-        reached = rollout.blocks.valid & fits(batch.document_ids, rollout.blocks.anchors, horizon)
+        reached = rollout.blocks.valid & reaches(batch, rollout.blocks.anchors, anchors, horizon)
         embeddings = phi.pool(rollouts[..., :horizon, :, :], references[..., :horizon, :, :], rollout.valid[..., :horizon])
         scores[f"feature_matching_loss@{horizon}"] = _per_row(feature_matching_loss(embeddings), reached)
         if horizon == reward_horizon:

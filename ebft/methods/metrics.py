@@ -31,13 +31,14 @@ class Rewarded(Protocol):
 
 
 def signal(prepared: Sequence[Rewarded], stop_token: int | None) -> dict[str, float]:
-    """Means over all rollouts of an optimiser batch, in one copy to the host; shares lie in [0, 1]. All 0 without a single block."""
+    """Means over all rollouts of an optimiser batch, in one copy to the host; shares lie in [0, 1]."""
 
     def gather(name: str) -> Float[Tensor, "M N"]:
         return torch.cat([_contexts(getattr(part, name), part.rollout) for part in prepared])
 
     rewards, advantages = gather("reward"), gather("advantages")
     tokens = torch.cat([_contexts(part.rollout.tokens, part.rollout) for part in prepared])
+    assert len(tokens), "an optimiser batch holds rows with blocks only"
     figures = {
         "reward": rewards.mean(),
         "alignment": gather("alignment").mean(),
@@ -49,7 +50,7 @@ def signal(prepared: Sequence[Rewarded], stop_token: int | None) -> dict[str, fl
     }
     if stop_token is not None:
         figures["starts_with_eos_share"] = (tokens[..., 0] == stop_token).float().mean()
-    values = torch.stack(list(figures.values())).nan_to_num(0).tolist()
+    values = torch.stack(list(figures.values())).tolist()
     return dict(zip(figures, values, strict=True))
 
 

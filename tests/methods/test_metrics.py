@@ -87,5 +87,6 @@ def test_rounding_is_no_advantage() -> None:
     assert signal([part_of([nearly, SECOND])], None)["zero_advantage_share"] == 0.5
 
 
-def test_a_batch_without_a_block_has_figures_of_zero() -> None:
-    assert set(signal([part_of([]), part_of([])], 7).values()) == {0.0}
+def test_a_batch_without_a_block_has_no_figures() -> None:
+    with pytest.raises(AssertionError, match="rows with blocks only"):
+        signal([part_of([]), part_of([])], 7)
