@@ -49,3 +49,29 @@ def rows(path: Path) -> list[dict[str, Any]]:
 
 def summary(run_dir: Path) -> dict[str, Any]:
     return json.loads((run_dir / "summary.json").read_text())
+
+
+def same(a: Any, b: Any) -> bool:
+    """Bit for bit, through nested containers."""
+    if isinstance(a, torch.Tensor):
+        return a.dtype == b.dtype and torch.equal(a, b)
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
+    if isinstance(a, list | tuple):
+        return len(a) == len(b) and all(map(same, a, b))
+    return bool(a == b)
+
+
+def assert_same_run(run: Path, straight: Path) -> None:
+    """Equal in everything but the clock."""
+    mine, theirs = final_state(run), final_state(straight)
+    assert mine["schedule"]["last_epoch"] == theirs["schedule"]["last_epoch"] == MAX_STEPS
+    for name in ("model", "optimizer", "average", "step", "evaluated", "base", "latest", "tokens_forwarded"):
+        assert same(mine[name], theirs[name]), name
+    assert same(mine["random"]["torch"], theirs["random"]["torch"])
+    for name in ("metrics.jsonl", "samples.jsonl"):
+        assert rows(run / name) == rows(straight / name), name
+    for name in ("status", "steps", "tokens_forwarded", "base", "final", "change"):
+        assert summary(run)[name] == summary(straight)[name], name
+    assert (run / "model" / "model.safetensors").read_bytes() == (straight / "model" / "model.safetensors").read_bytes()
+    assert len(list((run / "checkpoints").iterdir())) == len(list((straight / "checkpoints").iterdir()))
