@@ -175,7 +175,8 @@ class EvalConfig:
     every_steps: int = at_least(1)
     num_documents: int = at_least(2)
     n_samples: int = at_least(2)
-    stride: int = at_least(1)
+    stride: int = at_least(1)  # between rollouts of the training length
+    long_stride: int = at_least(1)  # between rollouts to the longest horizon
     context_length: int = at_least(1)
     horizons: list[int]
     micro_batch_size: int = at_least(1)

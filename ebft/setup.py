@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass
 
 import torch
+import transformers
 from transformers import PreTrainedTokenizerBase
 
 from ebft import data
@@ -38,6 +39,7 @@ class Setup:
 
 def prepare(config: TrainConfig) -> Setup:
     """Raises UserError for anything that config, machine, data or model do not allow."""
+    transformers.utils.logging.disable_progress_bar()  # the run has its own
     device = choose_device(config)
     tokenizer = load_tokenizer(config.model)
     architecture = load_architecture(config.model)

@@ -27,8 +27,11 @@ class Stopped(Exception):
     """A signal asked the run to stop while it evaluated."""
 
 
-def train(config: TrainConfig, run_dir: Path) -> None:
-    """Run `config` in `run_dir`: from the start, or on from a checkpoint. Raises UserError before anything is written there."""
+def train(config: TrainConfig, run_dir: Path) -> str:
+    """Run `config` in `run_dir`: from the start, or on from a checkpoint. Returns its status, `completed` or `interrupted`.
+
+    Raises UserError before anything is written there, RunFailure for a run that could not go on.
+    """
     Run.check(run_dir, config)
     start = checkpoint.resolve(config.resume, run_dir)
     saved = None if start is None else checkpoint.load(start)
@@ -37,12 +40,13 @@ def train(config: TrainConfig, run_dir: Path) -> None:
         check_continues(config, setup, saved)
     run = Run(run_dir, config)
     if run.is_complete:
-        return run.say(f"{run_dir} is complete; raise trainer.max_steps to train on, or choose another hydra.run.dir.")
+        run.say(f"{run_dir} is complete; raise trainer.max_steps to train on, or choose another hydra.run.dir.")
+        return "completed"
     with StopSignals() as stop:
         loop = Loop(config, setup, run, stop)
         loop.restore(saved)
         run.plan(plan(config, setup), title=f"{config.method.name} in {run_dir}")
-        loop.run_to_the_end()
+        return loop.run_to_the_end()
 
 
 def check_continues(config: TrainConfig, setup: Setup, saved: dict[str, Any]) -> None:
@@ -73,7 +77,8 @@ class Loop:
         self.started = time.monotonic()
         torch.manual_seed(config.seed)
 
-    def run_to_the_end(self) -> None:
+    def run_to_the_end(self) -> str:
+        """Returns `completed` or `interrupted`."""
         try:
             with self.run.progress(self.setup.max_steps, self.step) as progress:
                 while self._settle():
@@ -85,7 +90,9 @@ class Loop:
         except BaseException as error:
             self._finish("failed", error=f"{type(error).__name__}: {error}")
             raise
-        self._finish("completed" if done else "interrupted")
+        status = "completed" if done else "interrupted"
+        self._finish(status)
+        return status
 
     def _settle(self) -> bool:
         """What is due between two steps: evaluate, save. True if another step follows."""

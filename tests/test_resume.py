@@ -235,14 +235,14 @@ def run_until(command: list[str], run: Path, step: int, number: signal.Signals) 
 
 
 def test_signals_end_a_process_in_order_and_it_goes_on(tmp_path: Path) -> None:
-    """SIGTERM, then Ctrl-C: exit code 0, status interrupted, and a last life that ends completed with every row once."""
+    """SIGTERM, then Ctrl-C: exit code 130, status interrupted, and a last life that ends completed with every row once."""
     miniature(tmp_path, "method=sft")
     run, overrides = tmp_path / "run", json.loads((tmp_path / "overrides.json").read_text())
     command = [*COMMAND, *overrides, "trainer.max_steps=100000", "eval.every_steps=50000", f"hydra.run.dir={run}"]
     stopped = []
     for number in (signal.SIGTERM, signal.SIGINT):
         code, errors = run_until(command, run, 1 + (stopped[-1] if stopped else 0), number)
-        assert (code, summary(run)["status"]) == (0, "interrupted"), errors
+        assert (code, summary(run)["status"]) == (130, "interrupted"), errors
         assert "Stopping: finishing this step, then saving" in errors
         stopped.append(summary(run)["steps"])
     assert stopped[1] > stopped[0] >= 1

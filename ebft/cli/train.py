@@ -41,7 +41,8 @@ def _run(cfg: DictConfig) -> None:
         from ebft.train import train
 
         try:
-            train(config, Path(HydraConfig.get().runtime.output_dir))
+            if train(config, Path(HydraConfig.get().runtime.output_dir)) == "interrupted":
+                raise KeyboardInterrupt  # for whoever started this: the run is saved, not done, and no further job of a grid starts
         except UserError:
             remove_created_folders()
             raise

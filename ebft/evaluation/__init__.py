@@ -59,7 +59,11 @@ def _named(scores: dict[str, tuple[float, float]]) -> dict[str, float]:
 
 
 class Evaluator:
-    """Scores any policy on the given rows. Draws are a function of `config.seed` and the row, so that two policies can be compared in pairs."""
+    """Scores any policy on the given rows. Draws are a function of `config.seed` and the row, so that two policies can be compared in pairs.
+
+    Horizons up to the training length are scored on rollouts of that length, which are cheap and start every `config.stride` tokens; longer
+    ones on rollouts to the longest horizon, which start every `config.long_stride` tokens.
+    """
 
     def __init__(
         self, config: EvalConfig, sampler: SamplerConfig, batches: Sequence[Batch], phi: FeatureNetwork, stop_token: int | None
@@ -80,14 +84,25 @@ class Evaluator:
         return Evaluation(concatenate(parts), samples[:NUM_SAMPLES_SHOWN])
 
     def _score(self, policy: LanguageModel, batch: Batch) -> tuple[dict[str, Ratio], list[Sample]]:
+        trained, on_device = self.sampler.generate_length, batch.to(policy.device)
+        scores = {"cross_entropy": cross_entropy(policy, on_device)}
+        short = [horizon for horizon in self.horizons if horizon <= trained]
+        rollout = self._roll_out(policy, batch, self.config.stride, short)
+        matching, rewards = feature_matching(self.phi, on_device, rollout, self.sampler.anchors, short, trained)
+        assert rewards is not None
+        shown = [_show(on_device, rollout, rewards.tolist(), row, self.sampler) for row in range(min(len(batch), 2))]
+        long = [horizon for horizon in self.horizons if horizon > trained]
+        if long:
+            rollout = self._roll_out(policy, batch, self.config.long_stride, long)
+            matching |= feature_matching(self.phi, on_device, rollout, self.sampler.anchors, long, trained)[0]
+        return scores | matching, [sample for sample in shown if sample is not None]
+
+    def _roll_out(self, policy: LanguageModel, batch: Batch, stride: int, horizons: list[int]) -> Rollout:
+        """Rollouts to the last of `horizons`, wherever a real continuation reaches the first of them."""
         config, device = self.config, policy.device
-        blocks = find_blocks(batch, self.sampler.anchors, config.context_length, config.stride, self.horizons[0])
-        draws = uniforms(f"{config.seed}/eval", batch.row_ids, blocks.anchors.shape[1], config.n_samples, self.horizons[-1])
-        batch, blocks = batch.to(device), blocks.to(device)
-        rollout = sample(policy, batch, blocks, draws.to(device), 1.0, self.stop_token)
-        scores, rewards = feature_matching(self.phi, batch, rollout, self.sampler.anchors, self.horizons, self.sampler.generate_length)
-        shown = [_show(batch, rollout, rewards.tolist(), row, self.sampler) for row in range(min(len(batch), 2))]
-        return {"cross_entropy": cross_entropy(policy, batch)} | scores, [sample for sample in shown if sample is not None]
+        blocks = find_blocks(batch, self.sampler.anchors, config.context_length, stride, horizons[0])
+        draws = uniforms(f"{config.seed}/eval/{horizons[-1]}", batch.row_ids, blocks.anchors.shape[1], config.n_samples, horizons[-1])
+        return sample(policy, batch.to(device), blocks.to(device), draws.to(device), 1.0, self.stop_token)
 
 
 def _show(batch: Batch, rollout: Rollout, rewards: list[list[list[float]]], row: int, sampler: SamplerConfig) -> Sample | None:

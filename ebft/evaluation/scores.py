@@ -23,14 +23,15 @@ def cross_entropy(policy: LanguageModel, batch: Batch) -> Ratio:
 
 def feature_matching(
     phi: FeatureNetwork, batch: Batch, rollout: Rollout, anchors: str, horizons: Sequence[int], reward_horizon: int
-) -> tuple[dict[str, Ratio], Float[Tensor, "B N K"]]:
-    """Unbiased L_CFM of raw features after 1, 2, 4, ... generated tokens, from one set of rollouts; and the rewards at `reward_horizon`.
+) -> tuple[dict[str, Ratio], Float[Tensor, "B N K"] | None]:
+    """Unbiased L_CFM of raw features at every horizon, from one set of rollouts; and the rewards at `reward_horizon`, if it is one of them.
 
     A block counts at a horizon that its real continuation reaches (`blocks.reaches`). Rewards have coefficients 1 and the run's whitening:
     `reward` is the mean of eq. 7, `whitened_feature_reward` the mean of alignment - diversity / 2 under the authors' whitening.
     """
     rollouts, references = phi.continuations(batch, rollout)
     scores: dict[str, Ratio] = {}
+    reward = None
     for horizon in horizons:
         reached = rollout.blocks.valid & reaches(batch, rollout.blocks.anchors, anchors, horizon)
         embeddings = phi.pool(rollouts[..., :horizon, :, :], references[..., :horizon, :, :], rollout.valid[..., :horizon])

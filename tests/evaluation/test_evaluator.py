@@ -14,7 +14,7 @@ from ebft.types import Batch, Blocks, Rollout
 from tests.helpers import LAYOUTS, T, geometry, phi_of, policy_of, random_batch
 
 ROWS = [LAYOUTS["plain"][0]] * 3 + LAYOUTS["documents"]  # five rows, each with another number of blocks
-CONFIG = EvalConfig(every_steps=1, num_documents=5, n_samples=3, stride=5, context_length=2, horizons=[1, 2, 4, 7], micro_batch_size=5, seed=17)
+CONFIG = EvalConfig(every_steps=1, num_documents=5, n_samples=3, stride=5, long_stride=5, context_length=2, horizons=[1, 2, 4, 7], micro_batch_size=5, seed=17)
 
 
 def batches(size: int) -> list[Batch]:
@@ -71,9 +71,11 @@ def test_rollouts_are_at_temperature_one_and_every_row_has_draws_of_its_own(monk
     for size in (5, 1):
         evaluator(size)(policy_of(), quiet)
     assert {temperature for _, temperature in calls} == {1.0}
-    (whole, _), *rows = calls
-    for b, (row, _) in enumerate(rows):
-        assert torch.equal(row[0], whole[b, :, : row.shape[2]])
+    for length in (3, 7):  # rollouts of the training length, and to the longest horizon
+        whole, *rows = [draws for draws, _ in calls if draws.shape[3] == length]
+        assert len(rows) == 5
+        for b, row in enumerate(rows):
+            assert torch.equal(row[0], whole[b, :, : row.shape[2]])
     assert len({tuple(draws.flatten().tolist()) for draws in whole}) == 5
 
 
