@@ -223,7 +223,10 @@ def main() -> None:
     arguments = parse()
     torch.set_num_threads(arguments.threads)
     model = random_model(max(arguments.lengths))
-    lengths = {length: measure(model, length, arguments.repetitions) for length in arguments.lengths}
+    lengths = {}
+    for length in arguments.lengths:
+        print(f"T = {length} ...", file=sys.stderr, flush=True)
+        lengths[length] = measure(model, length, arguments.repetitions)
     machine = environment("cpu")
     show([row for length, figures in lengths.items() for row in rows_of(length, figures)], f"{machine['device']}, {arguments.threads} threads")
     if arguments.json is not None:
