@@ -7,9 +7,7 @@ from torch import Tensor
 STD_FLOOR = 1e-4  # group_norm: groups whose rewards hardly differ keep small advantages instead of amplified rounding
 
 
-def rloo_baselines(
-    alignment: Float[Tensor, "B N K"], diversity: Float[Tensor, "B N K"]
-) -> tuple[Float[Tensor, "B N K"], Float[Tensor, "B N K"]]:
+def rloo_baselines(alignment: Float[Tensor, "B N K"], diversity: Float[Tensor, "B N K"]) -> tuple[Float[Tensor, "B N K"], Float[Tensor, "B N K"]]:
     """Baselines of both reward parts that do not depend on sample j.
 
         b_alignment_j = mean over i != j of alignment_i

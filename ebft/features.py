@@ -20,9 +20,7 @@ def tap_indices(feature_layers: list[int | float], num_layers: int) -> list[int]
     return indices
 
 
-def embed(
-    hidden: Float[Tensor, "*batch G L H"], valid: Bool[Tensor, "*batch G"], embed_method: str, normalize: str
-) -> Float[Tensor, "*batch D"]:
+def embed(hidden: Float[Tensor, "*batch G L H"], valid: Bool[Tensor, "*batch G"], embed_method: str, normalize: str) -> Float[Tensor, "*batch D"]:
     """phi of a continuation from its tapped hidden states, in float32; unit length unless `normalize="none"`.
 
     D is L * H, for `concat` G * L * H. Tokens that are not valid (after a branch's EOS) take no part: `last_token` reads the last valid one,

@@ -17,8 +17,6 @@ def policy_gradient(
     return -torch.where(valid, weighted, 0).sum() / denominator.clamp_min(1)
 
 
-def cross_entropy(
-    log_probs: Float[Tensor, "B T_minus_1"], loss_mask: Bool[Tensor, "B T_minus_1"], denominator: Int[Tensor, ""]
-) -> Float[Tensor, ""]:
+def cross_entropy(log_probs: Float[Tensor, "B T_minus_1"], loss_mask: Bool[Tensor, "B T_minus_1"], denominator: Int[Tensor, ""]) -> Float[Tensor, ""]:
     """- sum of the log-probs (temperature 1) of the tokens that count, over `denominator` of them; nats per token."""
     return -torch.where(loss_mask, log_probs, 0).sum() / denominator.clamp_min(1)

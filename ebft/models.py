@@ -197,9 +197,7 @@ class FeatureNetwork:
         """phi of rollouts and references over their whole length."""
         return self.pool(*self.continuations(batch, rollout), rollout.valid)
 
-    def pool(
-        self, rollout: Float[Tensor, "B N K G L H"], reference: Float[Tensor, "B K G L H"], valid: Bool[Tensor, "B N K G"]
-    ) -> Embeddings:
+    def pool(self, rollout: Float[Tensor, "B N K G L H"], reference: Float[Tensor, "B K G L H"], valid: Bool[Tensor, "B N K G"]) -> Embeddings:
         method, normalize = self.features.embed_method, self.features.normalize
         whole = torch.ones(reference.shape[:3], dtype=torch.bool, device=reference.device)
         return Embeddings(embed(rollout, valid, method, normalize), embed(reference, whole, method, normalize))

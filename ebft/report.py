@@ -125,7 +125,4 @@ def _sample(row: Mapping[str, Any]) -> str:
         f'<div class="rollout"><span class="reward">{_figure(rollout["reward"])}</span><code>{_text(rollout["text"])}</code></div>'
         for rollout in row["rollouts"]
     )
-    return (
-        f"<tr><td><code>{cut}{_text(shown)}</code></td>"
-        f"<td><code>{_text(row['reference'])}</code></td><td>{rollouts}</td></tr>"
-    )
+    return f"<tr><td><code>{cut}{_text(shown)}</code></td><td><code>{_text(row['reference'])}</code></td><td>{rollouts}</td></tr>"

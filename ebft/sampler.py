@@ -48,9 +48,7 @@ def sample(
             token, log_prob = (branch.squeeze(-1) for branch in _draw(policy.logits(hidden), uniform, temperature))
             tokens.append(token)
             log_probs.append(log_prob)
-    return _stop(
-        blocks, from_branches(torch.stack(tokens, dim=-1), n_samples), from_branches(torch.stack(log_probs, dim=-1), n_samples), stop_token
-    )
+    return _stop(blocks, from_branches(torch.stack(tokens, dim=-1), n_samples), from_branches(torch.stack(log_probs, dim=-1), n_samples), stop_token)
 
 
 def _draw(logits: Float[Tensor, "B R V"], uniform: Float[Tensor, "B R J"], temperature: float) -> tuple[Tensor, Tensor]:

@@ -65,9 +65,7 @@ class Evaluator:
     ones on rollouts to the longest horizon, which start every `config.long_stride` tokens.
     """
 
-    def __init__(
-        self, config: EvalConfig, sampler: SamplerConfig, batches: Sequence[Batch], phi: FeatureNetwork, stop_token: int | None
-    ) -> None:
+    def __init__(self, config: EvalConfig, sampler: SamplerConfig, batches: Sequence[Batch], phi: FeatureNetwork, stop_token: int | None) -> None:
         self.config, self.sampler, self.batches, self.phi, self.stop_token = config, sampler, batches, phi, stop_token
         longest = batches[0].tokens.shape[1] - config.context_length
         self.horizons = sorted({horizon for horizon in (*config.horizons, sampler.generate_length) if horizon <= longest})

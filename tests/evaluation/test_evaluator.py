@@ -14,7 +14,9 @@ from ebft.types import Batch, Blocks, Rollout
 from tests.helpers import LAYOUTS, T, geometry, phi_of, policy_of, random_batch
 
 ROWS = [LAYOUTS["plain"][0]] * 3 + LAYOUTS["documents"]  # five rows, each with another number of blocks
-CONFIG = EvalConfig(every_steps=1, num_documents=5, n_samples=3, stride=5, long_stride=5, context_length=2, horizons=[1, 2, 4, 7], micro_batch_size=5, seed=17)
+CONFIG = EvalConfig(
+    every_steps=1, num_documents=5, n_samples=3, stride=5, long_stride=5, context_length=2, horizons=[1, 2, 4, 7], micro_batch_size=5, seed=17
+)
 
 
 def batches(size: int) -> list[Batch]:
