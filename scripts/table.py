@@ -16,7 +16,7 @@ from typing import Any
 
 import yaml
 
-METRICS = ["eval/cross_entropy", "eval/feature_matching_loss@8", "eval/feature_matching_loss@32", "eval/whitened_feature_reward"]
+METRICS = ["eval/cross_entropy", *(f"eval/feature_matching_loss@{length}" for length in (1, 2, 8, 32)), "eval/whitened_feature_reward"]
 HEADER = "| method | metric | base | final | change | over seeds | over rows |\n| --- | --- | --- | --- | --- | --- | --- |"
 
 
