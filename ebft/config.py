@@ -67,6 +67,7 @@ class DataConfig:
     document_masking: bool  # packed rows: attention stays inside a document
     loss_tokens: str = one_of("all", "completion")  # which tokens count in the cross-entropy
     validation_fraction: float = above(0)  # held out by a stable hash, where there is no validation split of its own
+    validation_part: str = one_of("all", "selection", "report")  # of the held-out documents: all, or one of two halves by a stable hash
     max_train_documents: int | None = at_least(1)
     max_validation_documents: int | None = at_least(1)
 
@@ -174,6 +175,7 @@ class EvalConfig:
 
     every_steps: int = at_least(1)
     num_documents: int = at_least(2)
+    long_documents: int = at_least(2)  # with rollouts to the longest horizon, at most num_documents
     n_samples: int = at_least(2)
     stride: int = at_least(1)  # between rollouts of the training length
     long_stride: int = at_least(1)  # between rollouts to the longest horizon

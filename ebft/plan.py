@@ -2,6 +2,7 @@
 
 from ebft import data
 from ebft.config import TrainConfig
+from ebft.evaluation import Evaluator
 from ebft.setup import Setup
 
 
@@ -19,9 +20,16 @@ def plan(config: TrainConfig, setup: Setup) -> dict[str, str]:
         "anchors per row": f"{setup.num_blocks:.1f}, {sampler.n_samples} rollouts of {sampler.generate_length} tokens each",
         "tokens to forward per step": _cost(config, setup),
         "steps": f"{setup.max_steps} of {trainer.batch_size} rows, {epochs:.2f} epochs",
-        "held out": f"{sum(map(len, evaluator.batches))} rows every {config.eval.every_steps} steps, horizons {_join(evaluator.horizons)}",
+        "held out": _held_out(config, evaluator),
         "device": f"{setup.device}, {trainer.dtype}",
     }
+
+
+def _held_out(config: TrainConfig, evaluator: Evaluator) -> str:
+    """How much is evaluated, how often, and how long the rollouts are."""
+    rows, long_rows = (sum(map(len, batches)) for batches in (evaluator.batches, evaluator.long_batches))
+    long = f", {_join(evaluator.long)} on {long_rows} of them" if evaluator.long else ""
+    return f"{rows} rows every {config.eval.every_steps} steps, horizons {_join(evaluator.short)}{long}"
 
 
 def _cost(config: TrainConfig, setup: Setup) -> str:

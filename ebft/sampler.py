@@ -28,17 +28,18 @@ def uniforms(key: str, row_ids: Int[Tensor, "B"], num_blocks: int, n_samples: in
 
 def sample(
     policy: LanguageModel, batch: Batch, blocks: Blocks, draws: Float[Tensor, "B N K G"], temperature: float, stop_token: int | None
-) -> Rollout:
+) -> tuple[Rollout, Float[Tensor, "B T H"]]:
     """Roll out every block: token t of a branch is the inverse CDF of softmax(logits / temperature) at its draw.
 
     A branch ends with its first `stop_token`, if there is one: that token counts, later ones are marked invalid and filled with it. The
-    last token of a branch is never forwarded, for nothing is predicted from it.
+    last token of a branch is never forwarded, for nothing is predicted from it. Returns the row's hidden states as well, which the rollouts
+    needed and its cross-entropy can use.
     """
     n_samples, generate_length = draws.shape[1], draws.shape[3]
     branches = make_branches(blocks, draws.new_zeros((*draws.shape[:3], 0), dtype=torch.long))
     with policy.evaluating():
-        hidden, context = policy.prefill(batch, branches, generate_length - 1)
-        before = hidden.take_along_dim((blocks.anchors - 1)[..., None], dim=1)
+        row, context = policy.prefill(batch, branches, generate_length - 1)
+        before = row.take_along_dim((blocks.anchors - 1)[..., None], dim=1)
         first = draws[..., 0].transpose(1, 2)  # the N first tokens of a block come from one distribution
         token, log_prob = (block.flatten(1) for block in _draw(policy.logits(before), first, temperature))
         tokens, log_probs = [token], [log_prob]
@@ -48,7 +49,8 @@ def sample(
             token, log_prob = (branch.squeeze(-1) for branch in _draw(policy.logits(hidden), uniform, temperature))
             tokens.append(token)
             log_probs.append(log_prob)
-    return _stop(blocks, from_branches(torch.stack(tokens, dim=-1), n_samples), from_branches(torch.stack(log_probs, dim=-1), n_samples), stop_token)
+    whole = (from_branches(torch.stack(steps, dim=-1), n_samples) for steps in (tokens, log_probs))
+    return _stop(blocks, *whole, stop_token), row
 
 
 def _draw(logits: Float[Tensor, "B R V"], uniform: Float[Tensor, "B R J"], temperature: float) -> tuple[Tensor, Tensor]:

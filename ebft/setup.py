@@ -9,7 +9,7 @@ from transformers import PreTrainedTokenizerBase
 
 from ebft import data
 from ebft.blocks import find_blocks
-from ebft.config import TrainConfig, UserError
+from ebft.config import EvalConfig, TrainConfig, UserError
 from ebft.data import Data, Rows
 from ebft.evaluation import Evaluator
 from ebft.loading import check_architecture, load_architecture, load_feature_network, load_policy, load_tokenizer
@@ -47,14 +47,14 @@ def prepare(config: TrainConfig) -> Setup:
     rows = data.load(config.data, tokenizer)
     _check_vocabulary(rows, architecture.vocab_size, config)
     usable, num_blocks = usable_rows(rows.train, config)
-    held_out = evaluation_batches(rows.validation, config)
+    held_out, held_out_long = (evaluation_batches(rows.validation, config, size) for size in _evaluated(config.eval))
     policy = load_policy(config, architecture, device)
     phi = load_feature_network(config, architecture, device)
     if config.trainer.gradient_checkpointing:
         _recompute_activations(policy)
     stop_token = tokenizer.eos_token_id if config.data.layout == "padded" else None
     method = build(config, policy, phi, stop_token)
-    evaluator = Evaluator(config.eval, config.sampler, held_out, phi, stop_token)
+    evaluator = Evaluator(config.eval, config.sampler, held_out, held_out_long, phi, stop_token)
     return Setup(device, tokenizer, rows.train, usable, num_blocks, policy, method, evaluator, _max_steps(config, len(usable)))
 
 
@@ -99,9 +99,14 @@ def usable_rows(rows: Rows, config: TrainConfig) -> tuple[list[int], float]:
     return usable, sum(counts) / len(usable)
 
 
-def evaluation_batches(rows: Rows, config: TrainConfig) -> list[Batch]:
-    """`eval.num_documents` held-out rows, evenly spread. Raises UserError if there are not two, or none has room for a rollout."""
-    num_rows = min(config.eval.num_documents, len(rows))
+def _evaluated(config: EvalConfig) -> tuple[int, int]:
+    """Held-out rows with short and with long rollouts."""
+    return config.num_documents, min(config.long_documents, config.num_documents)
+
+
+def evaluation_batches(rows: Rows, config: TrainConfig, num_documents: int) -> list[Batch]:
+    """So many held-out rows, evenly spread. Raises UserError if there are not two, or none has room for a rollout."""
+    num_rows = min(num_documents, len(rows))
     if num_rows < 2:
         raise UserError(f"The validation data has {num_rows} row; standard errors need at least 2, so raise data.validation_fraction or add data.")
     size = config.eval.micro_batch_size

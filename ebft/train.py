@@ -131,7 +131,7 @@ class Loop:
 
         evaluator = self.setup.evaluator
         try:
-            with self.run.evaluating(len(evaluator.batches)) as bar, self.optimization.averaged():
+            with self.run.evaluating(evaluator.num_ticks) as bar, self.optimization.averaged():
                 result = evaluator(self.setup.policy, tick)
         except Stopped:
             return

@@ -33,7 +33,7 @@ ALMOST_ONE = float(np.nextafter(np.float32(1), np.float32(0)))  # the largest dr
 
 def rolled_out(policy: LanguageModel, batch: Batch, config: SamplerConfig, stop_token: int | None = None) -> Rollout:
     blocks = blocks_of(batch, config)
-    return sample(policy, batch, blocks, random_draws(batch, blocks, config), config.temperature, stop_token)
+    return sample(policy, batch, blocks, random_draws(batch, blocks, config), config.temperature, stop_token)[0]
 
 
 def training_log_probs(policy: LanguageModel, batch: Batch, rollout: Rollout, temperature: float) -> Tensor:
@@ -77,11 +77,11 @@ def test_rollouts_of_one_block_do_not_depend_on_later_text_or_other_blocks() -> 
     batch, config, policy = random_batch(LAYOUTS["plain"]), geometry(), policy_of()
     blocks = blocks_of(batch, config)
     draws = random_draws(batch, blocks, config)
-    before = sample(policy, batch, blocks, draws, config.temperature, None)
+    before, _ = sample(policy, batch, blocks, draws, config.temperature, None)
     tokens, others = batch.tokens.clone(), draws.clone()
     tokens[:, 12:] = (tokens[:, 12:] + 1) % VOCABULARY  # anchors are 2, 7, 12, 17: behind the context of block 2
     others[:, :, 3] = 1 - others[:, :, 3]
-    after = sample(policy, replace(batch, tokens=tokens), blocks, others, config.temperature, None)
+    after, _ = sample(policy, replace(batch, tokens=tokens), blocks, others, config.temperature, None)
     assert torch.equal(after.tokens[:, :, :3], before.tokens[:, :, :3])
     assert torch.equal(after.log_probs[:, :, :3], before.log_probs[:, :, :3])
     assert not torch.equal(after.tokens[:, :, 3], before.tokens[:, :, 3])
@@ -95,7 +95,7 @@ def test_frequencies_are_the_exhaustive_probabilities_of_every_pair_of_tokens() 
     batch = replace(batch, tokens=batch.tokens % vocabulary)
     blocks = Blocks(torch.tensor([[3]]), torch.tensor([[True]]), (3,))
     draws = torch.rand(1, num_draws, 1, 2, generator=torch.Generator().manual_seed(0))
-    tokens = sample(policy, batch, blocks, draws, temperature, None).tokens[0, :, 0]
+    tokens = sample(policy, batch, blocks, draws, temperature, None)[0].tokens[0, :, 0]
     counts = torch.bincount(tokens[:, 0] * vocabulary + tokens[:, 1], minlength=vocabulary**2)
     pairs = torch.cartesian_prod(torch.arange(vocabulary), torch.arange(vocabulary))
     exact = torch.stack([log_probs_alone(alone, batch.tokens[0, :3], pair, temperature).sum() for pair in pairs]).exp()
@@ -123,7 +123,7 @@ def test_inverse_cdf_by_hand_never_draws_a_token_of_probability_zero(draw: float
     policy = Fixed(plain_model(), "fp32")
     policy.distribution = torch.tensor([0, 0.25, 0.5, 0, 0.25, 0])
     blocks = Blocks(torch.tensor([[3]]), torch.tensor([[True]]), (3,))
-    rollout = sample(policy, random_batch([[0] * 7]), blocks, torch.full((1, 2, 1, 2), draw), 1.0, None)
+    rollout, _ = sample(policy, random_batch([[0] * 7]), blocks, torch.full((1, 2, 1, 2), draw), 1.0, None)
     assert rollout.tokens.eq(token).all()
     torch.testing.assert_close(rollout.log_probs, policy.distribution[token].log().expand(1, 2, 1, 2))
 
@@ -133,7 +133,7 @@ def test_temperature_divides_the_logits_before_the_draw() -> None:
     policy = Fixed(plain_model(), "fp32")
     policy.distribution = torch.tensor([0.25, 0.75])
     blocks = Blocks(torch.tensor([[3]]), torch.tensor([[True]]), (3,))
-    warm, cold = (sample(policy, random_batch([[0] * 7]), blocks, torch.full((1, 2, 1, 2), 0.15), t, None) for t in (1.0, 0.5))
+    warm, cold = (sample(policy, random_batch([[0] * 7]), blocks, torch.full((1, 2, 1, 2), 0.15), t, None)[0] for t in (1.0, 0.5))
     assert warm.tokens.eq(0).all()
     assert cold.tokens.eq(1).all()
     assert cold.log_probs.exp().flatten().tolist() == pytest.approx([0.9] * 4)
@@ -183,7 +183,7 @@ def test_a_single_generated_token_needs_no_branch_forward() -> None:
 def test_one_block_at_vanishing_temperature_is_greedy_generation() -> None:
     batch = random_batch([[0] * 9])
     blocks = Blocks(torch.tensor([[9]]), torch.tensor([[True]]), (9,))
-    rollout = sample(policy_of(), batch, blocks, torch.full((1, 1, 1, 11), 0.5), 1e-4, None)
+    rollout, _ = sample(policy_of(), batch, blocks, torch.full((1, 1, 1, 11), 0.5), 1e-4, None)
     settings = {"max_new_tokens": 11, "do_sample": False, "eos_token_id": None, "pad_token_id": 0}
     generated = plain_model().generate(batch.tokens, attention_mask=torch.ones(1, 9), **settings)
     assert rollout.tokens[0, 0, 0].tolist() == generated[0, 9:].tolist()

@@ -107,17 +107,17 @@ def test_too_few_usable_rows_are_refused(composed: Composed) -> None:
 
 def test_evaluation_rows_are_spread_over_the_held_out_ones(composed: Composed) -> None:
     """Neighbouring rows are often of one document: 5 of 13 rows, not the first 5."""
-    batches = evaluation_batches(rows_of([23] * 13), composed())
+    batches = evaluation_batches(rows_of([23] * 13), composed(), 5)
     assert [batch.row_ids.tolist() for batch in batches] == [[0, 2, 5], [7, 10]]
 
 
 def test_evaluation_needs_two_rows_and_room_for_a_rollout(composed: Composed) -> None:
     config = composed()
-    assert [len(batch) for batch in evaluation_batches(rows_of([10, 11, 23, 4]), config)] == [3, 1]
-    assert refusal(lambda: evaluation_batches(rows_of([23]), config)) == (
+    assert [len(batch) for batch in evaluation_batches(rows_of([10, 11, 23, 4]), config, 5)] == [3, 1]
+    assert refusal(lambda: evaluation_batches(rows_of([23]), config, 5)) == (
         "The validation data has 1 row; standard errors need at least 2, so raise data.validation_fraction or add data."
     )
-    assert refusal(lambda: evaluation_batches(rows_of([10, 10]), config)) == (
+    assert refusal(lambda: evaluation_batches(rows_of([10, 10]), config, 5)) == (
         "No validation row has room for eval.context_length=7 plus sampler.generate_length=4 tokens; shorten them or add data."
     )
 

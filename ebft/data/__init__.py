@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from ebft.config import DataConfig, FileDataConfig, HubDataConfig, UserError
 from ebft.data.columns import read_hub, read_jsonl, read_parquet
-from ebft.data.documents import Document, held_out, in_hash_order
+from ebft.data.documents import Document, held_out, in_hash_order, in_part
 from ebft.data.epochs import order, steps_per_epoch
 from ebft.data.rows import Rows, to_rows
 from ebft.data.stdlib import read_stdlib
@@ -34,7 +34,8 @@ def load(config: DataConfig, tokenizer: "PreTrainedTokenizerBase") -> Data:
 
 def read(config: DataConfig) -> tuple[list[Document], list[Document]]:
     """The documents for training and those for validation, each side in hash order and limited to its largest number."""
-    train, validation = _sides(config)
+    train, held_out = _sides(config)
+    validation = [document for document in held_out if in_part(document.key, config.validation_part)]
     return (
         _first(train, config.max_train_documents, "training", config),
         _first(validation, config.max_validation_documents, "validation", config),
@@ -63,7 +64,7 @@ def _first(documents: Iterable[Document], limit: int | None, side: str, config: 
     chosen = in_hash_order(documents)[:limit]
     if not chosen:
         raise UserError(
-            f"data.source={config.source} leaves no document for {side} at data.validation_fraction={config.validation_fraction}; "
-            "change the fraction, add rows, or name a validation set."
+            f"data.source={config.source} leaves no document for {side} at data.validation_fraction={config.validation_fraction} and "
+            f"data.validation_part={config.validation_part}; change them, add rows, or name a validation set."
         )
     return chosen

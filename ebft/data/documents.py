@@ -21,6 +21,11 @@ def held_out(key: str, fraction: float) -> bool:
     return int.from_bytes(_digest(key)[:8]) < fraction * 2**64
 
 
+def in_part(key: str, part: str) -> bool:
+    """Whether a held-out key belongs to the `selection` half, on which settings are chosen, or to the `report` half; to `all`, always."""
+    return part == "all" or (int.from_bytes(_digest(f"part {key}")[:8]) < 2**63) == (part == "selection")
+
+
 def in_hash_order(documents: Iterable[Document]) -> list[Document]:
     """Documents in an order unrelated to that of the source, independent of what else is in the list; copies of one key lie apart."""
     occurrences: Counter[str] = Counter()

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from jaxtyping import Float
 from torch import Tensor
 
 from ebft.blocks import find_blocks, reaches
@@ -61,42 +62,62 @@ def _named(scores: dict[str, tuple[float, float]]) -> dict[str, float]:
 class Evaluator:
     """Scores any policy on the given rows. Draws are a function of `config.seed` and the row, so that two policies can be compared in pairs.
 
-    Horizons up to the training length are scored on rollouts of that length, which are cheap and start every `config.stride` tokens; longer
-    ones on rollouts to the longest horizon, which start every `config.long_stride` tokens.
+    Horizons up to the training length are scored on rollouts of that length, which are cheap: on every row, every `config.stride` tokens.
+    Longer ones are scored on rollouts to the longest horizon, on the first batches up to `config.long_documents` rows, every
+    `config.long_stride` tokens.
     """
 
-    def __init__(self, config: EvalConfig, sampler: SamplerConfig, batches: Sequence[Batch], phi: FeatureNetwork, stop_token: int | None) -> None:
+    def __init__(
+        self,
+        config: EvalConfig,
+        sampler: SamplerConfig,
+        batches: Sequence[Batch],
+        long_batches: Sequence[Batch],
+        phi: FeatureNetwork,
+        stop_token: int | None,
+    ) -> None:
         self.config, self.sampler, self.batches, self.phi, self.stop_token = config, sampler, batches, phi, stop_token
         longest = batches[0].tokens.shape[1] - config.context_length
         self.horizons = sorted({horizon for horizon in (*config.horizons, sampler.generate_length) if horizon <= longest})
+        self.short, self.long = [], []
+        for horizon in self.horizons:
+            (self.short if horizon <= sampler.generate_length else self.long).append(horizon)
+        self.long_batches = long_batches if self.long else []
+
+    @property
+    def num_ticks(self) -> int:
+        return len(self.batches) + len(self.long_batches)
 
     def __call__(self, policy: LanguageModel, tick: Callable[[], None]) -> Evaluation:
         """Evaluate; `tick` is called after every batch and may raise to stop."""
-        parts, samples = [], []
+        parts, long_parts, samples = [], [], []
         with policy.evaluating():
             for batch in self.batches:
                 scores, shown = self._score(policy, batch)
                 parts.append(scores)
                 samples += shown
                 tick()
-        return Evaluation(concatenate(parts), samples[:NUM_SAMPLES_SHOWN])
+            for batch in self.long_batches:
+                long_parts.append(self._score_long(policy, batch))
+                tick()
+        return Evaluation(concatenate(parts) | concatenate(long_parts), samples[:NUM_SAMPLES_SHOWN])
 
     def _score(self, policy: LanguageModel, batch: Batch) -> tuple[dict[str, Ratio], list[Sample]]:
         trained, on_device = self.sampler.generate_length, batch.to(policy.device)
-        scores = {"cross_entropy": cross_entropy(policy, on_device)}
-        short = [horizon for horizon in self.horizons if horizon <= trained]
-        rollout = self._roll_out(policy, batch, self.config.stride, short)
-        matching, rewards = feature_matching(self.phi, on_device, rollout, self.sampler.anchors, short, trained)
+        rollout, hidden = self._roll_out(policy, batch, self.config.stride, self.short)
+        matching, rewards = feature_matching(self.phi, on_device, rollout, self.sampler.anchors, self.short, trained)
         assert rewards is not None
         shown = [_show(on_device, rollout, rewards.tolist(), row, self.sampler) for row in range(min(len(batch), 2))]
-        long = [horizon for horizon in self.horizons if horizon > trained]
-        if long:
-            rollout = self._roll_out(policy, batch, self.config.long_stride, long)
-            matching |= feature_matching(self.phi, on_device, rollout, self.sampler.anchors, long, trained)[0]
-        return scores | matching, [sample for sample in shown if sample is not None]
+        scores = {"cross_entropy": cross_entropy(policy, on_device, hidden)} | matching
+        return scores, [sample for sample in shown if sample is not None]
 
-    def _roll_out(self, policy: LanguageModel, batch: Batch, stride: int, horizons: list[int]) -> Rollout:
-        """Rollouts to the last of `horizons`, wherever a real continuation reaches the first of them."""
+    def _score_long(self, policy: LanguageModel, batch: Batch) -> dict[str, Ratio]:
+        rollout, _ = self._roll_out(policy, batch, self.config.long_stride, self.long)
+        scores, _ = feature_matching(self.phi, batch.to(policy.device), rollout, self.sampler.anchors, self.long, self.sampler.generate_length)
+        return scores
+
+    def _roll_out(self, policy: LanguageModel, batch: Batch, stride: int, horizons: list[int]) -> tuple[Rollout, Float[Tensor, "B T H"]]:
+        """Rollouts to the last of `horizons`, wherever a real continuation reaches the first of them, and the rows' hidden states."""
         config, device = self.config, policy.device
         blocks = find_blocks(batch, self.sampler.anchors, config.context_length, stride, horizons[0])
         draws = uniforms(f"{config.seed}/eval/{horizons[-1]}", batch.row_ids, blocks.anchors.shape[1], config.n_samples, horizons[-1])

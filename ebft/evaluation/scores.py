@@ -14,10 +14,10 @@ from ebft.types import Batch, Embeddings, Rollout
 AUTHORS_WHITENING = "reference_code"  # of `whitened_feature_reward`, which is the figure that the authors' script reports
 
 
-def cross_entropy(policy: LanguageModel, batch: Batch) -> Ratio:
-    """Nats per token over the tokens that count, at temperature 1."""
+def cross_entropy(policy: LanguageModel, batch: Batch, hidden: Float[Tensor, "B T H"]) -> Ratio:
+    """Nats per token over the tokens that count, at temperature 1, from the rows' last hidden states."""
     labels = row_labels(batch)
-    (log_probs,) = policy.log_probs(policy.row_hidden(batch), labels)
+    (log_probs,) = policy.log_probs(hidden, labels)
     return Ratio((-log_probs * labels.wanted).sum(1).double().cpu(), labels.wanted.sum(1).double().cpu())
 
 

@@ -41,6 +41,6 @@ def _standard_error(influence: Float[Tensor, "D"]) -> float:
 
 def concatenate(parts: list[dict[str, Ratio]]) -> dict[str, Ratio]:
     """The documents of several batches as one; figures with nothing to count are left out."""
-    names = parts[0].keys()
+    names = parts[0].keys() if parts else ()
     whole = {name: Ratio(torch.cat([part[name].sums for part in parts]), torch.cat([part[name].counts for part in parts])) for name in names}
     return {name: ratio for name, ratio in whole.items() if ratio.counts.sum() > 0}

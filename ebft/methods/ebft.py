@@ -50,7 +50,7 @@ class EBFT:
         draws = uniforms(f"{self.seed}/train/{step}", batch.row_ids, blocks.anchors.shape[1], geometry.n_samples, geometry.generate_length)
         batch, blocks, draws = batch.to(device), blocks.to(device), draws.to(device)
 
-        rollout = sample(self.policy, batch, blocks, draws, geometry.temperature, self.stop_token)
+        rollout, _ = sample(self.policy, batch, blocks, draws, geometry.temperature, self.stop_token)
         embeddings = self.phi.embeddings(batch, rollout)
         alignment, diversity = alignment_and_diversity(embeddings, self.phi.features.whitening)
         reward = config.alignment_coef * alignment - config.diversity_coef * diversity

@@ -27,6 +27,7 @@ def stdlib_config(**changes: Any) -> StdlibDataConfig:
         document_masking=False,
         loss_tokens="all",
         validation_fraction=0.1,
+        validation_part="all",
         max_train_documents=None,
         max_validation_documents=None,
     )

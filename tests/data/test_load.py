@@ -52,8 +52,20 @@ def test_held_out_modules_are_in_no_smaller_fractions_training_data() -> None:
     assert fewer < keys(validation)
 
 
+def test_the_halves_for_choosing_and_for_reporting_are_apart_and_whole_together() -> None:
+    """Settings chosen on one half owe nothing to the other; training data and the tiny base know neither."""
+    (train, whole), selection, report = (read(stdlib_config(validation_part=part)) for part in ("all", "selection", "report"))
+    assert not keys(selection[1]) & keys(report[1])
+    assert keys(selection[1]) | keys(report[1]) == keys(whole)
+    assert (len(whole), len(selection[1])) == (47, 24)
+    assert train == selection[0] == report[0]
+
+
 def test_an_empty_side_is_named(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"data\.source=jsonl leaves no document for validation at data\.validation_fraction=0\.001; change the"):
+    with pytest.raises(
+        UserError,
+        match=r"data\.source=jsonl leaves no document for validation at data\.validation_fraction=0\.001 and data\.validation_part=all; change them",
+    ):
         read(file_config(words(tmp_path, "a", "b"), validation_fraction=0.001))
     with pytest.raises(UserError, match="leaves no document for training"):
         read(file_config(words(tmp_path), validation_path=str(PAIRS), **PAIR_COLUMNS))

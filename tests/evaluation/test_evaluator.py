@@ -15,7 +15,16 @@ from tests.helpers import LAYOUTS, T, geometry, phi_of, policy_of, random_batch
 
 ROWS = [LAYOUTS["plain"][0]] * 3 + LAYOUTS["documents"]  # five rows, each with another number of blocks
 CONFIG = EvalConfig(
-    every_steps=1, num_documents=5, n_samples=3, stride=5, long_stride=5, context_length=2, horizons=[1, 2, 4, 7], micro_batch_size=5, seed=17
+    every_steps=1,
+    num_documents=5,
+    long_documents=5,
+    n_samples=3,
+    stride=5,
+    long_stride=5,
+    context_length=2,
+    horizons=[1, 2, 4, 7],
+    micro_batch_size=5,
+    seed=17,
 )
 
 
@@ -25,7 +34,7 @@ def batches(size: int) -> list[Batch]:
 
 
 def evaluator(size: int = 5, stop_token: int | None = None, **changes: object) -> Evaluator:
-    return Evaluator(replace(CONFIG, **changes), geometry(generate_length=3), batches(size), phi_of(seed=1), stop_token)
+    return Evaluator(replace(CONFIG, **changes), geometry(generate_length=3), batches(size), batches(size), phi_of(seed=1), stop_token)
 
 
 def quiet() -> None:
@@ -65,7 +74,9 @@ def test_rollouts_are_at_temperature_one_and_every_row_has_draws_of_its_own(monk
     """Whatever the training's temperature, here 0.7; and the same draws in whatever batch the row comes."""
     calls: list[tuple[torch.Tensor, float]] = []
 
-    def spy(policy: LanguageModel, batch: Batch, blocks: Blocks, draws: torch.Tensor, temperature: float, stop_token: int | None) -> Rollout:
+    def spy(
+        policy: LanguageModel, batch: Batch, blocks: Blocks, draws: torch.Tensor, temperature: float, stop_token: int | None
+    ) -> tuple[Rollout, torch.Tensor]:
         calls.append((draws, temperature))
         return sample(policy, batch, blocks, draws, temperature, stop_token)
 
@@ -115,7 +126,7 @@ def test_a_tick_after_every_batch_can_stop_it_and_the_policy_trains_on() -> None
     assert policy.model.training
     ticks.append(1)
     evaluator(1)(policy, stop_at_two)
-    assert len(ticks) == 3 + 5
+    assert len(ticks) == 3 + 10
 
 
 def test_metrics_name_every_score_with_its_standard_error() -> None:
@@ -131,11 +142,29 @@ def test_metrics_name_every_score_with_its_standard_error() -> None:
 def test_a_horizon_that_no_continuation_reaches_is_left_out() -> None:
     """Rows of 23 tokens have room for 11 behind 2, their documents of 8 tokens have not."""
     config = replace(CONFIG, horizons=[1, 6, 11])
-    short = Evaluator(config, geometry(generate_length=3), [random_batch([[0] * 8 + [-1] * 15] * 2)], phi_of(seed=1), None)
+    short_rows = [random_batch([[0] * 8 + [-1] * 15] * 2)]
+    short = Evaluator(config, geometry(generate_length=3), short_rows, short_rows, phi_of(seed=1), None)
     assert short.horizons == [1, 3, 6, 11]
     scores = short(policy_of(), quiet).scores
     assert "feature_matching_loss@6" in scores
     assert "feature_matching_loss@11" not in scores
+
+
+def test_long_rollouts_are_scored_on_their_own_rows_and_change_nothing_else() -> None:
+    """The first two batches of two rows for horizons 4 and 7, all three batches for the rest."""
+    rows, phi, policy = batches(2), phi_of(seed=1), policy_of()
+    few = Evaluator(CONFIG, geometry(generate_length=3), rows, rows[:2], phi, None)
+    ticks: list[None] = []
+    scores, whole = few(policy, lambda: ticks.append(None)).scores, evaluator(2)(policy, quiet).scores
+    assert (len(ticks), few.num_ticks) == (5, 5)
+    for name, score in whole.items():
+        seen = 4 if name.endswith(("@4", "@7")) else 5
+        assert torch.equal(scores[name].sums, score.sums[:seen]), name
+
+
+def test_without_long_horizons_there_are_no_long_batches() -> None:
+    assert evaluator(2, horizons=[1, 2]).num_ticks == 3
+    assert evaluator(2, horizons=[1, 4]).num_ticks == 6
 
 
 def test_samples_show_real_context_reference_and_rollouts() -> None:

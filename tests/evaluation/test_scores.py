@@ -18,7 +18,7 @@ HORIZONS = [1, 2, 5]
 def test_cross_entropy_is_the_loss_of_transformers_row_by_row() -> None:
     batch, policy, model = random_batch(LAYOUTS["plain"]), policy_of(), plain_model()
     with torch.no_grad():
-        score = cross_entropy(policy, batch)
+        score = cross_entropy(policy, batch, policy.row_hidden(batch))
         losses = [model(input_ids=row[None], labels=row[None]).loss.item() for row in batch.tokens]
     assert score.counts.tolist() == [22, 22]
     assert (score.sums / score.counts).tolist() == pytest.approx(losses, rel=1e-5)
@@ -28,7 +28,7 @@ def test_cross_entropy_of_a_padded_row_leaves_the_padding_out() -> None:
     batch, policy, model = random_batch(LAYOUTS["padded"]), policy_of(), plain_model()
     labels = batch.tokens.masked_fill(~batch.loss_mask, -100)
     with torch.no_grad():
-        score = cross_entropy(policy, batch)
+        score = cross_entropy(policy, batch, policy.row_hidden(batch))
         losses = [model(input_ids=row[None], labels=label[None]).loss.item() for row, label in zip(batch.tokens, labels, strict=True)]
     assert score.counts.tolist() == [22, 12]
     assert (score.sums / score.counts).tolist() == pytest.approx(losses, rel=1e-5)
@@ -39,7 +39,7 @@ def test_cross_entropy_is_at_temperature_one_over_the_tokens_that_count_only() -
     chosen = torch.zeros_like(batch.loss_mask)
     chosen[0, [0, 3, 7]] = True  # nothing predicts a row's first token
     with torch.no_grad():
-        score = cross_entropy(policy, replace(batch, loss_mask=chosen))
+        score = cross_entropy(policy, replace(batch, loss_mask=chosen), policy.row_hidden(batch))
         log_probs = plain_model()(input_ids=batch.tokens).logits.log_softmax(-1)
     expected = -sum(log_probs[0, t - 1, batch.tokens[0, t]].item() for t in (3, 7))
     assert score.counts.tolist() == [2, 0]

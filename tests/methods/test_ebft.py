@@ -210,7 +210,7 @@ def test_expected_gradient_of_a_transformer_is_that_of_the_exact_objective(
     batch = random_batch([[0] * 6] * len(PAIRS))
     batch = replace(batch, tokens=row.expand(len(PAIRS), -1).clone())
     tokens = CONTINUATIONS[PAIRS][:, :, None].expand(-1, -1, len(ANCHORS), -1)
-    monkeypatch.setattr(ebft, "sample", lambda policy, batch, blocks, *_: Rollout(blocks, tokens, torch.zeros(tokens.shape), tokens >= 0))
+    monkeypatch.setattr(ebft, "sample", lambda policy, batch, blocks, *_: (Rollout(blocks, tokens, torch.zeros(tokens.shape), tokens >= 0), None))
     experience = method.prepare(batch, 0)
     assert experience.rollout.blocks.anchors[0].tolist() == ANCHORS
     probability = log_probs.detach()[:, PAIRS].sum(-1).exp().T[:, None]  # [81, 1, K]
