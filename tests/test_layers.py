@@ -14,7 +14,9 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 FLOORS = [
     ["types", "config"],  # 0
     ["blocks", "features", "rewards", "advantages", "losses"],  # 1, pure
-    ["attention", "data", "tasks", "sandbox"],  # 2
+    ["attention", "sandbox"],  # 2
+    ["tasks"],
+    ["data"],
     ["models"],
     ["loading"],
     ["sampler"],  # 3

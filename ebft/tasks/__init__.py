@@ -1,0 +1,1 @@
+"""The tasks, one file each: questions with reference answers, and verifiers of any other answer."""

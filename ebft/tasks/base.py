@@ -1,0 +1,45 @@
+"""What a task is: questions with reference answers, and a verifier that judges any answer to them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+from ebft.sandbox.programs import Tests
+
+
+@dataclass(frozen=True)
+class Question:
+    """A prompt with one right answer and whatever it takes to judge another."""
+
+    key: str  # what the split into training and held-out sides hashes: questions of one key are never on both
+    prompt: str  # what the model is given, to the last character
+    answer: str  # a right answer, which SFT and EBFT learn from
+    origin: str  # how an error message names it, such as path:line
+    tests: Tests | None = None  # of the verifier `unit_tests`; `program_prefix` + answer is the program
+    program_prefix: str = ""  # what stands before an answer to make a whole program: HumanEval's prompt, a function's signature
+    references: tuple[str, ...] = ()  # every answer known to be right, of the verifiers that compare texts
+    direction: str = ""  # of a translation, such as en-fr
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a verifier says of one answer. `score` is the reward; None is an infrastructure error, which is masked and never a 0."""
+
+    score: float | None
+    passed: bool
+    kind: str  # passed, or in one word why not
+
+
+@runtime_checkable
+class Verifier(Protocol):
+    """Judges answers. Deterministic: the same text and question give the same verdict."""
+
+    def verify(self, text: str, question: Question) -> Verdict: ...
+
+    def verify_all(self, texts: Sequence[str], questions: Sequence[Question]) -> list[Verdict]:
+        """One verdict a text, in order; where it runs programs, in parallel and under a deadline for the batch."""
+        ...
+
+    def metrics(self, texts: Sequence[str], questions: Sequence[Question]) -> dict[str, float]:
+        """Figures of a corpus that are no means of verdicts, such as BLEU; empty for most verifiers."""
+        ...
