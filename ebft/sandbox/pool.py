@@ -1,0 +1,130 @@
+"""The sandbox as the rest of the program sees it: programs in, outcomes out, several at a time."""
+
+import math
+import os
+import queue
+import sys
+import tempfile
+import time
+import weakref
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from types import TracebackType
+
+from ebft.config import RunFailure, SandboxConfig, UserError
+from ebft.sandbox import levels
+from ebft.sandbox.programs import Case, Outcome, Program, Tests
+from ebft.sandbox.worker import Worker
+
+_DOUBLE = Tests("double", cases=(Case((2,), 4),), code="assert double('ab') == 'abab'\nassert candidate(0.5) == 1.0")
+CANARIES = {"passed": Program("def double(x):\n    return x + x\n", _DOUBLE), "failed": Program("def double(x):\n    return x\n", _DOUBLE)}
+
+
+class Sandbox:
+    """Runs programs, each in processes of its own, confined as well as this machine allows: at `level` (levels.py).
+
+    Programs have Python's standard library and nothing else. What is passed to a program's function and what it returns must be plain data
+    (wire.py); anything else makes the outcome failed, `not_plain_data`, and so does an object of a class that the program wrote.
+    UserError where the level is below `config.require`. Whether a model's code may run at all is for the caller to ask. Safe to use from
+    several threads; `close` ends all processes, as does the end of a `with` block or of the last reference.
+    """
+
+    def __init__(self, config: SandboxConfig) -> None:
+        if sys.platform == "win32":
+            raise UserError("The sandbox needs Linux or macOS; on Windows, run inside WSL.")
+        self._config = config
+        self._num_workers = config.workers or _num_cores()
+        self._idle: queue.LifoQueue[Worker | None] = queue.LifoQueue()  # None: to be started when it is needed
+        for _ in range(self._num_workers):
+            self._idle.put(None)
+        self.close = weakref.finalize(self, _close_all, self._idle)
+        self.parts = self._probe()
+        self.level = levels.level(self.parts)
+        self._check_level()
+
+    def __enter__(self) -> "Sandbox":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
+        self.close()
+
+    def run(self, program: Program) -> Outcome:
+        """Waits for a free worker. An outcome of status `error` says what failed of ours."""
+        assert self.close.alive, "the sandbox is closed"
+        worker, sound = self._idle.get(), None
+        started = time.monotonic()
+        try:
+            worker = worker or self._start()
+            if worker.parts != self.parts:
+                raise OSError(f"a new process reached {worker.parts} instead of {self.parts}")
+            outcome = worker.run(program)
+            sound = worker
+            return outcome
+        except (OSError, EOFError) as error:
+            return Outcome("error", f"{type(error).__name__}: {error}", 0, time.monotonic() - started)
+        finally:
+            if worker is not None and sound is None:
+                worker.close()
+            self._idle.put(sound)
+
+    def run_all(self, programs: Sequence[Program]) -> list[Outcome]:
+        """In the order of the programs. Those not started within `batch_seconds` are errors."""
+        deadline = time.monotonic() + self._config.batch_seconds
+
+        def run(program: Program) -> Outcome:
+            if time.monotonic() > deadline:
+                return Outcome("error", "not started within sandbox.batch_seconds", 0, 0.0)
+            return self.run(program)
+
+        with ThreadPoolExecutor(self._num_workers) as threads:
+            return list(threads.map(run, programs))
+
+    def check_canaries(self) -> None:
+        """RunFailure unless a program known to be right passes and one known to be wrong fails."""
+        for status, program in CANARIES.items():
+            outcome = self.run(program)
+            if outcome.status != status:
+                raise RunFailure(f"The sandbox cannot be trusted here: a program that should have {status} got {outcome.status} ({outcome.kind}).")
+
+    def _start(self) -> Worker:
+        config = self._config
+        limits = levels.Limits(
+            cpu_seconds=math.ceil(config.seconds * config.processes) + 1,  # never reached before `seconds` have passed on the clock
+            memory_bytes=config.memory_mb << 20,
+            output_bytes=config.output_kb << 10,
+            processes=config.processes,
+        )
+        return Worker(levels.Settings(levels.PARTS, limits, tempfile.gettempdir()), config.seconds)
+
+    def _probe(self) -> list[str]:
+        self._idle.get()
+        try:
+            worker = self._start()
+        except (OSError, EOFError) as error:
+            raise RunFailure(f"The sandbox could not start its first process ({type(error).__name__}: {error}).") from error
+        self._idle.put(worker)
+        return worker.parts
+
+    def _check_level(self) -> None:
+        config, ranks = self._config, list(levels.LEVELS)
+        if ranks.index(self.level) < ranks.index(config.require):
+            missing = ", ".join(part for part in levels.LEVELS[config.require] if part not in self.parts)
+            self.close()
+            raise UserError(
+                f"sandbox.require={config.require}, but this machine reaches only {self.level}: {missing} failed; "
+                f"use another machine, or accept weaker confinement with sandbox.require={self.level}."
+            )
+        if config.processes > 1 and self.level != "namespaces":
+            self.close()
+            raise UserError(f"sandbox.processes={config.processes} can be enforced with namespaces only, which failed here; set it to 1.")
+
+
+def _num_cores() -> int:
+    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+
+
+def _close_all(idle: "queue.LifoQueue[Worker | None]") -> None:
+    for _ in range(idle.qsize()):
+        worker = idle.get()
+        if worker is not None:
+            worker.close()

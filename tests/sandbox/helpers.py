@@ -1,0 +1,16 @@
+"""Small limits and short ways to write a program. Needs the standard library only."""
+
+from typing import Any
+
+from ebft.config import SandboxConfig
+from ebft.sandbox import Case, Program, Tests
+
+CONFIG = SandboxConfig(
+    allow_code_execution=True, require="none", seconds=0.5, memory_mb=128, output_kb=256, processes=1, workers=2, batch_seconds=100.0,
+    check_references=0,
+)  # fmt: skip
+
+
+def program(source: str, *cases: tuple[tuple[Any, ...], Any], code: str = "", setup: str = "") -> Program:
+    """A program whose function is f, and its tests: arguments and right values, or code."""
+    return Program(source, Tests("f", tuple(Case(*case) for case in cases), code, setup))

@@ -1,0 +1,57 @@
+"""No attack passes and none does harm: for this user and for nobody, with namespaces and where the kernel denies them."""
+
+from dataclasses import replace
+from functools import cache
+
+import pytest
+
+from ebft.sandbox import Outcome, Sandbox, levels
+from tests.sandbox.attacks import ATTACKS
+from tests.sandbox.helpers import CONFIG, program
+from tests.sandbox.machines import PLACES, run
+
+HONEST = program("def f(a, b): return a + b", ((2, 3), 5), code="assert f(2, 3) == 5")
+SHORT_SECONDS, LONG_SECONDS = 0.2, 3.0  # for attacks on time, and for those that meet something else first
+
+
+@cache
+def outcomes(place: str) -> dict[str, Outcome]:
+    """All attacks, each kind in one sandbox, and an honest program behind them."""
+    timed = {name: attack.program for name, attack in ATTACKS.items() if "timeout" in attack.kinds}
+    others = {name: attack.program for name, attack in ATTACKS.items() if name not in timed} | {"honest": HONEST}
+    return run(PLACES[place], timed, seconds=SHORT_SECONDS) | run(PLACES[place], others, seconds=LONG_SECONDS)
+
+
+@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("name", ATTACKS)
+def test_an_attack_fails(name: str, place: str) -> None:
+    outcome = outcomes(place)[name]
+    assert outcome.status == "failed"
+    assert outcome.kind in ATTACKS[name].kinds
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_an_honest_program_passes_after_all_attacks(place: str) -> None:
+    outcome = outcomes(place)["honest"]
+    assert (outcome.status, outcome.kind, outcome.num_tests) == ("passed", "passed", 2)
+
+
+HARMLESS = (
+    "another program",
+    "memory in a nameless file",
+    "reading the list of users",
+    "reading the repository",
+    "listing the root",
+    "climbing out of its folder",
+    "linking",
+    "listening",
+    "a datagram socket",
+    "raising its own limits",
+)
+
+
+def test_without_confinement_attacks_succeed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those that can be let loose: it is the confinement that stops them, not a mistake in them."""
+    monkeypatch.setattr(levels, "PARTS", ())
+    with Sandbox(replace(CONFIG, seconds=LONG_SECONDS)) as sandbox:
+        assert {name: sandbox.run(ATTACKS[name].program).kind for name in HARMLESS} == dict.fromkeys(HARMLESS, "passed")
