@@ -1,1 +1,26 @@
 """The tasks, one file each: questions with reference answers, and verifiers of any other answer."""
+
+from ebft.config import UserError
+from ebft.tasks.base import Question, Verdict, Verifier
+from ebft.tasks.parses import Parses
+from ebft.tasks.text_match import BLEU, ChrF, ExactMatch
+from ebft.tasks.unit_tests import Runner, UnitTests
+
+__all__ = ["VERIFIERS", "Question", "Runner", "Verdict", "Verifier", "build"]
+
+VERIFIERS = {"unit_tests": UnitTests, "parses": Parses, "chrf": ChrF, "bleu": BLEU, "exact_match": ExactMatch}
+
+
+def build(name: str, runner: Runner | None) -> Verifier:
+    """The verifier of a name; `runner` is what runs programs, for those that do.
+
+    Raises UserError for an unknown name, a missing runner, and where sacrebleu is needed and not installed.
+    """
+    if name not in VERIFIERS:
+        raise UserError(f"data.task={name} is not one of {', '.join(VERIFIERS)}.")
+    verifier = VERIFIERS[name]
+    if verifier is not UnitTests:
+        return verifier()
+    if runner is None:
+        raise UserError(f"data.task={name} runs code that a model wrote and was given nothing to run it in; set sandbox.allow_code_execution=true.")
+    return UnitTests(runner)

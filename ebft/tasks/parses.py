@@ -1,0 +1,91 @@
+"""Unstructured code: complete a function of a real module. An answer is right if the function compiles and does something; it is never run."""
+
+import ast
+from collections.abc import Iterator, Sequence
+
+from ebft.config import UserError
+from ebft.tasks.base import Question, Verdict
+from ebft.tasks.functions import cut, is_empty, parse, says_something
+
+MAX_CONTEXT_LINES = 8  # of the module, before the function's `def` line
+MAX_DOCSTRING_LINES = 3  # functions with a longer docstring are left out, as the prompt would be mostly text
+MAX_BODY_LINES = 12
+
+Function = ast.FunctionDef | ast.AsyncFunctionDef
+
+
+def questions(module_name: str, source: str) -> Iterator[Question]:
+    """Every function and method of a module whose body is short: given are lines before it, its signature and docstring, wanted is the rest.
+
+    All questions of a module share its name as key. Raises UserError for a module that is not Python.
+    """
+    try:
+        tree = ast.parse(source)
+    except (SyntaxError, ValueError) as error:
+        raise UserError(f"module {module_name} is not Python of this interpreter ({error}); leave it out.") from error
+    lines = source.split("\n")
+    for function in _functions(tree):
+        body = _first_line_of_body(function, lines)
+        if body is not None:
+            yield _question(function, body, lines, module_name)
+
+
+def _functions(node: ast.AST) -> Iterator[Function]:
+    """Functions in the order of the text, without those inside others, which may need names of their surroundings."""
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, Function):
+            yield child
+        elif isinstance(child, ast.stmt | ast.excepthandler | ast.match_case):  # what may hold statements
+            yield from _functions(child)
+
+
+def _first_line_of_body(function: Function, lines: Sequence[str]) -> int | None:
+    """Counted from 0 and without the docstring; None if the function is long, empty, or written on one line."""
+    docstring = function.body[0] if ast.get_docstring(function, clean=False) is not None else None
+    if is_empty(function) or _num_lines(docstring) > MAX_DOCSTRING_LINES:
+        return None
+    first = function.body[0 if docstring is None else 1]
+    decorators = first.decorator_list if isinstance(first, Function | ast.ClassDef) else []
+    start = min([first.lineno, *(decorator.lineno for decorator in decorators)]) - 1
+    shares_its_line = lines[start][: first.col_offset].strip()
+    return None if shares_its_line or _end(function) - start > MAX_BODY_LINES else start
+
+
+def _num_lines(node: ast.stmt | None) -> int:
+    return 0 if node is None else _end(node) - node.lineno + 1
+
+
+def _end(node: ast.stmt) -> int:
+    assert node.end_lineno is not None  # true of every tree that comes from text
+    return node.end_lineno
+
+
+def _question(function: Function, body: int, lines: Sequence[str], module_name: str) -> Question:
+    signature = function.lineno - 1
+    surroundings = "if True:\n" if function.col_offset else ""  # a method keeps its indentation and still stands alone
+    return Question(
+        key=module_name,
+        prompt=_joined(lines[max(0, signature - MAX_CONTEXT_LINES) : body]),
+        answer=_joined(lines[body : _end(function)]),
+        origin=f"module {module_name}, line {function.lineno}",
+        program_prefix=surroundings + _joined(lines[signature:body]),
+    )
+
+
+def _joined(lines: Sequence[str]) -> str:
+    return "".join(f"{line}\n" for line in lines)
+
+
+class Parses:
+    """Scores 1 or 0: the program prefix and the text, up to the end of the function, compile, and the function's body does something."""
+
+    def verify(self, text: str, question: Question) -> Verdict:
+        tree = parse(question.program_prefix + cut(question.program_prefix, text))
+        kind = "syntax" if tree is None else "passed" if says_something(tree) else "empty"
+        return Verdict(score=float(kind == "passed"), passed=kind == "passed", kind=kind)
+
+    def verify_all(self, texts: Sequence[str], questions: Sequence[Question]) -> list[Verdict]:
+        return [self.verify(text, question) for text, question in zip(texts, questions, strict=True)]
+
+    def metrics(self, texts: Sequence[str], questions: Sequence[Question]) -> dict[str, float]:
+        return {}
