@@ -1,7 +1,7 @@
 """From rewards to advantages (method.md section 5)."""
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 STD_FLOOR = 1e-4  # group_norm: groups whose rewards hardly differ keep small advantages instead of amplified rounding
@@ -37,3 +37,28 @@ def advantages(
         return centred
     assert kind == "group_norm", kind
     return centred / (reward.std(1, keepdim=True) + STD_FLOOR)
+
+
+def outcome_advantages(rewards: Float[Tensor, "B N"], counted: Bool[Tensor, "B N"], kind: str) -> Float[Tensor, "B N"]:
+    """Advantages of one verified reward a completion; completions that do not count get 0 and move nobody's baseline.
+
+    none     r_j
+    rloo     r_j - mean over counted i != j of r_i, 0 where there is no other (Ahmadian et al., arXiv 2402.14740)
+    grpo     (r_j - mean) / std over the counted ones of a row (Shao et al., arXiv 2402.03300)
+    dr_grpo  r_j - mean (Liu et al., arXiv 2503.20783); rloo times (n - 1) / n
+
+    """
+    rewards = torch.where(counted, rewards, 0)
+    number, total = counted.sum(1, keepdim=True), rewards.sum(1, keepdim=True)
+    if kind == "none":
+        advantage = rewards
+    elif kind == "rloo":
+        advantage = torch.where(number > 1, rewards - (total - rewards) / (number - 1).clamp_min(1), 0)
+    else:
+        advantage = rewards - total / number.clamp_min(1)
+        if kind == "grpo":
+            squares = torch.where(counted, advantage.square(), 0).sum(1, keepdim=True)
+            advantage = advantage / ((squares / (number - 1).clamp_min(1)).sqrt() + STD_FLOOR)
+        else:
+            assert kind == "dr_grpo", kind
+    return torch.where(counted, advantage, 0)

@@ -4,7 +4,8 @@
 with all its branches, or one more token of every branch over cached keys. Who sees whom is decided in `blocks.py`; here it is computed.
 Branches go in chunks of neighbours, and a chunk reads the row up to its largest anchor only. Whole branches go through fused attention, with a
 small mask that keeps the branches of a chunk apart; single tokens through a softmax over the row's keys and each branch's own together, because
-own keys grow with every step and would soon outnumber the row's.
+own keys grow with every step and would soon outnumber the row's. Completions, many tokens behind one anchor a row, each have a cache of their own,
+for which fused attention is the fastest.
 """
 
 from abc import ABC, abstractmethod
@@ -13,12 +14,12 @@ from itertools import accumulate, pairwise
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from transformers import AttentionInterface
 
 from ebft.blocks import Branches, own_visible, prefix_visible, row_visible
-from ebft.types import Batch
+from ebft.types import Batch, Blocks
 
 NAME = "ebft_branches"
 CHUNK_BRANCHES = 32  # at most; more of them make larger products, and read more of the row that they do not see
@@ -116,6 +117,42 @@ class StepContext(Context):
         keys, values = self.own_cache[layer]
         keys[:, :, :, self.step], values[:, :, :, self.step] = key, value
         return keys[:, :, :, : self.step + 1], values[:, :, :, : self.step + 1]
+
+
+@dataclass
+class CompletionContext(Context):
+    """One more token of every completion. Each goes on in its own copy of its row's keys and values, so that it can leave when it has ended."""
+
+    cache: dict[int, KeysValues]  # with room for all tokens to come
+    visible: Bool[Tensor, "R 1 1 S"]  # row tokens that a completion sees, and all of its own
+    row_length: int  # row tokens that the longest prefix has
+    step: int = 0
+
+    @classmethod
+    def of(cls, batch: Batch, blocks: Blocks, n_samples: int, row_cache: dict[int, KeysValues], num_steps: int) -> "CompletionContext":
+        (limit,) = blocks.reach
+        visible = prefix_visible(batch.document_ids, blocks.anchors)[:, None, :, :limit]
+        context = cls(dict(row_cache), torch.nn.functional.pad(visible, (0, num_steps), value=True), limit)
+        context.keep(torch.arange(len(batch), device=visible.device).repeat_interleave(n_samples))
+        return context
+
+    def keep(self, chosen: Int[Tensor, "_"]) -> None:
+        """Go on with the chosen completions, or rows, each as often as it is named."""
+        self.visible = self.visible[chosen]
+        for layer, (keys, values) in self.cache.items():  # under autocast, attention would cast rotated keys to the values' type at every step
+            self.cache[layer] = self._roomy(keys.to(values.dtype), chosen), self._roomy(values, chosen)
+
+    def _roomy(self, cached: Float[Tensor, "R h U d"], chosen: Int[Tensor, "_"]) -> Float[Tensor, "_ h S d"]:
+        passed = self.row_length + self.step
+        roomy = cached.new_empty((len(chosen), cached.shape[1], self.visible.shape[3], cached.shape[3]))
+        roomy[:, :, :passed] = cached[chosen, :, :passed]
+        return roomy
+
+    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
+        passed = self.row_length + self.step
+        keys, values = (x[:, :, : passed + 1] for x in self.cache[layer])
+        keys[:, :, passed:], values[:, :, passed:] = key, value
+        return _fused(query, keys, values, self.visible[..., : passed + 1], scaling)
 
 
 def _limits(reach: tuple[int, ...], size: int) -> list[int]:

@@ -1,12 +1,13 @@
-"""Every knob of a run as a typed, frozen dataclass, and the rules that tie knobs together.
+"""Every knob of a run as a typed, frozen dataclass. What ties knobs together is in `rules.py`.
 
 The values live in `conf/`, each default written once; a class here holds names, types and limits only. `cli/` composes the YAML files, turns
-them into these classes and calls `check`. Nothing here imports torch or hydra, so `--help` stays fast.
+them into these classes and calls `rules.check`. Nothing here imports torch or hydra, so `--help` stays fast.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field
 from typing import Any, Union
+
+TASKS = ("unit_tests", "parses", "chrf", "bleu", "exact_match")
 
 
 class UserError(ValueError):
@@ -27,6 +28,10 @@ def at_least(minimum: float) -> Any:
 
 def above(bound: float) -> Any:
     return field(metadata={"above": bound})
+
+
+def read_by(*tasks: str) -> Any:
+    return field(metadata={"tasks": tasks})
 
 
 @dataclass(frozen=True)
@@ -51,6 +56,18 @@ class EBFTConfig(MethodConfig):
 
 
 @dataclass(frozen=True)
+class RLVRConfig(MethodConfig):
+    """Reinforcement learning from verifiable rewards: policy gradient on the verdicts of the data's task."""
+
+    advantage: str = one_of("none", "rloo", "grpo", "dr_grpo")
+    max_new_tokens: int = at_least(1)  # of a completion
+    truncated: str = one_of("zero", "masked")  # completions without an end: reward 0, or left out of the loss
+    ce_coef: float = at_least(0)  # weight of cross-entropy
+    kl_coef: float = at_least(0)  # weight of the KL divergence from the policy before training
+    kl_estimator: str = one_of("k1", "k2", "k3")
+
+
+@dataclass(frozen=True)
 class ModelConfig:
     path: str  # `tiny` (shipped with the package), a folder, or a hub id
     revision: str | None
@@ -66,8 +83,10 @@ class DataConfig:
     layout: str = one_of("packed", "padded")  # packed: documents joined by one EOS and cut; padded: one document a row
     document_masking: bool  # packed rows: attention stays inside a document
     loss_tokens: str = one_of("all", "completion")  # which tokens count in the cross-entropy
+    task: str | None = one_of(*TASKS)  # how completions are verified; null: they are not
     validation_fraction: float = above(0)  # held out by a stable hash, where there is no validation split of its own
     validation_part: str = one_of("all", "selection", "report")  # of the held-out documents: all, or one of two halves by a stable hash
+    drop_long_pairs: bool  # prompt and completion above sequence_length: dropped and counted; otherwise refused
     max_train_documents: int | None = at_least(1)
     max_validation_documents: int | None = at_least(1)
 
@@ -78,20 +97,32 @@ class StdlibDataConfig(DataConfig):
 
 
 @dataclass(frozen=True)
+class GeneratedDataConfig(DataConfig):
+    """Questions and answers that a task generates."""
+
+
+@dataclass(frozen=True)
 class ColumnsDataConfig(DataConfig):
-    """Rows with a text column, or with a prompt and a completion column."""
+    """Rows with a text column, or with a prompt and a completion column and what it takes to judge other completions."""
 
     path: str
+    validation_path: str | None
     text_column: str | None
     prompt_column: str | None
+    prompt_template: str | None  # in place of prompt_column: a text with columns in braces
     completion_column: str | None
+    tests_column: str | None = read_by("unit_tests")
+    setup_column: str | None = read_by("unit_tests")  # code before the tests
+    entry_point_column: str | None = read_by("unit_tests")  # null: the function that the first assert calls
+    completes_prompt: bool = read_by("unit_tests")  # the program is prompt and completion together
+    drop_untestable: bool = read_by("unit_tests")  # rows without usable tests: dropped and counted; otherwise refused
+    references_column: str | None = read_by("chrf", "bleu", "exact_match")  # right completions besides the row's own
+    direction_column: str | None = read_by("chrf", "bleu", "exact_match")  # of a translation, such as en-de
 
 
 @dataclass(frozen=True)
 class FileDataConfig(ColumnsDataConfig):
     """JSONL or Parquet from disk."""
-
-    validation_path: str | None
 
 
 @dataclass(frozen=True)
@@ -183,6 +214,31 @@ class EvalConfig:
     horizons: list[int]
     micro_batch_size: int = at_least(1)
     seed: int
+    num_questions: int = at_least(0)  # held-out questions that are answered and verified; 0: none
+    max_new_tokens: int = at_least(1)  # of an answer
+    num_completions: int = at_least(0)  # per question, for pass@k; 0: greedy alone
+    pass_at: list[int]  # the k of pass@k
+    temperature: float = above(0)  # of the completions for pass@k
+    top_p: float = above(0)
+
+    def first_context(self, anchors: str) -> int:
+        """Tokens before the first anchor; of a completion, its prompt is context enough."""
+        return 1 if anchors == "completion" else self.context_length
+
+
+@dataclass(frozen=True)
+class SandboxConfig:
+    """Running what a model wrote: whether at all, how well confined at least, and the limits of one program."""
+
+    allow_code_execution: bool
+    require: str = one_of("none", "rlimits", "landlock", "namespaces")  # the weakest level to accept (sandbox/levels.py)
+    seconds: float = above(0)  # for a program with all its tests
+    memory_mb: int = at_least(64)  # address space of a process
+    output_kb: int = at_least(1)  # of an answer, of a file, and of all files a program leaves
+    processes: int = at_least(1)  # threads, the first included; new processes are always refused
+    workers: int | None = at_least(1)  # programs at a time; null: one a core
+    batch_seconds: float = above(0)  # programs not started by then are errors of the machine's, not failures
+    check_references: int | None = at_least(0)  # reference answers verified before anything else; null: all
 
 
 @dataclass(frozen=True)
@@ -198,114 +254,24 @@ class TrainConfig:
     trainer: TrainerConfig
     tracker: TrackerConfig
     eval: EvalConfig
+    sandbox: SandboxConfig
+
+
+@dataclass(frozen=True)
+class EvaluateConfig(TrainConfig):
+    """What ebft-eval evaluates, and on what; of the rest of a run's config it reads where and how it computes."""
+
+    models: list[str]
 
 
 # The class behind each value of a group's selector key.
-METHODS = {"sft": SFTConfig, "ebft": EBFTConfig}
-SOURCES = {"stdlib": StdlibDataConfig, "jsonl": FileDataConfig, "parquet": FileDataConfig, "hub": HubDataConfig}
+METHODS = {"sft": SFTConfig, "rlvr": RLVRConfig, "ebft": EBFTConfig}
+SOURCES = {
+    "stdlib": StdlibDataConfig,
+    "code_qa": GeneratedDataConfig,
+    "translation": GeneratedDataConfig,
+    "jsonl": FileDataConfig,
+    "parquet": FileDataConfig,
+    "hub": HubDataConfig,
+}
 TRACKERS = {"none": TrackerConfig, "wandb": WandbTrackerConfig}
-
-
-def check(config: TrainConfig) -> None:
-    """Raise UserError for the first value outside its limits or combination that cannot work. Needs no model and no data."""
-    for key, value, metadata in _walk(config):
-        _check_limits(key, value, metadata)
-    for message in _conflicts(config):
-        raise UserError(message)
-
-
-def _walk(node: Any, prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
-    for item in fields(node):
-        key, value = f"{prefix}{item.name}", getattr(node, item.name)
-        if is_dataclass(value):
-            yield from _walk(value, f"{key}.")
-        else:
-            yield key, value, item.metadata
-
-
-def _check_limits(key: str, value: Any, metadata: Any) -> None:
-    if value is None:
-        return
-    if "choices" in metadata and value not in metadata["choices"]:
-        raise UserError(f"{key}={value} is not one of {', '.join(metadata['choices'])}.")
-    if "at_least" in metadata and not value >= metadata["at_least"]:
-        raise UserError(f"{key}={value} must be at least {metadata['at_least']}.")
-    if "above" in metadata and not value > metadata["above"]:
-        raise UserError(f"{key}={value} must be above {metadata['above']}.")
-
-
-def _conflicts(config: TrainConfig) -> Iterator[str]:
-    yield from _method_conflicts(config)
-    yield from _geometry_conflicts(config)
-    yield from _data_conflicts(config.data, config.sampler)
-    yield from _feature_conflicts(config.features)
-    trainer, optimizer, model = config.trainer, config.optimizer, config.model
-    if (trainer.max_steps is None) == (trainer.max_epochs is None):
-        yield "Set exactly one of trainer.max_steps and trainer.max_epochs; make the other null."
-    if trainer.micro_batch_size > trainer.batch_size:
-        yield f"trainer.micro_batch_size={trainer.micro_batch_size} is above trainer.batch_size={trainer.batch_size}; lower it."
-    if len(optimizer.betas) != 2 or not all(0 <= beta < 1 for beta in optimizer.betas):
-        yield f"optimizer.betas={list(optimizer.betas)} must be two numbers in [0, 1)."
-    if optimizer.warmup_fraction > 1:
-        yield f"optimizer.warmup_fraction={optimizer.warmup_fraction} must be at most 1."
-    if optimizer.ema_decay is not None and optimizer.ema_decay >= 1:
-        yield f"optimizer.ema_decay={optimizer.ema_decay} must be below 1; null turns averaging off."
-    if model.config_overrides and model.init != "random":
-        yield "model.config_overrides changes the architecture, so it needs model.init=random."
-
-
-def _method_conflicts(config: TrainConfig) -> Iterator[str]:
-    method, n_samples = config.method, config.sampler.n_samples
-    if not isinstance(method, EBFTConfig):
-        return
-    if method.rl_coef == 0 and method.ce_coef == 0:
-        yield "method.rl_coef and method.ce_coef are both 0, so there is nothing to train on; raise one."
-    if n_samples < 2 and method.advantage != "none":
-        yield f"sampler.n_samples={n_samples} is too small for method.advantage={method.advantage}; use at least 2, or method.advantage=none."
-    if n_samples < 2 and method.diversity_coef > 0:
-        yield f"sampler.n_samples={n_samples} leaves no pair for the diversity term; use at least 2, or method.diversity_coef=0."
-
-
-def _geometry_conflicts(config: TrainConfig) -> Iterator[str]:
-    length, sampler, evaluation = config.data.sequence_length, config.sampler, config.eval
-    if sampler.context_length + sampler.generate_length > length:
-        yield (
-            f"sampler.context_length={sampler.context_length} plus sampler.generate_length={sampler.generate_length} leaves no block in "
-            f"data.sequence_length={length}; shorten them or lengthen the rows."
-        )
-    if evaluation.context_length + sampler.generate_length > length:
-        yield (
-            f"eval.context_length={evaluation.context_length} plus sampler.generate_length={sampler.generate_length} leaves no block in "
-            f"data.sequence_length={length}; shorten them or lengthen the rows."
-        )
-    if not evaluation.horizons or min(evaluation.horizons) < 1:
-        yield f"eval.horizons={list(evaluation.horizons)} must hold at least one length, each at least 1."
-
-
-def _data_conflicts(data: DataConfig, sampler: SamplerConfig) -> Iterator[str]:
-    if data.validation_fraction >= 1:
-        yield f"data.validation_fraction={data.validation_fraction} must be below 1."
-    if data.document_masking and data.layout == "padded":
-        yield "data.document_masking=true needs data.layout=packed: a padded row holds one document."
-    pairs = False
-    if isinstance(data, ColumnsDataConfig):
-        pairs = data.text_column is None
-        named = (data.prompt_column is not None, data.completion_column is not None)
-        if named != ((True, True) if pairs else (False, False)):
-            yield "Set either data.text_column, or both data.prompt_column and data.completion_column, and make the rest null."
-    if not pairs and data.loss_tokens == "completion":
-        yield "data.loss_tokens=completion needs data with a prompt and a completion column; use data.loss_tokens=all."
-    if not pairs and sampler.anchors == "completion":
-        yield "sampler.anchors=completion needs data with a prompt and a completion column; use sampler.anchors=all."
-
-
-def _feature_conflicts(features: FeaturesConfig) -> Iterator[str]:
-    if not features.feature_layers:
-        yield "features.feature_layers is empty; name at least one fraction of the depth or layer index."
-    for layer in features.feature_layers:
-        if isinstance(layer, float) and not 0 < layer <= 1:
-            yield f"features.feature_layers holds {layer}; a fraction lies in (0, 1], an index is a whole number."
-        if isinstance(layer, int) and layer < 0:
-            yield f"features.feature_layers holds {layer}; an index counts from 0, the embedding output."
-    if (features.path is not None) != (features.network == "checkpoint"):
-        yield "features.path names the feature network of features.network=checkpoint; set both or neither."

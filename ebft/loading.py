@@ -82,7 +82,7 @@ def check_architecture(architecture: PreTrainedConfig, config: TrainConfig) -> N
 
 def _check_network(architecture: PreTrainedConfig, name: str, config: TrainConfig) -> None:
     settings = architecture.to_dict()
-    room = config.data.sequence_length - config.eval.context_length
+    room = config.data.sequence_length - config.eval.first_context(config.sampler.anchors)
     longest = max(length for length in (config.sampler.generate_length, *config.eval.horizons) if length <= room)
     _check_positions(settings, name, config, longest)
     for setting, value in settings.items():

@@ -20,3 +20,21 @@ def policy_gradient(
 def cross_entropy(log_probs: Float[Tensor, "B T_minus_1"], loss_mask: Bool[Tensor, "B T_minus_1"], denominator: Int[Tensor, ""]) -> Float[Tensor, ""]:
     """- sum of the log-probs (temperature 1) of the tokens that count, over `denominator` of them; nats per token."""
     return -torch.where(loss_mask, log_probs, 0).sum() / denominator.clamp_min(1)
+
+
+def kl_penalty(
+    log_probs: Float[Tensor, "B N K G"],
+    reference: Float[Tensor, "B N K G"],
+    valid: Bool[Tensor, "B N K G"],
+    denominator: Int[Tensor, ""],
+    estimator: str,
+) -> Float[Tensor, ""]:
+    """Mean over valid tokens of an estimate of KL(p | reference) from samples of p, with r = log p - log reference.
+
+    k2 = r^2 / 2            its gradient is that of the KL divergence, in expectation
+    k3 = exp(-r) - 1 + r    unbiased as a value, never negative; its gradient is that of KL(reference | p)
+
+    """
+    ratio = log_probs - reference
+    estimate = ratio.square() / 2 if estimator == "k2" else torch.exp(-ratio) - 1 + ratio
+    return torch.where(valid, estimate, 0).sum() / denominator.clamp_min(1)

@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from ebft.attention import NAME, Context, FlatContext, RowContext, StepContext
+from ebft.attention import NAME, CompletionContext, Context, FlatContext, RowContext, StepContext
 from ebft.blocks import (
     Branches,
     block_branches,
@@ -24,7 +24,7 @@ from ebft.blocks import (
 )
 from ebft.config import FeaturesConfig, UserError
 from ebft.features import embed, reference_windows, tap_indices
-from ebft.types import Batch, Embeddings, Rollout
+from ebft.types import Batch, Blocks, Embeddings, Rollout
 
 
 class Decoder:
@@ -81,7 +81,15 @@ class LanguageModel:
         hidden = self.decoder.run(batch.tokens, row_positions(batch), context)
         return hidden, StepContext.of(batch, branches, context.cache, num_steps)
 
-    def step_hidden(self, tokens: Int[Tensor, "B R"], anchors: Int[Tensor, "B R"], context: StepContext) -> Float[Tensor, "B R H"]:
+    def prefill_completions(self, batch: Batch, blocks: Blocks, n_samples: int, num_steps: int) -> tuple[Float[Tensor, "B T H"], CompletionContext]:
+        """The same for rows of one block, whose branches become rows of their own."""
+        context = RowContext.of(batch, keep=True)
+        hidden = self.decoder.run(batch.tokens, row_positions(batch), context)
+        return hidden, CompletionContext.of(batch, blocks, n_samples, context.cache, num_steps)
+
+    def step_hidden(
+        self, tokens: Int[Tensor, "B R"], anchors: Int[Tensor, "B R"], context: StepContext | CompletionContext
+    ) -> Float[Tensor, "B R H"]:
         """Append one token to every branch."""
         hidden = self.decoder.run(tokens, anchors + context.step, context)
         context.step += 1

@@ -16,9 +16,11 @@ def plan(config: TrainConfig, setup: Setup) -> dict[str, str]:
         "method": config.method.name,
         "model": f"{config.model.path}, {num_parameters / 1e6:.1f} M parameters, {config.model.init}",
         "documents": f"{setup.rows.num_documents} in {len(setup.usable)} rows of {config.data.sequence_length} tokens"
-        + (f" ({left_out} more too short for a block)" if left_out else ""),
+        + (f" ({left_out} more too short for a block)" if left_out else "")
+        + (f" ({setup.material.data.num_dropped} pairs too long and dropped)" if setup.material.data.num_dropped else ""),
         "anchors per row": f"{setup.num_blocks:.1f}, {sampler.n_samples} rollouts of {sampler.generate_length} tokens each",
         "tokens to forward per step": _cost(config, setup),
+        **setup.material.judging.plan(),
         "steps": f"{setup.max_steps} of {trainer.batch_size} rows, {epochs:.2f} epochs",
         "held out": _held_out(config, evaluator),
         "device": f"{setup.device}, {trainer.dtype}",

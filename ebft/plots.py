@@ -5,7 +5,7 @@ Text and axes are drawn in one placeholder colour, which the SVG turns into `cur
 
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 
 INK = "#24292f"
 BLUE, VERMILION, GREEN, PURPLE = "#2a7fba", "#d55e00", "#009e73", "#b8659a"  # after Okabe and Ito; told apart with any colour vision
-LOSS = "eval/feature_matching_loss@"
+COLOURS = (BLUE, VERMILION, GREEN, PURPLE)
+LOSS, ENTROPY, TEXT_ENTROPY = "eval/feature_matching_loss@", "eval/entropy@", "eval/text_cross_entropy@"
 STYLE = {
     "font.size": 10,
     "axes.titlesize": 11,
@@ -51,10 +52,22 @@ def write(folder: Path, rows: Sequence[dict[str, Any]], base: Metrics, final: Me
         figures = {
             "cross_entropy": _cross_entropy(rows),
             "feature_matching_by_step": _feature_matching_by_step(rows, generate_length),
-            "feature_matching_by_horizon": _feature_matching_by_horizon(base, final),
+            "feature_matching_by_horizon": _feature_matching_by_horizon({"base": base, "final": final}),
+            "calibration": _calibration({"base": base, "final": final}),
             "reward": _reward(rows),
         }
         return {name: _save(figure, folder, name) for name, figure in figures.items() if figure is not None}
+
+
+def compare(folder: Path, models: Mapping[str, Metrics]) -> None:
+    """Feature matching by horizon and calibration by depth of several models, as `folder/NAME.png`."""
+    import matplotlib
+
+    with matplotlib.rc_context(STYLE):
+        figures = {"feature_matching_by_horizon": _feature_matching_by_horizon(models), "calibration": _calibration(models)}
+        for name, figure in figures.items():
+            if figure is not None:
+                _save(figure, folder, name)
 
 
 def horizons(metrics: Metrics) -> list[int]:
@@ -89,20 +102,40 @@ def _feature_matching_by_step(rows: Sequence[dict[str, Any]], generate_length: i
     return figure
 
 
-def _feature_matching_by_horizon(base: Metrics, final: Metrics) -> "Figure | None":
-    lengths = horizons({**base, **final})
+def _feature_matching_by_horizon(models: Mapping[str, Metrics]) -> "Figure | None":
+    lengths = horizons({name: 0.0 for metrics in models.values() for name in metrics})
     if not lengths:
         return None
     figure, axes = _axes("Feature-matching loss by horizon", "held-out loss", "horizon G (tokens)")
-    for metrics, label, colour, shift in ((base, "base", BLUE, -0.06), (final, "final", VERMILION, 0.06)):
-        measured = [length for length in lengths if f"{LOSS}{length}" in metrics]
-        if measured:
-            places = [lengths.index(length) + shift for length in measured]
-            values = [metrics[f"{LOSS}{length}"] for length in measured]
-            errors = [metrics.get(f"{LOSS}{length}_stderr", 0.0) for length in measured]
-            axes.errorbar(places, values, errors, label=label, color=colour, marker="o", markersize=5, capsize=3, linewidth=1.5)
+    for place, (label, metrics) in enumerate(models.items()):
+        _by_length(axes, metrics, LOSS, lengths, label, place, len(models))
     axes.set_xticks(range(len(lengths)), [str(length) for length in lengths])
     _legend(axes)
+    return figure
+
+
+def _by_length(axes: "Axes", metrics: Metrics, prefix: str, lengths: Sequence[int], label: str, place: int, num: int, **style: Any) -> None:
+    """One model's points with their errors, a little beside the other models'."""
+    measured = [length for length in lengths if f"{prefix}{length}" in metrics]
+    if measured:
+        places = [lengths.index(length) + 0.12 * (place - (num - 1) / 2) for length in measured]
+        values = [metrics[f"{prefix}{length}"] for length in measured]
+        errors = [metrics.get(f"{prefix}{length}_stderr", 0.0) for length in measured]
+        colour = COLOURS[place % len(COLOURS)]
+        axes.errorbar(places, values, errors, label=label, color=colour, marker="o", markersize=5, capsize=3, **({"linewidth": 1.5} | style))
+
+
+def _calibration(models: Mapping[str, Metrics]) -> "Figure | None":
+    """Entropy of the model's own answers against its loss on the real ones, token by token: equal where it is calibrated."""
+    depths = sorted({int(name.rpartition("@")[2]) for metrics in models.values() for name in metrics if re.fullmatch(ENTROPY + r"\d+", name)})
+    if not depths:
+        return None
+    figure, axes = _axes("Calibration by depth", "nats", "token of the answer", num_legend_lines=len(models))
+    for place, (label, metrics) in enumerate(models.items()):
+        _by_length(axes, metrics, ENTROPY, depths, f"{label}: entropy of its own", place, len(models))
+        _by_length(axes, metrics, TEXT_ENTROPY, depths, f"{label}: loss on the real ones", place, len(models), linestyle="--")
+    axes.set_xticks(range(len(depths)), [str(depth) for depth in depths])
+    _legend(axes, columns=2)
     return figure
 
 
@@ -118,14 +151,14 @@ def _reward(rows: Sequence[dict[str, Any]]) -> "Figure | None":
     return figure
 
 
-def _axes(title: str, value_label: str, place_label: str = "optimiser step") -> tuple["Figure", "Axes"]:
+def _axes(title: str, value_label: str, place_label: str = "optimiser step", num_legend_lines: int = 1) -> tuple["Figure", "Axes"]:
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
     figure = Figure(figsize=(6.4, 3.6), layout="constrained")
     axes = figure.subplots()
     axes.set(ylabel=value_label, xlabel=place_label)
-    axes.set_title(title, pad=28)
+    axes.set_title(title, pad=14 + 14 * num_legend_lines)
     if place_label == "optimiser step":
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     return figure, axes
@@ -145,10 +178,10 @@ def _line(axes: "Axes", rows: Sequence[dict[str, Any]], name: str, label: str, c
         axes.fill_between(steps, lower, upper, color=colour, alpha=0.18, linewidth=0)
 
 
-def _legend(axes: "Axes") -> None:
-    """A line of labels between title and axes."""
+def _legend(axes: "Axes", columns: int = 4) -> None:
+    """Lines of labels between title and axes."""
     if axes.get_legend_handles_labels()[1]:
-        axes.legend(loc="lower left", bbox_to_anchor=(-0.01, 1), ncols=4, borderpad=0, handlelength=1.5, columnspacing=1.2, fontsize=9)
+        axes.legend(loc="lower left", bbox_to_anchor=(-0.01, 1), ncols=columns, borderpad=0, handlelength=1.5, columnspacing=1.2, fontsize=9)
 
 
 def _save(figure: "Figure", folder: Path, name: str) -> str:

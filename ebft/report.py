@@ -14,6 +14,7 @@ from ebft.console import clock
 from ebft.files import atomic_write_text, read_rows
 
 COMPARISON_HEADER = ("metric", "base", "final", "change", "its standard error")
+NUM_ANSWERS = 12  # questions shown of the first and of the last step with answers
 NUM_SAMPLES = 6  # contexts shown of the first and of the last step with samples
 CONTEXT_CHARACTERS, CONTEXT_LINES = 400, 10  # the end of a context is what a rollout continues
 _VISIBLE_CONTROLS = {code: 0x2400 + code for code in range(32) if chr(code) not in "\n\t"}  # HTML cannot hold control characters
@@ -34,6 +35,7 @@ def write(directory: Path, summary: Mapping[str, Any], plan: Mapping[str, str]) 
         comparison=_comparison_table(summary),
         figures="\n".join(f'<figure class="plot" role="img" aria-label="{_text(name)}">{svg}</figure>' for name, svg in figures.items()),
         samples=_samples(read_rows(directory / "samples.jsonl")),
+        answers=_answers(read_rows(directory / "answers.jsonl")),
         plan=_named_values(plan.items()),
         config=_text(config_text),
     )
@@ -115,6 +117,30 @@ def _samples(rows: Sequence[Mapping[str, Any]]) -> str:
             f"<tbody>{''.join(map(_sample, shown))}</tbody></table>"
         )
     return "".join(parts)
+
+
+def _answers(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Questions answered at the first and at the last step that has any; nothing for a run without questions."""
+    if not rows:
+        return ""
+    parts = ["<h2>Answers</h2>"]
+    head = "".join(f"<th>{name}</th>" for name in ("prompt (its end)", "reference", "greedy answer", "verdict"))
+    for step in sorted({rows[0]["step"], rows[-1]["step"]}):
+        shown = [row for row in rows if row["step"] == step][:NUM_ANSWERS]
+        body = "".join(f"<tr>{''.join(map(_cell, _answer_cells(row)))}</tr>" for row in shown)
+        parts.append(
+            f'<h3>Step {step}</h3><div class="scroll"><table class="samples"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+        )
+    return "".join(parts)
+
+
+def _answer_cells(row: Mapping[str, Any]) -> list[str]:
+    score = "" if row["score"] is None else f" ({_figure(row['score'])})"
+    return [row["prompt"][-CONTEXT_CHARACTERS:], row["reference"], row["answer"], f"{row['verdict']}{score}"]
+
+
+def _cell(text: str) -> str:
+    return f"<td><code>{_text(text)}</code></td>"
 
 
 def _sample(row: Mapping[str, Any]) -> str:

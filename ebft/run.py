@@ -1,6 +1,6 @@
 """A run folder: opened, written while the run lives, and closed with its report and summary.
 
-    config.yaml  environment.json  metrics.jsonl  samples.jsonl  train.log  checkpoints/  model/  plots/  report.html  summary.json
+    config.yaml  environment.json  metrics.jsonl  samples.jsonl  answers.jsonl  train.log  checkpoints/  model/  plots/  report.html  summary.json
 
 `summary.json` is written last; its absence means that the run is going on or was killed.
 """
@@ -24,7 +24,8 @@ from ebft.console import Bar, Console
 from ebft.environment import environment
 from ebft.tracking import Metrics
 
-CONFIG, ENVIRONMENT, METRICS, SAMPLES, SUMMARY = "config.yaml", "environment.json", "metrics.jsonl", "samples.jsonl", "summary.json"
+CONFIG, ENVIRONMENT, METRICS, SUMMARY = "config.yaml", "environment.json", "metrics.jsonl", "summary.json"
+SAMPLES, ANSWERS = "samples.jsonl", "answers.jsonl"
 WANDB_RUN_ID = "wandb_run_id"
 LENGTH_KEYS = ("trainer.max_steps", "trainer.max_epochs")
 # What may differ when a run is continued: how long it is, and what changes where and how it is computed but not what.
@@ -92,7 +93,8 @@ class Run:
         checkpoint.discard_after(self.directory, step)
         files.keep_rows(self.directory / METRICS, step)
         files.keep_rows(self.directory / METRICS, evaluated, "eval/")
-        files.keep_rows(self.directory / SAMPLES, evaluated)
+        for name in (SAMPLES, ANSWERS):
+            files.keep_rows(self.directory / name, evaluated)
 
     def plan(self, rows: dict[str, str], title: str) -> None:
         """What the run is going to do; shown now and again in the report."""
@@ -118,7 +120,15 @@ class Run:
         """Rows with `context`, `reference` and `rollouts`, a list of `text` and `reward`."""
         for row in rows:
             files.append_row(self.directory / SAMPLES, {"step": step, **row})
-        self.tracker.table(step, rows)
+        flat = [{**row, "rollout": rollout["text"], "reward": rollout["reward"]} for row in rows for rollout in row["rollouts"]]
+        self.tracker.table("samples", step, flat, ["context", "reference", "rollout", "reward"])
+
+    def answers(self, step: int, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Rows with `prompt`, `reference`, `answer`, `verdict` and `score`."""
+        for row in rows:
+            files.append_row(self.directory / ANSWERS, {"step": step, **row})
+        if rows:
+            self.tracker.table("answers", step, rows, ["prompt", "reference", "answer", "verdict", "score"])
 
     def progress(self, total_steps: int, done: int) -> AbstractContextManager[Bar]:
         """Progress of the training: `update(step, metrics)` after each step."""

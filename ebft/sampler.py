@@ -49,20 +49,26 @@ def sample(
             token, log_prob = (branch.squeeze(-1) for branch in _draw(policy.logits(hidden), uniform, temperature))
             tokens.append(token)
             log_probs.append(log_prob)
-    whole = (from_branches(torch.stack(steps, dim=-1), n_samples) for steps in (tokens, log_probs))
-    return _stop(blocks, *whole, stop_token), row
+    drawn, scored = (from_branches(torch.stack(steps, dim=-1), n_samples) for steps in (tokens, log_probs))
+    return until_stop(blocks, drawn, scored, stop_token), row
 
 
 def _draw(logits: Float[Tensor, "B R V"], uniform: Float[Tensor, "B R J"], temperature: float) -> tuple[Tensor, Tensor]:
     """J tokens from every distribution, and their log-probs."""
     log_probs = (logits / temperature).log_softmax(-1)
-    cumulative = log_probs.exp().cumsum(-1)
-    targets = (uniform * cumulative[..., -1:]).contiguous()  # as searchsorted asks, with a warning
-    token = torch.searchsorted(cumulative, targets, right=True).clamp_max(logits.shape[-1] - 1)
+    token = inverse_cdf(log_probs.exp(), uniform)
     return token, log_probs.gather(-1, token)
 
 
-def _stop(blocks: Blocks, tokens: Int[Tensor, "B N K G"], log_probs: Float[Tensor, "B N K G"], stop_token: int | None) -> Rollout:
+def inverse_cdf(probabilities: Float[Tensor, "*b V"], uniform: Float[Tensor, "*b J"]) -> Int[Tensor, "*b J"]:
+    """The first token up to which more than the share `uniform` of the distribution lies; `probabilities` need not sum to 1."""
+    cumulative = probabilities.cumsum(-1)
+    targets = (uniform * cumulative[..., -1:]).contiguous()  # as searchsorted asks, with a warning
+    return torch.searchsorted(cumulative, targets, right=True).clamp_max(probabilities.shape[-1] - 1)
+
+
+def until_stop(blocks: Blocks, tokens: Int[Tensor, "B N K G"], log_probs: Float[Tensor, "B N K G"], stop_token: int | None) -> Rollout:
+    """Later tokens than a branch's first `stop_token` become `stop_token` and invalid."""
     valid = blocks.valid[:, None, :, None].expand(tokens.shape)
     if stop_token is not None:
         stopped = (tokens == stop_token).cumsum(-1) - (tokens == stop_token).long() > 0  # before this token

@@ -5,25 +5,63 @@ from dataclasses import dataclass
 
 import torch
 import transformers
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 from ebft import data
 from ebft.blocks import find_blocks
-from ebft.config import EvalConfig, TrainConfig, UserError
+from ebft.config import EvalConfig, RLVRConfig, TrainConfig, UserError
 from ebft.data import Data, Rows
 from ebft.evaluation import Evaluator
+from ebft.judging import Judging
 from ebft.loading import check_architecture, load_architecture, load_feature_network, load_policy, load_tokenizer
 from ebft.methods import Method, build
-from ebft.models import LanguageModel
+from ebft.models import FeatureNetwork, LanguageModel
 from ebft.types import Batch
 
 ROWS_AT_A_TIME = 1024
 
 
 @dataclass(frozen=True)
-class Setup:
+class Material:
+    """What training and evaluation need beside weights, gathered and checked."""
+
+    config: TrainConfig
     device: str
     tokenizer: PreTrainedTokenizerBase
+    architecture: PreTrainedConfig
+    data: Data
+    held_out: list[Batch]
+    held_out_long: list[Batch]
+    judging: Judging
+
+    @property
+    def stop_token(self) -> int | None:
+        """What ends a branch; a packed stream runs on."""
+        return self.tokenizer.eos_token_id if self.config.data.layout == "padded" else None
+
+    def evaluator(self, phi: FeatureNetwork) -> Evaluator:
+        config = self.config
+        return Evaluator(config.eval, config.sampler, self.held_out, self.held_out_long, phi, self.stop_token, self.judging.examiner())
+
+
+def gather(config: TrainConfig) -> Material:
+    """Raises UserError for anything that config, machine or data do not allow; loads no weights."""
+    transformers.utils.logging.disable_progress_bar()  # the run has its own
+    device = choose_device(config)
+    tokenizer = load_tokenizer(config.model)
+    architecture = load_architecture(config.model)
+    check_architecture(architecture, config)
+    trained, examined = isinstance(config.method, RLVRConfig), config.eval.num_questions > 0
+    loaded = data.load(config.data, tokenizer, train_questions=trained, validation_questions=examined)
+    _check_vocabulary(loaded, architecture.vocab_size, config)
+    held_out, held_out_long = (evaluation_batches(loaded.validation, config, size) for size in _evaluated(config.eval))
+    judging = Judging(config, loaded, tokenizer, architecture.to_dict().get("max_position_embeddings"))
+    return Material(config, device, tokenizer, architecture, loaded, held_out, held_out_long, judging)
+
+
+@dataclass(frozen=True)
+class Setup:
+    material: Material
     rows: Rows
     usable: list[int]  # rows with room for a block, the same for every method
     num_blocks: float  # mean over the usable rows
@@ -32,6 +70,14 @@ class Setup:
     evaluator: Evaluator
     max_steps: int
 
+    @property
+    def device(self) -> str:
+        return self.material.device
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        return self.material.tokenizer
+
     def batch(self, indices: list[int]) -> Batch:
         """Usable rows by their place among the usable ones."""
         return self.rows.batch([self.usable[index] for index in indices])
@@ -39,23 +85,25 @@ class Setup:
 
 def prepare(config: TrainConfig) -> Setup:
     """Raises UserError for anything that config, machine, data or model do not allow."""
-    transformers.utils.logging.disable_progress_bar()  # the run has its own
-    device = choose_device(config)
-    tokenizer = load_tokenizer(config.model)
-    architecture = load_architecture(config.model)
-    check_architecture(architecture, config)
-    rows = data.load(config.data, tokenizer)
-    _check_vocabulary(rows, architecture.vocab_size, config)
-    usable, num_blocks = usable_rows(rows.train, config)
-    held_out, held_out_long = (evaluation_batches(rows.validation, config, size) for size in _evaluated(config.eval))
-    policy = load_policy(config, architecture, device)
-    phi = load_feature_network(config, architecture, device)
+    material = gather(config)
+    rows = training_rows(material.data, config)
+    usable, num_blocks = usable_rows(rows, config)
+    policy = load_policy(config, material.architecture, material.device)
+    phi = load_feature_network(config, material.architecture, material.device)
     if config.trainer.gradient_checkpointing:
         _recompute_activations(policy)
-    stop_token = tokenizer.eos_token_id if config.data.layout == "padded" else None
-    method = build(config, policy, phi, stop_token)
-    evaluator = Evaluator(config.eval, config.sampler, held_out, held_out_long, phi, stop_token)
-    return Setup(device, tokenizer, rows.train, usable, num_blocks, policy, method, evaluator, _max_steps(config, len(usable)))
+    penalised = isinstance(config.method, RLVRConfig) and config.method.kl_coef > 0
+    reference = load_policy(config, material.architecture, material.device) if penalised else None
+    method = build(config, policy, phi, material.stop_token, material.judging.judge(), reference)
+    return Setup(material, rows, usable, num_blocks, policy, method, material.evaluator(phi), _max_steps(config, len(usable)))
+
+
+def training_rows(loaded: Data, config: TrainConfig) -> Rows:
+    """Verifiable rewards need questions, everything else learns from the rows."""
+    if not isinstance(config.method, RLVRConfig):
+        return loaded.train
+    assert loaded.train_questions is not None
+    return loaded.train_questions.rows
 
 
 def _recompute_activations(policy: LanguageModel) -> None:
@@ -113,7 +161,7 @@ def evaluation_batches(rows: Rows, config: TrainConfig, num_documents: int) -> l
     spread = [place * len(rows) // num_rows for place in range(num_rows)]  # neighbouring rows are often of one document
     batches = [rows.batch(spread[start : start + size]) for start in range(0, num_rows, size)]
     anchors, length = config.sampler.anchors, config.sampler.generate_length
-    if not any(find_blocks(batch, anchors, config.eval.context_length, config.eval.stride, length).valid.any() for batch in batches):
+    if not any(find_blocks(batch, anchors, config.eval.first_context(anchors), config.eval.stride, length).valid.any() for batch in batches):
         raise UserError(
             f"No validation row has room for eval.context_length={config.eval.context_length} plus sampler.generate_length="
             f"{config.sampler.generate_length} tokens; shorten them or add data."

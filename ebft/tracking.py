@@ -35,8 +35,8 @@ class Tracker:
     def log(self, step: int, metrics: Metrics) -> None:
         """One row of metrics."""
 
-    def table(self, step: int, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Samples: rows with `context`, `reference` and `rollouts`, a list of `text` and `reward`."""
+    def table(self, name: str, step: int, rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> None:
+        """Those columns of the rows, for people to read."""
 
     def finish(self, failed: bool) -> None:
         """Closes the record."""
@@ -101,12 +101,11 @@ class WandbTracker(Tracker):
     def log(self, step: int, metrics: Metrics) -> None:
         self._run.log({"step": step, **metrics})
 
-    def table(self, step: int, rows: Sequence[Mapping[str, Any]]) -> None:
+    def table(self, name: str, step: int, rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> None:
         import wandb
 
-        columns = ["step", "context", "reference", "rollout", "reward"]
-        data = [[step, row["context"], row["reference"], rollout["text"], rollout["reward"]] for row in rows for rollout in row["rollouts"]]
-        self._run.log({"step": step, "samples": wandb.Table(columns=columns, data=data)})
+        data = [[step, *(row[column] for column in columns)] for row in rows]
+        self._run.log({"step": step, name: wandb.Table(columns=["step", *columns], data=data)})
 
     def finish(self, failed: bool) -> None:
         self._run.finish(exit_code=int(failed))

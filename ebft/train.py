@@ -140,6 +140,7 @@ class Loop:
         self.base = self.base or result
         decode = self.setup.tokenizer.decode
         self.run.samples(self.step, [sample.as_row(decode) for sample in result.samples])
+        self.run.answers(self.step, [answer.as_row() for answer in result.answers])
 
     def state(self) -> dict[str, Any]:
         """Everything that a resumed run needs, as tensors, numbers, strings and their containers."""

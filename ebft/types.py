@@ -38,6 +38,10 @@ class Batch:
         """The rows start..stop-1 as a batch of their own."""
         return self._map(lambda x: x[start:stop])
 
+    def columns(self, stop: int) -> "Batch":
+        """The rows without their tokens from `stop` on."""
+        return self._map(lambda x: x[:, :stop] if x.ndim == 2 else x)
+
     def _map(self, change: Callable[[Tensor], Tensor]) -> "Batch":
         return Batch(
             tokens=change(self.tokens),

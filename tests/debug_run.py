@@ -29,6 +29,16 @@ def write_rows(path: Path, count: int, first: int = 0) -> Path:
     return path
 
 
+def pairs(folder: Path, task: str = "chrf") -> list[str]:
+    """Overrides for questions with short answers, verified by `task`; the same file for both sides."""
+    path = folder / "pairs.jsonl"
+    rows = [{"prompt": f"twice {n} is", "completion": f" {2 * n}!"} for n in range(NUM_DOCUMENTS)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    columns = "data.text_column=null data.prompt_column=prompt data.completion_column=completion data.layout=padded data.loss_tokens=completion"
+    geometry = f"sampler.generate_length=1 sampler.context_length=1 sampler.stride=2 data.task={task} eval.num_questions=3 eval.max_new_tokens=5"
+    return [*columns.split(), *geometry.split(), f"data.path={path}", f"data.validation_path={path}"]
+
+
 def miniature(folder: Path, *overrides: str) -> TrainConfig:
     """The config of a miniature run whose data files lie in `folder`; a later override wins."""
     train, validation = write_rows(folder / "train.jsonl", NUM_DOCUMENTS), write_rows(folder / "validation.jsonl", 5, first=100)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from ebft.advantages import advantages, rloo_baselines
+from ebft.advantages import STD_FLOOR, advantages, outcome_advantages, rloo_baselines
 from ebft.rewards import alignment_and_diversity
 from ebft.types import Embeddings
 
@@ -114,3 +114,36 @@ def test_two_samples_keep_their_diversity_without_a_baseline(kind: str) -> None:
 
 def test_one_sample_has_its_reward_as_advantage() -> None:
     assert advantages(column(6), column(0), 1.5, 1.0, "none").flatten().tolist() == [9]
+
+
+ALL = [True, True, True, True]
+
+
+@pytest.mark.parametrize(
+    ("kind", "counted", "expected"),
+    [
+        ("none", ALL, [1, 0, 0, 0.6]),
+        ("rloo", ALL, [1 - 0.2, -1.6 / 3, -1.6 / 3, 0.6 - 1 / 3]),
+        ("dr_grpo", ALL, [0.6, -0.4, -0.4, 0.2]),
+        ("grpo", ALL, [x / ((0.72 / 3) ** 0.5 + STD_FLOOR) for x in (0.6, -0.4, -0.4, 0.2)]),
+        ("none", [True, False, True, True], [1, 0, 0, 0.6]),
+        ("rloo", [True, False, True, True], [1 - 0.3, 0, -0.8, 0.6 - 0.5]),
+        ("dr_grpo", [True, False, True, False], [0.5, 0, -0.5, 0]),
+        ("grpo", [True, False, True, False], [0.5 / (0.5**0.5 + STD_FLOOR), 0, -0.5 / (0.5**0.5 + STD_FLOOR), 0]),
+        ("rloo", [True, False, False, False], [0, 0, 0, 0]),
+        ("grpo", [False, False, False, False], [0, 0, 0, 0]),
+    ],
+)
+def test_outcome_advantages_by_hand(kind: str, counted: list[bool], expected: list[float]) -> None:
+    """Rewards 1, 0, 0, 0.6, of which some do not count; a second row with one reward for all has no advantage but its reward."""
+    rewards = torch.tensor([[1, 0, 0, 0.6], [0.5, 0.5, 0.5, 0.5]], dtype=torch.float64)
+    mask = torch.tensor([counted, ALL])
+    found = outcome_advantages(rewards, mask, kind)
+    assert found[0].tolist() == pytest.approx(expected)
+    assert found[1].tolist() == pytest.approx([0.5] * 4 if kind == "none" else [0] * 4)
+
+
+def test_the_reward_of_a_completion_that_does_not_count_is_never_read() -> None:
+    rewards = torch.tensor([[1.0, torch.nan, 0.0]])
+    for kind in ("none", "rloo", "grpo", "dr_grpo"):
+        assert outcome_advantages(rewards, torch.tensor([[True, False, True]]), kind).isfinite().all()

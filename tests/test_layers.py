@@ -13,6 +13,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 # The ranks of the design, from the bottom; a rank whose modules build on one another has several floors.
 FLOORS = [
     ["types", "config"],  # 0
+    ["rules"],
     ["blocks", "features", "rewards", "advantages", "losses"],  # 1, pure
     ["attention", "sandbox"],  # 2
     ["tasks"],
@@ -20,14 +21,16 @@ FLOORS = [
     ["models"],
     ["loading"],
     ["sampler"],  # 3
+    ["completions"],
     ["methods", "evaluation"],  # 4
     ["files", "tracking", "optimization"],  # 5
     ["checkpoint", "console", "environment", "plots"],
     ["report"],
     ["run"],
-    ["setup"],  # 6
+    ["judging"],  # 6
+    ["setup"],
     ["plan"],
-    ["train"],
+    ["train", "evaluate"],
     ["cli"],  # 7
 ]
 FLOOR = {name: number for number, names in enumerate(FLOORS) for name in names}

@@ -17,7 +17,7 @@ WANDB = WandbTrackerConfig(name="wandb", project="ebft-test", entity=None, group
 def test_no_tracker_keeps_nothing(tmp_path: Path) -> None:
     tracker = start(TrackerConfig("none"), tmp_path, {}, None)
     tracker.log(1, {"train/loss": 2.0})
-    tracker.table(1, [{"context": "a", "reference": "b", "rollouts": []}])
+    tracker.table("samples", 1, [{"context": "a"}], ["context"])
     tracker.finish(failed=True)
     assert tracker.run_id is None
     assert list(tmp_path.iterdir()) == []
@@ -116,15 +116,15 @@ def test_wandb_works_offline_inside_the_run_folder(tmp_path: Path, monkeypatch: 
 
     first = start(WANDB, run_folder, {"method": {"name": "sft"}, "password": "hush"}, None)
     first.log(3, {"train/loss": 2.5})
-    first.table(3, [{"context": "a", "reference": "b", "rollouts": [{"text": "c", "reward": 0.5}, {"text": "d", "reward": 0.25}]}])
+    first.table("samples", 3, [{"context": "a", "reward": 0.5}, {"context": "b", "reward": 0.25}], ["context", "reward"])
     first.finish(failed=False)
     assert first.run_id is not None
     (record,) = (run_folder / "wandb").glob("offline-run-*")
     assert first.notice == f"W&B is offline because no API key is configured (wandb login); upload later with: wandb sync {record}"
     (table,) = record.rglob("*.table.json")
     content = json.loads(table.read_text())
-    assert content["columns"] == ["step", "context", "reference", "rollout", "reward"]
-    assert content["data"] == [[3, "a", "b", "c", 0.5], [3, "a", "b", "d", 0.25]]
+    assert content["columns"] == ["step", "context", "reward"]
+    assert content["data"] == [[3, "a", 0.5], [3, "b", 0.25]]
     assert not any(b"hush" in path.read_bytes() for path in record.rglob("*") if path.is_file())
 
     resumed = start(WANDB, run_folder, {}, first.run_id)

@@ -10,7 +10,8 @@ from omegaconf.errors import OmegaConfBaseException
 from ebft.cli.keys import SELECTORS
 from ebft.cli.messages import explain, wrong_type
 from ebft.cli.refusals import as_user_error
-from ebft.config import TrainConfig, UserError, check
+from ebft.config import EvaluateConfig, TrainConfig, UserError
+from ebft.rules import check
 
 
 def compose(overrides: list[str], config_name: str = "train") -> TrainConfig:
@@ -43,8 +44,9 @@ def _refuse_nested_lists(tree: Any) -> None:
 
 def _schema(tree: DictConfig) -> DictConfig:
     """Every type known, every value missing: merging onto it refuses what a composed tree lets pass, unknown keys and wrong types."""
-    schema = _writable(TrainConfig)
-    for item in fields(TrainConfig):
+    whole = EvaluateConfig if "models" in tree else TrainConfig  # the only key that ebft-eval has and ebft-train has not
+    schema = _writable(whole)
+    for item in fields(whole):
         if is_dataclass(item.type):
             schema[item.name] = _writable(_class_of(item, tree))
     return schema

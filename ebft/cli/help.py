@@ -1,13 +1,16 @@
 """`ebft-train --help`. Hydra's own help template would do, but listing the groups through Hydra takes longer than all the rest."""
 
 import re
+import textwrap
 from importlib import resources
 
+OPTIONS_WIDTH = 52
 HELP = """\
 ebft-train [GROUP=OPTION ...] [KEY=VALUE ...]
 
-Post-trains a language model with energy-based fine-tuning (method=ebft) or supervised fine-tuning (method=sft), evaluates it on
-held-out data before, during and after, and leaves figures, samples, the model and report.html in a run folder.
+Post-trains a language model with energy-based fine-tuning (method=ebft), reinforcement learning from verifiable rewards
+(method=rlvr) or supervised fine-tuning (method=sft), evaluates it on held-out data before, during and after, and leaves figures,
+samples, the model and report.html in a run folder.
 Without arguments it trains the tiny model that ships with the package on Python's standard library: no network, no GPU.
 
 Groups, chosen as GROUP=OPTION, the default first:
@@ -22,13 +25,14 @@ Often changed, as KEY=VALUE:
   optimizer.lr=1e-6               learning rate
   trainer.max_steps=200           also trainer.batch_size, trainer.device=cuda, trainer.dtype=bf16
   eval.every_steps=50             steps between evaluations
+  eval.num_questions=200          held-out questions answered and verified, where data.task says how
   hydra.run.dir=outputs/mine      the run folder; the same command again resumes in it
 
 Examples:
   ebft-train +experiment=smoke
   ebft-train method=sft trainer.max_steps=100 tracker=wandb
   ebft-train model=hf model.path=Qwen/Qwen2.5-0.5B data=jsonl data.path=rows.jsonl
-  ebft-train --multirun method=sft,ebft seed=0,1,2
+  ebft-train --multirun method=sft,rlvr,ebft data=code_qa seed=0,1,2
 
 Every key with its value:  ebft-train --cfg job
 Shell completion:          eval "$(ebft-train -sc install=bash)"
@@ -39,7 +43,13 @@ def help_text() -> str:
     """The options are the files of conf/, their descriptions the comments of its train.yaml."""
     defaults = re.findall(r"^  - (\w+): (\S+)  # (.+)$", resources.files("ebft.conf").joinpath("train.yaml").read_text(), re.MULTILINE)
     rows = [*defaults, ("+experiment", "", "a named run")]
-    return HELP.format(groups="\n".join(f"  {group:12} {', '.join(_options(group, first)):52} {what}" for group, first, what in rows))
+    return HELP.format(groups="\n".join(_group(group, ", ".join(_options(group, first)), what) for group, first, what in rows))
+
+
+def _group(name: str, options: str, what: str) -> str:
+    """Name, options and meaning; more options than a line holds go on under the first."""
+    first, *rest = textwrap.wrap(options, OPTIONS_WIDTH)
+    return "\n".join([f"  {name:12} {first:{OPTIONS_WIDTH}} {what}", *(f"  {'':12} {line}" for line in rest)])
 
 
 def _options(group: str, first: str) -> list[str]:

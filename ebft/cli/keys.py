@@ -5,7 +5,7 @@ from dataclasses import fields, is_dataclass
 from difflib import SequenceMatcher
 from typing import Any
 
-from ebft.config import METHODS, SOURCES, TRACKERS, TrainConfig
+from ebft.config import METHODS, SOURCES, TRACKERS, EvaluateConfig, TrainConfig
 
 # The groups whose class depends on a key of theirs: group -> (that key, class for each of its values).
 SELECTORS: dict[str, tuple[str, dict[str, Any]]] = {"method": ("name", METHODS), "data": ("source", SOURCES), "tracker": ("name", TRACKERS)}
@@ -38,7 +38,7 @@ def _keys_of_variants(group: str, classes: dict[str, Any]) -> dict[str, list[str
 def type_of(key: str, tree: Any) -> Any:
     """The annotation behind a dotted key of a composed tree, e.g. int for `trainer.batch_size`, None for a key that is no field."""
     group, _, name = key.partition(".")
-    types = {item.name: item.type for item in fields(TrainConfig)}
+    types = {item.name: item.type for item in fields(EvaluateConfig)}
     if not name:
         return types.get(group)
     cls: Any = SELECTORS[group][1][tree[group][SELECTORS[group][0]]] if group in SELECTORS else types[group]

@@ -1,10 +1,6 @@
-"""Commands that are announced but not written."""
+"""A command that is announced but not written."""
 
 import sys
-
-
-def evaluate() -> None:
-    _refuse("ebft-eval is not available yet; every ebft-train run evaluates at its start and its end.")
 
 
 def sweep() -> None:

@@ -1,35 +1,94 @@
-"""Rows of text from the standard library, from disk or from the hub, tokenised and laid out as rows of equal length."""
+"""Rows of text from the standard library, generated, from disk or from the hub, tokenised and laid out as rows of equal length."""
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from ebft.config import DataConfig, FileDataConfig, HubDataConfig, UserError
+from ebft.config import ColumnsDataConfig, DataConfig, FileDataConfig, GeneratedDataConfig, HubDataConfig, UserError
 from ebft.data.columns import read_hub, read_jsonl, read_parquet
-from ebft.data.documents import Document, held_out, in_hash_order, in_part
+from ebft.data.documents import Document, held_out, in_hash_order, in_part, of_question
 from ebft.data.epochs import order, steps_per_epoch
-from ebft.data.rows import Rows, to_rows
+from ebft.data.rows import Rows, num_tokens, to_rows
 from ebft.data.stdlib import read_stdlib
+from ebft.tasks import Question, code_qa, parses, translation
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-__all__ = ["Data", "Rows", "load", "order", "read", "steps_per_epoch"]
+__all__ = ["Data", "Questions", "Rows", "load", "order", "read", "steps_per_epoch"]
+
+GENERATORS = {"code_qa": code_qa.questions, "translation": translation.questions}
+
+
+@dataclass(frozen=True)
+class Questions:
+    """What a verifier can judge: one padded row of prompt and answer a question, and the questions in the rows' order."""
+
+    rows: Rows
+    items: Sequence[Question]
+
+    def __len__(self) -> int:
+        return len(self.items)
 
 
 @dataclass(frozen=True)
 class Data:
     train: Rows
     validation: Rows
+    train_questions: Questions | None  # None: nothing here can be verified
+    validation_questions: Questions | None
+    num_dropped: int  # pairs above the sequence length and rows without usable tests, with data.drop_long_pairs and data.drop_untestable
 
 
-def load(config: DataConfig, tokenizer: "PreTrainedTokenizerBase") -> Data:
-    """Both sides as rows of tokens.
+def load(config: DataConfig, tokenizer: "PreTrainedTokenizerBase", train_questions: bool = True, validation_questions: bool = True) -> Data:
+    """Both sides as rows of tokens, and the questions of those sides that are to be asked about.
 
     Raises UserError for a missing or malformed source, a side without documents, a pair that fits no row, a tokenizer without EOS.
     """
-    train, validation = read(config)
-    return Data(train=to_rows(train, config, tokenizer), validation=to_rows(validation, config, tokenizer))
+    sides = read(config)
+    kept = [_kept(side, config, tokenizer) for side in sides]
+    train, validation = (to_rows(side, config, tokenizer) for side in kept)
+    for_training = _questions(kept[0], train, config, tokenizer) if train_questions else None
+    for_validation = _questions(kept[1], validation, config, tokenizer) if validation_questions else None
+    return Data(train, validation, for_training, for_validation, sum(map(len, sides)) - sum(map(len, kept)))
+
+
+def _kept(documents: list[Document], config: DataConfig, tokenizer: "PreTrainedTokenizerBase") -> list[Document]:
+    """What the config's choices to drop leave of a side. Raises UserError if that is nothing."""
+    kept = documents
+    if isinstance(config, ColumnsDataConfig) and config.drop_untestable:
+        kept = [document for document in kept if document.question is not None]
+    if config.drop_long_pairs:
+        kept = _that_fit(kept, config, tokenizer)
+    if not kept:
+        raise UserError(
+            f"data.source={config.source} keeps none of the {len(documents)} documents of one side; to see what is wrong with them, set "
+            "data.drop_long_pairs=false and, where it is set, data.drop_untestable=false."
+        )
+    return kept
+
+
+def _that_fit(documents: list[Document], config: DataConfig, tokenizer: "PreTrainedTokenizerBase") -> list[Document]:
+    lengths = num_tokens(documents, tokenizer)
+    return [document for document, length in zip(documents, lengths, strict=True) if not document.prompt or length <= config.sequence_length]
+
+
+def _questions(documents: list[Document], rows: Rows, config: DataConfig, tokenizer: "PreTrainedTokenizerBase") -> Questions | None:
+    """The rows themselves where they are padded pairs, otherwise rows of their own."""
+    if config.task is None:
+        return None
+    padded = replace(config, layout="padded", document_masking=False, loss_tokens="completion")
+    if config.task == "parses":  # a module's functions; those that fit
+        functions = [of_question(question) for document in documents for question in parses.questions(document.key, document.completion)]
+        documents = _that_fit(in_hash_order(functions), padded, tokenizer)
+    same = config.task != "parses" and config.layout == "padded"
+    items = [document.question for document in documents if document.question is not None]
+    assert len(items) == len(documents), "a task has questions only"
+    if not items:
+        raise UserError(
+            f"data.source={config.source} holds no question for data.task={config.task} on one of its sides; add data, or set data.task=null."
+        )
+    return Questions(rows if same else to_rows(documents, padded, tokenizer), items)
 
 
 def read(config: DataConfig) -> tuple[list[Document], list[Document]]:
@@ -44,20 +103,35 @@ def read(config: DataConfig) -> tuple[list[Document], list[Document]]:
 
 def _sides(config: DataConfig) -> tuple[list[Document], list[Document]]:
     """A side of its own where the config names one, otherwise a split of the whole by hash."""
-    if isinstance(config, HubDataConfig):
-        whole = list(read_hub(config, config.train_split))
-        own = None if config.validation_split is None else list(read_hub(config, config.validation_split))
-    elif isinstance(config, FileDataConfig):
-        read_file = {"jsonl": read_jsonl, "parquet": read_parquet}[config.source]
-        whole = list(read_file(config, config.path))
-        own = None if config.validation_path is None else list(read_file(config, config.validation_path))
-    else:
-        assert config.source == "stdlib", config.source
-        whole, own = list(read_stdlib()), None
+    whole, own = list(_whole(config)), _own_validation(config)
     if own is not None:
-        return whole, own
+        return whole, list(own)
     marked = [(held_out(document.key, config.validation_fraction), document) for document in whole]
     return [document for held, document in marked if not held], [document for held, document in marked if held]
+
+
+def _whole(config: DataConfig) -> Iterator[Document]:
+    if isinstance(config, HubDataConfig):
+        return read_hub(config, config.train_split)
+    if isinstance(config, FileDataConfig):
+        return _reader(config)(config, config.path)
+    if isinstance(config, GeneratedDataConfig):
+        return map(of_question, GENERATORS[config.source]())
+    assert config.source == "stdlib", config.source
+    return read_stdlib()
+
+
+def _own_validation(config: DataConfig) -> Iterator[Document] | None:
+    if isinstance(config, HubDataConfig) and config.validation_split is not None:
+        own = config if config.validation_path is None else replace(config, path=config.validation_path, name=None, revision=None)
+        return read_hub(own, config.validation_split)
+    if isinstance(config, FileDataConfig) and config.validation_path is not None:
+        return _reader(config)(config, config.validation_path)
+    return None
+
+
+def _reader(config: FileDataConfig) -> Callable[[FileDataConfig, str], Iterator[Document]]:
+    return {"jsonl": read_jsonl, "parquet": read_parquet}[config.source]
 
 
 def _first(documents: Iterable[Document], limit: int | None, side: str, config: DataConfig) -> list[Document]:

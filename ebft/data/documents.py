@@ -5,6 +5,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from hashlib import sha256
 
+from ebft.tasks.base import Question
+
 
 @dataclass(frozen=True)
 class Document:
@@ -14,6 +16,11 @@ class Document:
     prompt: str
     completion: str
     origin: str  # how an error message names it, such as path:line
+    question: Question | None = None  # what its completion answers, where completions can be verified
+
+
+def of_question(question: Question) -> Document:
+    return Document(question.key, question.prompt, question.answer, question.origin, question)
 
 
 def held_out(key: str, fraction: float) -> bool:

@@ -72,6 +72,11 @@ def to_rows(documents: Sequence[Document], config: DataConfig, tokenizer: "PreTr
     return _fill(stream, places, config, tokenizer.eos_token_id, len(documents))
 
 
+def num_tokens(documents: Sequence[Document], tokenizer: "PreTrainedTokenizerBase") -> list[int]:
+    """Of every document, its EOS included."""
+    return [] if not documents else np.bincount(tokenise(documents, tokenizer).document).tolist()
+
+
 def tokenise(documents: Sequence[Document], tokenizer: "PreTrainedTokenizerBase") -> Stream:
     """Prompt and completion apart, so that the border between them is a border between tokens, and without special tokens but the EOS."""
     if tokenizer.eos_token_id is None:
@@ -114,7 +119,7 @@ def _check_pairs_fit(documents: Sequence[Document], stream: Stream, sequence_len
         if document.prompt and length > sequence_length:
             raise UserError(
                 f"{document.origin} has {length} tokens with its EOS, above data.sequence_length={sequence_length}; "
-                "raise data.sequence_length, shorten the row, or use data.layout=packed."
+                "raise data.sequence_length, shorten the row, set data.drop_long_pairs=true, or use data.layout=packed."
             )
 
 

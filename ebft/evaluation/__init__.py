@@ -1,7 +1,7 @@
 """Held-out evaluation, the same for every method: same rows, same anchors, same draws, same frozen feature network."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from jaxtyping import Float
@@ -9,13 +9,17 @@ from torch import Tensor
 
 from ebft.blocks import find_blocks, reaches
 from ebft.config import EvalConfig, SamplerConfig
+from ebft.evaluation.answers import Answer, Answers, Examiner
 from ebft.evaluation.scores import cross_entropy, feature_matching
 from ebft.evaluation.statistics import Ratio, concatenate
 from ebft.models import FeatureNetwork, LanguageModel
 from ebft.sampler import sample, uniforms
 from ebft.types import Batch, Rollout
 
+__all__ = ["Evaluation", "Evaluator", "Examiner", "Sample"]
+
 NUM_SAMPLES_SHOWN = 8
+NUM_ANSWERS_SHOWN = 32
 
 
 @dataclass(frozen=True)
@@ -38,21 +42,26 @@ class Evaluation:
 
     scores: dict[str, Ratio]
     samples: list[Sample]
+    figures: dict[str, float] = field(default_factory=dict)  # of a corpus as a whole, without an error of their own
+    answers: list[Answer] = field(default_factory=list)
 
     def metrics(self) -> dict[str, float]:
-        """Every score as `eval/NAME` with its standard error over documents as `eval/NAME_stderr`."""
-        return _named({name: (score.value, score.stderr) for name, score in self.scores.items()})
+        """Every score as `eval/NAME` with its standard error over documents as `eval/NAME_stderr`, and every figure as `eval/NAME`."""
+        named = _named({name: (score.value, score.stderr) for name, score in self.scores.items()})
+        return named | {f"eval/{name}": value for name, value in self.figures.items()}
 
     def change(self, base: "Evaluation") -> dict[str, float]:
         """Every score minus the base's on the same documents and draws, with the standard error of that paired difference."""
-        return _named({name: score.change(base.scores[name]) for name, score in self.scores.items()})
+        changes = _named({name: score.change(base.scores[name]) for name, score in self.scores.items() if name in base.scores})
+        return changes | {f"eval/{name}": value - base.figures[name] for name, value in self.figures.items() if name in base.figures}
 
-    def state(self) -> dict[str, dict[str, Tensor]]:
-        return {name: {"sums": score.sums, "counts": score.counts} for name, score in self.scores.items()}
+    def state(self) -> dict[str, Any]:
+        scores = {name: {"sums": score.sums, "counts": score.counts} for name, score in self.scores.items()}
+        return {"scores": scores, "figures": self.figures}
 
     @classmethod
-    def from_state(cls, state: dict[str, dict[str, Tensor]]) -> "Evaluation":
-        return cls({name: Ratio(**score) for name, score in state.items()}, samples=[])
+    def from_state(cls, state: dict[str, Any]) -> "Evaluation":
+        return cls({name: Ratio(**score) for name, score in state["scores"].items()}, samples=[], figures=state["figures"])
 
 
 def _named(scores: dict[str, tuple[float, float]]) -> dict[str, float]:
@@ -75,18 +84,20 @@ class Evaluator:
         long_batches: Sequence[Batch],
         phi: FeatureNetwork,
         stop_token: int | None,
+        examiner: Examiner | None = None,
     ) -> None:
+        self.examiner = examiner
         self.config, self.sampler, self.batches, self.phi, self.stop_token = config, sampler, batches, phi, stop_token
-        longest = batches[0].tokens.shape[1] - config.context_length
+        self.first_context = config.first_context(sampler.anchors)
+        longest = batches[0].tokens.shape[1] - self.first_context
         self.horizons = sorted({horizon for horizon in (*config.horizons, sampler.generate_length) if horizon <= longest})
-        self.short, self.long = [], []
-        for horizon in self.horizons:
-            (self.short if horizon <= sampler.generate_length else self.long).append(horizon)
+        self.short = [horizon for horizon in self.horizons if horizon <= sampler.generate_length]
+        self.long = self.horizons[len(self.short) :]
         self.long_batches = long_batches if self.long else []
 
     @property
     def num_ticks(self) -> int:
-        return len(self.batches) + len(self.long_batches)
+        return len(self.batches) + len(self.long_batches) + (0 if self.examiner is None else len(self.examiner.batches))
 
     def __call__(self, policy: LanguageModel, tick: Callable[[], None]) -> Evaluation:
         """Evaluate; `tick` is called after every batch and may raise to stop."""
@@ -100,7 +111,9 @@ class Evaluator:
             for batch in self.long_batches:
                 long_parts.append(self._score_long(policy, batch))
                 tick()
-        return Evaluation(concatenate(parts) | concatenate(long_parts), samples[:NUM_SAMPLES_SHOWN])
+            answers = Answers({}, {}, []) if self.examiner is None else self.examiner(policy, tick)
+        scores = concatenate(parts) | concatenate(long_parts) | answers.scores
+        return Evaluation(scores, samples[:NUM_SAMPLES_SHOWN], answers.figures, answers.answers[:NUM_ANSWERS_SHOWN])
 
     def _score(self, policy: LanguageModel, batch: Batch) -> tuple[dict[str, Ratio], list[Sample]]:
         trained, on_device = self.sampler.generate_length, batch.to(policy.device)
@@ -119,7 +132,7 @@ class Evaluator:
     def _roll_out(self, policy: LanguageModel, batch: Batch, stride: int, horizons: list[int]) -> tuple[Rollout, Float[Tensor, "B T H"]]:
         """Rollouts to the last of `horizons`, wherever a real continuation reaches the first of them, and the rows' hidden states."""
         config, device = self.config, policy.device
-        blocks = find_blocks(batch, self.sampler.anchors, config.context_length, stride, horizons[0])
+        blocks = find_blocks(batch, self.sampler.anchors, self.first_context, stride, horizons[0])
         draws = uniforms(f"{config.seed}/eval/{horizons[-1]}", batch.row_ids, blocks.anchors.shape[1], config.n_samples, horizons[-1])
         return sample(policy, batch.to(device), blocks.to(device), draws.to(device), 1.0, self.stop_token)
 

@@ -2,18 +2,30 @@
 
 from typing import Any
 
-from ebft.config import EBFTConfig, SFTConfig, TrainConfig
+from ebft.config import EBFTConfig, RLVRConfig, SFTConfig, TrainConfig
 from ebft.methods.base import Loss, Method
 from ebft.methods.ebft import EBFT
+from ebft.methods.rlvr import RLVR
 from ebft.methods.sft import SFT
 from ebft.models import FeatureNetwork, LanguageModel
+from ebft.tasks.judge import Judge
 
 __all__ = ["Loss", "Method", "build"]
 
 
-def build(config: TrainConfig, policy: LanguageModel, phi: FeatureNetwork, stop_token: int | None) -> Method[Any]:
-    """The method that `config.method` describes. `stop_token` ends a branch; None lets it run on."""
+def build(
+    config: TrainConfig,
+    policy: LanguageModel,
+    phi: FeatureNetwork,
+    stop_token: int | None,
+    judge: Judge | None = None,
+    reference: LanguageModel | None = None,
+) -> Method[Any]:
+    """The method that `config.method` describes. `stop_token` ends a branch; None lets it run on. RLVR needs a judge of its questions."""
     if isinstance(config.method, SFTConfig):
         return SFT(policy)
+    if isinstance(config.method, RLVRConfig):
+        assert judge is not None
+        return RLVR(config.method, config.sampler, policy, reference, judge, config.seed)
     assert isinstance(config.method, EBFTConfig), config.method
     return EBFT(config.method, config.sampler, policy, phi, config.seed, stop_token)

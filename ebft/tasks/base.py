@@ -28,6 +28,7 @@ class Verdict:
     score: float | None
     passed: bool
     kind: str  # passed, or in one word why not
+    ended: bool = False  # the text goes on behind the end of its answer, so that a completion without a stop token lost nothing
 
 
 @runtime_checkable

@@ -31,6 +31,7 @@ class Expression:
 
 ARGUMENT = Expression("argument", "$xs", "$xs")
 RESULT = Expression("result", "", "result")
+YES, NO = Expression("yes", "", '"$yes"'), Expression("no", "", '"$no"')
 BINARIES = tuple(Expression(*row) for row in BINARY)
 
 
@@ -68,13 +69,11 @@ def predicates() -> Iterator[Meaning]:
     for conditions in filter(None, CONDITIONS["number"]):
         selection = Selection(NUMBER, conditions)
         test, subject = selection.test, f"$xs is {selection.predicate}"
-        whether = (f"return {test}", f"if {test}:\n    return True\nreturn False")
-        yield Meaning(
-            ("whether", selection.name), "number", (f"whether {subject}", f"True if {subject}, otherwise False"), whether, ("check", "test")
-        )
-        named = Expression("word", "", '"$yes"'), Expression("word", "", '"$no"')
-        phrases = (f"'$yes' if {subject}, otherwise '$no'", f"'$yes' or '$no', depending on whether {subject}")
-        yield Meaning(("word", selection.name), "number", phrases, choice(test, *named), ("label", "describe"))
+        whether = (f"whether {subject}", f"True if {subject}, otherwise False")
+        bodies = (f"return {test}", f"if {test}:\n    return True\nreturn False")
+        yield Meaning(("whether", selection.name), "number", whether, bodies, ("check", "test"))
+        words = (f"'$yes' if {subject}, otherwise '$no'", f"'$yes' or '$no', depending on whether {subject}")
+        yield Meaning(("word", selection.name), "number", words, choice(test, YES, NO), ("label", "describe"))
 
 
 def choices() -> Iterator[Meaning]:

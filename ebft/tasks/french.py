@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from itertools import product
 
 from ebft.tasks.lexicon import ASPIRATED, CONJUGATIONS, NAMES, WITH_ETRE
@@ -55,11 +56,12 @@ PRONOUNS = {
 
 def french(sentence: Sentence) -> Iterator[str]:
     """All right translations that the grammar knows, the preferred one first, some more than once."""
+    circumstances = list(product(wordings(sentence.place), wordings(sentence.time)))
     for subject, tense in product(subjects(sentence.subject), tenses(sentence)):
         infinitives = ("être",) if sentence.verb is None else sentence.verb.french
         for infinitive, complement in product(infinitives, complements(sentence, subject)):
             clause = (*subject.words, *verb_group(infinitive, tense, subject, sentence.negative), *complement)
-            for place, time in product(wordings(sentence.place), wordings(sentence.time)):
+            for place, time in circumstances:
                 yield joined((*clause, *place, *time)) + "."
                 if time:
                     yield f"{time[0]}, {joined((*clause, *place))}."
@@ -173,6 +175,7 @@ IRREGULAR = {
 }
 
 
+@cache
 def conjugation(infinitive: str) -> Conjugation:
     if infinitive in IRREGULAR:
         return IRREGULAR[infinitive]
@@ -186,6 +189,7 @@ def conjugation(infinitive: str) -> Conjugation:
     return Conjugation(tuple(stem + end for end in ("s", "s", "", "ons", "ez", "ent")), stem + "u", infinitive[:-1])
 
 
+@cache
 def conjugated(infinitive: str, tense: str, person: int) -> str:
     """Present, future or imperfect."""
     forms = conjugation(infinitive)

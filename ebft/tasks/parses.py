@@ -17,6 +17,7 @@ Function = ast.FunctionDef | ast.AsyncFunctionDef
 def questions(module_name: str, source: str) -> Iterator[Question]:
     """Every function and method of a module whose body is short: given are lines before it, its signature and docstring, wanted is the rest.
 
+    The line end between them is the answer's first character: tokenizers join it with the indentation that follows.
     All questions of a module share its name as key. Raises UserError for a module that is not Python.
     """
     try:
@@ -65,27 +66,26 @@ def _question(function: Function, body: int, lines: Sequence[str], module_name: 
     surroundings = "if True:\n" if function.col_offset else ""  # a method keeps its indentation and still stands alone
     return Question(
         key=module_name,
-        prompt=_joined(lines[max(0, signature - MAX_CONTEXT_LINES) : body]),
-        answer=_joined(lines[body : _end(function)]),
+        prompt="\n".join(lines[max(0, signature - MAX_CONTEXT_LINES) : body]),
+        answer="".join(f"\n{line}" for line in lines[body : _end(function)]) + "\n",
         origin=f"module {module_name}, line {function.lineno}",
-        program_prefix=surroundings + _joined(lines[signature:body]),
+        program_prefix=surroundings + "\n".join(lines[signature:body]),
     )
-
-
-def _joined(lines: Sequence[str]) -> str:
-    return "".join(f"{line}\n" for line in lines)
 
 
 class Parses:
     """Scores 1 or 0: the program prefix and the text, up to the end of the function, compile, and the function's body does something."""
 
     def verify(self, text: str, question: Question) -> Verdict:
-        tree = parse(question.program_prefix + cut(question.program_prefix, text))
+        body = cut(question.program_prefix, text)
+        tree = parse(question.program_prefix + body)
         kind = "syntax" if tree is None else "passed" if says_something(tree) else "empty"
-        return Verdict(score=float(kind == "passed"), passed=kind == "passed", kind=kind)
+        return Verdict(score=float(kind == "passed"), passed=kind == "passed", kind=kind, ended=len(body) < len(text))
 
     def verify_all(self, texts: Sequence[str], questions: Sequence[Question]) -> list[Verdict]:
         return [self.verify(text, question) for text, question in zip(texts, questions, strict=True)]
 
     def metrics(self, texts: Sequence[str], questions: Sequence[Question]) -> dict[str, float]:
-        return {}
+        """The share of texts whose function compiles and does something, whether or not the text came to an end."""
+        verdicts = self.verify_all(texts, questions)
+        return {"parse_rate": sum(verdict.passed for verdict in verdicts) / len(verdicts)} if verdicts else {}

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 
 from ebft.tasks.draws import Draws
 from ebft.tasks.lexicon import FEELINGS, NAMES, NOT_PREDICATIVE, WITHOUT_PLACE
@@ -12,6 +12,13 @@ PRONOUNS = ("I", "you", "he", "she", "we", "they")
 POSSESSIVES = ("my", "your", "his", "her", "our", "their")
 NUMBERS = ("two", "three", "four")
 DEFINITE = ("the",) * 6 + ("this",) + POSSESSIVES
+
+# What is drawn from, things as often as they should come.
+VERBS_AND_BE = [*VERBS] * 3 + [None] * len(VERBS)
+TENSES = ("present", "present", "past", "future")
+PLACES_OR_NONE = [*PLACES] + [None] * (2 * len(PLACES))
+QUARTER = (True, False, False, False)
+TWO_FIFTHS = (True, True, False, False, False)
 
 
 @dataclass(frozen=True)
@@ -37,7 +44,7 @@ class Sentence:
     def state(self) -> bool:
         return self.verb is None or self.verb.state
 
-    @property
+    @cached_property
     def key(self) -> str:
         """Who does what to what, without tense, number, article, attribute and circumstances."""
         verb = "be" if self.verb is None else self.verb.english
@@ -53,21 +60,18 @@ def head(part: NounPhrase | Adjective | str | None) -> str:
 def draw(number: int) -> Sentence | None:
     """Sentence `number`, or None where the draw makes no good one."""
     draws = Draws(f"sentence {number}")
-    pick = draws.pick
-    verb = None if pick(range(4)) == 0 else pick(VERBS)
-    tense = pick(("present", "present", "past", "future"))
-    action = verb is not None and not verb.state
-    progressive = action and tense != "future" and pick((True, False))
+    verb, tense, progressive, negative, place = draws.one_of_each(VERBS_AND_BE, TENSES, (True, False), QUARTER, PLACES_OR_NONE)
+    action = verb is not None and not verb.state and tense != "future"
     subject, complement = attribution(draws) if verb is None else deed(verb, draws)
     sentence = Sentence(
         subject,
         verb,
         complement,
         tense,
-        progressive,
-        negative=pick(range(4)) == 0,
-        place=pick(PLACES) if verb is not None and not verb.objects and verb.english not in WITHOUT_PLACE and pick(range(3)) == 0 else None,
-        time=pick(times(verb, tense, progressive)) if pick(range(4)) == 0 else None,
+        progressive and action,
+        negative,
+        place=None if verb is None or verb.objects or verb.english in WITHOUT_PLACE else place,
+        time=draws.pick(times(verb, tense, progressive and action)) if draws.pick(QUARTER) else None,
     )
     return None if head(subject) == head(complement) else sentence
 
@@ -104,10 +108,10 @@ def person(draws: Draws) -> str:
 
 
 def noun_phrase(noun: Noun, determiners: tuple[str, ...], draws: Draws, attribute: bool = True) -> NounPhrase:
-    determiner = draws.pick([one for one in determiners if not noun.mass or one not in ("a", *NUMBERS)])
-    plural = not noun.mass and (determiner in ("", *NUMBERS) or (determiner != "a" and draws.pick(range(5)) < 2))
-    adjective = draws.pick(suiting(noun.kind)) if attribute and draws.pick(range(5)) < 2 else None
-    return NounPhrase(determiner, noun, plural, adjective)
+    possible = [one for one in determiners if not noun.mass or one not in ("a", *NUMBERS)]
+    determiner, plural, described, adjective = draws.one_of_each(possible, TWO_FIFTHS, TWO_FIFTHS, suiting(noun.kind))
+    plural = not noun.mass and (determiner in ("", *NUMBERS) or (determiner != "a" and plural))
+    return NounPhrase(determiner, noun, plural, adjective if attribute and described else None)
 
 
 @cache

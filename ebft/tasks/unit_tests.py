@@ -26,11 +26,12 @@ class UnitTests:
         self.runner = runner
 
     def verify(self, text: str, question: Question) -> Verdict:
-        return verdict(self.runner.run(program(text, question)))
+        return self.verify_all([text], [question])[0]
 
     def verify_all(self, texts: Sequence[str], questions: Sequence[Question]) -> list[Verdict]:
-        programs = [program(text, question) for text, question in zip(texts, questions, strict=True)]
-        return [verdict(outcome) for outcome in self.runner.run_all(programs)]
+        pairs = list(zip(texts, questions, strict=True))
+        outcomes = self.runner.run_all([program(text, question) for text, question in pairs])
+        return [verdict(outcome, _ended(text, question)) for outcome, (text, question) in zip(outcomes, pairs, strict=True)]
 
     def metrics(self, texts: Sequence[str], questions: Sequence[Question]) -> dict[str, float]:
         return {}
@@ -43,8 +44,12 @@ def program(text: str, question: Question) -> Program:
     return Program(source=question.program_prefix + cut(question.program_prefix, text), tests=question.tests)
 
 
-def verdict(outcome: Outcome) -> Verdict:
+def _ended(text: str, question: Question) -> bool:
+    return len(cut(question.program_prefix, text)) < len(text)
+
+
+def verdict(outcome: Outcome, ended: bool = False) -> Verdict:
     if outcome.status == "error":
         return Verdict(score=None, passed=False, kind=outcome.kind)
     passed = outcome.status == "passed"
-    return Verdict(score=float(passed), passed=passed, kind=outcome.kind)
+    return Verdict(score=float(passed), passed=passed, kind=outcome.kind, ended=ended)

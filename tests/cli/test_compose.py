@@ -10,7 +10,7 @@ from ebft.cli.help import help_text
 from ebft.cli.keys import GROUPS, all_keys, nearest
 
 CONF = Path(__file__).parents[2] / "conf"
-FILES = sorted(path for path in CONF.rglob("*.yaml") if path != CONF / "train.yaml")
+FILES = sorted(path for path in CONF.rglob("*.yaml") if path.parent != CONF)
 names = [str(path.relative_to(CONF).with_suffix("")) for path in FILES]
 
 

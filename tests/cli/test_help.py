@@ -15,7 +15,7 @@ EXAMPLES = re.findall(r"^  ebft-train (?:--multirun )?(.+)$", help_text(), re.MU
 def test_help_says_what_it_does_and_lists_groups(launch: Launcher) -> None:
     outcome = launch("--help")
     assert (outcome.code, outcome.out) == (0, help_text() + "\n")
-    assert re.search(r"^  method +ebft, sft +the algorithm$", outcome.out, re.MULTILINE)
+    assert re.search(r"^  method +ebft, rlvr, sft +the algorithm$", outcome.out, re.MULTILINE)
     assert re.search(r"^  \+experiment +smoke, .*tiny_base.* +a named run$", outcome.out, re.MULTILINE)
     assert max(map(len, outcome.out.splitlines())) <= 130
 

@@ -19,7 +19,7 @@ SENTENCES = {
     "method=sft +method.diversity_coef=1": "method.diversity_coef belongs to method=ebft; choose that or leave the key out.",
     "data.path=x": "data.path belongs to data=jsonl or data=parquet or data=hub; choose one of them or leave the key out.",
     "tracker.project=x": "tracker.project belongs to tracker=wandb; choose that or leave the key out.",
-    "method.name=dpo": "method.name=dpo is not one of sft, ebft.",
+    "method.name=dpo": "method.name=dpo is not one of sft, rlvr, ebft.",
     "model=hf": "model.path is missing; add model.path=VALUE.",
     "data=jsonl": "data.path is missing; add data.path=VALUE.",
     "~seed": "seed is missing; add seed=VALUE.",

@@ -28,21 +28,38 @@ def stdlib_config(**changes: Any) -> StdlibDataConfig:
         loss_tokens="all",
         validation_fraction=0.1,
         validation_part="all",
+        task=None,
+        drop_long_pairs=False,
         max_train_documents=None,
         max_validation_documents=None,
     )
     return replace(config, **changes)
 
 
+NO_COLUMNS = {
+    "validation_path": None,
+    "text_column": None,
+    "prompt_column": None,
+    "prompt_template": None,
+    "completion_column": None,
+    "tests_column": None,
+    "setup_column": None,
+    "entry_point_column": None,
+    "completes_prompt": False,
+    "drop_untestable": False,
+    "references_column": None,
+    "direction_column": None,
+}
+
+
 def file_config(path: Path, **changes: Any) -> FileDataConfig:
-    columns = {"path": str(path), "validation_path": None, "text_column": "text", "prompt_column": None, "completion_column": None}
-    return FileDataConfig(**{**vars(stdlib_config()), **columns, "source": "jsonl", **changes})
+    return FileDataConfig(**{**vars(stdlib_config()), **NO_COLUMNS, "text_column": "text", "source": "jsonl", "path": str(path), **changes})
 
 
 def hub_config(path: Path, **changes: Any) -> HubDataConfig:
-    columns = {"path": str(path), "text_column": None, "prompt_column": "question", "completion_column": "answer"}
+    columns = {"path": str(path), "prompt_column": "question", "completion_column": "answer"}
     splits = {"name": None, "revision": None, "train_split": "train", "validation_split": "test"}
-    return HubDataConfig(**{**vars(stdlib_config()), **columns, **splits, "source": "hub", **changes})
+    return HubDataConfig(**{**vars(stdlib_config()), **NO_COLUMNS, **columns, **splits, "source": "hub", **changes})
 
 
 def text(completion: str) -> Document:

@@ -25,6 +25,12 @@ CONFIG = EvalConfig(
     horizons=[1, 2, 4, 7],
     micro_batch_size=5,
     seed=17,
+    num_questions=0,
+    max_new_tokens=7,
+    num_completions=0,
+    pass_at=[1],
+    temperature=0.7,
+    top_p=1.0,
 )
 
 

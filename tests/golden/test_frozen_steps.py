@@ -13,7 +13,7 @@ import torch
 from ebft import report
 from ebft.config import METHODS
 from ebft.train import train
-from tests.debug_run import miniature, rows
+from tests.debug_run import miniature, pairs, rows
 
 HERE = Path(__file__).parent
 OPTIONS = [
@@ -31,7 +31,8 @@ def test_ten_frozen_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, metho
     monkeypatch.setattr(report, "write", lambda *_: None)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    train(miniature(tmp_path, f"method={method}", *OPTIONS), tmp_path / "run")
+    questions = [*pairs(tmp_path), "method.max_new_tokens=11", "method.kl_coef=0.1"] if method == "rlvr" else []
+    train(miniature(tmp_path, f"method={method}", *OPTIONS, *questions), tmp_path / "run")
     torch.set_num_threads(threads)
 
     found, path = rows(tmp_path / "run" / "metrics.jsonl"), HERE / f"{method}.json"

@@ -1,4 +1,5 @@
 from hashlib import sha256
+from itertools import islice
 from typing import Any
 
 import pytest
@@ -6,11 +7,12 @@ import pytest
 from ebft.data.documents import held_out
 from ebft.tasks.base import Question
 from ebft.tasks.code_qa import FUNCTION_NAMES, questions
+from tests.tasks.helpers import all_questions
 
 
 @pytest.fixture(scope="module")
 def asked() -> list[Question]:
-    return list(questions())
+    return all_questions("code_qa")
 
 
 def function(question: Question) -> Any:
@@ -26,12 +28,13 @@ def test_thousands_of_distinct_questions(asked: list[Question]) -> None:
 
 
 def test_every_answer_passes_its_own_tests(asked: list[Question]) -> None:
-    """Whichever of the spellings it is: what is wanted is what the first spelling returns, to the type."""
+    """Whichever of the spellings it is; what is wanted is what the first returns."""
     for question in asked:
         answer = function(question)
         assert question.tests is not None
         for case in question.tests.cases:
-            assert repr(answer(*case.arguments)) == repr(case.expected) or answer(*case.arguments) == case.expected != [], question
+            result = answer(*case.arguments)
+            assert (result, type(result)) == (case.expected, type(case.expected)), question
 
 
 def test_tests_are_few_and_no_constant_passes_them(asked: list[Question]) -> None:
@@ -83,5 +86,6 @@ def test_names_and_constants_are_no_part_of_the_key(asked: list[Question]) -> No
 
 
 def test_the_first_thousand_are_the_same_everywhere(asked: list[Question]) -> None:
+    assert list(islice(questions(), 200)) == asked[:200], "another process, with other hashes of strings"
     text = repr([(question.key, question.prompt, question.answer, question.tests) for question in asked[:1000]])
-    assert sha256(text.encode()).hexdigest() == ""
+    assert sha256(text.encode()).hexdigest() == "1e558e8ba8e2a3ea18574294ce5109b2f76b3ccfefa5e28c4130da17280da719"

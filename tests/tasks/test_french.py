@@ -7,7 +7,6 @@ from ebft.tasks.french import conjugated, french, joined
 from ebft.tasks.sentences import NounPhrase, Sentence
 from ebft.tasks.words import ADJECTIVES, NOUNS, PLACES, TIMES, VERBS, Adjective, Phrase, Verb
 
-CONTENT = {word.english: word for words in (NOUNS, ADJECTIVES, VERBS) for word in words}
 NOUN = {noun.english: noun for noun in NOUNS}
 
 
@@ -104,7 +103,7 @@ SENTENCES = [
         ["notre ami est arrivé.", "notre amie est arrivée."],
     ),
     (
-        Sentence(many("two", "actress"), None, adjective("tall") if False else adjective("brave"), "past"),
+        Sentence(many("two", "actress"), None, adjective("brave"), "past"),
         "two actresses were brave.",
         ["deux actrices étaient courageuses.", "deux actrices ont été courageuses."],
     ),

@@ -1,5 +1,6 @@
 import fractions
 import pydoc
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
@@ -63,23 +64,23 @@ def test_functions_and_methods_with_a_body_are_asked_for(asked: list[Question]) 
 def test_prompt_answer_and_prefix_of_a_function(asked: list[Question]) -> None:
     assert asked[0] == Question(
         key="shapes",
-        prompt='"""A module."""\n\nimport os\n\n@cached\ndef area(width, height):\n    """Of a rectangle."""\n    # both positive\n',
-        answer="    size = width * height\n    return size\n",
+        prompt='"""A module."""\n\nimport os\n\n@cached\ndef area(width, height):\n    """Of a rectangle."""\n    # both positive',
+        answer="\n    size = width * height\n    return size\n",
         origin="module shapes, line 6",
-        program_prefix='def area(width, height):\n    """Of a rectangle."""\n    # both positive\n',
+        program_prefix='def area(width, height):\n    """Of a rectangle."""\n    # both positive',
     )
 
 
 def test_prompt_answer_and_prefix_of_a_method(asked: list[Question]) -> None:
-    assert asked[1].answer == "        @pen\n        def line():\n            return 1\n        return line\n"
-    assert asked[1].program_prefix == "if True:\n    async def draw(\n        self,\n        pen: str,\n    ) -> None:\n"
-    assert asked[1].prompt.endswith("class Shape:\n    async def draw(\n        self,\n        pen: str,\n    ) -> None:\n")
+    assert asked[1].answer == "\n        @pen\n        def line():\n            return 1\n        return line\n"
+    assert asked[1].program_prefix == "if True:\n    async def draw(\n        self,\n        pen: str,\n    ) -> None:"
+    assert asked[1].prompt.endswith("class Shape:\n    async def draw(\n        self,\n        pen: str,\n    ) -> None:")
 
 
 def test_the_context_is_short() -> None:
     lines = "".join(f"x{i} = {i}\n" for i in range(20))
     (question,) = questions("m", lines + "def f():\n    return 1\n")
-    assert question.prompt == "".join(f"x{i} = {i}\n" for i in range(12, 20)) + "def f():\n"
+    assert question.prompt == "".join(f"x{i} = {i}\n" for i in range(12, 20)) + "def f():"
 
 
 @pytest.mark.parametrize(("num_lines", "num_questions"), [(parses.MAX_BODY_LINES, 1), (parses.MAX_BODY_LINES + 1, 0)])
@@ -105,8 +106,8 @@ def test_the_library_passes_with_and_without_text_that_runs_on(module: ModuleTyp
     assert len(asked) > 10
     for question in asked:
         assert source.count(question.prompt + question.answer) == 1
-        assert Parses().verify(question.answer, question).passed
-        assert Parses().verify(question.answer + "\ndef next(\n", question).passed
+        alone, run_on = (Parses().verify(question.answer + more, question) for more in ("", "\ndef next(\n"))
+        assert (alone.passed, alone.ended, run_on.passed, run_on.ended) == (True, False, True, True)
 
 
 METHOD = Question(key="m", prompt="", answer="", origin="m", program_prefix="if True:\n    def f(self):\n")
@@ -129,7 +130,7 @@ METHOD = Question(key="m", prompt="", answer="", origin="m", program_prefix="if 
     ],
 )
 def test_what_passes_compiles_and_does_something(text: str, kind: str) -> None:
-    assert Parses().verify(text, METHOD) == Verdict(float(kind == "passed"), kind == "passed", kind)
+    assert replace(Parses().verify(text, METHOD), ended=False) == Verdict(float(kind == "passed"), kind == "passed", kind)
 
 
 def test_a_docstring_in_the_prefix_is_no_body() -> None:
@@ -148,4 +149,9 @@ def test_nothing_is_executed(tmp_path: Path) -> None:
 def test_all_are_judged_in_order() -> None:
     verdicts = Parses().verify_all(["        return 1\n", "        (\n"], [METHOD, METHOD])
     assert [verdict.passed for verdict in verdicts] == [True, False]
-    assert Parses().metrics(["x"], [METHOD]) == {}
+
+
+def test_the_parse_rate_is_the_share_that_passes() -> None:
+    texts = ["        return 1\n", "        (\n", "        pass\n", "        return 2\n    def g(self):\n"]
+    assert Parses().metrics(texts, [METHOD] * 4) == {"parse_rate": 0.5}
+    assert Parses().metrics([], []) == {}

@@ -1,5 +1,7 @@
+import re
 from collections import Counter
 from hashlib import sha256
+from itertools import islice
 
 import pytest
 
@@ -7,22 +9,22 @@ from ebft.data.documents import held_out
 from ebft.tasks.base import Question
 from ebft.tasks.text_match import ChrF, ExactMatch
 from ebft.tasks.translation import NUM_QUESTIONS, questions
+from tests.tasks.helpers import all_questions
 
 
 @pytest.fixture(scope="module")
 def asked() -> list[Question]:
-    return list(questions())
+    return all_questions("translation")
 
 
 @pytest.fixture(scope="module")
 def asked_back() -> list[Question]:
-    return list(questions("fr-en"))
+    return list(islice(questions("fr-en"), 500))
 
 
-def test_ten_thousand_distinct_questions(asked: list[Question], asked_back: list[Question]) -> None:
-    for both in (asked, asked_back):
-        assert len(both) == NUM_QUESTIONS == len({question.prompt for question in both})
-        assert len({question.key for question in both}) > 5_000
+def test_ten_thousand_distinct_questions(asked: list[Question]) -> None:
+    assert len(asked) == NUM_QUESTIONS == len({question.prompt for question in asked})
+    assert len({question.key for question in asked}) > 5_000
 
 
 def test_the_form_of_a_question(asked: list[Question], asked_back: list[Question]) -> None:
@@ -62,8 +64,12 @@ def test_a_split_by_key_shares_no_combination_of_words(asked: list[Question]) ->
 
 def test_words_of_held_out_questions_are_known_from_others(asked: list[Question]) -> None:
     """What is held out is how words combine, not the words."""
-    training = Counter(word for question in asked if not held_out(question.key, 0.1) for word in question.prompt.split())
-    assert all(training[word] for question in asked if held_out(question.key, 0.1) for word in question.prompt.split())
+    training = Counter(word for question in asked if not held_out(question.key, 0.1) for word in words(question))
+    assert all(training[word] for question in asked if held_out(question.key, 0.1) for word in words(question))
+
+
+def words(question: Question) -> list[str]:
+    return question.prompt.replace(".", "").split()
 
 
 @pytest.mark.parametrize(
@@ -73,11 +79,11 @@ def test_words_of_held_out_questions_are_known_from_others(asked: list[Question]
         " la eau",
         " je ai",
         " je aime",
-        " ne a ",
+        " ne a",
         " ne est ",
         " de eau",
-        " de le ",
-        " à le ",
+        " de le",
+        " à le",
         " ma amie",
         " sa école",
         " ce homme",
@@ -92,15 +98,17 @@ def test_words_of_held_out_questions_are_known_from_others(asked: list[Question]
         " l'haricot",
         " l'hache",
         " les chevals",
-        " pas un ",
-        " pas des ",
-        " pas du ",
+        " pas un",
+        " pas des",
+        " pas du",
     ],
 )
 def test_no_translation_has_a_known_mistake(asked: list[Question], wrong: str) -> None:
-    assert [reference for question in asked for reference in question.references if wrong in f" {reference}" and " est " not in reference] == []
+    found = re.compile(rf"{wrong}\b")
+    assert [reference for question in asked for reference in question.references if found.search(f" {reference}")] == []
 
 
 def test_the_first_thousand_are_the_same_everywhere(asked: list[Question]) -> None:
+    assert list(islice(questions(), 200)) == asked[:200], "another process, with other hashes of strings"
     text = repr([(question.key, question.prompt, question.references) for question in asked[:1000]])
-    assert sha256(text.encode()).hexdigest() == ""
+    assert sha256(text.encode()).hexdigest() == "4beb6c1182fddcccce7eb98a622158866699194ae6838a64033d0d5b4ff482a8"

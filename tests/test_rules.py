@@ -1,4 +1,4 @@
-"""Each rule of `ebft.config.check`, broken once: the sentence names the key and the fix."""
+"""Each rule of `ebft.rules.check`, broken once: the sentence names the key and the fix."""
 
 from dataclasses import replace
 from typing import Any
@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 
 from ebft.cli.compose import compose
-from ebft.config import TrainConfig, UserError, check
+from ebft.config import TrainConfig, UserError
+from ebft.rules import check
 
 
 @pytest.fixture(scope="module")

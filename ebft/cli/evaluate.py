@@ -1,0 +1,134 @@
+"""`ebft-eval`: models on held-out data, from overrides on the command line to a table.
+
+A run folder brings its configuration along: its keys go in front of those on the command line, which win. So `ebft-eval model.path=RUN` repeats
+the run's own final evaluation, and `data=...` behind it asks the same model about other data.
+"""
+
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig
+
+from ebft.cli.refusals import as_user_error, one_sentence
+
+TAKEN = ("seed", "model", "data", "features", "sampler", "eval", "sandbox")  # of a run's configuration
+HELP = """\
+ebft-eval model.path=MODEL [GROUP=OPTION ...] [KEY=VALUE ...]
+ebft-eval 'models=[base,MODEL,...]' [GROUP=OPTION ...] [KEY=VALUE ...]
+
+Evaluates models on held-out data: cross-entropy, feature-matching loss by horizon, answers to questions where data.task says how to judge them.
+MODEL is a run folder of ebft-train, one of its checkpoints, a folder in Hugging Face format or a hub id; base is the model that a run started from.
+A run folder brings its configuration along (data, features, sampler, eval), and what stands on the command line replaces it.
+Several models are asked about the same documents with the same draws; the table ends with paired differences to the first.
+
+Writes eval.json, eval.md, plots/, samples.jsonl and answers.jsonl into hydra.run.dir.
+
+Examples:
+  ebft-eval model.path=outputs/mine
+  ebft-eval model.path=outputs/mine eval.num_documents=480 eval.n_samples=8
+  ebft-eval 'models=[base,outputs/sft,outputs/ebft]' tracker=wandb
+  ebft-eval model.path=outputs/mine data=code_qa eval.num_questions=500
+
+Exit codes: 0 done, 1 some model could not be evaluated, 2 a mistake on the command line.
+Every key with its value: ebft-eval --cfg job"""
+
+
+def main() -> None:
+    if {"--help", "-h"} & set(sys.argv[1:]):
+        print(HELP)
+        return
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises instead of printing
+    try:
+        with one_sentence():
+            sys.argv[1:] = with_run(sys.argv[1:])
+            with as_user_error(sys.argv[1:]):
+                hydra.main(version_base="1.3", config_path="pkg://ebft.conf", config_name="eval")(_run)()
+    except KeyboardInterrupt:
+        print("Interrupted.", file=sys.stderr)
+        sys.exit(130)
+
+
+def with_run(arguments: list[str]) -> list[str]:
+    """The command line with the configuration of the run folder that it names in front. Raises UserError for one that cannot be read."""
+    given = dict(argument.split("=", 1) for argument in arguments if "=" in argument)
+    named = given.get("model.path", "")
+    folder = next((run for run in (_run_folder(source) for source in [named, *_listed(given.get("models", ""))]) if run), None)
+    if folder is None:
+        return arguments
+    if _run_folder(named):  # the run's own model is what is evaluated, its base what it is held against
+        arguments = [argument for argument in arguments if not argument.startswith("model.path=")]
+        arguments += [] if "models" in given else [f"models=[{literal(named)}]"]
+    mentioned = {argument.split("=", 1)[0].lstrip("+~") for argument in arguments}
+    return [override for override in overrides_of(folder) if not _is_replaced(override.split("=", 1)[0], mentioned)] + arguments
+
+
+def _is_replaced(key: str, mentioned: set[str]) -> bool:
+    """By the same key on the command line, or by a choice of its group."""
+    return key in mentioned or key.split(".")[0] in mentioned
+
+
+def _listed(text: str) -> list[str]:
+    return [part.strip().strip("'\"") for part in text.strip().strip("[]").split(",")]
+
+
+def _run_folder(source: str) -> Path | None:
+    """The run folder that is `source`, or that it is a checkpoint of."""
+    path = Path(source)
+    candidates = [path, path.parent.parent] if source else []
+    return next((folder for folder in candidates if (folder / "config.yaml").is_file() and (folder / "metrics.jsonl").is_file()), None)
+
+
+def overrides_of(folder: Path) -> list[str]:
+    """A run's configuration as overrides, its groups' options first."""
+    import yaml
+
+    from ebft.config import UserError
+
+    try:
+        config = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
+        groups = {name: config[name] for name in TAKEN if name in config}
+        overrides = [f"data={config['data']['source']}"]
+    except (yaml.YAMLError, UnicodeDecodeError, TypeError, KeyError) as error:
+        raise UserError(f"{folder / 'config.yaml'} is not a config of ebft; name a run folder of ebft-train.") from error
+    for name, values in groups.items():
+        keys = {f"{name}.{key}": value for key, value in values.items()} if isinstance(values, dict) else {name: values}
+        overrides += [f"{key}={literal(value)}" for key, value in keys.items()]
+    return overrides
+
+
+def literal(value: Any) -> str:
+    """A value as Hydra's grammar writes it."""
+    if isinstance(value, dict):
+        return "{" + ",".join(f"{key}:{literal(item)}" for key, item in value.items()) + "}"
+    if isinstance(value, list):
+        return f"[{','.join(map(literal, value))}]"
+    if isinstance(value, str):
+        return '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
+    return {True: "true", False: "false", None: "null"}[value] if value is None or isinstance(value, bool) else repr(value)
+
+
+def _run(cfg: DictConfig) -> None:
+    from ebft.cli.compose import to_config
+    from ebft.cli.launch import remove_created_folders
+    from ebft.config import EvaluateConfig, UserError
+
+    with one_sentence():  # here too: Hydra would announce an exception that leaves its task
+        config = to_config(cfg)
+        assert isinstance(config, EvaluateConfig)
+        from ebft.evaluate import evaluate
+
+        try:
+            failures = evaluate(config, Path(HydraConfig.get().runtime.output_dir))
+        except UserError:
+            remove_created_folders()
+            raise
+    if failures:
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

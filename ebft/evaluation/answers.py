@@ -1,0 +1,139 @@
+"""Held-out questions answered to the end and judged: the same questions, draws and verifier for every method.
+
+    greedy       share of questions whose greedy answer passes
+    score        mean score of the greedy answers, the reward that verifiable-reward training sees
+    pass@k       1 - C(n - c, k) / C(n, k) with c of n samples right, averaged over questions (Chen et al., arXiv 2107.03374)
+    entropy@k    mean entropy of the k-th token's distribution in answers sampled at temperature 1, beside text_cross_entropy@k, the mean
+                 loss on the k-th token of the real answers: a calibrated model has the two equal (Braverman et al., arXiv 1906.05664)
+
+An answer that the verifier's machinery failed on counts nowhere but in `verifier_errors`.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from math import comb
+from typing import Any
+
+import torch
+from jaxtyping import Bool
+from torch import Tensor
+
+from ebft.blocks import find_blocks
+from ebft.completions import Completions, Decoding, complete
+from ebft.config import EvalConfig
+from ebft.evaluation.statistics import Ratio, concatenate
+from ebft.models import LanguageModel, row_labels
+from ebft.tasks.base import Verdict
+from ebft.tasks.judge import Judge
+from ebft.types import Batch
+
+DEPTHS = (1, 2, 4, 8, 16, 32, 64)
+GREEDY, CALIBRATION = Decoding(temperature=0.0, top_p=1.0), Decoding(temperature=1.0, top_p=1.0)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A greedy answer with its verdict, for people to read."""
+
+    prompt: str
+    reference: str
+    text: str
+    verdict: Verdict
+    truncated: bool
+
+    def as_row(self) -> dict[str, Any]:
+        kind = "truncated" if self.truncated and not self.verdict.passed else self.verdict.kind
+        return {"prompt": self.prompt, "reference": self.reference, "answer": self.text, "verdict": kind, "score": self.verdict.score}
+
+
+@dataclass(frozen=True)
+class Answers:
+    scores: dict[str, Ratio]
+    figures: dict[str, float]  # of the corpus as a whole, without an error of their own
+    answers: list[Answer]
+
+
+class Examiner:
+    """Asks a policy the given questions."""
+
+    def __init__(self, config: EvalConfig, batches: Sequence[Batch], judge: Judge) -> None:
+        self.config, self.batches, self.judge = config, batches, judge
+
+    def __call__(self, policy: LanguageModel, tick: Callable[[], None]) -> Answers:
+        parts: list[dict[str, Ratio]] = []
+        answers: list[Answer] = []
+        for batch in self.batches:
+            scores, given = self._greedy(policy, batch)
+            parts.append(scores | self._samples(policy, batch) | self._calibration(policy, batch))
+            answers += given
+            tick()
+        questions = [self.judge.questions[row] for batch in self.batches for row in batch.row_ids.tolist()]
+        figures = self.judge.verifier.metrics([answer.text for answer in answers], questions)
+        return Answers(concatenate(parts), figures, answers)
+
+    def _complete(self, policy: LanguageModel, batch: Batch, num: int, decoding: Decoding, purpose: str) -> Completions:
+        blocks, device = find_blocks(batch, "completion", 1, batch.tokens.shape[1], 1), policy.device
+        prompts, key = batch.columns(blocks.reach[0]), f"{self.config.seed}/eval/{purpose}"
+        return complete(policy, prompts.to(device), blocks.to(device), num, self.config.max_new_tokens, decoding, key, self.judge.stop_token)
+
+    def _greedy(self, policy: LanguageModel, batch: Batch) -> tuple[dict[str, Ratio], list[Answer]]:
+        done = self._complete(policy, batch, 1, GREEDY, "greedy")
+        verdicts = [row[0] for row in self.judge(done.rollout, batch.row_ids)]
+        truncated = done.truncated[:, 0, 0].cpu() & ~torch.tensor([verdict.ended for verdict in verdicts])
+        judged = torch.tensor([verdict.score is not None for verdict in verdicts])
+        passed = torch.tensor([verdict.passed for verdict in verdicts]) & ~truncated
+        score = torch.tensor([verdict.score or 0.0 for verdict in verdicts]) * ~truncated
+        everyone = torch.ones_like(judged)
+        scores = {
+            "greedy": _ratio(passed, judged),
+            "score": _ratio(score, judged),
+            "answer_tokens": _ratio(done.rollout.valid.sum((1, 2, 3)).cpu(), everyone),
+            "truncated_share": _ratio(truncated, everyone),
+            "verifier_errors": _ratio(~judged, everyone),
+        }
+        asked = [self.judge.questions[row] for row in batch.row_ids.tolist()]
+        texts = [row[0] for row in self.judge.texts(done.rollout)]
+        rows = zip(asked, texts, verdicts, truncated.tolist(), strict=True)
+        return scores, [Answer(question.prompt, question.answer, text, verdict, cut) for question, text, verdict, cut in rows]
+
+    def _samples(self, policy: LanguageModel, batch: Batch) -> dict[str, Ratio]:
+        config = self.config
+        if not config.num_completions:
+            return {}
+        done = self._complete(policy, batch, config.num_completions, Decoding(config.temperature, config.top_p), "pass")
+        rows = [
+            [verdict.passed and (verdict.ended or not cut) for verdict, cut in zip(verdicts, truncated, strict=True) if verdict.score is not None]
+            for verdicts, truncated in zip(self.judge(done.rollout, batch.row_ids), done.truncated[..., 0].tolist(), strict=True)
+        ]
+        return {f"pass@{k}": _pass_at(k, rows) for k in config.pass_at}
+
+    def _calibration(self, policy: LanguageModel, batch: Batch) -> dict[str, Ratio]:
+        done, on_device = self._complete(policy, batch, 1, CALIBRATION, "calibration"), batch.to(policy.device)
+        (log_probs,) = policy.log_probs(policy.row_hidden(on_device), row_labels(on_device))
+        start = find_blocks(on_device, "completion", 1, batch.tokens.shape[1], 1).anchors
+        scores = {}
+        for depth in (depth for depth in DEPTHS if depth <= self.config.max_new_tokens):
+            here = min(depth, done.entropies.shape[-1]) - 1  # where all answers are shorter nothing is valid
+            reached = done.rollout.valid[:, 0, 0, here] & (here == depth - 1)
+            scores[f"entropy@{depth}"] = _ratio(done.entropies[:, 0, 0, here], reached)
+            place = (start + depth - 2).clamp_max(log_probs.shape[1] - 1)
+            inside = (start + depth - 1 < batch.tokens.shape[1]) & on_device.completion_mask[:, 1:].gather(1, place)
+            scores[f"text_cross_entropy@{depth}"] = _ratio(-log_probs.gather(1, place)[:, 0], inside[:, 0])
+        return scores
+
+
+def _ratio(values: Tensor, counted: Bool[Tensor, "B"]) -> Ratio:
+    counts = counted.double().cpu()
+    return Ratio(torch.where(counted.cpu(), values.double().cpu(), 0), counts)
+
+
+def pass_at_k(num: int, num_right: int, k: int) -> float:
+    """1 - C(n - c, k) / C(n, k): the chance that k of n samples drawn without replacement hold a right one."""
+    return 1 - comb(num - num_right, k) / comb(num, k)
+
+
+def _pass_at(k: int, rows: list[list[bool]]) -> Ratio:
+    """Rows of which too few samples could be judged do not count."""
+    enough = torch.tensor([len(row) >= k for row in rows])
+    values = torch.tensor([pass_at_k(len(row), sum(row), k) if len(row) >= k else 0.0 for row in rows], dtype=torch.float64)
+    return _ratio(values, enough)

@@ -1,0 +1,150 @@
+"""Reinforcement learning from verifiable rewards: the policy answers, the data's task judges, policy gradient does the rest.
+
+    maximise  E_{q, y ~ p_theta(.|q)} reward(y, q)  -  kl_coef * KL(p_theta | p_reference)  -  ce_coef * cross-entropy
+
+One optimiser step, strictly on-policy: N completions of every prompt to their end (the sampler's case K = 1), one verdict each, advantages
+among the completions of a prompt. A token's weight in the loss, with advantage A_j and R completions in the optimiser batch:
+
+    none, rloo  A_j / R                    the gradient of the expected reward, without bias (arXiv 2402.14740)
+    grpo        A_j / (R * tokens of j)    arXiv 2402.03300, at one step a batch, where its ratios are 1
+    dr_grpo     A_j / (R * max_new_tokens) arXiv 2503.20783
+
+The KL estimators are Schulman's (http://joschu.net/blog/kl-approx.html). As a loss k1 has no gradient in expectation, so it is taken from the
+reward instead, log-ratio of the whole completion; k2 and k3 are means over tokens in the loss.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from ebft.advantages import outcome_advantages
+from ebft.blocks import find_blocks, make_branches
+from ebft.completions import Decoding, complete
+from ebft.config import RLVRConfig, SamplerConfig
+from ebft.losses import cross_entropy, kl_penalty, policy_gradient
+from ebft.methods.base import Counts, Loss
+from ebft.methods.metrics import EQUAL_REWARDS
+from ebft.models import LanguageModel, branch_labels, row_labels
+from ebft.tasks.judge import Judge
+from ebft.types import Batch, Rollout
+
+
+@dataclass(frozen=True)
+class Experience:
+    """What a micro-batch contributes to an update."""
+
+    batch: Batch
+    rollout: Rollout  # K = 1; valid where a token counts in the loss
+    reference: Float[Tensor, "B N 1 G"] | None  # the reference policy's log-probs
+    rewards: Float[Tensor, "B N"]
+    passed: Bool[Tensor, "B N"]
+    judged: Bool[Tensor, "B N"]  # False: the verifier's machinery failed
+    counted: Bool[Tensor, "B N"]
+    truncated: Bool[Tensor, "B N"]
+    advantages: Float[Tensor, "B N"]
+
+
+class RLVR:
+    def __init__(
+        self, config: RLVRConfig, sampler: SamplerConfig, policy: LanguageModel, reference: LanguageModel | None, judge: Judge, seed: int
+    ) -> None:
+        self.config, self.sampler, self.policy, self.reference = config, sampler, policy, reference
+        self.judge, self.seed = judge, seed
+
+    def prepare(self, batch: Batch, step: int) -> Experience:
+        config, device = self.config, self.policy.device
+        blocks = find_blocks(batch, "completion", 1, batch.tokens.shape[1], 1)
+        if not config.ce_coef:
+            batch = batch.columns(blocks.reach[0])  # the answers that stand behind the prompts are of no use
+        batch, blocks = batch.to(device), blocks.to(device)
+        decoding, key = Decoding(self.sampler.temperature, top_p=1.0), f"{self.seed}/train/{step}"
+        done = complete(self.policy, batch, blocks, self.sampler.n_samples, config.max_new_tokens, decoding, key, self.judge.stop_token)
+        verdicts = self.judge(done.rollout, batch.row_ids)
+
+        scores = torch.tensor([[torch.nan if verdict.score is None else verdict.score for verdict in row] for row in verdicts], device=device)
+        ended = torch.tensor([[verdict.ended for verdict in row] for row in verdicts], device=device)
+        judged, truncated = ~scores.isnan(), done.truncated[..., 0] & ~ended
+        rewards = torch.where(judged & ~truncated, scores, 0)
+        counted = judged & ~truncated if config.truncated == "masked" else judged
+        reference = self._reference_log_probs(batch, done.rollout)
+        penalised = rewards
+        if reference is not None and config.kl_estimator == "k1":
+            ratio = torch.where(done.rollout.valid, done.rollout.log_probs - reference, 0)
+            penalised = rewards - config.kl_coef * ratio.sum((2, 3))
+        rollout = Rollout(done.rollout.blocks, done.rollout.tokens, done.rollout.log_probs, done.rollout.valid & counted[..., None, None])
+        passed = torch.tensor([[verdict.passed for verdict in row] for row in verdicts], device=device) & ~truncated
+        return Experience(
+            batch, rollout, reference, rewards, passed, judged, counted, truncated, outcome_advantages(penalised, counted, config.advantage)
+        )
+
+    @torch.no_grad()
+    def _reference_log_probs(self, batch: Batch, rollout: Rollout) -> Float[Tensor, "B N 1 G"] | None:
+        return None if self.reference is None else self._log_probs(self.reference, batch, rollout)[0]
+
+    def _log_probs(self, model: LanguageModel, batch: Batch, rollout: Rollout, text: bool = False) -> tuple[Float[Tensor, "B N 1 G"], Tensor | None]:
+        """Log-probs of the completions, and with `text` of the rows' own tokens."""
+        branches = make_branches(rollout.blocks, rollout.tokens[..., :-1])
+        labels = branch_labels(batch, rollout, branches, self.sampler.temperature)
+        generated, *rest = model.log_probs(model.flat_hidden(batch, branches), labels, *([row_labels(batch)] if text else []))
+        return rollout.like_tokens(generated), rest[0] if rest else None
+
+    def counts(self, prepared: Experience) -> Counts:
+        return {
+            "completions": prepared.counted.sum(),
+            "generated": prepared.rollout.valid.sum(),
+            "targets": prepared.batch.loss_mask[:, 1:].sum(),
+        }
+
+    def loss(self, prepared: Experience, totals: Counts) -> Loss:
+        config, rollout = self.config, prepared.rollout
+        log_probs, text = self._log_probs(self.policy, prepared.batch, rollout, text=config.ce_coef > 0)
+        weighted = prepared.advantages
+        if config.advantage == "grpo":
+            weighted = weighted / rollout.valid.sum((2, 3)).clamp_min(1)
+        elif config.advantage == "dr_grpo":
+            weighted = weighted / config.max_new_tokens
+        total = policy_gradient(log_probs, weighted[..., None], rollout.valid, totals["completions"])
+        parts = {"policy_gradient": total}
+        if prepared.reference is not None and config.kl_estimator != "k1":
+            parts["kl_penalty"] = kl_penalty(log_probs, prepared.reference, rollout.valid, totals["generated"], config.kl_estimator)
+            total = total + config.kl_coef * parts["kl_penalty"]
+        if text is not None:
+            parts["cross_entropy"] = cross_entropy(text, row_labels(prepared.batch).wanted, totals["targets"])
+            total = total + config.ce_coef * parts["cross_entropy"]
+        return Loss(total, parts)
+
+    def metrics(self, prepared: list[Experience]) -> dict[str, float]:
+        """Means over all completions of an optimiser batch; rewards and passes over the judged ones."""
+        judged = torch.cat([part.judged for part in prepared])
+        rewards = torch.cat([part.rewards for part in prepared])
+        spread = [part.advantages.abs().amax(1) <= EQUAL_REWARDS for part in prepared]
+        figures = {
+            "verifier_error_share": (~judged).float().mean(),
+            "truncated_share": torch.cat([part.truncated for part in prepared]).float().mean(),
+            "zero_advantage_share": torch.cat(spread).float().mean(),
+            "completion_tokens": torch.cat([part.rollout.valid.sum((2, 3)) for part in prepared]).float().mean(),
+        }
+        if judged.any():
+            figures["reward"] = rewards[judged].mean()
+            figures["passed_share"] = torch.cat([part.passed for part in prepared])[judged].float().mean()
+        if (kl := _kl(prepared)) is not None:
+            figures["kl"] = kl
+        values: list[float] = torch.stack(list(figures.values())).tolist()
+        return dict(zip(figures, values, strict=True))
+
+    def tokens_per_row(self, row_length: int, num_blocks: float) -> dict[str, float]:
+        """At most: rows are cut behind the longest prompt, and completions end earlier."""
+        once: float = row_length + self.sampler.n_samples * (self.config.max_new_tokens - 1)
+        return {"sampling": once, "update": 3 * once} | ({} if self.reference is None else {"reference": once})
+
+    @property
+    def tokens_forwarded(self) -> float:
+        return self.policy.decoder.tokens_forwarded + (0 if self.reference is None else self.reference.decoder.tokens_forwarded)
+
+
+def _kl(prepared: list[Experience]) -> Float[Tensor, ""] | None:
+    """Mean log-ratio per token that counts: an unbiased estimate of the KL divergence per token."""
+    ratios = [(part.rollout.log_probs - part.reference)[part.rollout.valid] for part in prepared if part.reference is not None]
+    return torch.cat(ratios).mean() if ratios and sum(map(len, ratios)) else None

@@ -1,0 +1,192 @@
+"""Every data set that has an option of its own under conf/data, read as that option says from a few rows with the data set's columns."""
+
+import json
+from typing import Any
+
+import pytest
+from pyarrow import Table, parquet
+
+from ebft.cli.compose import compose
+from ebft.config import HubDataConfig, UserError
+from ebft.data import Data, load, read
+from ebft.data.documents import Document
+from ebft.sandbox import programs
+from ebft.tasks.base import Question
+from ebft.tasks.text_match import BLEU
+from ebft.tasks.unit_tests import program
+from tests.data.helpers import FILES, file_config, tokenizer
+
+NVIDIA = ['data.train_split="train[:4]"', "data.validation_fraction=0.5"]  # the option's are for millions of rows
+
+pytestmark = pytest.mark.usefixtures("cache")
+
+
+def option(name: str, *overrides: str) -> HubDataConfig:
+    """`data=NAME` with the folder of that name, or what comes before its first underscore, in place of the hub."""
+    folder = name if (FILES / name).is_dir() else name.partition("_")[0]
+    config = compose([f"data={name}", f"data.path={FILES / folder}", *overrides]).data
+    assert isinstance(config, HubDataConfig)
+    return config
+
+
+def loaded(config: HubDataConfig) -> Data:
+    return load(config, tokenizer())
+
+
+def questions(config: HubDataConfig) -> tuple[dict[str, Question], dict[str, Question]]:
+    """Of both sides, by prompt."""
+    sides: Any = loaded(config)
+    train, validation = ({question.prompt: question for question in side.items} for side in (sides.train_questions, sides.validation_questions))
+    return train, validation
+
+
+def asked(config: HubDataConfig) -> dict[str, Question]:
+    train, validation = questions(config)
+    return train | validation
+
+
+def texts(documents: list[Document]) -> dict[str, str]:
+    return {document.prompt: document.completion for document in documents}
+
+
+def passes(question: Question) -> bool:
+    """Whether the reference answer passes its tests: run here, plainly, as both are ours."""
+    reference = program(question.answer, question)
+    namespace: dict[str, Any] = {}
+    exec(reference.tests.setup, namespace)
+    exec(reference.source, namespace)
+    namespace["candidate"] = namespace[reference.tests.entry_point]
+    try:
+        exec(reference.tests.code, namespace)
+    except AssertionError:
+        return False
+    return True
+
+
+@pytest.mark.parametrize(
+    ("name", "overrides", "num_questions"),
+    [
+        ("opencode_instruct", ["data.drop_untestable=true"], 5),
+        ("nvidia_opencode_instruct", NVIDIA, 4),
+        ("humaneval", [], 5),
+        ("mbpp", [], 3),
+        ("mbpp_sanitized", [], 2),
+    ],
+)
+def test_every_reference_answer_passes_its_own_tests(name: str, overrides: list[str], num_questions: int) -> None:
+    found = asked(option(name, *overrides))
+    assert len(found) == num_questions
+    assert all(map(passes, found.values()))
+
+
+def test_opencode_instruct() -> None:
+    """Answers are programs of their own; packed rows train, padded ones ask."""
+    data = loaded(option("opencode_instruct", "data.drop_untestable=true"))
+    assert data.validation_questions is not None
+    assert data.validation_questions.rows is not data.validation
+    assert (len(data.validation), len(data.validation_questions.rows)) == (1, 2)
+    train, validation = questions(option("opencode_instruct", "data.drop_untestable=true"))
+    double = train["Write a function `double(x)` that returns twice x.\n"]
+    assert double.answer == "def double(x):\n    return 2 * x\n"
+    assert double.tests == programs.Tests("double", code="assert double(3) == 6\nassert double(-1) == -2")
+    assert (double.key, double.program_prefix) == (double.prompt, "")
+    assert sorted(question.tests.entry_point for question in train.values() if question.tests) == ["double", "is_even", "shared"]
+    assert sorted(question.tests.entry_point for question in validation.values() if question.tests) == ["last", "negate"]
+
+
+def test_a_row_without_tests_is_refused_or_dropped_and_counted() -> None:
+    with pytest.raises(UserError) as caught:
+        read(option("opencode_instruct"))
+    assert str(caught.value) == (
+        f"{FILES}/opencode_instruct split train row 3 has no assert in column unit_tests; correct or remove the row, or drop all such rows "
+        "with data.drop_untestable=true."
+    )
+    data = loaded(option("opencode_instruct", "data.drop_untestable=true"))
+    assert (data.train.num_documents, data.validation.num_documents, data.num_dropped) == (3, 2, 1)
+
+
+def test_rows_without_tests_train_where_nothing_is_verified() -> None:
+    data = loaded(option("opencode_instruct", "data.task=null", "data.tests_column=null"))
+    assert (data.train.num_documents, data.train_questions, data.validation_questions, data.num_dropped) == (4, None, None, 0)
+
+
+def test_nvidia_opencode_instruct() -> None:
+    """Its tests are JSON of a list, each with line breaks around it."""
+    found, circle = asked(option("nvidia_opencode_instruct", *NVIDIA)), "Return the area of a circle of radius r.\n"
+    assert found[circle].tests == programs.Tests("area", code="\nimport math\nassert math.isclose(area(1), math.pi)\n\n\nassert area(0) == 0\n")
+    assert found[circle].answer.startswith("import math\n\n\ndef area(r):")
+
+
+def test_swallow_code_is_packed_and_has_nothing_to_verify() -> None:
+    train, validation = read(option("swallow_code"))
+    assert texts(train)["class Stack:\n"] == "    def __init__(self):\n        self.items = []\n"
+    assert texts(validation) == {"def half(x):\n": "    return x / 2\n"}
+    data = loaded(option("swallow_code"))
+    assert (len(data.train), data.train.num_documents, data.train_questions) == (1, 3, None)
+
+
+def test_alma_is_trained_on_one_data_set_and_evaluated_on_another() -> None:
+    train, validation = questions(option("alma", f"data.validation_path={FILES / 'wmt22_test'}"))
+    assert {(question.direction, question.references) for question in train.values()} == {
+        ("en-de", (" Die Katze schläft.",)),
+        ("de-en", (" It is raining.",)),
+        ("en-zh", (" 早上好。",)),
+    }
+    assert {prompt: question.direction for prompt, question in validation.items()} == {
+        "English: We are late.\nCzech:": "en-cs",
+        "Icelandic: Góðan dag.\nEnglish:": "is-en",
+    }
+    assert all(BLEU().verify(question.answer, question).score == 1 for question in [*train.values(), *validation.values()])
+
+
+def test_humaneval() -> None:
+    """The prompt begins the program, what it defines before the function serves the tests as well, and check is called."""
+    found = asked(option("humaneval"))
+    (gap,) = (question for prompt, question in found.items() if "largest_gap" in prompt)
+    assert (gap.program_prefix, gap.answer[:14]) == (gap.prompt, "    return max")
+    assert gap.tests is not None
+    assert (gap.tests.entry_point, gap.tests.setup) == ("largest_gap", "from typing import List\n\n\n")
+    assert gap.tests.code.endswith("    assert candidate([0, 0]) == 0\n\n\ncheck(largest_gap)\n")
+    (back,) = (question.tests for prompt, question in found.items() if "shift_back" in prompt and question.tests)
+    assert back.setup.startswith("def shift(text: str):\n")
+    assert "shift_back" not in back.setup
+
+
+def test_humaneval_whole_for_models_trained_elsewhere() -> None:
+    half, whole = read(option("humaneval"))[1], read(option("humaneval", "data.validation_split=test"))[1]
+    assert (len(half), len(whole)) == (3, 5)
+
+
+def test_mbpp() -> None:
+    train, validation = questions(option("mbpp"))
+    (cube,) = validation.values()
+    assert cube.prompt == '"""\nWrite a function to cube a number.\nassert cube(2) == 8\nassert cube(-1) == -1\n"""\n'
+    assert cube.tests == programs.Tests("cube", code="assert cube(2) == 8\nassert cube(-1) == -1")
+    assert (cube.answer, cube.program_prefix) == ("def cube(n):\n    return n ** 3", "")
+    assert {(question.tests.entry_point, question.tests.setup) for question in train.values() if question.tests} == {
+        ("perimeter", ""),
+        ("known", "WORDS = {'a', 'b'}"),
+    }
+
+
+def test_mbpp_sanitized() -> None:
+    train, validation = questions(option("mbpp_sanitized"))
+    (hypotenuse,), (repeat,) = train.values(), validation.values()
+    assert hypotenuse.tests == programs.Tests("hypotenuse", code="assert math.isclose(hypotenuse(3, 4), 5.0, rel_tol=0.001)", setup="import math")
+    assert repeat.prompt == "\"\"\"\nWrite a function to repeat a word.\nassert repeat('ab', 2) == 'abab'\nassert repeat('x', 0) == ''\n\"\"\"\n"
+    assert repeat.tests == programs.Tests("repeat", code="assert repeat('ab', 2) == 'abab'\nassert repeat('x', 0) == ''")
+
+
+@pytest.mark.parametrize("source", ["jsonl", "parquet"])
+def test_a_file_with_test_code_needs_its_columns_named_and_nothing_else(source: str, tmp_path: Any) -> None:
+    rows = [{"question": f"Add {n}.\n", "answer": f"def add(x):\n    return x + {n}\n", "checks": f"assert add(1) == {n + 1}\n"} for n in range(5)]
+    path = tmp_path / f"rows.{source}"
+    if source == "parquet":
+        parquet.write_table(Table.from_pylist(rows), path)
+    else:
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    columns = {"text_column": None, "prompt_column": "question", "completion_column": "answer", "tests_column": "checks"}
+    config = file_config(path, source=source, validation_path=str(path), task="unit_tests", sequence_length=19, **columns)
+    data: Any = load(config, tokenizer())
+    assert sorted(question.tests.code for question in data.train_questions.items) == [f"assert add(1) == {n + 1}\n" for n in range(5)]
+    assert all(map(passes, data.validation_questions.items))

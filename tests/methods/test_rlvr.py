@@ -1,0 +1,209 @@
+"""RLVR as one piece: verdicts to rewards, weights and denominators by hand, micro-batches, what counts and what does not."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+
+from ebft.advantages import outcome_advantages
+from ebft.config import RLVRConfig
+from ebft.methods.rlvr import RLVR, Experience
+from ebft.tasks.base import Question, Verdict
+from ebft.tasks.judge import Judge
+from ebft.types import Batch
+from tests.helpers import T, geometry, plain_model, policy_of, random_batch
+
+CONFIG = RLVRConfig(name="rlvr", advantage="rloo", max_new_tokens=7, truncated="zero", ce_coef=0.0, kl_coef=0.0, kl_estimator="k3")
+STOP = 1
+LENGTHS = [(3, 9), (5, 7), (2, 13), (11, 8)]  # prompt and answer of four rows
+IDS = [[0] * (prompt + answer) + [-1] * (T - prompt - answer) for prompt, answer in LENGTHS]
+FOUR = random_batch(IDS, [[prompt <= t < prompt + answer for t in range(T)] for prompt, answer in LENGTHS])
+FOUR = replace(FOUR, row_ids=torch.tensor([2, 0, 3, 1]))
+QUESTIONS = [Question(key=str(row), prompt="", answer="", origin=f"row {row}") for row in range(4)]
+
+
+class Parity:
+    """Scores a text by its tokens: the share of odd ones; the machinery fails on texts that begin with one of `broken`."""
+
+    def __init__(self, broken: Sequence[int] = ()) -> None:
+        self.broken = broken
+        self.asked: list[str] = []
+
+    def verify(self, text: str, question: Question) -> Verdict:
+        numbers = [int(word) for word in text.split()]
+        if numbers and numbers[0] in self.broken:
+            return Verdict(None, passed=False, kind="no process")
+        score = sum(number % 2 for number in numbers) / max(1, len(numbers))
+        return Verdict(score, passed=score == 1, kind="odd")
+
+    def verify_all(self, texts: Sequence[str], questions: Sequence[Question]) -> list[Verdict]:
+        self.asked += [question.origin for question in questions]
+        return [self.verify(text, question) for text, question in zip(texts, questions, strict=True)]
+
+    def metrics(self, texts: Sequence[str], questions: Sequence[Question]) -> dict[str, float]:
+        return {}
+
+
+def words(tokens: list[int]) -> str:
+    return " ".join(map(str, tokens))
+
+
+def method_of(verifier: Parity | None = None, **changes: object) -> RLVR:
+    config = replace(CONFIG, **changes)
+    reference = policy_of(seed=4) if config.kl_coef else None
+    judge = Judge(verifier or Parity(), QUESTIONS, words, STOP)
+    return RLVR(config, geometry(n_samples=3, temperature=0.7), policy_of(), reference, judge, seed=6)
+
+
+def optimiser_step(method: RLVR, size: int = 4, batch: Batch = FOUR) -> tuple[list[Experience], dict[str, Tensor], dict[str, Tensor]]:
+    prepared = [method.prepare(batch.rows(start, start + size), step=3) for start in range(0, len(batch), size)]
+    counts = [method.counts(part) for part in prepared]
+    totals = {name: torch.stack([count[name] for count in counts]).sum() for name in counts[0]}
+    values: dict[str, Tensor] = {}
+    for part in prepared:
+        loss = method.loss(part, totals)
+        loss.total.backward()
+        for name, value in {"loss": loss.total, **loss.parts}.items():
+            values[name] = values.get(name, torch.zeros(())) + value.detach()
+    return prepared, values, {name: parameter.grad for name, parameter in method.policy.model.named_parameters()}
+
+
+def completions_of(experience: Experience) -> list[list[list[int]]]:
+    """Up to the stop token and with it, from the tokens alone."""
+    rows = experience.rollout.tokens[:, :, 0].tolist()
+    return [[tokens[: tokens.index(STOP) + 1] if STOP in tokens else tokens for tokens in row] for row in rows]
+
+
+def test_rewards_are_the_verdicts_on_what_was_said_before_the_stop_token() -> None:
+    verifier = Parity()
+    (experience,), _, _ = optimiser_step(method_of(verifier))
+    assert verifier.asked == [f"row {row}" for row in (2, 2, 2, 0, 0, 0, 3, 3, 3, 1, 1, 1)]
+    said = completions_of(experience)
+    assert any(STOP in tokens for row in said for tokens in row)
+    assert any(STOP not in tokens for row in said for tokens in row)
+    for row, completions in enumerate(said):
+        for sample, tokens in enumerate(completions):
+            truncated = STOP not in tokens
+            expected = 0.0 if truncated else Parity().verify(words(tokens[:-1]), QUESTIONS[0]).score
+            assert experience.rewards[row, sample].item() == pytest.approx(expected)
+            assert experience.truncated[row, sample].item() is truncated
+
+
+@pytest.mark.parametrize("kind", ["none", "rloo", "grpo", "dr_grpo"])
+def test_the_loss_by_hand_token_by_token(kind: str) -> None:
+    """Every completion forwarded alone through plain transformers, its advantage times the weight that its method gives a token."""
+    (experience,), values, gradients = optimiser_step(method_of(advantage=kind))
+    model, loss = plain_model(), torch.zeros(())
+    advantage = outcome_advantages(experience.rewards, torch.ones(4, 3, dtype=torch.bool), kind)
+    assert advantage.abs().max() > 0.1
+    for row, completions in enumerate(completions_of(experience)):
+        prompt = FOUR.tokens[row, : LENGTHS[row][0]]
+        for sample, tokens in enumerate(completions):
+            ids = torch.cat([prompt, torch.tensor(tokens)])
+            log_probs = (model(input_ids=ids[None]).logits[0, len(prompt) - 1 : -1] / 0.7).log_softmax(-1)
+            chosen = log_probs.gather(1, torch.tensor(tokens)[:, None]).sum()
+            weight = {"grpo": 1 / len(tokens), "dr_grpo": 1 / 7}.get(kind, 1.0)
+            loss = loss - advantage[row, sample] * weight * chosen / 12
+    assert values["loss"].item() == pytest.approx(loss.item(), rel=1e-4)
+    loss.backward()
+    for name, parameter in model.named_parameters():
+        torch.testing.assert_close(gradients[name], parameter.grad, rtol=1e-3, atol=1e-4 * float(parameter.grad.abs().max()), msg=name)
+
+
+@pytest.mark.parametrize(
+    "changes", [{}, {"ce_coef": 0.3, "kl_coef": 0.2, "kl_estimator": "k2"}, {"kl_coef": 0.2, "kl_estimator": "k1", "truncated": "masked"}]
+)
+def test_micro_batches_change_neither_loss_nor_gradient(changes: dict[str, object]) -> None:
+    """Rows of a micro-batch are cut behind its longest prompt, and rollouts end with its longest completion."""
+    _, values, gradients = optimiser_step(method_of(**changes))
+    for size in (1, 2):
+        _, others, other_gradients = optimiser_step(method_of(**changes), size)
+        assert {name: value.item() for name, value in others.items()} == pytest.approx(
+            {name: value.item() for name, value in values.items()}, rel=1e-4, abs=1e-6
+        )
+        for name, gradient in gradients.items():
+            torch.testing.assert_close(other_gradients[name], gradient, rtol=1e-4, atol=1e-5 * float(gradient.abs().max()), msg=name)
+
+
+def test_masked_completions_leave_the_loss_and_the_denominators() -> None:
+    (zero,), _, _ = optimiser_step(method_of(truncated="zero"))
+    method = method_of(truncated="masked")
+    (masked,), _, _ = optimiser_step(method)
+    assert 0 < zero.truncated.sum() < 12
+    assert zero.counted.all()
+    assert torch.equal(masked.counted, ~zero.truncated)
+    assert method.counts(masked)["completions"] == 12 - zero.truncated.sum()
+    assert not masked.rollout.valid[masked.truncated].any()
+    assert (masked.advantages[masked.truncated] == 0).all()
+
+
+def test_a_verifier_that_fails_is_masked_and_counted_never_a_zero() -> None:
+    """The completions on which it failed move neither loss nor baseline nor the mean reward."""
+    whole = method_of().prepare(FOUR, 3)
+    first = int(whole.rollout.tokens[0, 0, 0, 0])
+    method = method_of(Parity(broken=[first]))
+    (experience,), _, _ = optimiser_step(method)
+    failed = whole.rollout.tokens[:, :, 0, 0] == first
+    assert 0 < failed.sum() < 12
+    assert torch.equal(experience.judged, ~failed)
+    assert torch.equal(experience.counted, ~failed)
+    torch.testing.assert_close(experience.advantages, outcome_advantages(whole.rewards, ~failed, "rloo"))
+    figures = method.metrics([experience])
+    assert figures["verifier_error_share"] == pytest.approx(failed.float().mean().item())
+    assert figures["reward"] == pytest.approx(whole.rewards[~failed].mean().item())
+
+
+def test_without_any_verdict_there_is_no_reward_to_report_and_no_gradient() -> None:
+    method = method_of(Parity(broken=range(31)))
+    (experience,), values, gradients = optimiser_step(method)
+    silent = [row == [STOP] for rows in completions_of(experience) for row in rows]
+    assert not any(silent)
+    assert values["loss"] == 0
+    assert all((gradient == 0).all() for gradient in gradients.values())
+    assert "reward" not in method.metrics([experience])
+
+
+def test_k1_lowers_the_reward_by_the_log_ratio_of_the_whole_completion() -> None:
+    plain, method = method_of().prepare(FOUR, 3), method_of(kl_coef=0.2, kl_estimator="k1")
+    (experience,), values, _ = optimiser_step(method)
+    assert experience.reference is not None
+    ratio = (experience.rollout.log_probs - experience.reference).masked_fill(~experience.rollout.valid, 0).sum((2, 3))
+    assert torch.equal(experience.rewards, plain.rewards)  # what is reported stays the verdict
+    penalised = outcome_advantages(plain.rewards - 0.2 * ratio, torch.ones(4, 3, dtype=torch.bool), "rloo")
+    torch.testing.assert_close(experience.advantages, penalised)
+    assert "kl_penalty" not in values
+    valid = experience.rollout.valid
+    assert method.metrics([experience])["kl"] == pytest.approx((experience.rollout.log_probs - experience.reference)[valid].mean().item())
+
+
+@pytest.mark.parametrize("estimator", ["k2", "k3"])
+def test_k2_and_k3_are_means_over_tokens_in_the_loss(estimator: str) -> None:
+    (experience,), values, _ = optimiser_step(method_of(kl_coef=0.2, kl_estimator=estimator))
+    assert experience.reference is not None
+    ratio = (experience.rollout.log_probs - experience.reference)[experience.rollout.valid]
+    expected = (ratio.square() / 2 if estimator == "k2" else torch.exp(-ratio) - 1 + ratio).mean()
+    assert values["kl_penalty"].item() == pytest.approx(expected.item(), rel=1e-4)
+    assert values["loss"].item() == pytest.approx((values["policy_gradient"] + 0.2 * expected).item(), rel=1e-4)
+
+
+def test_figures_of_an_optimiser_batch() -> None:
+    method = method_of()
+    prepared, _, _ = optimiser_step(method, 2)
+    figures = method.metrics(prepared)
+    (whole,), _, _ = optimiser_step(method_of())
+    assert figures == pytest.approx(method.metrics([whole]), abs=1e-6)
+    assert set(figures) == {"verifier_error_share", "truncated_share", "zero_advantage_share", "completion_tokens", "reward", "passed_share"}
+    lengths = [len(tokens) for row in completions_of(whole) for tokens in row]
+    assert figures["completion_tokens"] == pytest.approx(sum(lengths) / 12)
+    same = [len({round(value, 5) for value in row}) == 1 for row in whole.rewards.tolist()]
+    assert figures["zero_advantage_share"] == pytest.approx(sum(same) / 4)
+
+
+def test_only_prompts_are_forwarded_and_only_as_far_as_completions_go() -> None:
+    method = method_of()
+    experience = method.prepare(FOUR, 3)
+    longest = experience.rollout.tokens.shape[-1]
+    assert experience.batch.tokens.shape[1] == 11
+    assert method.tokens_forwarded <= 4 * 11 + 4 * 3 * (longest - 1)
