@@ -13,8 +13,8 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 # The ranks of the design, from the bottom; a rank whose modules build on one another has several floors.
 FLOORS = [
     ["types", "config"],  # 0
-    ["rules"],
     ["blocks", "features", "rewards", "advantages", "losses"],  # 1, pure
+    ["rules"],
     ["attention", "sandbox"],  # 2
     ["tasks"],
     ["data"],

@@ -122,6 +122,21 @@ def test_benchmark_counts_what_it_forwards(monkeypatch: pytest.MonkeyPatch, tmp_
     ]
 
 
+def test_completions_and_generate_say_the_same(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    small_model(monkeypatch)
+    for name, value in {"COMPLETED_ROWS": (3,), "SHORTEST_PROMPT": 2, "LONGEST_PROMPT": 7, "NEW_TOKENS": 5}.items():
+        monkeypatch.setattr(benchmark, name, value)
+    run(monkeypatch, "--lengths", "--completions", "--repetitions", "1", "--json", str(tmp_path / "figures.json"))
+    document = json.loads((tmp_path / "figures.json").read_text())
+    figures = document["completions"]["3"]
+    assert document["lengths"] == {}
+    assert figures["equal_tokens_share"] == 1
+    assert figures["ours_over_generate"] == figures["tokens_per_second"] / figures["generate_tokens_per_second"]
+    _, header, line = capsys.readouterr().out.splitlines()
+    assert header.split()[:3] == ["rows", "new", "tokens"]
+    assert line.split()[:2] == ["3", "5"]
+
+
 def test_meter_charges_inner_phases_to_themselves(monkeypatch: pytest.MonkeyPatch) -> None:
     method = SimpleNamespace(tokens_forwarded=0.0)
     clock = iter([0.0, 1.0, 11.0, 111.0])
