@@ -2,6 +2,7 @@
 
     python scripts/benchmark.py                              # T = 128, 256, 512, 1024; a few minutes on two cores
     python scripts/benchmark.py --lengths 128 --json out.json
+    python scripts/benchmark.py --lengths --completions      # completions only, beside transformers' `generate`
 
 One document per step and a random 8-layer, 256-wide Llama: no network, no data. All three run whole optimiser steps through
 `ebft.optimization`, in turn, so that what else the machine does meets them alike; a figure is the median over the repetitions. Phases:
@@ -11,6 +12,9 @@ One document per step and a random 8-layer, 256-wide Llama: no network, no data.
     update      forward, backward, clipping and AdamW
 
 The formula is method.md section 9; a backward counts as two forwards. A unit is one plain forward of N copies of the row.
+
+Completions are greedy and all of one length, of ragged prompts, which `generate` gets padded on the left and with its static cache. Both decode the
+same batch in turn; a figure is the best over the repetitions. Where two tokens are equally likely but for rounding, they may go different ways.
 """
 
 import argparse
@@ -20,7 +24,7 @@ import statistics
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -28,9 +32,11 @@ from typing import Any
 
 import torch
 from naive import NaiveEBFT
+from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from ebft.blocks import num_blocks
+from ebft.completions import Decoding, complete, prompts_batch
 from ebft.config import EBFTConfig, FeaturesConfig, OptimizerConfig, SamplerConfig
 from ebft.environment import environment
 from ebft.methods import Method
@@ -46,7 +52,10 @@ SAMPLER = SamplerConfig("all", n_samples=4, stride=8, context_length=8, generate
 FEATURES = FeaturesConfig([0.25, 0.5, 0.75], "last_token", "joint", "none", "policy", None)
 OPTIMIZER = OptimizerConfig(1e-6, [0.9, 0.95], 1e-8, 0.0, 1.0, "constant", 0.0, None)
 PHASES = ("sampling", "features", "update")
+COMPLETED_ROWS = (1, 8, 32)
+SHORTEST_PROMPT, LONGEST_PROMPT, NEW_TOKENS = 16, 64, 64
 HEADER = ("T", "phase", "tokens", "formula", "naive tokens", "seconds", "naive seconds", "naive/ours", "units", "SFT steps")
+COMPLETIONS_HEADER = ("rows", "new tokens", "tokens/s", "generate tokens/s", "ours/generate", "equal tokens")
 
 
 class Meter:
@@ -147,7 +156,7 @@ def measure(model: LlamaForCausalLM, length: int, repetitions: int) -> dict[str,
 
 def random_model(longest: int) -> LlamaForCausalLM:
     torch.manual_seed(0)
-    return LlamaForCausalLM(LlamaConfig(**MODEL, max_position_embeddings=longest + SAMPLER.generate_length)).eval()
+    return LlamaForCausalLM(LlamaConfig(**MODEL, eos_token_id=None, max_position_embeddings=longest + SAMPLER.generate_length)).eval()
 
 
 def random_row(length: int) -> Batch:
@@ -171,6 +180,47 @@ def with_total(phases: dict[str, float]) -> dict[str, float]:
     return phases | {"step": sum(phases.values())}
 
 
+def measure_completions(model: LlamaForCausalLM, num_rows: int, repetitions: int) -> dict[str, float]:
+    """Both decoders on one batch; the first run of each warms up and is not counted."""
+    ours, generate = decoders(model, random_prompts(num_rows))
+    seconds = []
+    for _ in range(repetitions + 1):
+        start = time.perf_counter()
+        tokens = ours()
+        turn = time.perf_counter()
+        generated = generate()
+        seconds.append((turn - start, time.perf_counter() - turn))
+    best, best_generate = (num_rows * NEW_TOKENS / min(runs) for runs in zip(*seconds[1:], strict=True))
+    return {
+        "tokens_per_second": best,
+        "generate_tokens_per_second": best_generate,
+        "ours_over_generate": best / best_generate,
+        "equal_tokens_share": (tokens == generated).float().mean().item(),
+    }
+
+
+def decoders(model: LlamaForCausalLM, prompts: list[list[int]]) -> tuple[Callable[[], Tensor], Callable[[], Tensor]]:
+    """Greedy tokens of every prompt, `NEW_TOKENS` each, by `complete` and by `generate`."""
+    policy, (batch, blocks) = LanguageModel(copy.deepcopy(model), "fp32"), prompts_batch(prompts, range(len(prompts)))
+    width = max(map(len, prompts))
+    padded = torch.tensor([[0] * (width - len(prompt)) + prompt for prompt in prompts])
+    mask = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts])
+    settings = {"max_new_tokens": NEW_TOKENS, "do_sample": False, "pad_token_id": 0, "cache_implementation": "static"}
+
+    def ours() -> Tensor:
+        return complete(policy, batch, blocks, 1, NEW_TOKENS, Decoding(0.0, 1.0), "benchmark", None).rollout.tokens[:, 0, 0]
+
+    def generate() -> Tensor:
+        return model.generate(padded, attention_mask=mask, **settings)[:, width:]
+
+    return ours, generate
+
+
+def random_prompts(num_rows: int) -> list[list[int]]:
+    lengths, draw = torch.linspace(LONGEST_PROMPT, SHORTEST_PROMPT, num_rows).long().tolist(), torch.Generator().manual_seed(0)
+    return [torch.randint(MODEL["vocab_size"], (length,), generator=draw).tolist() for length in lengths]
+
+
 def rows_of(length: int, figures: dict[str, Any]) -> list[list[str]]:
     """The table's lines of one row length."""
     tokens, seconds = figures["tokens_forwarded"], figures["seconds"]
@@ -185,7 +235,13 @@ def rows_of(length: int, figures: dict[str, Any]) -> list[list[str]]:
     return [line(phase) for phase in (*PHASES, "step")]
 
 
-def show(rows: Sequence[Sequence[str]], where: str) -> None:
+def completion_row(num_rows: int, figures: dict[str, float]) -> list[str]:
+    speeds = (f"{figures[name]:,.0f}" for name in ("tokens_per_second", "generate_tokens_per_second"))
+    shares = (f"{figures[name]:.2f}" for name in ("ours_over_generate", "equal_tokens_share"))
+    return [str(num_rows), str(NEW_TOKENS), *speeds, *shares]
+
+
+def show(header: Sequence[str], rows: Sequence[Sequence[str]], where: str) -> None:
     """A rich table on a terminal, aligned columns elsewhere."""
     print(where)
     if sys.stdout.isatty():
@@ -193,26 +249,28 @@ def show(rows: Sequence[Sequence[str]], where: str) -> None:
         from rich.table import Table
 
         table = Table()
-        for place, name in enumerate(HEADER):
-            table.add_column(name, justify="left" if place == 1 else "right")
+        for name in header:
+            table.add_column(name, justify="left" if name == "phase" else "right")
         for row in rows:
             table.add_row(*row, end_section=row[1] == "step")
         Console().print(table)
         return
-    widths = [max(map(len, column)) for column in zip(HEADER, *rows, strict=True)]
-    for row in (HEADER, *rows):
-        print("  ".join(cell.ljust(width) if place == 1 else cell.rjust(width) for place, (cell, width) in enumerate(zip(row, widths, strict=True))))
+    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
+    for row in (header, *rows):
+        cells = zip(header, row, widths, strict=True)
+        print("  ".join(cell.ljust(width) if name == "phase" else cell.rjust(width) for name, cell, width in cells))
 
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--lengths", type=int, nargs="+", default=[128, 256, 512, 1024], metavar="T", help="tokens per row")
+    parser.add_argument("--lengths", type=int, nargs="*", default=[128, 256, 512, 1024], metavar="T", help="tokens per row; none for no step")
+    parser.add_argument("--completions", action="store_true", help="measure completions beside transformers' generate as well")
     parser.add_argument("--repetitions", type=int, default=3, help="counted steps of each contender, after one that warms up")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of torch; all cores by default")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the same figures, and the machine's, to FILE")
     arguments = parser.parse_args()
     shortest = SAMPLER.context_length + SAMPLER.generate_length
-    if min(arguments.lengths) < shortest:
+    if arguments.lengths and min(arguments.lengths) < shortest:
         parser.error(f"--lengths {min(arguments.lengths)} leaves no block; rows need at least {shortest} tokens.")
     if min(arguments.repetitions, arguments.threads) < 1:
         parser.error("--repetitions and --threads must be at least 1.")
@@ -222,16 +280,23 @@ def parse() -> argparse.Namespace:
 def main() -> None:
     arguments = parse()
     torch.set_num_threads(arguments.threads)
-    model = random_model(max(arguments.lengths))
-    lengths = {}
+    model = random_model(max([*arguments.lengths, LONGEST_PROMPT + NEW_TOKENS]))
+    lengths, completions = {}, {}
     for length in arguments.lengths:
         print(f"T = {length} ...", file=sys.stderr, flush=True)
         lengths[length] = measure(model, length, arguments.repetitions)
+    for num_rows in COMPLETED_ROWS if arguments.completions else ():
+        print(f"completions of {num_rows} prompts ...", file=sys.stderr, flush=True)
+        completions[num_rows] = measure_completions(model, num_rows, arguments.repetitions)
     machine = environment("cpu")
-    show([row for length, figures in lengths.items() for row in rows_of(length, figures)], f"{machine['device']}, {arguments.threads} threads")
+    where = f"{machine['device']}, {arguments.threads} threads"
+    if lengths:
+        show(HEADER, [row for length, figures in lengths.items() for row in rows_of(length, figures)], where)
+    if completions:
+        show(COMPLETIONS_HEADER, [completion_row(num_rows, figures) for num_rows, figures in completions.items()], where)
     if arguments.json is not None:
         settings = {"model": MODEL, "method": asdict(METHOD), "sampler": asdict(SAMPLER), "features": asdict(FEATURES)}
-        document = {"machine": machine, "repetitions": arguments.repetitions, **settings, "lengths": lengths}
+        document = {"machine": machine, "repetitions": arguments.repetitions, **settings, "lengths": lengths, "completions": completions}
         arguments.json.write_text(json.dumps(document, indent=2) + "\n")
 
 
