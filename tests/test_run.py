@@ -195,8 +195,8 @@ class Recorder(tracking.Tracker):
     def log(self, step: int, metrics: tracking.Metrics) -> None:
         self.calls.append(("log", step, dict(metrics)))
 
-    def table(self, step: int, rows: Any) -> None:
-        self.calls.append(("table", step, rows))
+    def table(self, name: str, step: int, rows: Any, columns: Any) -> None:
+        self.calls.append((name, step, rows, columns))
 
     def finish(self, failed: bool) -> None:
         self.calls.append(("finish", failed))
@@ -217,12 +217,18 @@ def started(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str | None]]:
 
 def test_tracker_gets_what_the_folder_gets(tmp_path: Path, config: TrainConfig, started: list[str | None]) -> None:
     run = Run(tmp_path, config)
-    rows = [{"context": "a", "reference": "b", "rollouts": []}]
+    answers = [{"prompt": "p", "reference": "r", "answer": "a", "verdict": "passed", "score": 1.0}]
     run.log(3, {"train/loss": 1.0})
-    run.samples(3, rows)
+    run.samples(3, [{"context": "a", "reference": "b", "rollouts": [{"text": "c", "reward": 0.5}, {"text": "d", "reward": 0.25}]}])
+    run.answers(3, [])
+    run.answers(3, answers)
     finish(run, "failed", "ValueError: oh")
     assert isinstance(run.tracker, Recorder)
-    assert run.tracker.calls == [("log", 3, {"train/loss": 1.0}), ("table", 3, rows), ("finish", True)]
+    log, (name, step, rows, columns), table, end = run.tracker.calls
+    assert (log, end) == (("log", 3, {"train/loss": 1.0}), ("finish", True))
+    assert (name, step, columns) == ("samples", 3, ["context", "reference", "rollout", "reward"])
+    assert [[row[column] for column in columns] for row in rows] == [["a", "b", "c", 0.5], ["a", "b", "d", 0.25]]
+    assert table == ("answers", 3, answers, ["prompt", "reference", "answer", "verdict", "score"])
     assert "going nowhere\n" in (tmp_path / "train.log").read_text()
 
 
