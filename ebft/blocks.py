@@ -40,6 +40,11 @@ def find_blocks(batch: Batch, anchors: str, context_length: int, stride: int, ge
     return _compact(on_grid & reaches(batch, position, anchors, generate_length))
 
 
+def completion_blocks(batch: Batch) -> Blocks:
+    """The case K = 1 of padded pairs: one block a row, at the end of its prompt."""
+    return find_blocks(batch, "completion", context_length=1, stride=batch.tokens.shape[1], generate_length=1)
+
+
 def reaches(batch: Batch, positions: Int[Tensor, "B K"], anchors: str, length: int) -> Bool[Tensor, "B K"]:
     """True where a block at that position has a real continuation of `length` tokens: of one document, and with `anchors="completion"` of one
     completion."""

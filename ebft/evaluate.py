@@ -17,7 +17,7 @@ from ebft.config import EvaluateConfig, UserError
 from ebft.console import Console
 from ebft.environment import environment
 from ebft.evaluation import Evaluation
-from ebft.loading import load_feature_network, load_policy, load_tokenizer
+from ebft.loading import check_architecture, load_architecture, load_feature_network, load_policy, load_tokenizer
 from ebft.models import LanguageModel
 from ebft.setup import Material, gather
 
@@ -62,20 +62,22 @@ def load(source: str, config: EvaluateConfig, material: Material) -> LanguageMod
     """The model that `source` names: `base`, a run folder, a checkpoint, a folder in Hugging Face format or a hub id. Raises UserError."""
     if source == BASE:
         return load_policy(config, material.architecture, material.device)
-    folder = Path(source)
+    folder, path = Path(source), source  # the path as it was written: ./a is a folder, a may be a hub id
     saved = folder if (folder / checkpoint.STATE).is_file() else None
     if (folder / "config.yaml").is_file():
         exported = folder / "model"
         if exported.is_dir():
-            folder = exported
+            path = str(exported)
         elif (saved := checkpoint.latest(folder)) is None:
             raise UserError(f"{source} is a run folder without a model or a checkpoint; let its run reach one, or leave it out.")
     if saved is not None:
         return _from_checkpoint(saved, config, material)
-    other = replace(config.model, path=str(folder), revision=None, init="pretrained", config_overrides={})
+    other = replace(config.model, path=path, revision=None, init="pretrained", config_overrides={})
     if load_tokenizer(other).get_vocab() != material.tokenizer.get_vocab():
         raise UserError(f"{source} has another tokenizer than model.path={config.model.path}; evaluate it on its own.")
-    return load_policy(replace(config, model=other), material.architecture, material.device)
+    theirs, architecture = replace(config, model=other), load_architecture(other)
+    check_architecture(architecture, theirs)
+    return load_policy(theirs, architecture, material.device)
 
 
 def _from_checkpoint(path: Path, config: EvaluateConfig, material: Material) -> LanguageModel:

@@ -17,7 +17,7 @@ def plan(config: TrainConfig, setup: Setup) -> dict[str, str]:
         "model": f"{config.model.path}, {num_parameters / 1e6:.1f} M parameters, {config.model.init}",
         "documents": f"{setup.rows.num_documents} in {len(setup.usable)} rows of {config.data.sequence_length} tokens"
         + (f" ({left_out} more too short for a block)" if left_out else "")
-        + (f" ({setup.material.data.num_dropped} pairs too long and dropped)" if setup.material.data.num_dropped else ""),
+        + (f" ({setup.material.data.num_dropped} dropped)" if setup.material.data.num_dropped else ""),
         "anchors per row": f"{setup.num_blocks:.1f}, {sampler.n_samples} rollouts of {sampler.generate_length} tokens each",
         "tokens to forward per step": _cost(config, setup),
         **setup.material.judging.plan(),

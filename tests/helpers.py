@@ -20,6 +20,7 @@ from transformers import (
 
 from ebft.blocks import find_blocks
 from ebft.config import FeaturesConfig, SamplerConfig
+from ebft.methods import Method
 from ebft.models import FeatureNetwork, LanguageModel
 from ebft.types import Batch, Blocks, Rollout
 from tests.reference import batch_of
@@ -99,6 +100,20 @@ def blocks_of(batch: Batch, config: SamplerConfig) -> Blocks:
 def random_draws(batch: Batch, blocks: Blocks, config: SamplerConfig, seed: int = 3) -> Tensor:
     draw = torch.Generator().manual_seed(seed)
     return torch.rand(len(batch), config.n_samples, blocks.anchors.shape[1], config.generate_length, generator=draw)
+
+
+def optimiser_step(method: Method[Any], batch: Batch, size: int) -> tuple[list[Any], dict[str, Tensor], dict[str, Tensor]]:
+    """Experiences, summed losses and gradients of a batch cut into micro-batches of `size` rows."""
+    prepared = [method.prepare(batch.rows(start, start + size), step=3) for start in range(0, len(batch), size)]
+    counts = [method.counts(part) for part in prepared]
+    totals = {name: torch.stack([count[name] for count in counts]).sum() for name in counts[0]}
+    values: dict[str, Tensor] = {}
+    for part in prepared:
+        loss = method.loss(part, totals)
+        loss.total.backward()
+        for name, value in {"loss": loss.total, **loss.parts}.items():
+            values[name] = values.get(name, torch.zeros(())) + value.detach()
+    return prepared, values, {name: parameter.grad for name, parameter in method.policy.model.named_parameters()}
 
 
 def random_rollout(batch: Batch, config: SamplerConfig, seed: int = 9) -> Rollout:

@@ -18,7 +18,7 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
-from ebft.blocks import find_blocks
+from ebft.blocks import completion_blocks
 from ebft.completions import Completions, Decoding, complete
 from ebft.config import EvalConfig
 from ebft.evaluation.statistics import Ratio, concatenate
@@ -72,7 +72,7 @@ class Examiner:
         return Answers(concatenate(parts), figures, answers)
 
     def _complete(self, policy: LanguageModel, batch: Batch, num: int, decoding: Decoding, purpose: str) -> Completions:
-        blocks, device = find_blocks(batch, "completion", 1, batch.tokens.shape[1], 1), policy.device
+        blocks, device = completion_blocks(batch), policy.device
         prompts, key = batch.columns(blocks.reach[0]), f"{self.config.seed}/eval/{purpose}"
         return complete(policy, prompts.to(device), blocks.to(device), num, self.config.max_new_tokens, decoding, key, self.judge.stop_token)
 
@@ -110,7 +110,7 @@ class Examiner:
     def _calibration(self, policy: LanguageModel, batch: Batch) -> dict[str, Ratio]:
         done, on_device = self._complete(policy, batch, 1, CALIBRATION, "calibration"), batch.to(policy.device)
         (log_probs,) = policy.log_probs(policy.row_hidden(on_device), row_labels(on_device))
-        start = find_blocks(on_device, "completion", 1, batch.tokens.shape[1], 1).anchors
+        start = completion_blocks(on_device).anchors
         scores = {}
         for depth in (depth for depth in DEPTHS if depth <= self.config.max_new_tokens):
             here = min(depth, done.entropies.shape[-1]) - 1  # where all answers are shorter nothing is valid

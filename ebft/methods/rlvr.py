@@ -20,7 +20,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from ebft.advantages import outcome_advantages
-from ebft.blocks import find_blocks, make_branches
+from ebft.blocks import completion_blocks, make_branches
 from ebft.completions import Decoding, complete
 from ebft.config import RLVRConfig, SamplerConfig
 from ebft.losses import cross_entropy, kl_penalty, policy_gradient
@@ -55,7 +55,7 @@ class RLVR:
 
     def prepare(self, batch: Batch, step: int) -> Experience:
         config, device = self.config, self.policy.device
-        blocks = find_blocks(batch, "completion", 1, batch.tokens.shape[1], 1)
+        blocks = completion_blocks(batch)
         if not config.ce_coef:
             batch = batch.columns(blocks.reach[0])  # the answers that stand behind the prompts are of no use
         batch, blocks = batch.to(device), blocks.to(device)

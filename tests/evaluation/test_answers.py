@@ -14,15 +14,11 @@ from ebft.tasks.base import Question, Verdict
 from ebft.tasks.judge import Judge
 from ebft.types import Batch
 from tests.evaluation.test_evaluator import CONFIG as EVAL
-from tests.evaluation.test_evaluator import batches
+from tests.evaluation.test_evaluator import batches, quiet
 from tests.helpers import geometry, phi_of, plain_model, policy_of
 from tests.methods.test_rlvr import FOUR, LENGTHS, QUESTIONS, STOP, Parity, words
 
 CONFIG = replace(EVAL, num_questions=4, max_new_tokens=7, num_completions=5, pass_at=[1, 2, 5], temperature=0.7)
-
-
-def quiet() -> None:
-    """No signal came."""
 
 
 def examiner(size: int = 4, verifier: Parity | None = None, batch: Batch = FOUR, **changes: object) -> Examiner:

@@ -13,8 +13,8 @@ from ebft.methods import ebft
 from ebft.methods.ebft import EBFT, Experience
 from ebft.models import LanguageModel
 from ebft.rewards import alignment_and_diversity
-from ebft.types import Batch, Rollout
-from tests.helpers import LAYOUTS, T, blocks_of, geometry, phi_of, plain_model, policy_of, random_batch
+from ebft.types import Rollout
+from tests.helpers import LAYOUTS, T, blocks_of, geometry, optimiser_step, phi_of, plain_model, policy_of, random_batch
 from tests.reference import embed_loop
 
 CONFIG = EBFTConfig(name="ebft", rl_coef=1.0, ce_coef=0.1, alignment_coef=1.0, diversity_coef=1.0, advantage="rloo")
@@ -25,20 +25,6 @@ EIGHT = replace(EIGHT, loss_mask=EIGHT.document_ids >= 0)
 
 def method_of(sampler: SamplerConfig | None = None, stop_token: int | None = None, policy: LanguageModel | None = None, **changes: object) -> EBFT:
     return EBFT(replace(CONFIG, **changes), sampler or geometry(), policy or policy_of(), phi_of(seed=1), seed=6, stop_token=stop_token)
-
-
-def optimiser_step(method: EBFT, batch: Batch, size: int) -> tuple[list[Experience], dict[str, Tensor], dict[str, Tensor]]:
-    """Experiences, summed losses and gradients of a batch cut into micro-batches of `size` rows."""
-    prepared = [method.prepare(batch.rows(start, start + size), step=3) for start in range(0, len(batch), size)]
-    counts = [method.counts(part) for part in prepared]
-    totals = {name: torch.stack([count[name] for count in counts]).sum() for name in counts[0]}
-    values: dict[str, Tensor] = {}
-    for part in prepared:
-        loss = method.loss(part, totals)
-        loss.total.backward()
-        for name, value in {"loss": loss.total, **loss.parts}.items():
-            values[name] = values.get(name, torch.zeros(())) + value.detach()
-    return prepared, values, {name: parameter.grad for name, parameter in method.policy.model.named_parameters()}
 
 
 def tokens_by_row(prepared: list[Experience]) -> dict[int, list]:

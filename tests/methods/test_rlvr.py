@@ -12,8 +12,7 @@ from ebft.config import RLVRConfig
 from ebft.methods.rlvr import RLVR, Experience
 from ebft.tasks.base import Question, Verdict
 from ebft.tasks.judge import Judge
-from ebft.types import Batch
-from tests.helpers import T, geometry, plain_model, policy_of, random_batch
+from tests.helpers import T, geometry, optimiser_step, plain_model, policy_of, random_batch
 
 CONFIG = RLVRConfig(name="rlvr", advantage="rloo", max_new_tokens=7, truncated="zero", ce_coef=0.0, kl_coef=0.0, kl_estimator="k3")
 STOP = 1
@@ -57,17 +56,8 @@ def method_of(verifier: Parity | None = None, **changes: object) -> RLVR:
     return RLVR(config, geometry(n_samples=3, temperature=0.7), policy_of(), reference, judge, seed=6)
 
 
-def optimiser_step(method: RLVR, size: int = 4, batch: Batch = FOUR) -> tuple[list[Experience], dict[str, Tensor], dict[str, Tensor]]:
-    prepared = [method.prepare(batch.rows(start, start + size), step=3) for start in range(0, len(batch), size)]
-    counts = [method.counts(part) for part in prepared]
-    totals = {name: torch.stack([count[name] for count in counts]).sum() for name in counts[0]}
-    values: dict[str, Tensor] = {}
-    for part in prepared:
-        loss = method.loss(part, totals)
-        loss.total.backward()
-        for name, value in {"loss": loss.total, **loss.parts}.items():
-            values[name] = values.get(name, torch.zeros(())) + value.detach()
-    return prepared, values, {name: parameter.grad for name, parameter in method.policy.model.named_parameters()}
+def step_of(method: RLVR, size: int = 4) -> tuple[list[Experience], dict[str, Tensor], dict[str, Tensor]]:
+    return optimiser_step(method, FOUR, size)
 
 
 def completions_of(experience: Experience) -> list[list[list[int]]]:
@@ -78,7 +68,7 @@ def completions_of(experience: Experience) -> list[list[list[int]]]:
 
 def test_rewards_are_the_verdicts_on_what_was_said_before_the_stop_token() -> None:
     verifier = Parity()
-    (experience,), _, _ = optimiser_step(method_of(verifier))
+    (experience,), _, _ = step_of(method_of(verifier))
     assert verifier.asked == [f"row {row}" for row in (2, 2, 2, 0, 0, 0, 3, 3, 3, 1, 1, 1)]
     said = completions_of(experience)
     assert any(STOP in tokens for row in said for tokens in row)
@@ -94,7 +84,7 @@ def test_rewards_are_the_verdicts_on_what_was_said_before_the_stop_token() -> No
 @pytest.mark.parametrize("kind", ["none", "rloo", "grpo", "dr_grpo"])
 def test_the_loss_by_hand_token_by_token(kind: str) -> None:
     """Every completion forwarded alone through plain transformers, its advantage times the weight that its method gives a token."""
-    (experience,), values, gradients = optimiser_step(method_of(advantage=kind))
+    (experience,), values, gradients = step_of(method_of(advantage=kind))
     model, loss = plain_model(), torch.zeros(())
     advantage = outcome_advantages(experience.rewards, torch.ones(4, 3, dtype=torch.bool), kind)
     assert advantage.abs().max() > 0.1
@@ -117,9 +107,9 @@ def test_the_loss_by_hand_token_by_token(kind: str) -> None:
 )
 def test_micro_batches_change_neither_loss_nor_gradient(changes: dict[str, object]) -> None:
     """Rows of a micro-batch are cut behind its longest prompt, and rollouts end with its longest completion."""
-    _, values, gradients = optimiser_step(method_of(**changes))
+    _, values, gradients = step_of(method_of(**changes))
     for size in (1, 2):
-        _, others, other_gradients = optimiser_step(method_of(**changes), size)
+        _, others, other_gradients = step_of(method_of(**changes), size)
         assert {name: value.item() for name, value in others.items()} == pytest.approx(
             {name: value.item() for name, value in values.items()}, rel=1e-4, abs=1e-6
         )
@@ -128,9 +118,9 @@ def test_micro_batches_change_neither_loss_nor_gradient(changes: dict[str, objec
 
 
 def test_masked_completions_leave_the_loss_and_the_denominators() -> None:
-    (zero,), _, _ = optimiser_step(method_of(truncated="zero"))
+    (zero,), _, _ = step_of(method_of(truncated="zero"))
     method = method_of(truncated="masked")
-    (masked,), _, _ = optimiser_step(method)
+    (masked,), _, _ = step_of(method)
     assert 0 < zero.truncated.sum() < 12
     assert zero.counted.all()
     assert torch.equal(masked.counted, ~zero.truncated)
@@ -144,7 +134,7 @@ def test_a_verifier_that_fails_is_masked_and_counted_never_a_zero() -> None:
     whole = method_of().prepare(FOUR, 3)
     first = int(whole.rollout.tokens[0, 0, 0, 0])
     method = method_of(Parity(broken=[first]))
-    (experience,), _, _ = optimiser_step(method)
+    (experience,), _, _ = step_of(method)
     failed = whole.rollout.tokens[:, :, 0, 0] == first
     assert 0 < failed.sum() < 12
     assert torch.equal(experience.judged, ~failed)
@@ -157,7 +147,7 @@ def test_a_verifier_that_fails_is_masked_and_counted_never_a_zero() -> None:
 
 def test_without_any_verdict_there_is_no_reward_to_report_and_no_gradient() -> None:
     method = method_of(Parity(broken=range(31)))
-    (experience,), values, gradients = optimiser_step(method)
+    (experience,), values, gradients = step_of(method)
     silent = [row == [STOP] for rows in completions_of(experience) for row in rows]
     assert not any(silent)
     assert values["loss"] == 0
@@ -167,7 +157,7 @@ def test_without_any_verdict_there_is_no_reward_to_report_and_no_gradient() -> N
 
 def test_k1_lowers_the_reward_by_the_log_ratio_of_the_whole_completion() -> None:
     plain, method = method_of().prepare(FOUR, 3), method_of(kl_coef=0.2, kl_estimator="k1")
-    (experience,), values, _ = optimiser_step(method)
+    (experience,), values, _ = step_of(method)
     assert experience.reference is not None
     ratio = (experience.rollout.log_probs - experience.reference).masked_fill(~experience.rollout.valid, 0).sum((2, 3))
     assert torch.equal(experience.rewards, plain.rewards)  # what is reported stays the verdict
@@ -180,7 +170,7 @@ def test_k1_lowers_the_reward_by_the_log_ratio_of_the_whole_completion() -> None
 
 @pytest.mark.parametrize("estimator", ["k2", "k3"])
 def test_k2_and_k3_are_means_over_tokens_in_the_loss(estimator: str) -> None:
-    (experience,), values, _ = optimiser_step(method_of(kl_coef=0.2, kl_estimator=estimator))
+    (experience,), values, _ = step_of(method_of(kl_coef=0.2, kl_estimator=estimator))
     assert experience.reference is not None
     ratio = (experience.rollout.log_probs - experience.reference)[experience.rollout.valid]
     expected = (ratio.square() / 2 if estimator == "k2" else torch.exp(-ratio) - 1 + ratio).mean()
@@ -190,9 +180,9 @@ def test_k2_and_k3_are_means_over_tokens_in_the_loss(estimator: str) -> None:
 
 def test_figures_of_an_optimiser_batch() -> None:
     method = method_of()
-    prepared, _, _ = optimiser_step(method, 2)
+    prepared, _, _ = step_of(method, 2)
     figures = method.metrics(prepared)
-    (whole,), _, _ = optimiser_step(method_of())
+    (whole,), _, _ = step_of(method_of())
     assert figures == pytest.approx(method.metrics([whole]), abs=1e-6)
     assert set(figures) == {"verifier_error_share", "truncated_share", "zero_advantage_share", "completion_tokens", "reward", "passed_share"}
     lengths = [len(tokens) for row in completions_of(whole) for tokens in row]
