@@ -7,6 +7,7 @@ them into these classes and calls `rules.check`. Nothing here imports torch or h
 from dataclasses import dataclass, field
 from typing import Any, Union
 
+EMBEDDED_SOURCES = ("stdlib", "code_qa", "translation")
 TASKS = ("unit_tests", "parses", "chrf", "bleu", "exact_match")
 
 
@@ -99,6 +100,13 @@ class StdlibDataConfig(DataConfig):
 @dataclass(frozen=True)
 class GeneratedDataConfig(DataConfig):
     """Questions and answers that a task generates."""
+
+
+@dataclass(frozen=True)
+class MixtureDataConfig(DataConfig):
+    """Documents of several sources that need no network, mixed by a hash of their names."""
+
+    parts: dict[str, int]  # source -> copies of each of its documents in the training data
 
 
 @dataclass(frozen=True)
@@ -270,6 +278,7 @@ SOURCES = {
     "stdlib": StdlibDataConfig,
     "code_qa": GeneratedDataConfig,
     "translation": GeneratedDataConfig,
+    "mixture": MixtureDataConfig,
     "jsonl": FileDataConfig,
     "parquet": FileDataConfig,
     "hub": HubDataConfig,

@@ -5,6 +5,7 @@ from dataclasses import fields, is_dataclass
 from typing import Any
 
 from ebft.config import (
+    EMBEDDED_SOURCES,
     TASKS,
     ColumnsDataConfig,
     DataConfig,
@@ -13,6 +14,7 @@ from ebft.config import (
     FeaturesConfig,
     GeneratedDataConfig,
     HubDataConfig,
+    MixtureDataConfig,
     RLVRConfig,
     SamplerConfig,
     TrainConfig,
@@ -122,6 +124,8 @@ def _geometry_conflicts(config: TrainConfig) -> Iterator[str]:
 def _data_conflicts(data: DataConfig, sampler: SamplerConfig) -> Iterator[str]:
     if data.validation_fraction >= 1:
         yield f"data.validation_fraction={data.validation_fraction} must be below 1."
+    if isinstance(data, MixtureDataConfig):
+        yield from _mixture_conflicts(data)
     if data.document_masking and data.layout == "padded":
         yield "data.document_masking=true needs data.layout=packed: a padded row holds one document."
     pairs = isinstance(data, GeneratedDataConfig)
@@ -137,6 +141,13 @@ def _data_conflicts(data: DataConfig, sampler: SamplerConfig) -> Iterator[str]:
     if not pairs and sampler.anchors == "completion":
         yield "sampler.anchors=completion needs data with a prompt and a completion column; use sampler.anchors=all."
     yield from _task_conflicts(data, pairs)
+
+
+def _mixture_conflicts(data: MixtureDataConfig) -> Iterator[str]:
+    if not set(data.parts) <= set(EMBEDDED_SOURCES) or min(data.parts.values(), default=0) < 0 or not any(data.parts.values()):
+        yield f"data.parts={dict(data.parts)} must give numbers of copies to {', '.join(EMBEDDED_SOURCES)}: none below 0, one above."
+    if data.task is not None:
+        yield f"data.task={data.task} judges one kind of answer, and data.source=mixture holds several; set data.task=null."
 
 
 def _task_conflicts(data: DataConfig, pairs: bool) -> Iterator[str]:

@@ -83,7 +83,7 @@ def build_tokenizer(documents: Sequence[Document]) -> PreTrainedTokenizerFast:
     trainer = trainers.BpeTrainer(
         vocab_size=VOCABULARY, special_tokens=[END], initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
     )
-    tokenizer.train_from_iterator((document.completion for document in documents), trainer)
+    tokenizer.train_from_iterator((text for document in documents for text in (document.prompt, document.completion) if text), trainer)
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, bos_token=END, eos_token=END, pad_token=END, model_max_length=MAX_POSITIONS, clean_up_tokenization_spaces=False
     )
@@ -117,11 +117,11 @@ def export(model_dir: Path) -> int:
 
 
 def describe_corpus(config: DataConfig, data: Data, validation: Sequence[Document]) -> str:
-    held_out_bytes = sum(len(document.completion.encode()) for document in validation)
+    held_out_bytes = sum(len((document.prompt + document.completion).encode()) for document in validation)
     bytes_per_token = held_out_bytes / (data.validation.num_tokens - data.validation.num_documents)
     return (
-        f"{data.train.num_documents} modules ({data.train.num_tokens:,} tokens) for training, "
-        f"{data.validation.num_documents} modules ({data.validation.num_tokens:,} tokens, {bytes_per_token:.2f} bytes per token) held out"
+        f"{data.train.num_documents:,} documents ({data.train.num_tokens:,} tokens) for training, "
+        f"{data.validation.num_documents:,} documents ({data.validation.num_tokens:,} tokens, {bytes_per_token:.2f} bytes per token) held out"
     )
 
 

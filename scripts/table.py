@@ -3,9 +3,12 @@
     ebft-train --multirun method=sft,ebft seed=0,1,2 hydra.sweep.dir=outputs/defaults
     python scripts/table.py outputs/defaults
     python scripts/table.py outputs/selection --by method.name optimizer.lr
+    python scripts/table.py outputs/tasks --by data.source --across method.name
 
 Runs are grouped by the keys of their configuration that `--by` names. `change` is the mean over seeds of final minus base on the same held-out
 rows and draws; the first error is the standard deviation of that over seeds, the second the mean of the runs' own standard errors over rows.
+With `--across KEY` a row is a metric and every value of the key gets a column: final value, change, and the 95 % interval of the change over seeds
+(Student's t over the runs' paired changes).
 """
 
 import argparse
@@ -18,6 +21,7 @@ from typing import Any
 import yaml
 
 METRICS = ["eval/cross_entropy", *(f"eval/feature_matching_loss@{length}" for length in (1, 2, 8, 32)), "eval/whitened_feature_reward"]
+T_975 = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571, 7: 2.447, 8: 2.365, 9: 2.306, 10: 2.262}  # Student's t by number of seeds
 HEADER = "| runs | metric | base | final | change | over seeds | over rows |\n| --- | --- | --- | --- | --- | --- | --- |"
 
 
@@ -26,24 +30,55 @@ def main() -> None:
     parser.add_argument("folder", type=Path, help="searched for run folders")
     parser.add_argument("--metrics", nargs="+", default=METRICS)
     parser.add_argument("--by", nargs="+", default=["method.name"], metavar="KEY", help="keys whose values tell one row from another")
+    parser.add_argument("--across", metavar="KEY", help="the key whose values get columns, next to the base")
     arguments = parser.parse_args()
     runs = read_runs(arguments.folder, arguments.by)
     if not runs:
         parser.error(f"{arguments.folder} holds no completed run.")
+    if arguments.across is not None:
+        print("\n".join(side_by_side(arguments.folder, arguments.by, arguments.across, arguments.metrics)))
+        return
     print(HEADER)
     for label, summaries in runs.items():
-        for metric in arguments.metrics:
+        for metric in measured(arguments.metrics, summaries):
             print(row(label, metric, summaries))
 
 
-def read_runs(folder: Path, keys: list[str]) -> dict[str, list[dict[str, Any]]]:
+def measured(metrics: list[str], summaries: list[dict[str, Any]]) -> list[str]:
+    """Those that every run has."""
+    return [metric for metric in metrics if all(metric in summary["change"] for summary in summaries)]
+
+
+def side_by_side(folder: Path, keys: list[str], across: str, metrics: list[str]) -> list[str]:
+    """The lines of a table with a column for every value of `across`. All runs of a row must start from one base."""
+    runs = read_runs(folder, [*keys, across])
+    labels, columns = dict.fromkeys(label[:-1] for label in runs), sorted({label[-1] for label in runs})
+    lines = [f"| runs | metric | base | {' | '.join(columns)} |", "| --- " * (3 + len(columns)) + "|"]
+    for label in labels:
+        cells = {column: runs.get((*label, column), []) for column in columns}
+        for metric in measured(metrics, [summary for summaries in cells.values() for summary in summaries]):
+            (base,) = {f"{summary['base'][metric]:.4f}" for summaries in cells.values() for summary in summaries}
+            lines.append(f"| {' '.join(label)} | `{metric}` | {base} | {' | '.join(cell(metric, cells[column]) for column in columns)} |")
+    return lines
+
+
+def cell(metric: str, summaries: list[dict[str, Any]]) -> str:
+    if not summaries:
+        return "-"
+    final = statistics.mean(summary["final"][metric] for summary in summaries)
+    changes = [summary["change"][metric] for summary in summaries]
+    interval = f" ± {T_975[len(changes)] * statistics.stdev(changes) / len(changes) ** 0.5:.4f}" if len(changes) > 1 else ""
+    return f"{final:.4f} ({statistics.mean(changes):+.4f}{interval})"
+
+
+def read_runs(folder: Path, keys: list[str]) -> dict[tuple[str, ...], list[dict[str, Any]]]:
     """Summaries of completed runs by the values of those keys."""
     runs = defaultdict(list)
     for path in sorted(folder.glob("**/summary.json")):
         summary = json.loads(path.read_text())
         if summary["status"] == "completed":
             config = yaml.safe_load((path.parent / "config.yaml").read_text())
-            runs[" ".join(value_of(config, key) for key in keys)].append(summary)
+            runs[tuple(value_of(config, key) for key in keys)].append(summary)
     return dict(sorted(runs.items()))
 
 
@@ -52,17 +87,17 @@ def value_of(config: dict[str, Any], key: str) -> str:
     group, name = key.split(".")
     if name not in config[group]:
         return ""
-    return str(config[group][name]) if name == "name" else f"{name}={config[group][name]}"
+    return str(config[group][name]) if name in ("name", "source") else f"{name}={config[group][name]}"
 
 
-def row(label: str, metric: str, summaries: list[dict[str, Any]]) -> str:
+def row(label: tuple[str, ...], metric: str, summaries: list[dict[str, Any]]) -> str:
     def mean(part: str, name: str) -> float:
         return statistics.mean(summary[part][name] for summary in summaries)
 
     changes = [summary["change"][metric] for summary in summaries]
     spread = f"{statistics.stdev(changes):.4f}" if len(changes) > 1 else "-"
     return (
-        f"| {label} (n = {len(summaries)}) | `{metric}` | {mean('base', metric):.4f} | {mean('final', metric):.4f} "
+        f"| {' '.join(label)} (n = {len(summaries)}) | `{metric}` | {mean('base', metric):.4f} | {mean('final', metric):.4f} "
         f"| {statistics.mean(changes):+.4f} | {spread} | {mean('change', f'{metric}_stderr'):.4f} |"
     )
 

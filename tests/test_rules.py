@@ -12,7 +12,7 @@ from ebft.rules import check
 
 @pytest.fixture(scope="module")
 def default() -> TrainConfig:
-    return compose([])
+    return compose(["data=stdlib"])
 
 
 @pytest.fixture(scope="module")
@@ -122,6 +122,17 @@ def test_each_rule(default: TrainConfig, changes: dict[str, Any], sentence: str)
 def test_columns_are_a_text_or_a_pair(pairs: TrainConfig, changes: dict[str, Any]) -> None:
     sentence = "Set either data.text_column, or both data.prompt_column and data.completion_column, and make the rest null."
     assert refusal(pairs, **changes) == sentence
+
+
+@pytest.mark.parametrize("parts", [{"stdlib": 1, "jsonl": 1}, {}, {"code_qa": -1, "stdlib": 1}, {"code_qa": 0}])
+def test_a_mixture_names_sources_that_need_no_network(parts: dict[str, int]) -> None:
+    message = refusal(compose(["data=mixture"]), data__parts=parts)
+    assert message == f"data.parts={parts} must give numbers of copies to stdlib, code_qa, translation: none below 0, one above."
+
+
+def test_a_mixture_has_no_task() -> None:
+    message = refusal(compose(["data=mixture"]), data__task="parses")
+    assert message == "data.task=parses judges one kind of answer, and data.source=mixture holds several; set data.task=null."
 
 
 def test_pairs_allow_completion_anchors_and_loss(pairs: TrainConfig) -> None:

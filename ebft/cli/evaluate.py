@@ -16,6 +16,7 @@ from omegaconf import DictConfig
 from ebft.cli.refusals import as_user_error, one_sentence
 
 TAKEN = ("seed", "model", "data", "features", "sampler", "eval", "sandbox")  # of a run's configuration
+FOLLOWS = {"sampler.anchors": "data"}  # keys whose defaults depend on the choice in another group
 HELP = """\
 ebft-eval model.path=MODEL [GROUP=OPTION ...] [KEY=VALUE ...]
 ebft-eval 'models=[base,MODEL,...]' [GROUP=OPTION ...] [KEY=VALUE ...]
@@ -67,8 +68,8 @@ def with_run(arguments: list[str]) -> list[str]:
 
 
 def _is_replaced(key: str, mentioned: set[str]) -> bool:
-    """By the same key on the command line, or by a choice of its group."""
-    return key in mentioned or key.split(".")[0] in mentioned
+    """By the same key on the command line, or by a choice of its group, or of the group that it follows."""
+    return bool({key, key.split(".")[0], FOLLOWS.get(key)} & mentioned)
 
 
 def _listed(text: str) -> list[str]:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from ebft.config import ColumnsDataConfig, DataConfig, FileDataConfig, GeneratedDataConfig, HubDataConfig, UserError
+from ebft.config import ColumnsDataConfig, DataConfig, FileDataConfig, HubDataConfig, MixtureDataConfig, UserError
 from ebft.data.columns import read_hub, read_jsonl, read_parquet
 from ebft.data.documents import Document, held_out, in_hash_order, in_part, of_question
 from ebft.data.epochs import order, steps_per_epoch
@@ -17,7 +17,11 @@ if TYPE_CHECKING:
 
 __all__ = ["Data", "Questions", "Rows", "load", "order", "read", "steps_per_epoch"]
 
-GENERATORS = {"code_qa": code_qa.questions, "translation": translation.questions}
+EMBEDDED: dict[str, Callable[[], Iterator[Document]]] = {
+    "stdlib": read_stdlib,
+    "code_qa": lambda: map(of_question, code_qa.questions()),
+    "translation": lambda: map(of_question, translation.questions()),
+}
 
 
 @dataclass(frozen=True)
@@ -103,10 +107,21 @@ def read(config: DataConfig) -> tuple[list[Document], list[Document]]:
 
 def _sides(config: DataConfig) -> tuple[list[Document], list[Document]]:
     """A side of its own where the config names one, otherwise a split of the whole by hash."""
-    whole, own = list(_whole(config)), _own_validation(config)
-    if own is not None:
-        return whole, list(own)
-    marked = [(held_out(document.key, config.validation_fraction), document) for document in whole]
+    if isinstance(config, MixtureDataConfig):
+        return _mixed(config)
+    whole, own = _whole(config), _own_validation(config)
+    return _split(whole, config.validation_fraction) if own is None else (list(whole), list(own))
+
+
+def _mixed(config: MixtureDataConfig) -> tuple[list[Document], list[Document]]:
+    """The sides of its parts; copies are for training only."""
+    parts = [(_split(EMBEDDED[part](), config.validation_fraction), num_copies) for part, num_copies in config.parts.items() if num_copies]
+    train = [document for (side, _), num_copies in parts for document in side * num_copies]
+    return train, [document for (_, side), _ in parts for document in side]
+
+
+def _split(documents: Iterator[Document], fraction: float) -> tuple[list[Document], list[Document]]:
+    marked = [(held_out(document.key, fraction), document) for document in documents]
     return [document for held, document in marked if not held], [document for held, document in marked if held]
 
 
@@ -115,10 +130,7 @@ def _whole(config: DataConfig) -> Iterator[Document]:
         return read_hub(config, config.train_split)
     if isinstance(config, FileDataConfig):
         return _reader(config)(config, config.path)
-    if isinstance(config, GeneratedDataConfig):
-        return map(of_question, GENERATORS[config.source]())
-    assert config.source == "stdlib", config.source
-    return read_stdlib()
+    return EMBEDDED[config.source]()
 
 
 def _own_validation(config: DataConfig) -> Iterator[Document] | None:

@@ -25,6 +25,7 @@ def run(tmp_path: Path) -> Path:
         "method": {"name": "ebft"},
         "model": {"path": "tiny", "revision": None},
         "data": {"source": "jsonl", "path": 'a "quoted" file.jsonl', "sequence_length": 96},
+        "sampler": {"anchors": "all"},
         "eval": {"horizons": [1, 5], "stride": 7},
         "trainer": {"max_steps": 4},
     }
@@ -47,6 +48,7 @@ def test_a_run_folder_brings_its_configuration_and_is_held_against_its_base(run:
         'data.source="jsonl"',
         r'data.path="a \"quoted\" file.jsonl"',
         "data.sequence_length=96",
+        'sampler.anchors="all"',
         "eval.horizons=[1,5]",
         "eval.stride=7",
     ]
@@ -59,6 +61,12 @@ def test_keys_and_groups_on_the_command_line_replace_the_run_s(run: Path) -> Non
     assert not any(override.startswith(("data.", "data=jsonl", "eval.stride=7")) for override in merged)
     assert "eval.horizons=[1,5]" in merged
     assert merged[-3:] == ["data=stdlib", "eval.stride=2", f'models=["{run}"]']
+
+
+def test_anchors_follow_other_data_than_the_run_s(run: Path) -> None:
+    """Its `all` once made an evaluation on pairs refuse them, for it came from the modules that the run was trained on."""
+    assert 'sampler.anchors="all"' in with_run([f"model.path={run}", "eval.stride=2"])
+    assert not any(override.startswith("sampler.anchors") for override in with_run([f"model.path={run}", "data=code_qa"]))
 
 
 @pytest.mark.parametrize("entry", ["", "/checkpoints/step_000004"])

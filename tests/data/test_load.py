@@ -1,10 +1,11 @@
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from ebft.config import UserError
-from ebft.data import load, read
+from ebft.config import EMBEDDED_SOURCES, MixtureDataConfig, UserError
+from ebft.data import EMBEDDED, load, read
 from ebft.data.documents import Document, held_out
 from tests.data.helpers import FILES, file_config, stdlib_config, tokenizer
 
@@ -59,6 +60,18 @@ def test_the_halves_for_choosing_and_for_reporting_are_apart_and_whole_together(
     assert keys(selection[1]) | keys(report[1]) == keys(whole)
     assert (len(whole), len(selection[1])) == (47, 24)
     assert train == selection[0] == report[0]
+
+
+def test_a_mixture_holds_the_sides_of_its_parts_and_copies_for_training() -> None:
+    """So what one of its parts holds out, a model trained on the mixture has not seen."""
+    copies = {"stdlib": 2, "code_qa": 1, "translation": 0}
+    mixed = read(MixtureDataConfig(**{**vars(stdlib_config()), "source": "mixture", "parts": copies}))
+    modules, code, _ = (read(replace(stdlib_config(), source=source)) for source in EMBEDDED_SOURCES)
+    assert Counter(document.origin for document in mixed[0]) == Counter(document.origin for document in 2 * modules[0] + code[0])
+    assert {document.origin for document in mixed[1]} == {document.origin for document in modules[1] + code[1]}
+    assert len(mixed[1]) == len(modules[1] + code[1])
+    assert {bool(document.prompt) for document in mixed[0][:100]} == {True, False}  # mixed, not one part after the other
+    assert set(EMBEDDED) == set(EMBEDDED_SOURCES)
 
 
 def test_an_empty_side_is_named(tmp_path: Path) -> None:
