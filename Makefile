@@ -15,7 +15,7 @@ $(STAMP): pyproject.toml constraints.txt
 	$(VENV)/bin/python -m pip install -c constraints.txt -e '.[dev]'
 	touch $@
 
-demo: env ## post-train the tiny model on real code; ends by naming the run folder and its report
+demo: env ## post-train the tiny model on questions about code; ends by naming the run folder and its report
 	$(VENV)/bin/ebft-train eval.num_documents=112  # of 192, so that it stays under three minutes on two slow cores
 
 test: lint ## lint, types and tests

@@ -1,10 +1,10 @@
 """Build the base model that ships with the package, `model=tiny`, into ebft/assets/tiny.
 
-    python scripts/build_tiny_base.py                   # tokenizer, architecture, training, model card
+    python scripts/build_tiny_base.py                   # tokenizer, architecture, training, evaluation, model card
     python scripts/build_tiny_base.py --tokenizer-only  # tokenizer and architecture
 
-All of it sees the training modules of `data=stdlib` alone, the tokenizer included, so the modules that evaluation reads are new to it. The recipe
-is conf/experiment/tiny_base.yaml; this file adds the vocabulary and the architecture.
+All of it sees the training side of `data=mixture` alone, the tokenizer included, so the modules and questions that evaluation reads are new to it.
+The recipe is conf/experiment/tiny_base.yaml; this file adds the vocabulary and the architecture.
 """
 
 import argparse
@@ -19,9 +19,10 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from ebft.cli.compose import compose
-from ebft.config import DataConfig, TrainConfig
+from ebft.config import EMBEDDED_SOURCES, DataConfig, EvaluateConfig, TrainConfig
 from ebft.data import Data, load, read
 from ebft.data.documents import Document
+from ebft.evaluate import evaluate
 from ebft.train import train
 
 ASSETS = Path(__file__).resolve().parents[1] / "ebft" / "assets" / "tiny"
@@ -29,6 +30,7 @@ RECIPE = "+experiment=tiny_base"
 END = "<|endoftext|>"
 VOCABULARY = 2048
 MAX_POSITIONS = 2048
+HELD_OUT = ["data.validation_part=all", "eval.num_questions=256"]
 CARD = """---
 library_name: transformers
 pipeline_tag: text-generation
@@ -42,8 +44,14 @@ random weights by ebft's own loop. It exists so that post-training can be tried 
 | --- | --- |
 {table}
 
-A smaller `data.validation_fraction` holds out a subset of the same modules, so it stays clean; a larger one reaches into the training data.
-The training text is under Python's PSF licence.
+On what it has not seen, held-out modules and questions (`ebft-eval data=... {held_out}`):
+
+| `data=` | cross-entropy | greedy answers that pass | mean score |
+| --- | --- | --- | --- |
+{tasks}
+
+A smaller `data.validation_fraction` holds out a subset of the same modules and questions, so it stays clean; a larger one reaches into the training
+data. The text of the modules is under Python's PSF licence.
 """
 
 
@@ -62,7 +70,8 @@ def main() -> None:
     train(config, arguments.run_dir)
     num_parameters = export(arguments.run_dir / "model")
     summary = json.loads((arguments.run_dir / "summary.json").read_text())
-    (ASSETS / "README.md").write_text(model_card(config, arguments.overrides, summary, corpus, num_parameters))
+    tasks = {source: examine(source, arguments.run_dir / f"eval-{source}") for source in EMBEDDED_SOURCES}
+    (ASSETS / "README.md").write_text(model_card(config, arguments.overrides, summary, corpus, num_parameters, tasks))
 
 
 def parse() -> argparse.Namespace:
@@ -116,6 +125,15 @@ def export(model_dir: Path) -> int:
     return int(model.num_parameters())
 
 
+def examine(source: str, directory: Path) -> dict[str, float]:
+    """What the exported model does on one task."""
+    config = compose([f"data={source}", *HELD_OUT], config_name="eval")
+    assert isinstance(config, EvaluateConfig)
+    evaluate(config, directory)
+    results: dict[str, float] = json.loads((directory / "eval.json").read_text())["models"]["base"]
+    return results
+
+
 def describe_corpus(config: DataConfig, data: Data, validation: Sequence[Document]) -> str:
     held_out_bytes = sum(len((document.prompt + document.completion).encode()) for document in validation)
     bytes_per_token = held_out_bytes / (data.validation.num_tokens - data.validation.num_documents)
@@ -125,19 +143,32 @@ def describe_corpus(config: DataConfig, data: Data, validation: Sequence[Documen
     )
 
 
-def model_card(config: TrainConfig, overrides: Sequence[str], summary: dict[str, Any], corpus: str, num_parameters: int) -> str:
+def model_card(
+    config: TrainConfig, overrides: Sequence[str], summary: dict[str, Any], corpus: str, num_parameters: int, tasks: dict[str, dict[str, float]]
+) -> str:
     command = " ".join(["python scripts/build_tiny_base.py", *overrides])
     tokens = summary["steps"] * config.trainer.batch_size * config.data.sequence_length
     table = {
         "Built by": f"`{command}` with `conf/experiment/tiny_base.yaml`",
-        "Data": f"standard library of Python {platform.python_version()}: {corpus}",
-        "Split": f"by a hash of the module's name, `data.validation_fraction={config.data.validation_fraction}`; held-out modules are unseen",
+        "Data": f"`data=mixture`, the standard library of Python {platform.python_version()} and generated questions: {corpus}",
+        "Split": f"by a hash of a module's name and a question's key, `data.validation_fraction={config.data.validation_fraction}`",
         "Seed": config.seed,
         "Steps": f"{summary['steps']:,} of {config.trainer.batch_size} rows of {config.data.sequence_length} tokens, {tokens:,} tokens in all",
         "Peak learning rate": f"{config.optimizer.lr:g}",
         "Validation cross-entropy": f"{summary['final']['eval/cross_entropy']:.4f} nats per token",
     }
-    return CARD.format(parameters=num_parameters, vocabulary=VOCABULARY, table="\n".join(f"| {key} | {value} |" for key, value in table.items()))
+    rows = (
+        f"| `{source}` | {results['eval/cross_entropy']:.4f} | {results['eval/greedy']:.3f} ± {results['eval/greedy_stderr']:.3f} "
+        f"| {results['eval/score']:.3f} ± {results['eval/score_stderr']:.3f} |"
+        for source, results in tasks.items()
+    )
+    return CARD.format(
+        parameters=num_parameters,
+        vocabulary=VOCABULARY,
+        table="\n".join(f"| {key} | {value} |" for key, value in table.items()),
+        held_out=" ".join(HELD_OUT),
+        tasks="\n".join(rows),
+    )
 
 
 if __name__ == "__main__":

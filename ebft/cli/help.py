@@ -11,7 +11,8 @@ ebft-train [GROUP=OPTION ...] [KEY=VALUE ...]
 Post-trains a language model with energy-based fine-tuning (method=ebft), reinforcement learning from verifiable rewards
 (method=rlvr) or supervised fine-tuning (method=sft), evaluates it on held-out data before, during and after, and leaves figures,
 samples, the model and report.html in a run folder.
-Without arguments it trains the tiny model that ships with the package on Python's standard library: no network, no GPU.
+Without arguments it trains the tiny model that ships with the package on generated questions about short Python functions: no
+network, no GPU.
 
 Groups, chosen as GROUP=OPTION, the default first:
 {groups}
@@ -32,7 +33,7 @@ Examples:
   ebft-train +experiment=smoke
   ebft-train method=sft trainer.max_steps=100 tracker=wandb
   ebft-train model=hf model.path=Qwen/Qwen2.5-0.5B data=jsonl data.path=rows.jsonl
-  ebft-train --multirun method=sft,rlvr,ebft data=code_qa seed=0,1,2
+  ebft-train --multirun method=sft,rlvr,ebft data=code_qa,stdlib,translation seed=0,1,2
 
 Every key with its value:  ebft-train --cfg job
 Shell completion:          eval "$(ebft-train -sc install=bash)"

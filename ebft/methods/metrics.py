@@ -13,6 +13,46 @@ EQUAL_REWARDS = 1e-6  # rewards of one context that differ by less give it no ad
 
 
 @runtime_checkable
+class Verified(Protocol):
+    """Completions with their verdicts, of one micro-batch."""
+
+    @property
+    def rollout(self) -> Rollout: ...
+    @property
+    def reference(self) -> Float[Tensor, "B N 1 G"] | None: ...
+    @property
+    def rewards(self) -> Float[Tensor, "B N"]: ...
+    @property
+    def passed(self) -> Bool[Tensor, "B N"]: ...
+    @property
+    def judged(self) -> Bool[Tensor, "B N"]: ...
+    @property
+    def truncated(self) -> Bool[Tensor, "B N"]: ...
+    @property
+    def advantages(self) -> Float[Tensor, "B N"]: ...
+
+
+def outcomes(prepared: Sequence[Verified]) -> dict[str, float]:
+    """Means over all completions of an optimiser batch, rewards and passes over the judged ones, in one copy to the host."""
+    judged = torch.cat([part.judged for part in prepared])
+    spread = torch.cat([part.advantages.abs().amax(1) for part in prepared])
+    figures = {
+        "verifier_error_share": (~judged).float().mean(),
+        "truncated_share": torch.cat([part.truncated for part in prepared]).float().mean(),
+        "zero_advantage_share": (spread <= EQUAL_REWARDS).float().mean(),
+        "completion_tokens": torch.cat([part.rollout.valid.sum((2, 3)) for part in prepared]).float().mean(),
+    }
+    if judged.any():
+        figures["reward"] = torch.cat([part.rewards for part in prepared])[judged].mean()
+        figures["passed_share"] = torch.cat([part.passed for part in prepared])[judged].float().mean()
+    ratios = [(part.rollout.log_probs - part.reference)[part.rollout.valid] for part in prepared if part.reference is not None]
+    if sum(map(len, ratios)):
+        figures["kl"] = torch.cat(ratios).mean()  # per token that counts, without bias
+    values: list[float] = torch.stack(list(figures.values())).tolist()
+    return dict(zip(figures, values, strict=True))
+
+
+@runtime_checkable
 class Rewarded(Protocol):
     """Rollouts with their rewards, of one micro-batch."""
 

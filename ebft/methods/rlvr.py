@@ -25,7 +25,7 @@ from ebft.completions import Decoding, complete
 from ebft.config import RLVRConfig, SamplerConfig
 from ebft.losses import cross_entropy, kl_penalty, policy_gradient
 from ebft.methods.base import Counts, Loss
-from ebft.methods.metrics import EQUAL_REWARDS
+from ebft.methods.metrics import outcomes
 from ebft.models import LanguageModel, branch_labels, row_labels
 from ebft.tasks.judge import Judge
 from ebft.types import Batch, Rollout
@@ -116,23 +116,7 @@ class RLVR:
         return Loss(total, parts)
 
     def metrics(self, prepared: list[Experience]) -> dict[str, float]:
-        """Means over all completions of an optimiser batch; rewards and passes over the judged ones."""
-        judged = torch.cat([part.judged for part in prepared])
-        rewards = torch.cat([part.rewards for part in prepared])
-        spread = [part.advantages.abs().amax(1) <= EQUAL_REWARDS for part in prepared]
-        figures = {
-            "verifier_error_share": (~judged).float().mean(),
-            "truncated_share": torch.cat([part.truncated for part in prepared]).float().mean(),
-            "zero_advantage_share": torch.cat(spread).float().mean(),
-            "completion_tokens": torch.cat([part.rollout.valid.sum((2, 3)) for part in prepared]).float().mean(),
-        }
-        if judged.any():
-            figures["reward"] = rewards[judged].mean()
-            figures["passed_share"] = torch.cat([part.passed for part in prepared])[judged].float().mean()
-        if (kl := _kl(prepared)) is not None:
-            figures["kl"] = kl
-        values: list[float] = torch.stack(list(figures.values())).tolist()
-        return dict(zip(figures, values, strict=True))
+        return outcomes(prepared)
 
     def tokens_per_row(self, row_length: int, num_blocks: float) -> dict[str, float]:
         """At most: rows are cut behind the longest prompt, and completions end earlier."""
@@ -142,9 +126,3 @@ class RLVR:
     @property
     def tokens_forwarded(self) -> float:
         return self.policy.decoder.tokens_forwarded + (0 if self.reference is None else self.reference.decoder.tokens_forwarded)
-
-
-def _kl(prepared: list[Experience]) -> Float[Tensor, ""] | None:
-    """Mean log-ratio per token that counts: an unbiased estimate of the KL divergence per token."""
-    ratios = [(part.rollout.log_probs - part.reference)[part.rollout.valid] for part in prepared if part.reference is not None]
-    return torch.cat(ratios).mean() if ratios and sum(map(len, ratios)) else None
