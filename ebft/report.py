@@ -148,7 +148,7 @@ def _sample(row: Mapping[str, Any]) -> str:
     shown = "\n".join(context[-CONTEXT_CHARACTERS:].split("\n")[-CONTEXT_LINES:])
     cut = "…" if len(shown) < len(context) else ""
     rollouts = "".join(
-        f'<div class="rollout"><span class="reward">{_figure(rollout["reward"])}</span><code>{_text(rollout["text"])}</code></div>'
+        f'<div class="rollout"><span class="reward">{rollout["reward"]:z.4f}</span><code>{_text(rollout["text"])}</code></div>'
         for rollout in row["rollouts"]
     )
     return f"<tr><td><code>{cut}{_text(shown)}</code></td><td><code>{_text(row['reference'])}</code></td><td>{rollouts}</td></tr>"
