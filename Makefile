@@ -16,7 +16,7 @@ $(STAMP): pyproject.toml constraints.txt
 	touch $@
 
 demo: env ## post-train the tiny model on questions about code; ends by naming the run folder and its report
-	$(VENV)/bin/ebft-train eval.num_documents=112  # of 192, so that it stays under three minutes on two slow cores
+	$(VENV)/bin/ebft-train
 
 test: lint ## lint, types and tests
 	$(VENV)/bin/python -m pytest

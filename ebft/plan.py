@@ -8,7 +8,7 @@ from ebft.setup import Setup
 
 def plan(config: TrainConfig, setup: Setup) -> dict[str, str]:
     """Method, model, data, geometry and cost as lines for people."""
-    trainer, sampler, evaluator = config.trainer, config.sampler, setup.evaluator
+    trainer, evaluator = config.trainer, setup.evaluator
     num_parameters = sum(parameter.numel() for parameter in setup.policy.model.parameters())
     left_out = len(setup.rows) - len(setup.usable)
     epochs = setup.max_steps / data.steps_per_epoch(len(setup.usable), trainer.batch_size)
@@ -18,7 +18,7 @@ def plan(config: TrainConfig, setup: Setup) -> dict[str, str]:
         "documents": f"{setup.rows.num_documents} in {len(setup.usable)} rows of {config.data.sequence_length} tokens"
         + (f" ({left_out} more too short for a block)" if left_out else "")
         + (f" ({setup.material.data.num_dropped} dropped)" if setup.material.data.num_dropped else ""),
-        "anchors per row": f"{setup.num_blocks:.1f}, {sampler.n_samples} rollouts of {sampler.generate_length} tokens each",
+        "rollouts": setup.method.rollouts(setup.num_blocks),
         "tokens to forward per step": _cost(config, setup),
         **setup.material.judging.plan(),
         "steps": f"{setup.max_steps} of {trainer.batch_size} rows, {epochs:.2f} epochs",

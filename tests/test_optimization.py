@@ -50,6 +50,9 @@ class Linear:
     def metrics(self, prepared: list[Batch]) -> dict[str, float]:
         return {"parts": float(len(prepared))}
 
+    def rollouts(self, num_blocks: float) -> str:
+        return "none"
+
     def tokens_per_row(self, row_length: int, num_blocks: float) -> dict[str, float]:
         return {}
 

@@ -8,7 +8,7 @@ import pytest
 from ebft.optimization import Optimization
 from ebft.plan import model_card, plan
 from ebft.setup import prepare
-from tests.debug_run import miniature
+from tests.debug_run import miniature, pairs
 
 
 @pytest.mark.parametrize("method", ["sft", "ebft"])
@@ -58,12 +58,19 @@ def test_lines_of_the_plan(tmp_path: Path) -> None:
         "method": "sft",
         "model": f"tiny, {num_parameters / 1e6:.1f} M parameters, random",
         "documents": "6 in 7 rows of 23 tokens (1 more too short for a block)",
-        "anchors per row": "3.0, 2 rollouts of 3 tokens each",
+        "rollouts": "none",
         "tokens to forward per step": "207 = update 207; 1.0 times supervised fine-tuning on the same rows",
         "steps": "4 of 3 rows, 2.00 epochs",  # an epoch is two whole batches of the seven rows
         "held out": "3 rows every 3 steps, horizons 1, 3",
         "device": "cpu, fp32",
     }
+
+
+def test_rollouts_are_named_by_what_the_method_samples(tmp_path: Path) -> None:
+    blocks = miniature(tmp_path, "method=ebft")
+    assert plan(blocks, prepare(blocks))["rollouts"] == "2 of 3 tokens at each of 3.0 anchors a row"
+    whole = miniature(tmp_path, "method=rlvr", *pairs(tmp_path), "method.max_new_tokens=11")
+    assert plan(whole, prepare(whole))["rollouts"] == "2 completions a prompt, of at most 11 tokens"
 
 
 def test_the_model_card_names_base_method_and_figures(tmp_path: Path) -> None:

@@ -78,6 +78,9 @@ class EBFT:
     def metrics(self, prepared: list[Experience]) -> dict[str, float]:
         return signal(prepared, self.stop_token)
 
+    def rollouts(self, num_blocks: float) -> str:
+        return f"{self.sampler.n_samples} of {self.sampler.generate_length} tokens at each of {num_blocks:.1f} anchors a row"
+
     def tokens_per_row(self, row_length: int, num_blocks: float) -> dict[str, float]:
         rollouts, length = num_blocks * self.sampler.n_samples, self.sampler.generate_length
         once = row_length + rollouts * (length - 1)

@@ -118,6 +118,9 @@ class RLVR:
     def metrics(self, prepared: list[Experience]) -> dict[str, float]:
         return outcomes(prepared)
 
+    def rollouts(self, num_blocks: float) -> str:
+        return f"{self.sampler.n_samples} completions a prompt, of at most {self.config.max_new_tokens} tokens"
+
     def tokens_per_row(self, row_length: int, num_blocks: float) -> dict[str, float]:
         """At most: rows are cut behind the longest prompt, and completions end earlier."""
         once: float = row_length + self.sampler.n_samples * (self.config.max_new_tokens - 1)

@@ -25,6 +25,9 @@ class SFT:
     def metrics(self, prepared: list[Batch]) -> dict[str, float]:
         return {}
 
+    def rollouts(self, num_blocks: float) -> str:
+        return "none"
+
     def tokens_per_row(self, row_length: int, num_blocks: float) -> dict[str, float]:
         return {"update": 3 * row_length}
 
