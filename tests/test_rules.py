@@ -69,7 +69,7 @@ def test_the_default_passes(default: TrainConfig, pairs: TrainConfig) -> None:
         ({"eval__horizons": [4, 0]}, "eval.horizons=[4, 0] must hold at least one length, each at least 1."),
         (
             {"eval__context_length": 255},
-            "eval.context_length=255 plus sampler.generate_length=2 leaves no block in data.sequence_length=256; shorten them or lengthen the rows.",
+            "eval.context_length=255 plus sampler.generate_length=4 leaves no block in data.sequence_length=256; shorten them or lengthen the rows.",
         ),
         ({"data__validation_fraction": 1.0}, "data.validation_fraction=1.0 must be below 1."),
         (
