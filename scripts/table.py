@@ -20,7 +20,7 @@ from typing import Any
 
 import yaml
 
-METRICS = ["eval/cross_entropy", *(f"eval/feature_matching_loss@{length}" for length in (1, 2, 8, 32)), "eval/whitened_feature_reward"]
+METRICS = ["eval/cross_entropy", *(f"eval/feature_matching_loss@{length}" for length in (1, 4, 8, 32)), "eval/whitened_feature_reward"]
 T_975 = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571, 7: 2.447, 8: 2.365, 9: 2.306, 10: 2.262}  # Student's t by number of seeds
 HEADER = "| runs | metric | base | final | change | over seeds | over rows |\n| --- | --- | --- | --- | --- | --- | --- |"
 
@@ -32,11 +32,13 @@ def main() -> None:
     parser.add_argument("--by", nargs="+", default=["method.name"], metavar="KEY", help="keys whose values tell one row from another")
     parser.add_argument("--across", metavar="KEY", help="the key whose values get columns, next to the base")
     arguments = parser.parse_args()
-    runs = read_runs(arguments.folder, arguments.by)
+    runs = read_runs(arguments.folder, arguments.by if arguments.across is None else [*arguments.by, arguments.across])
     if not runs:
         parser.error(f"{arguments.folder} holds no completed run.")
+    if unknown := [metric for metric in arguments.metrics if not any(metric in run["change"] for group in runs.values() for run in group)]:
+        parser.error(f"No run has {', '.join(unknown)}; name others with --metrics.")
     if arguments.across is not None:
-        print("\n".join(side_by_side(arguments.folder, arguments.by, arguments.across, arguments.metrics)))
+        print("\n".join(side_by_side(runs, arguments.metrics)))
         return
     print(HEADER)
     for label, summaries in runs.items():
@@ -49,22 +51,27 @@ def measured(metrics: list[str], summaries: list[dict[str, Any]]) -> list[str]:
     return [metric for metric in metrics if all(metric in summary["change"] for summary in summaries)]
 
 
-def side_by_side(folder: Path, keys: list[str], across: str, metrics: list[str]) -> list[str]:
-    """The lines of a table with a column for every value of `across`. All runs of a row must start from one base."""
-    runs = read_runs(folder, [*keys, across])
+def side_by_side(runs: dict[tuple[str, ...], list[dict[str, Any]]], metrics: list[str]) -> list[str]:
+    """The lines of a table with a column for every value of the last key. Exits with a sentence if runs of a row differ in their base."""
     labels, columns = dict.fromkeys(label[:-1] for label in runs), sorted({label[-1] for label in runs})
     lines = [f"| runs | metric | base | {' | '.join(columns)} |", "| --- " * (3 + len(columns)) + "|"]
     for label in labels:
         cells = {column: runs.get((*label, column), []) for column in columns}
         for metric in measured(metrics, [summary for summaries in cells.values() for summary in summaries]):
-            (base,) = {f"{summary['base'][metric]:.4f}" for summaries in cells.values() for summary in summaries}
-            lines.append(f"| {' '.join(label)} | `{metric}` | {base} | {' | '.join(cell(metric, cells[column]) for column in columns)} |")
+            bases = sorted({f"{summary['base'][metric]:.4f}" for summaries in cells.values() for summary in summaries})
+            if len(bases) > 1:
+                raise SystemExit(f"Runs of {' '.join(label)} start from {metric} {', '.join(bases)}; compare runs of one base and one evaluation.")
+            lines.append(f"| {' '.join(label)} | `{metric}` | {bases[0]} | {' | '.join(cell(metric, cells[column]) for column in columns)} |")
     return lines
 
 
 def cell(metric: str, summaries: list[dict[str, Any]]) -> str:
     if not summaries:
         return "-"
+    if len(summaries) > max(T_975):
+        raise SystemExit(
+            f"A cell holds {len(summaries)} runs, above the {max(T_975)} that the table of Student's t goes to; tell them apart with --by."
+        )
     final = statistics.mean(summary["final"][metric] for summary in summaries)
     changes = [summary["change"][metric] for summary in summaries]
     interval = f" ± {T_975[len(changes)] * statistics.stdev(changes) / len(changes) ** 0.5:.4f}" if len(changes) > 1 else ""

@@ -3,11 +3,13 @@
 import shlex
 from pathlib import Path
 
+import hydra
 import pytest
 
 from ebft.cli.compose import compose
 from ebft.cli.help import help_text
 from ebft.cli.keys import GROUPS, all_keys, nearest
+from ebft.config import METHODS
 
 CONF = Path(__file__).parents[2] / "conf"
 FILES = sorted(path for path in CONF.rglob("*.yaml") if path.parent != CONF)
@@ -40,6 +42,13 @@ def test_an_experiment_can_be_changed() -> None:
     config = compose(["+experiment=smoke", "trainer.max_steps=3", "method=sft"])
     assert (config.trainer.max_steps, config.method.name, config.optimizer.schedule) == (3, "sft", "cosine")
     assert (config.model.init, config.model.config_overrides["num_hidden_layers"]) == ("random", 4)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_each_method_brings_its_optimizer(method: str) -> None:
+    with hydra.initialize_config_module("ebft.conf", version_base="1.3"):
+        cfg = hydra.compose("train", [f"method={method}"], return_hydra_config=True)
+    assert cfg.hydra.runtime.choices["optimizer"] == method
 
 
 def test_a_default_is_written_once() -> None:

@@ -33,7 +33,7 @@ def test_the_default_folder_names_time_and_method(launch: Launcher) -> None:
 
 def test_a_job_a_method_each_in_a_folder_of_its_own(launch: Launcher) -> None:
     launch("--multirun", "method=sft,ebft", "hydra.sweep.dir=out")
-    assert [type(config.method) for config, _ in launch.jobs] == [SFTConfig, EBFTConfig]
+    assert [(type(config.method), config.optimizer.schedule) for config, _ in launch.jobs] == [(SFTConfig, "cosine"), (EBFTConfig, "cosine")]
     assert [run_dir.relative_to(launch.folder) for _, run_dir in launch.jobs] == [Path("out/0"), Path("out/1")]
 
 

@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import pytest
 import table
 import yaml
 
@@ -29,7 +30,7 @@ def test_side_by_side_gives_every_method_a_column_and_an_interval_over_seeds(tmp
         write_run(tmp_path / f"ebft{seed}", "stdlib", "ebft", 2.0, -seed / 10)
     write_run(tmp_path / "sft", "stdlib", "sft", 2.0, 0.5)
     write_run(tmp_path / "code", "code_qa", "sft", 3.0, 0.25, eval__k=0.125)
-    assert table.side_by_side(tmp_path, ["data.source"], "method.name", ["eval/cross_entropy", "eval@k"]) == [
+    assert table.side_by_side(table.read_runs(tmp_path, ["data.source", "method.name"]), ["eval/cross_entropy", "eval@k"]) == [
         "| runs | metric | base | ebft | sft |",
         "| --- | --- | --- | --- | --- |",
         "| code_qa | `eval/cross_entropy` | 3.0000 | - | 3.2500 (+0.2500) |",
@@ -45,3 +46,20 @@ def test_a_row_is_base_final_and_change_with_both_errors(tmp_path: Path) -> None
     assert table.row(runs[0], "eval/cross_entropy", runs[1]) == (
         "| ebft lr=0.5 (n = 3) | `eval/cross_entropy` | 2.0000 | 1.8000 | -0.2000 | 0.1000 | 0.0100 |"
     )
+
+
+def test_runs_of_two_bases_are_not_put_side_by_side(tmp_path: Path) -> None:
+    write_run(tmp_path / "one", "stdlib", "ebft", 2.0, -0.1)
+    write_run(tmp_path / "other", "stdlib", "sft", 2.5, -0.1)
+    runs = table.read_runs(tmp_path, ["data.source", "method.name"])
+    with pytest.raises(SystemExit, match=r"Runs of stdlib start from eval/cross_entropy 2\.0000, 2\.5000; compare runs of one base"):
+        table.side_by_side(runs, ["eval/cross_entropy"])
+
+
+def test_a_metric_that_no_run_has_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """A misspelt one once left an empty table."""
+    write_run(tmp_path / "one", "stdlib", "ebft", 2.0, -0.1)
+    monkeypatch.setattr("sys.argv", ["table.py", str(tmp_path), "--metrics", "eval/cross_entropy", "eval/gredy"])
+    with pytest.raises(SystemExit):
+        table.main()
+    assert "No run has eval/gredy; name others with --metrics." in capsys.readouterr().err
