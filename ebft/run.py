@@ -144,6 +144,7 @@ class Run:
         *,
         steps: int,
         wall_seconds: float,
+        train_seconds: float,
         tokens_forwarded: float,
         peak_memory_bytes: int,
         base: Metrics,
@@ -151,12 +152,14 @@ class Run:
         change: Metrics,
         error: str | None = None,
     ) -> None:
-        """Closes the run as completed, failed or interrupted; `change` is final minus base, in pairs. A failed run gets no report."""
+        """Closes the run as completed, failed or interrupted. `train_seconds` are those of the steps alone, `change` is final minus base, in pairs.
+        A failed run gets no report."""
         assert status in ("completed", "failed", "interrupted"), status
         summary = {
             "status": status,
             "steps": steps,
             "wall_seconds": wall_seconds,
+            "train_seconds": train_seconds,
             "tokens_forwarded": round(tokens_forwarded),
             "peak_memory_bytes": peak_memory_bytes,
             "base": dict(base),

@@ -74,6 +74,7 @@ class Loop:
         self.base: Evaluation | None = None
         self.latest: Evaluation | None = None
         self.tokens_forwarded = 0.0
+        self.train_seconds = 0.0  # of the steps alone, without evaluations
         self.started = time.monotonic()
         torch.manual_seed(config.seed)
 
@@ -116,10 +117,11 @@ class Loop:
                 save_batch(batch, file)
             raise RunFailure(f"Step {self.step} stopped: {error}; its batch is in {path}. A lower optimizer.lr is the usual cure.") from error
         self.step += 1
-        tokens = setup.method.tokens_forwarded - before
+        tokens, seconds = setup.method.tokens_forwarded - before, time.monotonic() - started
         self.tokens_forwarded += tokens
+        self.train_seconds += seconds
         metrics = {f"train/{name}": value for name, value in values.items()}
-        metrics["train/tokens_per_second"] = tokens / (time.monotonic() - started)
+        metrics["train/tokens_per_second"] = tokens / seconds
         self.run.log(self.step, metrics)
         return metrics
 
@@ -135,7 +137,7 @@ class Loop:
                 result = evaluator(self.setup.policy, tick)
         except Stopped:
             return
-        self.run.log(self.step, result.metrics())
+        self.run.log(self.step, {**result.metrics(), "cost/tokens_forwarded": self.tokens_forwarded, "cost/seconds": self.train_seconds})
         self.latest, self.evaluated = result, self.step
         self.base = self.base or result
         decode = self.setup.tokenizer.decode
@@ -152,6 +154,7 @@ class Loop:
             "latest": None if self.latest is None else self.latest.state(),
             "wall_seconds": time.monotonic() - self.started,
             "tokens_forwarded": self.tokens_forwarded,
+            "train_seconds": self.train_seconds,
             "random": checkpoint.random_state(),
         }
 
@@ -162,7 +165,7 @@ class Loop:
         self.optimization.restore(state)
         self.step, self.evaluated = state["step"], state["evaluated"]
         self.base, self.latest = (None if state[name] is None else Evaluation.from_state(state[name]) for name in ("base", "latest"))
-        self.tokens_forwarded = state["tokens_forwarded"]
+        self.tokens_forwarded, self.train_seconds = state["tokens_forwarded"], state["train_seconds"]
         self.started -= state["wall_seconds"]
         checkpoint.restore_random_state(state["random"])
         self.run.rewind(self.step, self.evaluated)
@@ -180,6 +183,7 @@ class Loop:
             status,
             steps=self.step,
             wall_seconds=time.monotonic() - self.started,
+            train_seconds=self.train_seconds,
             tokens_forwarded=round(self.tokens_forwarded),
             peak_memory_bytes=peak_memory_bytes(self.setup.device),
             base={} if base is None else base.metrics(),

@@ -13,6 +13,7 @@ from ebft.cli.compose import compose
 from ebft.config import TrainConfig
 
 NUM_DOCUMENTS, MAX_STEPS = 6, 10
+CLOCK = ("train/tokens_per_second", "cost/seconds")  # figures that depend on the clock
 MINIATURE = f"""
     model=debug model.config_overrides.num_hidden_layers=2 features.feature_layers=[1] data=jsonl data.sequence_length=23
     sampler.n_samples=2 sampler.generate_length=3 sampler.context_length=7 sampler.stride=5
@@ -54,7 +55,7 @@ def final_state(run_dir: Path, step: int = MAX_STEPS) -> dict[str, Any]:
 def rows(path: Path) -> list[dict[str, Any]]:
     """Of a JSONL file, without the figures that depend on the clock."""
     parsed = [json.loads(line) for line in path.read_text().splitlines()]
-    return [{key: value for key, value in row.items() if key != "train/tokens_per_second"} for row in parsed]
+    return [{key: value for key, value in row.items() if key not in CLOCK} for row in parsed]
 
 
 def summary(run_dir: Path) -> dict[str, Any]:
