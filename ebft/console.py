@@ -51,7 +51,7 @@ class Console:
 
     def table(self, title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         """Columns of figures under a header; the first column holds names."""
-        lines = [title, *_aligned([header, *rows])]
+        lines = [title, *aligned([header, *rows])]
         if self._rich.is_interactive:
             table = Table(title=title, title_justify="left")
             for position, name in enumerate(header):
@@ -148,7 +148,7 @@ def _short(value: float) -> str:
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3f}"
 
 
-def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return [
         "  " + "  ".join(cell.rjust(width) if position else cell.ljust(width) for position, (cell, width) in enumerate(zip(row, widths, strict=True)))

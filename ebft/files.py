@@ -68,11 +68,16 @@ def append_row(path: Path, row: Mapping[str, Any]) -> None:
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
-    """The rows of a JSONL file, none where there is no file. A last line without its newline was cut off by a kill and is left out."""
+    """The rows of a JSONL file, none where there is no file."""
+    return [_parse(path, number, line) for number, line in enumerate(whole_lines(path), start=1)]
+
+
+def whole_lines(path: Path) -> list[str]:
+    """The lines of a file, none where there is no file. A last line without its newline was cut off by a kill and is left out."""
     if not path.exists():
         return []
     *lines, _cut_off = path.read_text(encoding="utf-8", errors="replace").split("\n")
-    return [_parse(path, number, line) for number, line in enumerate(lines, start=1)]
+    return lines
 
 
 def keep_rows(path: Path, last_step: int, kind: str = "") -> None:

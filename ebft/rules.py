@@ -24,10 +24,15 @@ from ebft.config import (
 
 def check(config: TrainConfig) -> None:
     """Raise UserError for the first value outside its limits or combination that cannot work. Needs no model and no data."""
-    for key, value, metadata in _walk(config):
-        _check_limits(key, value, metadata)
+    check_limits(config)
     for message in _conflicts(config):
         raise UserError(message)
+
+
+def check_limits(config: Any) -> None:
+    """Raise UserError for the first value outside the limits that its field names."""
+    for key, value, metadata in _walk(config):
+        _check_limits(key, value, metadata)
 
 
 def _walk(node: Any, prefix: str = "") -> Iterator[tuple[str, Any, Any]]:

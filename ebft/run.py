@@ -22,24 +22,12 @@ from ebft import checkpoint, files, report, tracking
 from ebft.config import RunFailure, TrainConfig, UserError
 from ebft.console import Bar, Console
 from ebft.environment import environment
+from ebft.identity import CHANGEABLE_KEYS, LENGTH_KEYS, flat
 from ebft.tracking import Metrics
 
 CONFIG, ENVIRONMENT, METRICS, SUMMARY = "config.yaml", "environment.json", "metrics.jsonl", "summary.json"
 SAMPLES, ANSWERS = "samples.jsonl", "answers.jsonl"
 WANDB_RUN_ID = "wandb_run_id"
-LENGTH_KEYS = ("trainer.max_steps", "trainer.max_epochs")
-# What may differ when a run is continued: how long it is, and what changes where and how it is computed but not what.
-CHANGEABLE_KEYS = (
-    *LENGTH_KEYS,
-    "resume",
-    "tracker",
-    "trainer.micro_batch_size",
-    "trainer.device",
-    "trainer.gradient_checkpointing",
-    "trainer.checkpoint_every_steps",
-    "trainer.keep_checkpoints",
-    "eval.micro_batch_size",
-)
 
 
 class Run:
@@ -227,8 +215,8 @@ def _is_changeable(key: str) -> bool:
 
 def _changes(directory: Path, config: TrainConfig) -> Iterator[tuple[str, str]]:
     """Keys in which the folder's config differs from this one, and how."""
-    stored = _flat(_read_config(directory / CONFIG))
-    current = _flat(tracking.without_secrets(asdict(config)))
+    stored = flat(_read_config(directory / CONFIG))
+    current = flat(tracking.without_secrets(asdict(config)))
     for key in [*current, *(key for key in stored if key not in current)]:
         there, here = (side.get(key, "absent") for side in (stored, current))
         if there != here:
@@ -243,10 +231,3 @@ def _read_config(path: Path) -> dict[str, Any]:
     if not isinstance(config, dict):
         raise UserError(f"{path} is not a config of ebft; choose another hydra.run.dir.")
     return config
-
-
-def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in config.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
-    return flat

@@ -14,7 +14,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 FLOORS = [
     ["types", "config"],  # 0
     ["blocks", "features", "rewards", "advantages", "losses"],  # 1, pure
-    ["rules"],
+    ["rules", "identity"],
     ["attention", "sandbox"],  # 2
     ["tasks"],
     ["data"],
@@ -26,7 +26,8 @@ FLOORS = [
     ["files", "tracking", "optimization"],  # 5
     ["checkpoint", "console", "environment", "plots"],
     ["report"],
-    ["run"],
+    ["comparison", "run"],
+    ["sweep"],
     ["judging"],  # 6
     ["setup"],
     ["plan"],

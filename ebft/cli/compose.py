@@ -1,6 +1,7 @@
 """From Hydra's composed tree of strings and numbers to a typed, checked `TrainConfig`."""
 
 from dataclasses import Field, fields, is_dataclass
+from functools import cache
 from typing import Any
 
 import hydra
@@ -24,14 +25,19 @@ def compose(overrides: list[str], config_name: str = "train") -> TrainConfig:
 def to_config(cfg: DictConfig) -> TrainConfig:
     """The composed tree, its hydra node aside, as dataclasses that passed `check`. Raises UserError."""
     tree = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"])
-    try:
-        typed = OmegaConf.merge(_schema(tree), tree)
-        _refuse_nested_lists(typed)
-        config: Any = OmegaConf.to_object(typed)
-    except OmegaConfBaseException as error:
-        raise UserError(explain(error, [], tree)) from error
+    config: TrainConfig = typed(tree, EvaluateConfig if "models" in tree else TrainConfig)  # the only key that ebft-eval has and ebft-train has not
     check(config)
     return config
+
+
+def typed(tree: DictConfig, whole: Any) -> Any:
+    """The tree as an object of the dataclass `whole`. Raises UserError for unknown keys, wrong types and missing values."""
+    try:
+        merged = OmegaConf.merge(_schema(tree, whole), tree)
+        _refuse_nested_lists(merged)
+        return OmegaConf.to_object(merged)
+    except OmegaConfBaseException as error:
+        raise UserError(explain(error, [], tree)) from error
 
 
 def _refuse_nested_lists(tree: Any) -> None:
@@ -42,13 +48,16 @@ def _refuse_nested_lists(tree: Any) -> None:
                 raise UserError(wrong_type(f"{group}.{key}", tree))
 
 
-def _schema(tree: DictConfig) -> DictConfig:
+def _schema(tree: DictConfig, whole: Any) -> DictConfig:
     """Every type known, every value missing: merging onto it refuses what a composed tree lets pass, unknown keys and wrong types."""
-    whole = EvaluateConfig if "models" in tree else TrainConfig  # the only key that ebft-eval has and ebft-train has not
+    return _schema_of(whole, tuple((item.name, _class_of(item, tree)) for item in fields(whole) if is_dataclass(item.type)))
+
+
+@cache
+def _schema_of(whole: Any, classes: tuple[tuple[str, Any], ...]) -> DictConfig:
     schema = _writable(whole)
-    for item in fields(whole):
-        if is_dataclass(item.type):
-            schema[item.name] = _writable(_class_of(item, tree))
+    for name, cls in classes:
+        schema[name] = _writable(cls)
     return schema
 
 

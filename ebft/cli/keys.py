@@ -5,19 +5,25 @@ from dataclasses import fields, is_dataclass
 from difflib import SequenceMatcher
 from typing import Any
 
-from ebft.config import METHODS, SOURCES, TRACKERS, EvaluateConfig, TrainConfig
+from ebft.config import LAUNCHERS, METHODS, SOURCES, TRACKERS, EvaluateConfig, SweepConfig, TrainConfig
 
 # The groups whose class depends on a key of theirs: group -> (that key, class for each of its values).
-SELECTORS: dict[str, tuple[str, dict[str, Any]]] = {"method": ("name", METHODS), "data": ("source", SOURCES), "tracker": ("name", TRACKERS)}
+SELECTORS: dict[str, tuple[str, dict[str, Any]]] = {
+    "method": ("name", METHODS),
+    "data": ("source", SOURCES),
+    "tracker": ("name", TRACKERS),
+    "launcher": ("name", LAUNCHERS),
+}
 
 GROUPS = [item.name for item in fields(TrainConfig) if is_dataclass(item.type)] + ["experiment"]
+SWEEP_GROUPS = [item.name for item in fields(SweepConfig)]  # and mode: the keys that ebft-sweep reads itself
 SIMILAR_ENOUGH = 0.7
 
 
-def all_keys() -> dict[str, list[str]]:
+def all_keys(whole: Any = TrainConfig) -> dict[str, list[str]]:
     """Dotted key -> the choices that have it, as `method=ebft`; an empty list where every run has it."""
     keys: dict[str, list[str]] = {}
-    for item in fields(TrainConfig):
+    for item in fields(whole):
         if item.name in SELECTORS:
             keys |= _keys_of_variants(item.name, SELECTORS[item.name][1])
         elif is_dataclass(item.type):
@@ -38,7 +44,7 @@ def _keys_of_variants(group: str, classes: dict[str, Any]) -> dict[str, list[str
 def type_of(key: str, tree: Any) -> Any:
     """The annotation behind a dotted key of a composed tree, e.g. int for `trainer.batch_size`, None for a key that is no field."""
     group, _, name = key.partition(".")
-    types = {item.name: item.type for item in fields(EvaluateConfig)}
+    types = {item.name: item.type for whole in (SweepConfig, EvaluateConfig) for item in fields(whole)}
     if not name:
         return types.get(group)
     cls: Any = SELECTORS[group][1][tree[group][SELECTORS[group][0]]] if group in SELECTORS else types[group]

@@ -1,17 +1,16 @@
 """What happens between composing and the first job: every configuration is checked before Hydra makes a folder."""
 
-import itertools
 from pathlib import Path
 from typing import Any
 
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from ebft.cli.compose import to_config
+from ebft.cli.grid import cells
 from ebft.cli.refusals import as_user_error, one_sentence
 
 _created: list[Path] = []  # folders that did not exist before this launch, innermost first
@@ -29,7 +28,7 @@ class CheckFirst(Callback):
         """The whole grid is checked before its first job."""
         loader, grid = GlobalHydra.instance().config_loader(), _overrides(config)
         with one_sentence(), as_user_error(grid):
-            for cell in _grid(grid):
+            for cell in cells(grid):
                 to_config(loader.load_sweep_config(config, cell))
             _remember(Path(config.hydra.sweep.dir))
 
@@ -37,15 +36,6 @@ class CheckFirst(Callback):
 def _overrides(config: DictConfig) -> list[str]:
     overrides: Any = OmegaConf.to_container(config.hydra.overrides.task, resolve=False)
     return overrides
-
-
-def _grid(overrides: list[str]) -> list[list[str]]:
-    """Hydra's own grid: ["a=1,2", "b=3"] -> [["a=1", "b=3"], ["a=2", "b=3"]]."""
-    axes = []
-    for override in OverridesParser.create().parse_overrides(overrides):
-        values = override.sweep_string_iterator() if override.is_sweep_override() else [override.get_value_element_as_str()]
-        axes.append([f"{override.get_key_element()}={value}" for value in values])
-    return [list(cell) for cell in itertools.product(*axes)]
 
 
 def _remember(folder: Path) -> None:

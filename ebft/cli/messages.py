@@ -10,7 +10,8 @@ from hydra.errors import MissingConfigException, OverrideParseException
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException, ValidationError
 
-from ebft.cli.keys import GROUPS, all_keys, nearest, type_of
+from ebft.cli.keys import GROUPS, SWEEP_GROUPS, all_keys, nearest, type_of
+from ebft.config import SweepConfig, TrainConfig
 
 KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a string", dict: "a mapping, as {a: 1}"}
 
@@ -38,7 +39,7 @@ def explain(error: Exception, overrides: list[str], tree: DictConfig | None = No
 
 
 def _unknown_key(key: str) -> str:
-    keys = all_keys()
+    keys = all_keys(SweepConfig if key.partition(".")[0] in SWEEP_GROUPS else TrainConfig)
     if owners := keys.get(key):
         return f"{key} belongs to {' or '.join(owners)}; choose {'that' if len(owners) == 1 else 'one of them'} or leave the key out."
     if key.startswith("model.config_overrides."):

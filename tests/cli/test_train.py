@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from ebft.cli import not_yet
 from ebft.config import EBFTConfig, RunFailure, SFTConfig, TrainConfig, UserError
 from tests.cli.conftest import Launcher
 
@@ -103,13 +102,6 @@ def test_cfg_prints_the_tree_and_makes_no_folder(launch: Launcher) -> None:
     assert outcome.code == 0
     assert "stride: 7\n" in outcome.out
     assert launch.files() == []
-
-
-def test_the_announced_command_says_so(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as leaving:
-        not_yet.sweep()
-    assert leaving.value.code == 2
-    assert capsys.readouterr().err.startswith("ebft-sweep is not available yet; ")
 
 
 LIGHT = """

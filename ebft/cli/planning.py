@@ -1,0 +1,115 @@
+"""From a sweep's grids to its jobs, every one of them composed and checked. Loads no torch."""
+
+import itertools
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from ebft.cli.grid import Composer, axes, merged
+from ebft.config import GridConfig, TrainConfig, UserError, WandbTrackerConfig
+from ebft.sweep.jobs import FROM_RUN, Job, folder, name_of
+
+OWN = ("hydra", "resume")  # keys of a run that the sweep sets
+
+
+class Planner:
+    """Jobs of grids, in order; a job that starts from another's model is named after that one."""
+
+    def __init__(self, directory: Path, sweep: GridConfig) -> None:
+        self.directory, self.sweep = directory, sweep
+        self._composer = Composer()
+
+    def jobs(self, command_line: Sequence[str]) -> list[Job]:
+        """Every run of every variant. Raises UserError for the first that cannot compose, for an empty grid, and for two runs that are the same."""
+        grids = self.grids(command_line)
+        order = _in_order_of_need(grids)
+        jobs: dict[str, list[Job]] = {}
+        for variant in order:
+            jobs[variant] = [self.job(variant, cell, moving, jobs) for cell, moving in _cells(grids[variant])]
+        planned = [job for variant in grids for job in jobs[variant]]
+        _refuse_twins(planned)
+        return planned
+
+    def grids(self, command_line: Sequence[str]) -> dict[str, list[str]]:
+        """The overrides of each variant: those of the sweep, its own, and those of the command line; a later one of a key replaces an earlier one."""
+        variants = self.sweep.variants or {"": []}
+        grids = {name: merged(self.sweep.grid, own, command_line) for name, own in variants.items()}
+        for name, grid in grids.items():
+            if not grid:
+                raise UserError(
+                    f"sweep.{f'variants.{name}' if name else 'grid'} is empty; name what runs differ in, as in: ebft-sweep method=sft,ebft seed=0,1."
+                )
+            if theirs := [override for override in grid if override.lstrip("+~").split("=")[0].split(".")[0] in OWN]:
+                raise UserError(f"{theirs[0]} is for ebft-sweep to set; leave it out, and choose the folder with sweep.dir.")
+        return grids
+
+    def job(self, variant: str, cell: Sequence[str], moving: Iterable[str], planned: dict[str, list[Job]], trial: int | None = None) -> Job:
+        """The job of one cell of a grid, of which the keys `moving` have several values. Raises UserError."""
+        config = self._config(variant, cell)
+        needed = _needed(config, variant, planned)
+        model = config.model.path if needed is None else FROM_RUN + needed.name
+        overrides = list(cell)
+        if needed is not None:
+            overrides = merged(overrides, [f'model.path="{folder(self.directory.absolute(), needed.name) / "model"}"'])
+        if isinstance(config.tracker, WandbTrackerConfig) and config.tracker.group is None:
+            overrides = merged(overrides, [f'tracker.group="{self.sweep.name}"'])
+        keys = {key: value for key, value in (override.lstrip("+~").split("=", 1) for override in cell) if key in set(moving)}
+        return Job(name_of(config, model), variant, keys, config.seed, tuple(overrides), None if needed is None else needed.name, trial, config)
+
+    def _config(self, variant: str, cell: Sequence[str]) -> TrainConfig:
+        try:
+            return self._composer.config(cell)
+        except UserError as error:
+            raise UserError(f"{f'sweep.variants.{variant}: ' if variant else ''}{' '.join(cell)} cannot run: {error}") from error
+
+
+def _cells(grid: Sequence[str]) -> list[tuple[list[str], list[str]]]:
+    """Each cell of the grid, with the keys that have several values."""
+    values = axes(grid)
+    moving = [key for key, choices in values.items() if len(choices) > 1]
+    return [(list(cell), moving) for cell in itertools.product(*values.values())]
+
+
+def _in_order_of_need(grids: dict[str, list[str]]) -> list[str]:
+    """Variants, those that others start from first. Raises UserError for one that does not exist or that needs itself."""
+    order: list[str] = []
+    needs = {name: {value for override in grid for value in _named_runs(override)} for name, grid in grids.items()}
+    for name, named in needs.items():
+        if missing := named - set(grids):
+            raise UserError(f"sweep.variants.{name} starts from run:{min(missing)}, which is no variant; there are {', '.join(grids)}.")
+    while len(order) < len(grids):
+        ready = [name for name in grids if name not in order and needs[name] <= set(order)]
+        if not ready:
+            raise UserError(
+                f"sweep.variants: {', '.join(name for name in grids if name not in order)} start from one another; one must start from a model."
+            )
+        order += ready
+    return order
+
+
+def _named_runs(override: str) -> list[str]:
+    key, _, value = override.partition("=")
+    return [part.removeprefix(FROM_RUN) for part in value.split(",") if part.startswith(FROM_RUN)] if key == "model.path" else []
+
+
+def _needed(config: TrainConfig, variant: str, planned: dict[str, list[Job]]) -> Job | None:
+    """The job whose model this config starts from: of that variant, with the same seed and data."""
+    if not config.model.path.startswith(FROM_RUN):
+        return None
+    name = config.model.path.removeprefix(FROM_RUN)
+    found = [job for job in planned[name] if job.config is not None and (job.seed, job.config.data) == (config.seed, config.data)]
+    if len(found) != 1:
+        raise UserError(
+            f"sweep.variants.{variant} starts from run:{name}, which has {len(found)} runs of seed {config.seed} on this data; it must have one."
+        )
+    return found[0]
+
+
+def _refuse_twins(jobs: Sequence[Job]) -> None:
+    seen: dict[str, Job] = {}
+    for job in jobs:
+        if job.name in seen:
+            raise UserError(
+                f"Two runs of the grid are the same, {' '.join(seen[job.name].overrides)} and {' '.join(job.overrides)}; leave one out "
+                "(keys that only say where and how a run is computed make no other run)."
+            )
+        seen[job.name] = job

@@ -1,0 +1,276 @@
+"""`ebft-sweep`: a grid of runs, from overrides on the command line to a comparison.
+
+Keys that begin with `mode`, `sweep` and `launcher` are its own, all others belong to the runs. Nothing here loads torch: that is for the runs.
+"""
+
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from ebft.cli.refusals import as_user_error, one_sentence
+from ebft.config import GridConfig, SweepConfig, UserError, WandbTrackerConfig
+from ebft.sweep.jobs import MANIFEST, Job, Manifest, check_folder, read_manifest, write_manifest
+
+OWN = ("mode", "sweep", "launcher")
+HELP = """\
+ebft-sweep [sweep=NAME] [mode=MODE] [launcher=WHERE] [KEY=VALUE[,VALUE...] ...]
+
+Runs a grid of ebft-train, each run in a process of its own, and writes the comparison: mean, standard deviation and 95 % interval over seeds, paired
+differences to a reference, plots. Without arguments: the three methods with two seeds each on the embedded default.
+Killed, interrupted or with new failures fixed, the same command goes on where it was: done runs are skipped, started ones resume.
+
+sweep=NAME          a grid from conf/sweep:
+{sweeps}
+KEY=VALUE,VALUE     more axes, or other values of the grid's, in Hydra's grammar: seed=range(5) optimizer.lr=1e-4,3e-4
+mode=plan           says what would run, what is done and what it costs, and runs nothing
+mode=run            runs what is not done (the default)
+mode=status         says how far sweep.dir is
+mode=collect        writes the comparison of sweep.dir, which may be any folder of runs
+
+Often changed:
+  sweep.dir=outputs/mine             the sweep's folder
+  sweep.retry_failed=true            run again what failed
+  sweep.reference=sft                the cell that differences are taken to; null: base
+  sweep.metrics=[eval/greedy]        columns of the comparison
+  sweep.by=[method.name]             keys that tell cells apart; sweep.split: keys that tell tables apart
+  sweep.search=optuna                let Optuna choose: ebft-sweep sweep.search=optuna method=ebft 'optimizer.lr=tag(log,interval(1e-5,1e-3))'
+  sweep.early_stopping=median        stop runs that do worse than the others
+  launcher=local                     launcher.slots_per_device=2 for two runs at a time on a GPU, or on the CPU
+  launcher=slurm launcher=ray        a cluster
+
+Examples:
+  ebft-sweep
+  ebft-sweep method=sft,ebft data=translation 'seed=range(5)' sweep.dir=outputs/translation
+  ebft-sweep sweep=laptop_code_qa mode=plan
+  ebft-sweep mode=collect sweep.dir=outputs/multirun/2026-11-24
+
+Exit codes: 0 done, 1 some runs failed, 2 a mistake on the command line, 130 interrupted."""
+
+
+def main() -> None:
+    if {"--help", "-h"} & set(sys.argv[1:]):
+        print(help_text())
+        return
+    with one_sentence():
+        code = sweep(sys.argv[1:])
+    sys.exit(code)
+
+
+def help_text() -> str:
+    from importlib import resources
+
+    lines = []
+    for path in sorted(resources.files("ebft.conf").joinpath("sweep").iterdir(), key=lambda path: path.name):
+        meaning = path.read_text(encoding="utf-8").splitlines()[1].removeprefix("# ")
+        lines.append(f"  {path.name.removesuffix('.yaml'):30} {meaning}")
+    return HELP.format(sweeps="\n".join(lines))
+
+
+def sweep(arguments: Sequence[str]) -> int:
+    """Does what the command line says and returns the exit code. Raises UserError."""
+    own = [argument for argument in arguments if _is_own(argument)]
+    runs = [argument for argument in arguments if not _is_own(argument)]
+    config = settings(own)
+    if config.mode in ("status", "collect"):
+        if runs:
+            raise UserError(f"mode={config.mode} reads what lies in sweep.dir={config.sweep.dir}; leave out {' '.join(runs)}.")
+        return (status if config.mode == "status" else collect)(own, config)
+    return (search if config.sweep.search == "optuna" else grid)(own, runs, config)
+
+
+def _is_own(argument: str) -> bool:
+    return argument.lstrip("+~").split("=")[0].split(".")[0] in OWN
+
+
+def settings(own: Sequence[str]) -> SweepConfig:
+    """The sweep's own configuration. Raises UserError."""
+    import hydra
+
+    from ebft.cli.compose import typed
+    from ebft.comparison.metrics import check_known
+    from ebft.rules import check_limits
+
+    with hydra.initialize_config_module("ebft.conf", version_base="1.3"), as_user_error(list(own)):
+        tree = hydra.compose("sweep", list(own))
+    config: SweepConfig = typed(tree, SweepConfig)
+    check_limits(config)
+    for metric in (*config.sweep.metrics, config.sweep.metric):
+        check_known(metric)
+    return config
+
+
+def grid(own: Sequence[str], runs: Sequence[str], config: SweepConfig) -> int:
+    """Every run of the grid."""
+    from ebft.cli.planning import Planner
+    from ebft.comparison import check_comparable
+    from ebft.sweep.runner import Grid
+
+    directory = Path(config.sweep.dir)
+    jobs = Planner(directory, config.sweep).jobs(runs)
+    check_folder(directory, jobs)
+    check_comparable({job.name: job.config for job in jobs if job.config is not None}, config.sweep)
+    print_plan(config, directory, jobs)
+    return 0 if config.mode == "plan" else run(config, directory, Grid(jobs), Manifest(_kept(own), (), tuple(jobs)))
+
+
+def search(own: Sequence[str], runs: Sequence[str], config: SweepConfig) -> int:
+    """Optuna's choice of runs."""
+    from ebft.cli import searching
+    from ebft.cli.planning import Planner
+    from ebft.comparison.metrics import lower_is_better
+    from ebft.sweep.launchers import num_at_a_time
+    from ebft.sweep.search import Search
+
+    directory, metric = Path(config.sweep.dir), config.sweep.metric
+    lower = lower_is_better(metric)
+    if lower is None:
+        raise UserError(f"sweep.metric={metric} is better neither high nor low; choose one that is, such as eval/cross_entropy.")
+    plan = searching.plan(Planner(directory, config.sweep), runs)
+    stored = check_folder(directory, (), (*plan.axes, *plan.fixed))
+    earlier = () if stored is None else stored.jobs
+    print(f"{config.sweep.name}: {config.sweep.num_trials} trials in {directory}, {len({job.trial for job in earlier})} begun, for {metric}")
+    print("\n".join(f"  {line}" for line in (*plan.axes, *plan.fixed)), flush=True)
+    if config.mode == "plan":
+        return 0
+    source = Search(directory, config.sweep, plan.space, plan.jobs, earlier, lower, num_at_a_time(config.launcher))
+    code = run(config, directory, source, Manifest(_kept(own), (*plan.axes, *plan.fixed), tuple(earlier)))
+    if (best := source.best()) is not None:
+        print(f"Best trial: {' '.join(f'{key}={value}' for key, value in best[0].items())} with {metric} = {best[1]:.4f}")
+    return code
+
+
+def _kept(own: Sequence[str]) -> tuple[str, ...]:
+    """The arguments that say what a sweep's comparison looks like."""
+    return tuple(argument for argument in own if argument.startswith("sweep"))
+
+
+def print_plan(config: SweepConfig, directory: Path, jobs: Sequence[Job]) -> None:
+    """Cells with their runs, how many are done, and what a step of one costs."""
+    from ebft import cost
+    from ebft.console import aligned
+    from ebft.sweep import state as states
+
+    cells: dict[str, list[Job]] = {}
+    for job in jobs:
+        cells.setdefault(label(job), []).append(job)
+    known = {job.name: states.state(directory, job).kind for job in jobs}
+    counts = Counter(known.values())
+    print(f"{config.sweep.name}: {len(jobs)} runs in {directory}, {', '.join(f'{count} {kind}' for kind, count in counts.items())}")
+    rows = [["cell", "runs", "done", "steps", "cost"]]
+    for name, members in cells.items():
+        first = members[0].config
+        assert first is not None
+        steps = str(first.trainer.max_steps) if first.trainer.max_steps else f"{first.trainer.max_epochs:g} epochs"
+        rows.append([name, str(len(members)), str(sum(known[job.name] == states.DONE for job in members)), steps, cost.line(first)])
+    print("\n".join(aligned(rows)), flush=True)
+
+
+def label(job: Job) -> str:
+    """The job's cell: what tells it from others, its seed aside."""
+    parts = [job.variant] if job.variant else []
+    return " ".join([*parts, *(f"{key}={value}" for key, value in job.keys.items() if key != "seed")]) or "runs"
+
+
+def run(config: SweepConfig, directory: Path, source: Any, manifest: Manifest) -> int:
+    """Everything that is not done, then the comparison."""
+    from ebft.console import Console
+    from ebft.sweep import launchers
+    from ebft.sweep import state as states
+    from ebft.sweep.runner import Runner
+
+    launcher = launchers.build(config.launcher, directory)
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        write_manifest(directory, manifest)
+    except PermissionError as error:
+        raise UserError(f"sweep.dir={directory} cannot be written; choose another.") from error
+    console = Console(directory / "sweep.log")
+    runner = Runner(
+        directory, config.sweep, launcher, source, lambda jobs: write_manifest(directory, replace(manifest, jobs=tuple(jobs))), console.say
+    )
+    ended = runner.run()
+    if runner.stop_requests:
+        console.say("Interrupted; the same command goes on.")
+        return 130
+    failures = {name: known for name, known in ended.items() if known.kind == states.FAILED}
+    write_comparison(config.sweep, directory, list(runner.jobs.values()), console.say)
+    for name, known in failures.items():
+        console.say(f"failed {name}: {known.note}")
+    if failures:
+        console.say(f"{len(failures)} of {len(ended)} runs failed; put them right and run the same command with sweep.retry_failed=true.")
+    return 1 if failures else 0
+
+
+def status(own: Sequence[str], config: SweepConfig) -> int:
+    from ebft.console import aligned
+    from ebft.sweep import state as states
+
+    directory = Path(config.sweep.dir)
+    jobs = _manifest(directory).jobs
+    known = {job.name: states.state(directory, job) for job in jobs}
+    print("\n".join(aligned([["run", "cell", "seed", "state"], *([job.name, label(job), str(job.seed), known[job.name].kind] for job in jobs)])))
+    for job in jobs:
+        if known[job.name].note:
+            print(f"{job.name}: {known[job.name].note}")
+    counts = Counter(state.kind for state in known.values())
+    print(f"{len(jobs)} runs in {directory}: {', '.join(f'{count} {kind}' for kind, count in counts.items())}")
+    return 0
+
+
+def collect(own: Sequence[str], config: SweepConfig) -> int:
+    """Of a sweep's folder with the settings of the sweep, of any other with those of the command line."""
+    directory = Path(config.sweep.dir)
+    if not directory.is_dir():
+        raise UserError(f"sweep.dir={directory} is no folder; name one that holds runs.")
+    if not (directory / MANIFEST).is_file():
+        write_comparison(config.sweep, directory, None, print)
+        return 0
+    manifest = _manifest(directory)
+    write_comparison(settings([*manifest.arguments, *own]).sweep, directory, manifest.jobs, print)
+    return 0
+
+
+def _manifest(directory: Path) -> Manifest:
+    stored = read_manifest(directory)
+    if stored is None:
+        raise UserError(f"sweep.dir={directory} holds no sweep; name the folder of one.")
+    return stored
+
+
+def write_comparison(sweep: GridConfig, directory: Path, jobs: Sequence[Job] | None, say: Any) -> None:
+    from ebft import comparison
+    from ebft.sweep import state as states
+
+    planned = None
+    if jobs is not None:
+        known = {job.name: states.state(directory, job) for job in jobs}
+        planned = [comparison.Planned(f"runs/{job.name}", job.variant, job.keys, job.seed, _note(known[job.name])) for job in jobs]
+    compared = comparison.compare(directory, sweep, planned)
+    *_, page = comparison.write(compared, directory)
+    say(comparison.text(compared))
+    say(f"Comparison: {page}")
+    track(sweep, directory, jobs or [], compared)
+
+
+def _note(known: Any) -> str:
+    return "" if known.kind == "done" else f"{known.kind}: {known.note}" if known.note else known.kind
+
+
+def track(sweep: GridConfig, directory: Path, jobs: Sequence[Job], compared: Any) -> None:
+    """The comparison as a table in W&B, in the group of its runs, where they are tracked there."""
+    from ebft import comparison, tracking
+
+    tracked = next((job.config.tracker for job in jobs if job.config is not None and isinstance(job.config.tracker, WandbTrackerConfig)), None)
+    if tracked is None:
+        return
+    tracker = tracking.start(replace(tracked, group=tracked.group or sweep.name, run_name=f"{sweep.name} comparison"), directory, asdict(sweep), None)
+    columns, rows = comparison.summary_rows(compared)
+    tracker.table("comparison", 0, rows, columns)
+    tracker.finish(failed=False)
+
+
+if __name__ == "__main__":
+    main()

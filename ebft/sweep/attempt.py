@@ -1,0 +1,108 @@
+"""One attempt at a job: `ebft-train` in a process of its own, on whatever machine this is called."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from ebft.sweep import state as states
+from ebft.sweep.jobs import Job, folder
+
+CHILD = "ebft.cli.job"  # ebft-train, ending with the process that started it
+PARENT = "EBFT_SWEEP_PROCESS"  # the environment variable that tells the child which that is
+INTERRUPTED = 130
+POLL_SECONDS = 0.2
+TAIL_BYTES = 4096
+
+
+@dataclass(frozen=True)
+class Outcome:
+    kind: str  # done, failed, interrupted (killed from outside, or asked to stop), running (somebody else is at it)
+    note: str = ""
+
+
+class Attempt:
+    """A running job. Holds the job's lock until its end is recorded, and the process holds it too, should this one be killed."""
+
+    def __init__(self, directory: Path, job: Job, environment: Mapping[str, str], descriptor: int) -> None:
+        self.directory, self.job, self._descriptor = directory, job, descriptor
+        self.log = directory / "logs" / f"{job.name}.log"
+        self.log.parent.mkdir(parents=True, exist_ok=True)
+        command = [sys.executable, "-m", CHILD, *job.overrides, f"hydra.run.dir={_quoted(folder(directory, job.name))}"]
+        variables = {**os.environ, **environment, PARENT: str(os.getpid())}
+        with self.log.open("ab") as log:
+            self._process = subprocess.Popen(
+                command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, pass_fds=[descriptor], start_new_session=True, env=variables
+            )
+
+    @classmethod
+    def start(cls, directory: Path, job: Job, environment: Mapping[str, str]) -> "Attempt | Outcome":
+        """An attempt, or what makes one needless: the job is somebody else's, or it has ended in the meantime."""
+        descriptor = states.claim(directory, job)
+        if descriptor is None:
+            return Outcome(states.RUNNING)
+        known = states.state_unlocked(directory, job)
+        if known.kind in (states.DONE, states.FAILED, states.STOPPED):
+            os.close(descriptor)
+            return Outcome(known.kind, known.note)
+        return cls(directory, job, environment, descriptor)
+
+    def poll(self) -> Outcome | None:
+        """None while it runs; afterwards how it ended, which is then on record and the lock free."""
+        code = self._process.poll()
+        if code is None:
+            return None
+        outcome = self._outcome(code)
+        if outcome.kind == states.FAILED:
+            states.record(self.directory, self.job, states.FAILED, outcome.note)
+        os.close(self._descriptor)
+        return outcome
+
+    def is_running(self) -> bool:
+        return self._process.poll() is None
+
+    def stop(self) -> None:
+        """Asks the run to finish its step, save and end."""
+        self._process.terminate()
+
+    def kill(self) -> None:
+        self._process.kill()
+
+    def _outcome(self, code: int) -> Outcome:
+        known = states.state_unlocked(self.directory, self.job)
+        if known.kind in (states.DONE, states.STOPPED):
+            return Outcome(known.kind, known.note)
+        if code < 0:
+            return Outcome(states.INTERRUPTED, f"killed by {signal.Signals(-code).name}")
+        if code == INTERRUPTED:
+            return Outcome(states.INTERRUPTED, "interrupted")
+        return Outcome(states.FAILED, f"{last_line(self.log)} (exit code {code}, {self.log})")
+
+
+def perform(directory: Path, job: Job, environment: Mapping[str, str]) -> Outcome:
+    """An attempt from start to end, for launchers that bring a function to another machine."""
+    attempt = Attempt.start(directory, job, environment)
+    if isinstance(attempt, Outcome):
+        return attempt
+    while (outcome := attempt.poll()) is None:
+        if states.state_unlocked(directory, job).kind == states.STOPPED:
+            attempt.stop()
+        time.sleep(POLL_SECONDS)
+    return outcome
+
+
+def last_line(log: Path) -> str:
+    """What a program said last: the sentence of a refusal, or the exception below a traceback."""
+    with log.open("rb") as file:
+        file.seek(max(0, log.stat().st_size - TAIL_BYTES))
+        lines = [line.strip() for line in file.read().decode(errors="replace").splitlines() if line.strip()]
+    return lines[-1] if lines else "it said nothing"
+
+
+def _quoted(path: Path) -> str:
+    """As a value of Hydra's grammar, whatever characters a path has."""
+    return '"' + str(path).replace("\\", "\\\\").replace('"', '\\"') + '"'

@@ -1,0 +1,92 @@
+"""The runs of a sweep, and what `sweep.json` keeps of them."""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from ebft import files
+from ebft.config import TrainConfig, UserError
+from ebft.identity import CHANGEABLE_KEYS, LENGTH_KEYS, flat
+from ebft.tracking import without_secrets
+
+MANIFEST = "sweep.json"
+FROM_RUN = "run:"  # model.path=run:NAME starts from the model of variant NAME's run with the same seed
+ID_DIGITS = 12
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run of a sweep."""
+
+    name: str  # of its folder below runs/: method, data and a hash of its resolved config
+    variant: str  # the name of its grid, empty where there is one grid only
+    keys: Mapping[str, str]  # its values on the sweep's axes
+    seed: int
+    overrides: tuple[str, ...]  # of ebft-train
+    needs: str | None = None  # the run that must be done before, because this one starts from its model
+    trial: int | None = None  # of a search
+    config: TrainConfig | None = field(default=None, compare=False, repr=False)  # not kept in sweep.json
+
+
+def folder(directory: Path, name: str) -> Path:
+    """The run folder of a job."""
+    return directory / "runs" / name
+
+
+def name_of(config: TrainConfig, model: str) -> str:
+    """`method-data-HASH`: equal for configs that compute the same. `model` stands for model.path, which may lie in the sweep's own folder."""
+    keys = flat(without_secrets(asdict(config))) | {"model.path": model}
+    computing = [key for key in CHANGEABLE_KEYS if key not in LENGTH_KEYS]
+    kept = {key: value for key, value in keys.items() if not any(key == left or key.startswith(f"{left}.") for left in computing)}
+    digest = hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
+    return f"{config.method.name}-{config.data.source}-{digest[:ID_DIGITS]}"
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a sweep's folder keeps of its plan."""
+
+    arguments: tuple[str, ...]  # the sweep's own on the command line, which mode=collect and mode=status take up again
+    search: tuple[str, ...]  # the axes and the rest of a grid that is searched, empty where every run of it is planned
+    jobs: tuple[Job, ...]
+
+
+def write_manifest(directory: Path, manifest: Manifest) -> None:
+    runs = [{key: value for key, value in vars(job).items() if key != "config"} for job in manifest.jobs]
+    content = {"arguments": manifest.arguments, "search": manifest.search, "runs": runs}
+    files.atomic_write_text(directory / MANIFEST, json.dumps(content, indent=1) + "\n")
+
+
+def read_manifest(directory: Path) -> Manifest | None:
+    """None where the folder holds no sweep. Raises UserError for a file that is not one of ours."""
+    path = directory / MANIFEST
+    if not path.is_file():
+        return None
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        jobs = tuple(Job(**(run | {"overrides": tuple(run["overrides"])})) for run in content["runs"])
+        return Manifest(tuple(content["arguments"]), tuple(content["search"]), jobs)
+    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
+        raise UserError(f"{path} is not a manifest of ebft-sweep; choose another sweep.dir.") from error
+
+
+def check_folder(directory: Path, jobs: Sequence[Job], search: Sequence[str] = ()) -> Manifest | None:
+    """The manifest of this sweep, perhaps with fewer runs, or None for a new folder. UserError for one that holds something else."""
+    if directory.exists() and not directory.is_dir():
+        raise UserError(f"sweep.dir={directory} is a file; choose another sweep.dir.")
+    stored = read_manifest(directory)
+    if stored is None:
+        if directory.exists() and any(not entry.name.startswith(".") for entry in directory.iterdir()):
+            raise UserError(f"sweep.dir={directory} holds files but no sweep; choose an empty or a new sweep.dir.")
+        return None
+    if stored.search != tuple(search):
+        raise UserError(f"sweep.dir={directory} holds another sweep ({' '.join(stored.search) or 'a grid'} there); choose another sweep.dir.")
+    planned = {job.name for job in jobs}
+    if not search and (others := [job for job in stored.jobs if job.name not in planned]):
+        raise UserError(
+            f"sweep.dir={directory} holds another sweep: {len(others)} of its {len(stored.jobs)} runs are not in this one, such as "
+            f"{' '.join(others[0].overrides)}; choose another sweep.dir."
+        )
+    return stored

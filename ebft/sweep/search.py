@@ -1,0 +1,85 @@
+"""Search with Optuna's ask and tell: a trial is a cell, its value the mean of `sweep.metric` over the cell's seeds."""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from ebft.config import GridConfig, UserError
+from ebft.sweep import state as states
+from ebft.sweep.jobs import Job, folder
+
+Parameters = Mapping[str, Any]
+
+
+class Search:
+    """A source of jobs. A new study is told what the sweep's folder knows of earlier trials, so a search goes on where it was left."""
+
+    def __init__(
+        self,
+        directory: Path,
+        config: GridConfig,
+        space: Mapping[str, Any],
+        make: Callable[[int, Parameters], Sequence[Job]],
+        earlier: Sequence[Job],
+        lower_is_better: bool,
+        at_a_time: int,
+    ) -> None:
+        import optuna
+
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        self._optuna, self._directory, self._config, self._space = optuna, directory, config, dict(space)
+        self._make, self._at_a_time = make, at_a_time
+        self._earlier = {job.trial: self._parameters(job) for job in earlier}
+        self._open: dict[int, tuple[Any, Sequence[Job], dict[str, states.State]]] = {}  # trial -> Optuna's, its jobs, those that ended
+        self._asked = 0
+        sampler = optuna.samplers.TPESampler(seed=len(self._earlier))  # a resumed search must not repeat the first one's draws
+        self.study = optuna.create_study(direction="minimize" if lower_is_better else "maximize", sampler=sampler)
+
+    def _parameters(self, job: Job) -> Parameters:
+        """As numbers again, which `sweep.json` keeps as text."""
+        texts = {key: job.keys[key] for key in self._space}
+        return {key: json.loads(text) if hasattr(self._space[key], "low") else text for key, text in texts.items()}
+
+    def next(self) -> Sequence[Job]:
+        """As many trials as may be open at a time; earlier ones first, with the parameters that they had."""
+        jobs: list[Job] = []
+        while self._asked < self._config.num_trials and len(self._open) < self._at_a_time:
+            jobs += self._ask()
+        return jobs
+
+    def _ask(self) -> Sequence[Job]:
+        number = self._asked
+        self._asked += 1
+        if number in self._earlier:
+            self.study.enqueue_trial(dict(self._earlier[number]))
+        trial = self.study.ask(self._space)
+        jobs = self._make(number, trial.params)
+        self._open[number] = (trial, jobs, {})
+        return jobs
+
+    def ended(self, job: Job, state: states.State) -> None:
+        """Tells Optuna when the last job of a trial has ended."""
+        assert job.trial is not None
+        trial, jobs, ended = self._open[job.trial]
+        ended[job.name] = state
+        if len(ended) < len(jobs):
+            return
+        del self._open[job.trial]
+        if all(each.kind == states.DONE for each in ended.values()):
+            self.study.tell(trial, fmean(self._value(each) for each in jobs))
+        else:
+            self.study.tell(trial, state=self._optuna.trial.TrialState.FAIL)
+
+    def _value(self, job: Job) -> float:
+        final = json.loads((folder(self._directory, job.name) / "summary.json").read_text(encoding="utf-8"))["final"]
+        if self._config.metric not in final:
+            measured = ", ".join(name for name in final if not name.endswith("_stderr"))
+            raise UserError(f"sweep.metric={self._config.metric} is not measured by {job.name}; it has {measured}.")
+        return float(final[self._config.metric])
+
+    def best(self) -> tuple[Parameters, float] | None:
+        """Parameters and value of the best trial, None while none is complete."""
+        complete = any(trial.state == self._optuna.trial.TrialState.COMPLETE for trial in self.study.trials)
+        return (self.study.best_params, self.study.best_value) if complete else None

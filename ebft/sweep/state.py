@@ -1,0 +1,83 @@
+"""What is known of a job from the sweep's folder, and the lock that keeps two processes from working on it."""
+
+import errno
+import fcntl
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from ebft import files
+from ebft.config import RunFailure
+from ebft.sweep.jobs import Job, folder
+
+DONE, FAILED, STOPPED, RUNNING, INTERRUPTED, NEW = "done", "failed", "stopped", "running", "interrupted", "not started"
+
+
+@dataclass(frozen=True)
+class State:
+    kind: str  # one of the above
+    note: str = ""  # why a failed or stopped run is
+
+
+def state(directory: Path, job: Job) -> State:
+    """From the run's summary, the record of its end, its lock, and whether it has a folder."""
+    kept = state_unlocked(directory, job)
+    return State(RUNNING) if kept.kind != DONE and is_claimed(directory, job) else kept
+
+
+def state_unlocked(directory: Path, job: Job) -> State:
+    """As `state`, by somebody who holds the lock or does not care."""
+    run = folder(directory, job.name)
+    if _status(run) == "completed":
+        return State(DONE)
+    if (recorded := _record(directory, job)).is_file():
+        content = json.loads(recorded.read_text(encoding="utf-8"))
+        return State(content["kind"], content["note"])
+    return State(INTERRUPTED) if run.exists() else State(NEW)
+
+
+def _status(run: Path) -> str | None:
+    path = run / "summary.json"
+    return None if not path.is_file() else str(json.loads(path.read_text(encoding="utf-8"))["status"])
+
+
+def record(directory: Path, job: Job, kind: str, note: str) -> None:
+    """Keeps why a job ended without a result."""
+    path = _record(directory, job)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    files.atomic_write_text(path, json.dumps({"kind": kind, "note": note}) + "\n")
+
+
+def forget(directory: Path, job: Job) -> None:
+    """The job may be tried again."""
+    _record(directory, job).unlink(missing_ok=True)
+
+
+def _record(directory: Path, job: Job) -> Path:
+    return directory / "records" / f"{job.name}.json"
+
+
+def claim(directory: Path, job: Job) -> int | None:
+    """A descriptor that holds the job's lock until it and all copies of it are closed, as they are when a process ends; None: another holds it."""
+    path = directory / "locks" / job.name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(descriptor)
+        if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
+            return None
+        raise RunFailure(f"{path} cannot be locked ({error.strerror}); put sweep.dir on a file system that has locks.") from error
+    return descriptor
+
+
+def is_claimed(directory: Path, job: Job) -> bool:
+    if not (directory / "locks" / job.name).exists():
+        return False
+    descriptor = claim(directory, job)
+    if descriptor is None:
+        return True
+    os.close(descriptor)
+    return False
