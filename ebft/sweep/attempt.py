@@ -16,6 +16,7 @@ CHILD = "ebft.cli.job"  # ebft-train, ending with the process that started it
 PARENT = "EBFT_SWEEP_PROCESS"  # the environment variable that tells the child which that is
 INTERRUPTED = 130
 POLL_SECONDS = 0.2
+SAVING_SECONDS = 60.0  # what a job that is queued again allows the run of its earlier process for saving
 TAIL_BYTES = 4096
 
 
@@ -86,6 +87,10 @@ class Attempt:
 def perform(directory: Path, job: Job, environment: Mapping[str, str]) -> Outcome:
     """An attempt from start to end, for launchers that bring a function to another machine."""
     attempt = Attempt.start(directory, job, environment)
+    deadline = time.monotonic() + SAVING_SECONDS
+    while isinstance(attempt, Outcome) and attempt.kind == states.RUNNING and time.monotonic() < deadline:
+        time.sleep(POLL_SECONDS)
+        attempt = Attempt.start(directory, job, environment)
     if isinstance(attempt, Outcome):
         return attempt
     while (outcome := attempt.poll()) is None:

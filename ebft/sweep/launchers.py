@@ -3,7 +3,7 @@
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from ebft.config import LauncherConfig, LocalLauncherConfig, RayLauncherConfig, SlurmLauncherConfig, UserError
 from ebft.sweep import state as states
@@ -11,6 +11,7 @@ from ebft.sweep.attempt import Attempt, Outcome, perform
 from ebft.sweep.jobs import Job
 
 
+@runtime_checkable
 class Handle(Protocol):
     """A job that was started."""
 
@@ -25,6 +26,7 @@ class Handle(Protocol):
     def kill(self) -> None: ...
 
 
+@runtime_checkable
 class Launcher(Protocol):
     def room(self) -> bool:
         """Whether another job can be started now."""
@@ -100,7 +102,7 @@ class Slurm:
         submitit = _library("submitit", "slurm")
         self.directory, self._config, self._submitted = directory.absolute(), config, list[_SlurmHandle]()
         try:
-            self._executor = submitit.AutoExecutor(folder=directory / "slurm" / "%j", cluster=config.cluster)
+            self._executor = submitit.AutoExecutor(folder=directory / "slurm", cluster=config.cluster)
         except RuntimeError as error:
             raise UserError(f"launcher.cluster={config.cluster}: {error}; run ebft-sweep where sbatch is, or use launcher=local.") from error
         self._executor.update_parameters(**self._parameters())

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from ebft.comparison.metrics import lower_is_better
 from ebft.config import GridConfig
@@ -28,6 +28,7 @@ ENDED = (states.DONE, states.FAILED, states.STOPPED)
 GRACE_SECONDS = 600.0  # for runs to save after Ctrl-C; a second Ctrl-C ends them at once
 
 
+@runtime_checkable
 class Source(Protocol):
     """Where jobs come from: a grid has them all at once, a search decides from what has ended."""
 

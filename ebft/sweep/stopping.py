@@ -12,20 +12,17 @@ MIN_OTHERS = 2  # runs of other cells that must have come as far
 Course = Mapping[int, float]  # step -> metric, the base at step 0 among them
 
 
-def is_hopeless(course: Course, others: Sequence[Course], lower_is_better: bool, after: int) -> bool:
-    """Whether the run's best value so far is worse than the median over `others` of their means up to the same step.
-
-    A run has `after` evaluations besides the base before it can go; `others` count from when they have come as far, and MIN_OTHERS of them must.
+def is_hopeless(run: Course, others: Sequence[Course], lower_is_better: bool, after: int) -> bool:
+    """Whether the run's best value so far is worse than the median over `others` of their means up to the same step: the run's latest one that
+    MIN_OTHERS of the others have reached as well. The run must have `after` evaluations besides the base by then.
     """
-    steps = sorted(step for step in course if step > 0)
-    if len(steps) < after:
-        return False
-    last, sign = steps[-1], 1 if lower_is_better else -1
-    averages = [_mean_until(other, last) for other in others if max(other, default=0) >= last]
-    if len(averages) < MIN_OTHERS:
-        return False
-    best = min(sign * course[step] for step in steps)
-    return best > median(sign * average for average in averages)
+    steps = sorted(step for step in run if step > 0)
+    sign = 1 if lower_is_better else -1
+    for last in reversed(steps[after - 1 :]):
+        averages = [sign * _mean_until(other, last) for other in others if max(other, default=0) >= last]
+        if len(averages) >= MIN_OTHERS:
+            return min(sign * run[step] for step in steps) > median(averages)
+    return False
 
 
 def _mean_until(course: Course, last: int) -> float:
