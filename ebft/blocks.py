@@ -21,11 +21,6 @@ from torch import Tensor
 from ebft.types import Batch, Blocks
 
 
-def num_blocks(sequence_length: int, context_length: int, stride: int, generate_length: int) -> int:
-    """K = (T - G - c0) // s + 1, the anchors c0 + k * s whose continuation fits; 0 if none does."""
-    return max(0, (sequence_length - generate_length - context_length) // stride + 1)
-
-
 def find_blocks(batch: Batch, anchors: str, context_length: int, stride: int, generate_length: int) -> Blocks:
     """The blocks of every row, in order of their anchors, padded to the largest number of blocks in the batch (at least 1).
 

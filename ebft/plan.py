@@ -1,6 +1,6 @@
 """What a run is going to do, before it does it, and what it did, in the exported model's card."""
 
-from ebft import data
+from ebft import cost, data
 from ebft.config import TrainConfig
 from ebft.evaluation import Evaluator
 from ebft.setup import Setup
@@ -38,7 +38,7 @@ def _cost(config: TrainConfig, setup: Setup) -> str:
     phases = setup.method.tokens_per_row(config.data.sequence_length, setup.num_blocks)
     rows = config.trainer.batch_size
     parts = " + ".join(f"{name} {rows * tokens:,.0f}" for name, tokens in phases.items())
-    total, supervised = sum(phases.values()), 3 * config.data.sequence_length
+    total, supervised = sum(phases.values()), sum(cost.supervised(config.data.sequence_length).values())
     return f"{rows * total:,.0f} = {parts}; {total / supervised:.1f} times supervised fine-tuning on the same rows"
 
 

@@ -35,9 +35,9 @@ from naive import NaiveEBFT
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from ebft.blocks import num_blocks
 from ebft.completions import Decoding, complete, prompts_batch
 from ebft.config import EBFTConfig, FeaturesConfig, OptimizerConfig, SamplerConfig
+from ebft.cost import num_blocks
 from ebft.environment import environment
 from ebft.methods import Method
 from ebft.methods.ebft import EBFT

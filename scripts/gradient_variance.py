@@ -10,8 +10,8 @@ For B batches of the training data the gradient of the policy-gradient loss is t
     sampling tr Cov(g|b)  = mean over b of sum_r |g_br - gbar_b|^2 / (R - 1)           the part that rollouts bring, given the batch
 
 `noise / signal` does not depend on the reward's scale, so whitenings can be compared; it is the number of batches whose mean gradient has as much
-signal as noise. Every row sees the same batches and the same uniform draws. Where the signal is not two of its standard errors (jackknife over batches)
-above 0, no ratio is given.
+signal as noise. Every row sees the same batches and the same uniform draws. Where the signal is not two of its standard errors (jackknife over
+batches) above 0, no ratio is given.
 """
 
 import argparse

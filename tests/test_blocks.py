@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from ebft import blocks
+from ebft import blocks, cost
 from ebft.blocks import Branches, find_blocks, flat_positions, flat_tokens, from_branches, make_branches, predictors, split_flat, to_branches
 from ebft.types import Batch, Blocks
 from tests.reference import attention_rule, batch_of, dense_mask, find_blocks_loop, flat_places
@@ -71,7 +71,7 @@ def find(document_ids: list[int], context_length: int, stride: int, generate_len
 )
 def test_num_blocks_by_hand(sequence_length: int, context_length: int, stride: int, generate_length: int, expected: int) -> None:
     """The paper's code setting has 127; a T off the stride grid loses its tail, a row too short has none."""
-    assert blocks.num_blocks(sequence_length, context_length, stride, generate_length) == expected
+    assert cost.num_blocks(sequence_length, context_length, stride, generate_length) == expected
 
 
 @pytest.mark.parametrize("anchors", ["all", "completion"])
@@ -89,7 +89,7 @@ def test_find_blocks_equals_the_loop_over_all_positions(anchors: str, made: Rows
 @generated
 @given(T=st.integers(2, 29), sizes=geometries)
 def test_a_full_row_has_as_many_blocks_as_the_formula_says(T: int, sizes: tuple[int, int, int]) -> None:
-    assert len(find([0] * T, *sizes)) == blocks.num_blocks(T, *sizes)
+    assert len(find([0] * T, *sizes)) == cost.num_blocks(T, *sizes)
 
 
 def test_no_continuation_crosses_a_document_boundary() -> None:

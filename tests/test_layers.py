@@ -14,7 +14,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 FLOORS = [
     ["types", "config"],  # 0
     ["blocks", "features", "rewards", "advantages", "losses"],  # 1, pure
-    ["rules", "identity"],
+    ["rules", "identity", "cost"],
     ["attention", "sandbox"],  # 2
     ["tasks"],
     ["data"],

@@ -62,6 +62,10 @@ class Planner:
             raise UserError(f"{f'sweep.variants.{variant}: ' if variant else ''}{' '.join(cell)} cannot run: {error}") from error
 
 
+def _key(variant: str) -> str:
+    return f"sweep.variants.{variant}" if variant else "sweep.grid"
+
+
 def _cells(grid: Sequence[str]) -> list[tuple[list[str], list[str]]]:
     """Each cell of the grid, with the keys that have several values."""
     values = axes(grid)
@@ -75,7 +79,8 @@ def _in_order_of_need(grids: dict[str, list[str]]) -> list[str]:
     needs = {name: {value for override in grid for value in _named_runs(override)} for name, grid in grids.items()}
     for name, named in needs.items():
         if missing := named - set(grids):
-            raise UserError(f"sweep.variants.{name} starts from run:{min(missing)}, which is no variant; there are {', '.join(grids)}.")
+            there = f"there are {', '.join(grids)}" if name else "sweep.variants is empty"
+            raise UserError(f"{_key(name)} starts from run:{min(missing)}, which is no variant; {there}.")
     while len(order) < len(grids):
         ready = [name for name in grids if name not in order and needs[name] <= set(order)]
         if not ready:

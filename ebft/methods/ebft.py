@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from jaxtyping import Float
 from torch import Tensor
 
+from ebft import cost
 from ebft.advantages import advantages
 from ebft.blocks import find_blocks, make_branches
 from ebft.config import EBFTConfig, SamplerConfig
@@ -82,9 +83,7 @@ class EBFT:
         return f"{self.sampler.n_samples} of {self.sampler.generate_length} tokens at each of {num_blocks:.1f} anchors a row"
 
     def tokens_per_row(self, row_length: int, num_blocks: float) -> dict[str, float]:
-        rollouts, length = num_blocks * self.sampler.n_samples, self.sampler.generate_length
-        once = row_length + rollouts * (length - 1)
-        return {"sampling": once, "features": self.phi.decoder.depth * (row_length + rollouts * length), "update": 3 * once}
+        return cost.block_rollouts(row_length, num_blocks, self.sampler.n_samples, self.sampler.generate_length, self.phi.decoder.depth)
 
     @property
     def tokens_forwarded(self) -> float:

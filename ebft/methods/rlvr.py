@@ -19,6 +19,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from ebft import cost
 from ebft.advantages import outcome_advantages
 from ebft.blocks import completion_blocks, make_branches
 from ebft.completions import Decoding, complete
@@ -122,9 +123,7 @@ class RLVR:
         return f"{self.sampler.n_samples} completions a prompt, of at most {self.config.max_new_tokens} tokens"
 
     def tokens_per_row(self, row_length: int, num_blocks: float) -> dict[str, float]:
-        """At most: rows are cut behind the longest prompt, and completions end earlier."""
-        once: float = row_length + self.sampler.n_samples * (self.config.max_new_tokens - 1)
-        return {"sampling": once, "update": 3 * once} | ({} if self.reference is None else {"reference": once})
+        return cost.completions(row_length, self.sampler.n_samples, self.config.max_new_tokens, self.reference is not None)
 
     @property
     def tokens_forwarded(self) -> float:

@@ -1,5 +1,6 @@
 """Supervised fine-tuning: mean cross-entropy over the tokens that count."""
 
+from ebft import cost
 from ebft.losses import cross_entropy
 from ebft.methods.base import Counts, Loss
 from ebft.models import LanguageModel, row_labels
@@ -29,7 +30,7 @@ class SFT:
         return "none"
 
     def tokens_per_row(self, row_length: int, num_blocks: float) -> dict[str, float]:
-        return {"update": 3 * row_length}
+        return cost.supervised(row_length)
 
     @property
     def tokens_forwarded(self) -> float:

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,12 @@ GRID = GridConfig(
     reported={},
     reported_source=None,
 )
+
+
+def grid(**settings: Any) -> GridConfig:
+    return replace(GRID, **settings)
+
+
 PATIENCE_SECONDS = 60.0
 
 
@@ -40,19 +47,20 @@ def job(name: str, *overrides: str, variant: str = "", seed: int = 0, needs: str
 
 def start(folder: Path, jobs: Sequence[dict[str, Any]], slots: int = 2, **settings: Any) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "tests.sweep.drive", str(folder), json.dumps({"jobs": list(jobs), "slots": slots, **settings})]
-    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env={**os.environ, "CUDA_VISIBLE_DEVICES": ""})
+    return subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env={**os.environ, "CUDA_VISIBLE_DEVICES": ""}
+    )
 
 
-def sweep(folder: Path, jobs: Sequence[dict[str, Any]], slots: int = 2, **settings: Any) -> dict[str, list[str]]:
+def sweep(folder: Path, jobs: Sequence[dict[str, Any]], slots: int = 2, **settings: Any) -> dict[str, tuple[str, str]]:
     """Runs to the end: name -> kind and note."""
     return finish(start(folder, jobs, slots, **settings))
 
 
-def finish(process: subprocess.Popen[str], code: int = 0) -> dict[str, list[str]]:
+def finish(process: subprocess.Popen[str], code: int = 0) -> dict[str, tuple[str, str]]:
     out, _ = process.communicate(timeout=PATIENCE_SECONDS)
     assert process.returncode == code, out
-    ended: dict[str, list[str]] = json.loads(out.splitlines()[-1])
-    return ended
+    return {name: (kind, note) for name, (kind, note) in json.loads(out.splitlines()[-1]).items()}
 
 
 def diary(folder: Path) -> list[list[str]]:

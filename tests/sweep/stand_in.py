@@ -2,7 +2,7 @@
 
     python -m tests.sweep.stand_in KEY=VALUE ... hydra.run.dir="FOLDER"
 
-`steps`, `seconds` (of a step) and `course` (its evaluation, as value=START+STEP*SLOPE) come from the overrides, `fail=TIMES` makes the first attempts fail.
+The overrides are `steps`, `seconds` (of one), `start` and `slope` (of what is evaluated after each), and `fail`: how many attempts fail at first.
 """
 
 import json
@@ -36,7 +36,9 @@ def main() -> None:
         partial.rename(saved)
     status = "completed" if step == int(values.get("steps", 4)) else "interrupted"
     note(folder, status)
-    (folder / "summary.json").write_text(json.dumps({"status": status, "steps": step, "final": {"eval/cross_entropy": float(values.get("start", 0))}}))
+    (folder / "summary.json").write_text(
+        json.dumps({"status": status, "steps": step, "final": {"eval/cross_entropy": float(values.get("start", 0))}})
+    )
     if status == "interrupted":
         sys.exit(130)
 

@@ -97,5 +97,3 @@ def test_ray_without_what_a_run_asks_for(tmp_path: Path) -> None:
 
     with pytest.raises(UserError, match=r"launcher\.gpus=1\.0 is more than the Ray cluster has \(0\); lower it, or no run ever starts\."):
         launchers.build(replace(RAY, gpus=1.0), tmp_path)
-
-

@@ -1,0 +1,56 @@
+"""What an optimiser step costs, in forwards of one token through the whole policy; a backward counts as two (method.md section 9).
+
+Arithmetic alone, so that a thousand runs can be planned without torch. The methods' own counts come from here too.
+"""
+
+from ebft.config import EBFTConfig, GeneratedDataConfig, RLVRConfig, TrainConfig
+
+
+def num_blocks(sequence_length: int, context_length: int, stride: int, generate_length: int) -> int:
+    """K = (T - G - c0) // s + 1, the anchors c0 + k * s whose continuation fits; 0 if none does."""
+    return max(0, (sequence_length - generate_length - context_length) // stride + 1)
+
+
+def supervised(row_length: int) -> dict[str, float]:
+    """Tokens of a row by phase."""
+    return {"update": 3 * row_length}
+
+
+def block_rollouts(row_length: int, num_blocks: float, n_samples: int, generate_length: int, depth: float) -> dict[str, float]:
+    """The row once, and its branches without their last token; phi, of `depth` times the policy's layers, reads that one too."""
+    rollouts = num_blocks * n_samples
+    once = row_length + rollouts * (generate_length - 1)
+    return {"sampling": once, "features": depth * (row_length + rollouts * generate_length), "update": 3 * once}
+
+
+def completions(row_length: int, n_samples: int, max_new_tokens: int, has_reference: bool) -> dict[str, float]:
+    """At most: rows are cut behind the longest prompt, and completions end earlier."""
+    once: float = row_length + n_samples * (max_new_tokens - 1)
+    return {"sampling": once, "update": 3 * once} | ({"reference": once} if has_reference else {})
+
+
+def planned(config: TrainConfig) -> dict[str, float]:
+    """Tokens of a row by phase as far as the config tells, which is from above: pairs hold fewer anchors than a whole row, and a layer that is named
+    by its index may be the last."""
+    length, sampler, method = config.data.sequence_length, config.sampler, config.method
+    if isinstance(method, EBFTConfig):
+        blocks = num_blocks(length, sampler.context_length, sampler.stride, sampler.generate_length)
+        depth = max(layer if isinstance(layer, float) else 1.0 for layer in config.features.feature_layers)
+        return block_rollouts(length, blocks, sampler.n_samples, sampler.generate_length, depth)
+    if isinstance(method, RLVRConfig):
+        return completions(length, sampler.n_samples, method.max_new_tokens, method.kl_coef > 0)
+    return supervised(length)
+
+
+def is_bound(config: TrainConfig) -> bool:
+    """Whether `planned` is more than a step will cost."""
+    pairs = isinstance(config.data, GeneratedDataConfig) or config.sampler.anchors == "completion"
+    indices = any(isinstance(layer, int) for layer in config.features.feature_layers)
+    return isinstance(config.method, RLVRConfig) or (isinstance(config.method, EBFTConfig) and (pairs or indices))
+
+
+def line(config: TrainConfig) -> str:
+    """A step's tokens, and what that is in steps of supervised fine-tuning on the same rows."""
+    tokens, alone = sum(planned(config).values()), sum(supervised(config.data.sequence_length).values())
+    bound = "at most " if is_bound(config) else ""
+    return f"{bound}{config.trainer.batch_size * tokens:,.0f} tokens a step, {tokens / alone:.1f} times sft"
