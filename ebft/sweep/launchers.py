@@ -56,8 +56,8 @@ class Local:
 
     def __init__(self, config: LocalLauncherConfig, directory: Path) -> None:
         self.directory, self._config = directory, config
-        self._gpus = visible_gpus()
-        self._slots: list[str | None] = [gpu for gpu in self._gpus or [None] for _ in range(config.slots_per_device)]
+        gpus: list[str | None] = [*visible_gpus()] or [None]
+        self._slots = [gpu for gpu in gpus for _ in range(config.slots_per_device)]
         self._taken: dict[int, Attempt] = {}  # slot -> what runs in it
 
     def room(self) -> bool:
