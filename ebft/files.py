@@ -67,9 +67,9 @@ def append_row(path: Path, row: Mapping[str, Any]) -> None:
         file.write(line + "\n")
 
 
-def read_rows(path: Path) -> list[dict[str, Any]]:
-    """The rows of a JSONL file, none where there is no file."""
-    return [_parse(path, number, line) for number, line in enumerate(whole_lines(path), start=1)]
+def read_rows(path: Path, mentioning: str = "") -> list[dict[str, Any]]:
+    """The rows of a JSONL file whose text holds `mentioning`, none where there is no file."""
+    return [_parse(path, number, line) for number, line in enumerate(whole_lines(path), start=1) if mentioning in line]
 
 
 def whole_lines(path: Path) -> list[str]:

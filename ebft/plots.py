@@ -56,7 +56,7 @@ def write(folder: Path, rows: Sequence[dict[str, Any]], base: Metrics, final: Me
             "calibration": _calibration({"base": base, "final": final}),
             "reward": _reward(rows),
         }
-        return {name: _save(figure, folder, name) for name, figure in figures.items() if figure is not None}
+        return {name: save(figure, folder, name) for name, figure in figures.items() if figure is not None}
 
 
 def compare(folder: Path, models: Mapping[str, Metrics]) -> None:
@@ -67,7 +67,7 @@ def compare(folder: Path, models: Mapping[str, Metrics]) -> None:
         figures = {"feature_matching_by_horizon": _feature_matching_by_horizon(models), "calibration": _calibration(models)}
         for name, figure in figures.items():
             if figure is not None:
-                _save(figure, folder, name)
+                save(figure, folder, name)
 
 
 def horizons(metrics: Metrics) -> list[int]:
@@ -78,10 +78,10 @@ def horizons(metrics: Metrics) -> list[int]:
 def _cross_entropy(rows: Sequence[dict[str, Any]]) -> "Figure | None":
     if not any("eval/cross_entropy" in row or "train/cross_entropy" in row for row in rows):
         return None
-    figure, axes = _axes("Cross-entropy", "nats per token")
+    figure, axes = new_axes("Cross-entropy", "nats per token")
     _line(axes, rows, "train/cross_entropy", "training batches", BLUE, alpha=0.55, linewidth=1)
     _line(axes, rows, "eval/cross_entropy", "held-out data", VERMILION, marker="o")
-    _legend(axes)
+    legend(axes)
     return figure
 
 
@@ -91,7 +91,7 @@ def _feature_matching_by_step(rows: Sequence[dict[str, Any]], generate_length: i
         return None
     import matplotlib
 
-    figure, axes = _axes("Feature-matching loss by step", "held-out loss")
+    figure, axes = new_axes("Feature-matching loss by step", "held-out loss")
     shade = matplotlib.colormaps["viridis"]
     for place, length in reversed(list(enumerate(lengths))):
         if length == generate_length:
@@ -106,11 +106,11 @@ def _feature_matching_by_horizon(models: Mapping[str, Metrics]) -> "Figure | Non
     lengths = horizons({name: 0.0 for metrics in models.values() for name in metrics})
     if not lengths:
         return None
-    figure, axes = _axes("Feature-matching loss by horizon", "held-out loss", "horizon G (tokens)")
+    figure, axes = new_axes("Feature-matching loss by horizon", "held-out loss", "horizon G (tokens)")
     for place, (label, metrics) in enumerate(models.items()):
         _by_length(axes, metrics, LOSS, lengths, label, place, len(models))
     axes.set_xticks(range(len(lengths)), [str(length) for length in lengths])
-    _legend(axes)
+    legend(axes)
     return figure
 
 
@@ -130,28 +130,28 @@ def _calibration(models: Mapping[str, Metrics]) -> "Figure | None":
     depths = sorted({int(name.rpartition("@")[2]) for metrics in models.values() for name in metrics if re.fullmatch(ENTROPY + r"\d+", name)})
     if not depths:
         return None
-    figure, axes = _axes("Calibration by depth", "nats", "token of the answer", num_legend_lines=len(models))
+    figure, axes = new_axes("Calibration by depth", "nats", "token of the answer", num_legend_lines=len(models))
     for place, (label, metrics) in enumerate(models.items()):
         _by_length(axes, metrics, ENTROPY, depths, f"{label}: entropy of its own", place, len(models))
         _by_length(axes, metrics, TEXT_ENTROPY, depths, f"{label}: loss on the real ones", place, len(models), linestyle="--")
     axes.set_xticks(range(len(depths)), [str(depth) for depth in depths])
-    _legend(axes, columns=2)
+    legend(axes, columns=2)
     return figure
 
 
 def _reward(rows: Sequence[dict[str, Any]]) -> "Figure | None":
     if not any("train/reward" in row for row in rows):
         return None
-    figure, axes = _axes("Reward and its parts", "mean over rollouts")
+    figure, axes = new_axes("Reward and its parts", "mean over rollouts")
     _line(axes, rows, "train/alignment", "alignment", BLUE)
     _line(axes, rows, "train/diversity", "diversity", GREEN)
     _line(axes, rows, "train/reward", "reward", VERMILION, linewidth=2)
     _line(axes, rows, "train/advantage_std", "advantage, standard deviation", PURPLE, linestyle="--")
-    _legend(axes)
+    legend(axes)
     return figure
 
 
-def _axes(title: str, value_label: str, place_label: str = "optimiser step", num_legend_lines: int = 1) -> tuple["Figure", "Axes"]:
+def new_axes(title: str, value_label: str, place_label: str = "optimiser step", num_legend_lines: int = 1) -> tuple["Figure", "Axes"]:
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
@@ -178,13 +178,13 @@ def _line(axes: "Axes", rows: Sequence[dict[str, Any]], name: str, label: str, c
         axes.fill_between(steps, lower, upper, color=colour, alpha=0.18, linewidth=0)
 
 
-def _legend(axes: "Axes", columns: int = 4) -> None:
+def legend(axes: "Axes", columns: int = 4) -> None:
     """Lines of labels between title and axes."""
     if axes.get_legend_handles_labels()[1]:
         axes.legend(loc="lower left", bbox_to_anchor=(-0.01, 1), ncols=columns, borderpad=0, handlelength=1.5, columnspacing=1.2, fontsize=9)
 
 
-def _save(figure: "Figure", folder: Path, name: str) -> str:
+def save(figure: "Figure", folder: Path, name: str) -> str:
     with atomic_file(folder / f"{name}.png") as file:
         figure.savefig(file, format="png", dpi=120, facecolor="white")
     text = io.StringIO()

@@ -1,10 +1,7 @@
 """`report.html`: a run on one page that needs nothing else, from the run folder and its summary."""
 
-import html
 from collections.abc import Iterable, Mapping, Sequence
-from importlib import resources
 from pathlib import Path
-from string import Template
 from typing import Any
 
 import yaml
@@ -12,12 +9,12 @@ import yaml
 from ebft import plots
 from ebft.console import clock
 from ebft.files import atomic_write_text, read_rows
+from ebft.pages import count, escape, facts, number, page, plot
 
 COMPARISON_HEADER = ("metric", "base", "final", "change", "its standard error")
 NUM_ANSWERS = 12  # questions shown of the first and of the last step with answers
 NUM_SAMPLES = 6  # contexts shown of the first and of the last step with samples
 CONTEXT_CHARACTERS, CONTEXT_LINES = 400, 10  # the end of a context is what a rollout continues
-_VISIBLE_CONTROLS = {code: 0x2400 + code for code in range(32) if chr(code) not in "\n\t"}  # HTML cannot hold control characters
 
 
 def write(directory: Path, summary: Mapping[str, Any], plan: Mapping[str, str]) -> Path:
@@ -27,19 +24,20 @@ def write(directory: Path, summary: Mapping[str, Any], plan: Mapping[str, str]) 
     rows = sorted(read_rows(directory / "metrics.jsonl"), key=lambda row: row["step"])
     (directory / "plots").mkdir(exist_ok=True)
     figures = plots.write(directory / "plots", rows, summary["base"], summary["final"], config["sampler"]["generate_length"])
-    page = _page().substitute(
-        title=_text(f"{config['method']['name']} on {config['data']['source']}, from {config['model']['path']}"),
-        folder=_text(directory.absolute().name),
-        status=_text(summary["status"]),
+    text = page(
+        "report.html",
+        title=escape(f"{config['method']['name']} on {config['data']['source']}, from {config['model']['path']}"),
+        folder=escape(directory.absolute().name),
+        status=escape(summary["status"]),
         facts=_facts(summary),
         comparison=_comparison_table(summary),
-        figures="\n".join(f'<figure class="plot" role="img" aria-label="{_text(name)}">{svg}</figure>' for name, svg in figures.items()),
+        figures="\n".join(plot(name, svg) for name, svg in figures.items()),
         samples=_samples(read_rows(directory / "samples.jsonl")),
         answers=_answers(read_rows(directory / "answers.jsonl")),
         plan=_named_values(plan.items()),
-        config=_text(config_text),
+        config=escape(config_text),
     )
-    atomic_write_text(directory / "report.html", page)
+    atomic_write_text(directory / "report.html", text)
     return directory / "report.html"
 
 
@@ -50,58 +48,37 @@ def comparison(summary: Mapping[str, Any]) -> list[tuple[str, ...]]:
     return [
         (
             name.removeprefix("eval/"),
-            _figure(base.get(name)),
-            _figure(final.get(name)),
-            _figure(change.get(name), "+"),
-            _figure(change.get(f"{name}_stderr")),
+            number(base.get(name)),
+            number(final.get(name)),
+            number(change.get(name), "+"),
+            number(change.get(f"{name}_stderr")),
         )
         for name in names
     ]
 
 
-def _figure(value: float | None, sign: str = "") -> str:
-    if value is None:
-        return "–"
-    return f"{value:{sign}.4f}" if value == 0 or 5e-5 <= abs(value) < 1e5 else f"{value:{sign}.3g}"
-
-
-def _page() -> Template:
-    return Template(resources.files("ebft").joinpath("assets/report.html").read_text(encoding="utf-8"))
-
-
-def _text(text: str) -> str:
-    return html.escape(text.translate(_VISIBLE_CONTROLS))
-
-
 def _facts(summary: Mapping[str, Any]) -> str:
-    facts = {
-        "steps": f"{summary['steps']:,}",
-        "wall time": clock(summary["wall_seconds"]),
-        "tokens forwarded": _count(summary["tokens_forwarded"]),
-        "peak memory": f"{summary['peak_memory_bytes'] / 2**30:.2f} GiB",
-    }
-    return "".join(f"<div><b>{_text(value)}</b><span>{_text(name)}</span></div>" for name, value in facts.items())
-
-
-def _count(number: int) -> str:
-    """Three digits and a unit: 1234567 -> 1.23 M."""
-    for size, unit in ((10**9, "G"), (10**6, "M"), (10**3, "k")):
-        if number >= size:
-            return f"{number / size:.3g} {unit}"
-    return str(number)
+    return facts(
+        {
+            "steps": f"{summary['steps']:,}",
+            "wall time": clock(summary["wall_seconds"]),
+            "tokens forwarded": count(summary["tokens_forwarded"]),
+            "peak memory": f"{summary['peak_memory_bytes'] / 2**30:.2f} GiB",
+        }
+    )
 
 
 def _comparison_table(summary: Mapping[str, Any]) -> str:
     rows = comparison(summary)
     if not rows:
         return "<p>Nothing was evaluated.</p>"
-    head = "".join(f"<th>{_text(name)}</th>" for name in COMPARISON_HEADER)
-    body = "".join("<tr>" + "".join(f"<td>{_text(cell)}</td>" for cell in row) + "</tr>" for row in rows)
+    head = "".join(f"<th>{escape(name)}</th>" for name in COMPARISON_HEADER)
+    body = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
     return f'<table class="figures"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>'
 
 
 def _named_values(pairs: Iterable[tuple[str, str]]) -> str:
-    return '<table class="plan">' + "".join(f"<tr><th>{_text(name)}</th><td>{_text(value)}</td></tr>" for name, value in pairs) + "</table>"
+    return '<table class="plan">' + "".join(f"<tr><th>{escape(name)}</th><td>{escape(value)}</td></tr>" for name, value in pairs) + "</table>"
 
 
 def _samples(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -135,12 +112,12 @@ def _answers(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _answer_cells(row: Mapping[str, Any]) -> list[str]:
-    score = "" if row["score"] is None else f" ({_figure(row['score'])})"
+    score = "" if row["score"] is None else f" ({number(row['score'])})"
     return [row["prompt"][-CONTEXT_CHARACTERS:], row["reference"], row["answer"], f"{row['verdict']}{score}"]
 
 
 def _cell(text: str) -> str:
-    return f"<td><code>{_text(text)}</code></td>"
+    return f"<td><code>{escape(text)}</code></td>"
 
 
 def _sample(row: Mapping[str, Any]) -> str:
@@ -148,7 +125,7 @@ def _sample(row: Mapping[str, Any]) -> str:
     shown = "\n".join(context[-CONTEXT_CHARACTERS:].split("\n")[-CONTEXT_LINES:])
     cut = "…" if len(shown) < len(context) else ""
     rollouts = "".join(
-        f'<div class="rollout"><span class="reward">{rollout["reward"]:z.4f}</span><code>{_text(rollout["text"])}</code></div>'
+        f'<div class="rollout"><span class="reward">{rollout["reward"]:z.4f}</span><code>{escape(rollout["text"])}</code></div>'
         for rollout in row["rollouts"]
     )
-    return f"<tr><td><code>{cut}{_text(shown)}</code></td><td><code>{_text(row['reference'])}</code></td><td>{rollouts}</td></tr>"
+    return f"<tr><td><code>{cut}{escape(shown)}</code></td><td><code>{escape(row['reference'])}</code></td><td>{rollouts}</td></tr>"

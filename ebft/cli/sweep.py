@@ -8,18 +8,23 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
+from textwrap import wrap
 from typing import Any
 
 from ebft.cli.refusals import as_user_error, one_sentence
-from ebft.config import GridConfig, SweepConfig, UserError, WandbTrackerConfig
+from ebft.comparison.cells import label
+from ebft.comparison.runs import Planned
+from ebft.config import GridConfig, SweepConfig, TrainConfig, UserError, WandbTrackerConfig
+from ebft.identity import flat
 from ebft.sweep.jobs import MANIFEST, Job, Manifest, check_folder, read_manifest, write_manifest
 
 OWN = ("mode", "sweep", "launcher")
 HELP = """\
 ebft-sweep [sweep=NAME] [mode=MODE] [launcher=WHERE] [KEY=VALUE[,VALUE...] ...]
 
-Runs a grid of ebft-train, each run in a process of its own, and writes the comparison: mean, standard deviation and 95 % interval over seeds, paired
-differences to a reference, plots. Without arguments: the three methods with two seeds each on the embedded default.
+Runs a grid of ebft-train, each run in a process of its own, and writes the comparison: mean, standard deviation and
+95 % interval over seeds, paired differences to a reference, plots.
+Without arguments: the three methods with two seeds each on the embedded default.
 Killed, interrupted or with new failures fixed, the same command goes on where it was: done runs are skipped, started ones resume.
 
 sweep=NAME          a grid from conf/sweep:
@@ -36,7 +41,7 @@ Often changed:
   sweep.reference=sft                the cell that differences are taken to; null: base
   sweep.metrics=[eval/greedy]        columns of the comparison
   sweep.by=[method.name]             keys that tell cells apart; sweep.split: keys that tell tables apart
-  sweep.search=optuna                let Optuna choose: ebft-sweep sweep.search=optuna method=ebft 'optimizer.lr=tag(log,interval(1e-5,1e-3))'
+  sweep.search=optuna                let Optuna choose values of axes, as in the last example
   sweep.early_stopping=median        stop runs that do worse than the others
   launcher=local                     launcher.slots_per_device=2 for two runs at a time on a GPU, or on the CPU
   launcher=slurm launcher=ray        a cluster
@@ -46,16 +51,22 @@ Examples:
   ebft-sweep method=sft,ebft data=translation 'seed=range(5)' sweep.dir=outputs/translation
   ebft-sweep sweep=laptop_code_qa mode=plan
   ebft-sweep mode=collect sweep.dir=outputs/multirun/2026-11-24
+  ebft-sweep sweep.search=optuna method=ebft 'optimizer.lr=tag(log,interval(1e-5,1e-3))' sweep.dir=outputs/search
 
 Exit codes: 0 done, 1 some runs failed, 2 a mistake on the command line, 130 interrupted."""
+HELP_WIDTH, NAME_WIDTH = 130, 33
 
 
 def main() -> None:
     if {"--help", "-h"} & set(sys.argv[1:]):
         print(help_text())
         return
-    with one_sentence():
-        code = sweep(sys.argv[1:])
+    try:
+        with one_sentence():
+            code = sweep(sys.argv[1:])
+    except KeyboardInterrupt:  # while nothing runs; the runner takes the signal itself
+        print("Interrupted.", file=sys.stderr)
+        code = 130
     sys.exit(code)
 
 
@@ -65,12 +76,15 @@ def help_text() -> str:
     lines = []
     for path in sorted(resources.files("ebft.conf").joinpath("sweep").iterdir(), key=lambda path: path.name):
         meaning = path.read_text(encoding="utf-8").splitlines()[1].removeprefix("# ")
-        lines.append(f"  {path.name.removesuffix('.yaml'):30} {meaning}")
+        first, *others = wrap(meaning, HELP_WIDTH - NAME_WIDTH)
+        lines += [f"  {path.name.removesuffix('.yaml'):{NAME_WIDTH - 3}} {first}", *(" " * NAME_WIDTH + other for other in others)]
     return HELP.format(sweeps="\n".join(lines))
 
 
 def sweep(arguments: Sequence[str]) -> int:
     """Does what the command line says and returns the exit code. Raises UserError."""
+    if options := [argument for argument in arguments if argument.startswith("-")]:
+        raise UserError(f"{options[0]} is no option of ebft-sweep; besides --help it takes KEY=VALUE alone.")
     own = [argument for argument in arguments if _is_own(argument)]
     runs = [argument for argument in arguments if not _is_own(argument)]
     config = settings(own)
@@ -90,7 +104,7 @@ def settings(own: Sequence[str]) -> SweepConfig:
     import hydra
 
     from ebft.cli.compose import typed
-    from ebft.comparison.metrics import check_known
+    from ebft.comparison.metrics import check_known, lower_is_better
     from ebft.rules import check_limits
 
     with hydra.initialize_config_module("ebft.conf", version_base="1.3"), as_user_error(list(own)):
@@ -99,6 +113,9 @@ def settings(own: Sequence[str]) -> SweepConfig:
     check_limits(config)
     for metric in (*config.sweep.metrics, config.sweep.metric):
         check_known(metric)
+    is_judged = config.sweep.search == "optuna" or config.sweep.early_stopping == "median"
+    if is_judged and lower_is_better(config.sweep.metric) is None:
+        raise UserError(f"sweep.metric={config.sweep.metric} is better neither high nor low; choose one that is, such as eval/cross_entropy.")
     return config
 
 
@@ -111,7 +128,7 @@ def grid(own: Sequence[str], runs: Sequence[str], config: SweepConfig) -> int:
     directory = Path(config.sweep.dir)
     jobs = Planner(directory, config.sweep).jobs(runs)
     check_folder(directory, jobs)
-    check_comparable({job.name: job.config for job in jobs if job.config is not None}, config.sweep)
+    check_comparable([_planned(job, "", job.config) for job in jobs], config.sweep)
     print_plan(config, directory, jobs)
     return 0 if config.mode == "plan" else run(config, directory, Grid(jobs), Manifest(_kept(own), (), tuple(jobs)))
 
@@ -126,8 +143,7 @@ def search(own: Sequence[str], runs: Sequence[str], config: SweepConfig) -> int:
 
     directory, metric = Path(config.sweep.dir), config.sweep.metric
     lower = lower_is_better(metric)
-    if lower is None:
-        raise UserError(f"sweep.metric={metric} is better neither high nor low; choose one that is, such as eval/cross_entropy.")
+    assert lower is not None, metric
     plan = searching.plan(Planner(directory, config.sweep), runs)
     stored = check_folder(directory, (), (*plan.axes, *plan.fixed))
     earlier = () if stored is None else stored.jobs
@@ -155,7 +171,7 @@ def print_plan(config: SweepConfig, directory: Path, jobs: Sequence[Job]) -> Non
 
     cells: dict[str, list[Job]] = {}
     for job in jobs:
-        cells.setdefault(label(job), []).append(job)
+        cells.setdefault(label(job.variant, job.keys), []).append(job)
     known = {job.name: states.state(directory, job).kind for job in jobs}
     counts = Counter(known.values())
     print(f"{config.sweep.name}: {len(jobs)} runs in {directory}, {', '.join(f'{count} {kind}' for kind, count in counts.items())}")
@@ -166,12 +182,6 @@ def print_plan(config: SweepConfig, directory: Path, jobs: Sequence[Job]) -> Non
         steps = str(first.trainer.max_steps) if first.trainer.max_steps else f"{first.trainer.max_epochs:g} epochs"
         rows.append([name, str(len(members)), str(sum(known[job.name] == states.DONE for job in members)), steps, cost.line(first)])
     print("\n".join(aligned(rows)), flush=True)
-
-
-def label(job: Job) -> str:
-    """The job's cell: what tells it from others, its seed aside."""
-    parts = [job.variant] if job.variant else []
-    return " ".join([*parts, *(f"{key}={value}" for key, value in job.keys.items() if key != "seed")]) or "runs"
 
 
 def run(config: SweepConfig, directory: Path, source: Any, manifest: Manifest) -> int:
@@ -185,8 +195,8 @@ def run(config: SweepConfig, directory: Path, source: Any, manifest: Manifest) -
     try:
         directory.mkdir(parents=True, exist_ok=True)
         write_manifest(directory, manifest)
-    except PermissionError as error:
-        raise UserError(f"sweep.dir={directory} cannot be written; choose another.") from error
+    except OSError as error:
+        raise UserError(f"sweep.dir={directory} cannot be written ({error.strerror}); choose another sweep.dir.") from error
     console = Console(directory / "sweep.log")
     runner = Runner(
         directory, config.sweep, launcher, source, lambda jobs: write_manifest(directory, replace(manifest, jobs=tuple(jobs))), console.say
@@ -211,7 +221,13 @@ def status(own: Sequence[str], config: SweepConfig) -> int:
     directory = Path(config.sweep.dir)
     jobs = _manifest(directory).jobs
     known = {job.name: states.state(directory, job) for job in jobs}
-    print("\n".join(aligned([["run", "cell", "seed", "state"], *([job.name, label(job), str(job.seed), known[job.name].kind] for job in jobs)])))
+    print(
+        "\n".join(
+            aligned(
+                [["run", "cell", "seed", "state"], *([job.name, label(job.variant, job.keys), str(job.seed), known[job.name].kind] for job in jobs)]
+            )
+        )
+    )
     for job in jobs:
         if known[job.name].note:
             print(f"{job.name}: {known[job.name].note}")
@@ -247,12 +263,17 @@ def write_comparison(sweep: GridConfig, directory: Path, jobs: Sequence[Job] | N
     planned = None
     if jobs is not None:
         known = {job.name: states.state(directory, job) for job in jobs}
-        planned = [comparison.Planned(f"runs/{job.name}", job.variant, job.keys, job.seed, _note(known[job.name])) for job in jobs]
+        planned = [_planned(job, _note(known[job.name])) for job in jobs]
     compared = comparison.compare(directory, sweep, planned)
     *_, page = comparison.write(compared, directory)
     say(comparison.text(compared))
     say(f"Comparison: {page}")
     track(sweep, directory, jobs or [], compared)
+
+
+def _planned(job: Job, note: str, config: TrainConfig | None = None) -> Planned:
+    """Without a config it is read from the run folder."""
+    return Planned(f"runs/{job.name}", job.variant, job.keys, job.seed, note, None if config is None else flat(asdict(config)))
 
 
 def _note(known: Any) -> str:

@@ -1,7 +1,9 @@
-"""What evaluation metrics there are and which way is better."""
+"""What evaluation metrics there are, which way is better, and on which keys of a configuration each depends beside the model that it measures."""
 
 import re
+from collections.abc import Iterator, Mapping, Sequence
 from difflib import get_close_matches
+from typing import Any
 
 from ebft.config import UserError
 
@@ -25,16 +27,36 @@ DIRECTIONS: dict[str, bool | None] = {
     "eval/entropy@": NEITHER,
     "eval/answer_tokens": NEITHER,
 }
+BY_DIRECTION = ("eval/bleu", "eval/chrf", "eval/exact_match")  # of translation: NAME_en_de is NAME of that direction
+
+# Keys, or beginnings of keys, that must agree for figures to be comparable. Those of the evaluation itself are the same for every metric;
+# feature matching also sees through the run's own feature network, on rollouts of the shape that the run trains on.
+EVALUATION = ("data.", "eval.", "sandbox.seconds", "sandbox.memory_mb", "sandbox.output_kb", "sandbox.processes")
+NOT_EVALUATION = ("data.max_train_documents", "eval.every_steps", "eval.micro_batch_size")
+FEATURES = ("features.feature_layers", "features.embed_method", "features.normalize", "features.network", "features.path")
+FEATURE_SHAPE = (*FEATURES, "sampler.anchors", "sampler.generate_length")
+ADDITIONAL = {
+    "eval/feature_matching_loss@": FEATURE_SHAPE,
+    "eval/whitened_feature_reward": FEATURE_SHAPE,
+    "eval/reward": (*FEATURE_SHAPE, "features.whitening"),
+}
+COMMON_ANSWERS = ("greedy", "score", "answer_tokens", "truncated_share", "verifier_errors")
+OF_TASK: dict[str, Sequence[str]] = {
+    "parses": ("parse_rate",),
+    "chrf": ("bleu", "chrf", "exact_match"),
+    "bleu": ("bleu", "chrf", "exact_match"),
+    "exact_match": ("exact_match",),
+}
 
 
 def lower_is_better(metric: str) -> bool | None:
     """None where neither is, or where the metric is unknown."""
-    return DIRECTIONS.get(_family(metric), NEITHER)
+    return DIRECTIONS.get(family(metric), NEITHER)
 
 
 def check_known(metric: str) -> None:
-    """Raises UserError for a name that no evaluation gives. A metric of one direction of translation, as eval/bleu/en-de, counts as its family."""
-    if _family(metric) in DIRECTIONS:
+    """Raises UserError for a name that no evaluation gives."""
+    if family(metric) in DIRECTIONS:
         return
     close = get_close_matches(metric, DIRECTIONS, 1) or get_close_matches(f"eval/{metric}", DIRECTIONS, 1)
     raise UserError(
@@ -42,6 +64,37 @@ def check_known(metric: str) -> None:
     )
 
 
-def _family(metric: str) -> str:
-    match = re.fullmatch(r"(eval/\w+)(@\d+)?(/.+)?", metric)
-    return metric if match is None else match[1] + ("@" if match[2] else "")
+def family(metric: str) -> str:
+    """Without its number or its direction of translation: eval/pass@4 -> eval/pass@, eval/bleu_en_de -> eval/bleu."""
+    if match := re.fullmatch(r"(eval/\w+@)\d+", metric):
+        return match[1]
+    return next((name for name in BY_DIRECTION if metric.startswith(f"{name}_")), metric)
+
+
+def expected(config: Mapping[str, Any]) -> set[str]:
+    """The metrics that a run of this flat configuration measures, as far as the configuration tells: a horizon that no row holds is left out of
+    the run, and of a translation only the mean over directions is named."""
+    horizons = {*config["eval.horizons"], config["sampler.generate_length"]}
+    names = {"cross_entropy", "reward", "whitened_feature_reward", *(f"feature_matching_loss@{horizon}" for horizon in horizons)}
+    if config["data.task"] is not None and config["eval.num_questions"]:
+        names |= {*COMMON_ANSWERS, *OF_TASK.get(config["data.task"], ())}
+        names |= {f"{name}@{2**power}" for name in ("entropy", "text_cross_entropy") for power in range(7)}
+        names |= {f"pass@{k}" for k in config["eval.pass_at"]} if config["eval.num_completions"] else set()
+    return {f"eval/{name}" for name in names}
+
+
+def evaluation_settings(config: Mapping[str, Any], split: Sequence[str]) -> dict[str, Any]:
+    """What runs of one table must have in common, from a flat configuration; `split` keys tell tables apart."""
+    return {key: value for key, value in config.items() if key.startswith(EVALUATION) and not key.startswith(NOT_EVALUATION) and key not in split}
+
+
+def feature_settings(metric: str, config: Mapping[str, Any]) -> dict[str, Any]:
+    """What must agree for this metric beside the evaluation's own settings: nothing but for feature matching. phi is the model before training unless
+    the configuration says otherwise."""
+    keys = ADDITIONAL.get(family(metric), ())
+    return {key: config[key] for key in (*keys, *_phi(config))} if keys else {}
+
+
+def _phi(config: Mapping[str, Any]) -> Iterator[str]:
+    if config["features.network"] != "checkpoint":
+        yield from (key for key in config if key in ("model.path", "model.revision", "model.init") or key.startswith("model.config_overrides"))

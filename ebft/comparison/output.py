@@ -1,0 +1,147 @@
+"""A comparison written down: plain text, Markdown, CSV, LaTeX, JSON, plots and a page."""
+
+import csv
+import io
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from ebft.comparison import figures, layout
+from ebft.comparison.layout import BEST, BETTER, WORSE, Entry, Grid
+from ebft.comparison.page import html
+from ebft.comparison.tables import Compared, Table
+from ebft.console import aligned
+from ebft.files import atomic_write_text
+
+LATEX = {"_": r"\_", "%": r"\%", "#": r"\#", "&": r"\&", "±": r"$\pm$", "↓": r"$\downarrow$", "↑": r"$\uparrow$", "–": "--"}
+
+
+def write(compared: Compared, directory: Path) -> list[Path]:
+    """comparison.md, .csv, .tex, .json and, last, the page; plots in `plots/`."""
+    (directory / "plots").mkdir(exist_ok=True)
+    plots = {table.title: figures.draw(directory / "plots", table, _slug(table.title)) for table in compared.tables}
+    texts = {
+        "comparison.md": markdown(compared),
+        "comparison.csv": comma_separated(compared),
+        "comparison.tex": latex(compared),
+        "comparison.json": json.dumps(as_json(compared), indent=1, allow_nan=False) + "\n",
+        "comparison.html": html(compared, plots, directory),
+    }
+    for name, text in texts.items():
+        atomic_write_text(directory / name, text)
+    return [directory / name for name in texts]
+
+
+def _slug(title: str) -> str:
+    return "".join(letter if letter.isalnum() else "_" for letter in title) + "_" if title else ""
+
+
+def text(compared: Compared) -> str:
+    """For a terminal."""
+    parts = []
+    for table in compared.tables:
+        parts.append("\n".join([_heading(compared, table), *_plain(layout.measured(table)), *layout.notes(table)]))
+        if (gaps := layout.differences(table)).rows:
+            parts.append("\n".join([f"Difference to {table.reference}", *_plain(gaps)]))
+    lost = layout.missing(compared)
+    return "\n\n".join([*parts, *(["\n".join(["Not done:", *(f"  {line}" for line in lost)])] if lost else [])])
+
+
+def _heading(compared: Compared, table: Table) -> str:
+    return f"{compared.name}: {table.title}" if table.title else compared.name
+
+
+def _plain(grid: Grid) -> list[str]:
+    marks = {BEST: "*", BETTER: "", WORSE: ""}
+    return aligned([list(grid.header), *([entry.text + marks.get(entry.kind, "") for entry in row] for row in grid.rows)])
+
+
+def markdown(compared: Compared) -> str:
+    parts = [f"# {compared.name}", layout.LEGEND.replace("Marked as best", "**Bold**")]
+    for table in compared.tables:
+        parts += [f"## {table.title or compared.name}", _markdown(layout.measured(table)), *layout.notes(table)]
+        if (gaps := layout.differences(table)).rows:
+            parts += [f"Difference to `{table.reference}`, in pairs of one seed; **bold** where its interval excludes 0:", _markdown(gaps)]
+    if compared.reported_source:
+        parts.append(f"Reported figures, which were not measured here: {compared.reported_source}")
+    if lost := layout.missing(compared):
+        parts += ["## Not done", "\n".join(f"- {line}" for line in lost)]
+    return "\n\n".join(parts) + "\n"
+
+
+def _markdown(grid: Grid) -> str:
+    lines = [list(grid.header), ["---"] * len(grid.header), *([_bold(entry, "**{}**") for entry in row] for row in grid.rows)]
+    return "\n".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |" for line in lines)
+
+
+def _bold(entry: Entry, form: str) -> str:
+    return form.format(entry.text) if entry.kind else entry.text
+
+
+def latex(compared: Compared) -> str:
+    """Tabulars for \\input; they need the package booktabs."""
+    parts = [f"% {compared.name}: {layout.LEGEND}"]
+    for table in compared.tables:
+        parts += [f"% {table.title}", _latex(layout.measured(table))]
+        if (gaps := layout.differences(table)).rows:
+            parts += [f"% {table.title}: difference to {table.reference}", _latex(gaps)]
+    if compared.reported_source:
+        parts.append(f"% Reported: {compared.reported_source}")
+    return "\n".join(parts) + "\n"
+
+
+def _latex(grid: Grid) -> str:
+    def line(cells: Sequence[str]) -> str:
+        return " & ".join(cells) + r" \\"
+
+    rows = [line([_bold(Entry(_escaped(entry.text), entry.kind), r"\textbf{{{}}}") for entry in row]) for row in grid.rows]
+    head = [r"\begin{tabular}{l" + "r" * (len(grid.header) - 1) + "}", r"\toprule", line([_escaped(name) for name in grid.header]), r"\midrule"]
+    return "\n".join([*head, *rows, r"\bottomrule", r"\end{tabular}"])
+
+
+def _escaped(plain: str) -> str:
+    return "".join(LATEX.get(letter, letter) for letter in plain)
+
+
+def comma_separated(compared: Compared) -> str:
+    """One row for every cell and metric, with full precision."""
+    file = io.StringIO()
+    writer = csv.DictWriter(file, layout.COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(layout.long_rows(compared))
+    return file.getvalue()
+
+
+def summary_rows(compared: Compared) -> tuple[list[str], list[dict[str, Any]]]:
+    """Columns and rows of a table for a tracker; what a row lacks is empty text in the CSV and None here."""
+    rows = [{name: None if value == "" else value for name, value in row.items()} for row in layout.long_rows(compared)]
+    return list(layout.COLUMNS), rows
+
+
+def as_json(compared: Compared) -> dict[str, Any]:
+    """Everything, with the figures of each run."""
+    tables = []
+    for table in compared.tables:
+        rows = []
+        for row in table.rows:
+            runs = [
+                {
+                    "folder": outcome.plan.folder,
+                    "seed": outcome.seed,
+                    "tokens_forwarded": outcome.tokens,
+                    "train_seconds": outcome.seconds,
+                    "final": {metric: outcome.final[metric] for metric in table.metrics if metric in outcome.final},
+                }
+                for outcome in row.outcomes
+            ]
+            cell = {"cell": row.name, "planned": row.planned, "figures": {metric: asdict(figure) for metric, figure in row.figures.items()}}
+            rows.append({**cell, "tokens": _or_none(row.tokens), "seconds": _or_none(row.seconds), "runs": runs})
+        tables.append({"title": table.title, "metrics": list(table.metrics), "reference": table.reference, "left_out": table.left_out, "rows": rows})
+    lost = [{"cell": cell, "seed": plan.seed, "folder": plan.folder, "note": plan.note} for cell, plan in compared.missing]
+    return {"name": compared.name, "tables": tables, "missing": lost, "reported_source": compared.reported_source}
+
+
+def _or_none(estimate: Any) -> dict[str, Any] | None:
+    return None if estimate is None else asdict(estimate)

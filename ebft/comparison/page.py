@@ -1,0 +1,79 @@
+"""`comparison.html`: the comparison on one page that needs nothing else but, for its links, the run folders beside it."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from urllib.parse import quote
+
+from ebft.comparison import layout
+from ebft.comparison.figures import Plot
+from ebft.comparison.layout import Grid
+from ebft.comparison.tables import Compared, Table
+from ebft.pages import count, escape, facts, page, plot
+
+
+def html(compared: Compared, plots: Mapping[str, Sequence[Plot]], directory: Path) -> str:
+    runs = [outcome for table in compared.tables for row in table.rows for outcome in row.outcomes]
+    cells = sum(not row.is_base for table in compared.tables for row in table.rows)
+    return page(
+        "comparison.html",
+        title=escape(compared.name),
+        status="incomplete" if compared.missing else "completed",
+        facts=facts(
+            {
+                "runs": f"{len(runs)} of {len(runs) + len(compared.missing)}",
+                "cells": str(cells),
+                "tokens forwarded in training": count(sum(run.tokens for run in runs)),
+                "hours of training": f"{sum(run.seconds for run in runs) / 3600:.2f}",
+            }
+        ),
+        legend=escape(layout.LEGEND),
+        contents=_contents(compared.tables),
+        tables="\n".join(_section(compared, table, plots[table.title], directory) for table in compared.tables) or "<p>No run is done.</p>",
+        missing=_missing(compared),
+    )
+
+
+def _contents(tables: Sequence[Table]) -> str:
+    if len(tables) < 2:
+        return ""
+    return "<nav>" + "".join(f'<a href="#{_anchor(table)}">{escape(table.title)}</a>' for table in tables) + "</nav>"
+
+
+def _anchor(table: Table) -> str:
+    return quote(f"table-{table.title.replace(' ', '-')}", safe="")
+
+
+def _section(compared: Compared, table: Table, plots: Sequence[Plot], directory: Path) -> str:
+    gaps = layout.differences(table)
+    parts = [f'<h2 id="{_anchor(table)}">{escape(table.title or compared.name)}</h2>', _grid(layout.measured(table))]
+    parts += [f'<p class="note">{escape(note)}</p>' for note in layout.notes(table)]
+    if any(table.has_reported(metric) for metric in table.metrics) and compared.reported_source:
+        parts.append(f'<p class="note">Reported figures were not measured here: {escape(compared.reported_source)}</p>')
+    if gaps.rows:
+        parts += [f"<h3>Difference to {escape(table.reference)}, in pairs of one seed</h3>", _grid(gaps)]
+    figures = (f"<div>{plot(drawn.name, drawn.svg)}<p class='note'>{escape(drawn.caption)}</p></div>" for drawn in plots)
+    return "\n".join([*parts, '<div class="wide-plots">', *figures, "</div>", _runs(table, directory)])
+
+
+def _grid(grid: Grid) -> str:
+    head = "".join(f"<th>{escape(name)}</th>" for name in grid.header)
+    body = "".join("<tr>" + "".join(f'<td class="{entry.kind}">{escape(entry.text)}</td>' for entry in row) + "</tr>" for row in grid.rows)
+    return f'<div class="scroll"><table class="figures"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+
+
+def _runs(table: Table, directory: Path) -> str:
+    """Every cell's runs, with links to those reports that lie here."""
+    rows = []
+    for row in table.cells:
+        links = []
+        for outcome in row.outcomes:
+            report = f"{outcome.plan.folder}/report.html"
+            label = f"seed {outcome.seed}"
+            links.append(f'<a href="{quote(report)}">{label}</a>' if (directory / report).is_file() else label)
+        rows.append(f"<tr><th>{escape(row.name)}</th><td>{', '.join(links)}</td></tr>")
+    return f'<details><summary>Runs</summary><table class="plan">{"".join(rows)}</table></details>'
+
+
+def _missing(compared: Compared) -> str:
+    lines = layout.missing(compared)
+    return f"<h2>Not done</h2><ul>{''.join(f'<li>{escape(line)}</li>' for line in lines)}</ul>" if lines else ""
