@@ -3,7 +3,7 @@
 Arithmetic alone, so that a thousand runs can be planned without torch. The methods' own counts come from here too.
 """
 
-from ebft.config import EBFTConfig, GeneratedDataConfig, RLVRConfig, TrainConfig
+from ebft.config import EBFTConfig, RLVRConfig, TrainConfig
 
 
 def num_blocks(sequence_length: int, context_length: int, stride: int, generate_length: int) -> int:
@@ -30,8 +30,9 @@ def completions(row_length: int, n_samples: int, max_new_tokens: int, has_refere
 
 
 def planned(config: TrainConfig) -> dict[str, float]:
-    """Tokens of a row by phase as far as the config tells, which is from above: pairs hold fewer anchors than a whole row, and a layer that is named
-    by its index may be the last."""
+    """Tokens of a row by phase as far as the config tells, which is from above: rows that end early, rows of several documents and completions hold
+    fewer anchors than a whole row, and a layer that is named by its index may be the last. A fraction of the depth is taken as it is, where phi keeps
+    whole layers."""
     length, sampler, method = config.data.sequence_length, config.sampler, config.method
     if isinstance(method, EBFTConfig):
         blocks = num_blocks(length, sampler.context_length, sampler.stride, sampler.generate_length)
@@ -44,9 +45,10 @@ def planned(config: TrainConfig) -> dict[str, float]:
 
 def is_bound(config: TrainConfig) -> bool:
     """Whether `planned` is more than a step will cost."""
-    pairs = isinstance(config.data, GeneratedDataConfig) or config.sampler.anchors == "completion"
+    data = config.data
+    has_fewer_anchors = data.layout == "padded" or data.document_masking or config.sampler.anchors == "completion"
     indices = any(isinstance(layer, int) for layer in config.features.feature_layers)
-    return isinstance(config.method, RLVRConfig) or (isinstance(config.method, EBFTConfig) and (pairs or indices))
+    return isinstance(config.method, RLVRConfig) or (isinstance(config.method, EBFTConfig) and (has_fewer_anchors or indices))
 
 
 def line(config: TrainConfig) -> str:
