@@ -60,23 +60,25 @@ def write_manifest(directory: Path, manifest: Manifest) -> None:
 
 
 def read_manifest(directory: Path) -> Manifest | None:
-    """None where the folder holds no sweep. Raises UserError for a file that is not one of ours."""
+    """None where the folder holds no sweep. Raises UserError for a file that is not one of ours, or that may not be read."""
     path = directory / MANIFEST
-    if not path.is_file():
-        return None
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         jobs = tuple(Job(**(run | {"overrides": tuple(run["overrides"])})) for run in content["runs"])
         return Manifest(tuple(content["arguments"]), tuple(content["search"]), jobs)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}); choose another sweep.dir.") from error
     except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
         raise UserError(f"{path} is not a manifest of ebft-sweep; choose another sweep.dir.") from error
 
 
 def check_folder(directory: Path, jobs: Sequence[Job], search: Sequence[str] = ()) -> Manifest | None:
     """The manifest of this sweep, perhaps with fewer runs, or None for a new folder. UserError for one that holds something else."""
+    stored = read_manifest(directory)
     if directory.exists() and not directory.is_dir():
         raise UserError(f"sweep.dir={directory} is a file; choose another sweep.dir.")
-    stored = read_manifest(directory)
     if stored is None:
         if directory.exists() and any(not entry.name.startswith(".") for entry in directory.iterdir()):
             raise UserError(f"sweep.dir={directory} holds files but no sweep; choose an empty or a new sweep.dir.")

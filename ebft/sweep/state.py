@@ -6,6 +6,7 @@ import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ebft import files
 from ebft.config import RunFailure
@@ -29,17 +30,21 @@ def state(directory: Path, job: Job) -> State:
 def state_unlocked(directory: Path, job: Job) -> State:
     """As `state`, by somebody who holds the lock or does not care."""
     run = folder(directory, job.name)
-    if _status(run) == "completed":
+    summary = _read(run / "summary.json")
+    if summary is not None and summary["status"] == "completed":
         return State(DONE)
-    if (recorded := _record(directory, job)).is_file():
-        content = json.loads(recorded.read_text(encoding="utf-8"))
-        return State(content["kind"], content["note"])
+    if (recorded := _read(_record(directory, job))) is not None:
+        return State(recorded["kind"], recorded["note"])
     return State(INTERRUPTED) if run.exists() else State(NEW)
 
 
-def _status(run: Path) -> str | None:
-    path = run / "summary.json"
-    return None if not path.is_file() else str(json.loads(path.read_text(encoding="utf-8"))["status"])
+def _read(path: Path) -> dict[str, Any] | None:
+    """None where there is no such file, which others may remove at any time: a run its summary when it goes on, another sweep a record."""
+    try:
+        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    return content
 
 
 def record(directory: Path, job: Job, kind: str, note: str) -> None:
@@ -60,24 +65,35 @@ def _record(directory: Path, job: Job) -> Path:
 
 def claim(directory: Path, job: Job) -> int | None:
     """A descriptor that holds the job's lock until it and all copies of it are closed, as they are when a process ends; None: another holds it."""
-    path = directory / "locks" / job.name
+    path = _lock(directory, job)
     path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    return _locked(path, os.O_RDWR | os.O_CREAT, fcntl.LOCK_EX)
+
+
+def is_claimed(directory: Path, job: Job) -> bool:
+    """Asked with a shared lock, for which it is enough that the sweep can be read: it may be somebody else's."""
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        descriptor = _locked(_lock(directory, job), os.O_RDONLY, fcntl.LOCK_SH)
+    except FileNotFoundError:
+        return False
+    if descriptor is None:
+        return True
+    os.close(descriptor)
+    return False
+
+
+def _lock(directory: Path, job: Job) -> Path:
+    return directory / "locks" / job.name
+
+
+def _locked(path: Path, flags: int, kind: int) -> int | None:
+    """A descriptor with the lock, or None where another's is in the way. Raises RunFailure where there are no locks."""
+    descriptor = os.open(path, flags | os.O_CLOEXEC, 0o644)
+    try:
+        fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
     except OSError as error:
         os.close(descriptor)
         if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
             return None
         raise RunFailure(f"{path} cannot be locked ({error.strerror}); put sweep.dir on a file system that has locks.") from error
     return descriptor
-
-
-def is_claimed(directory: Path, job: Job) -> bool:
-    if not (directory / "locks" / job.name).exists():
-        return False
-    descriptor = claim(directory, job)
-    if descriptor is None:
-        return True
-    os.close(descriptor)
-    return False
