@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import fields, is_dataclass
 from difflib import SequenceMatcher
-from typing import Any
+from typing import Any, get_args
 
 from ebft.config import LAUNCHERS, METHODS, SOURCES, TRACKERS, EvaluateConfig, SweepConfig, TrainConfig
 
@@ -42,13 +42,17 @@ def _keys_of_variants(group: str, classes: dict[str, Any]) -> dict[str, list[str
 
 
 def type_of(key: str, tree: Any) -> Any:
-    """The annotation behind a dotted key of a composed tree, e.g. int for `trainer.batch_size`, None for a key that is no field."""
-    group, _, name = key.partition(".")
+    """The annotation behind a dotted key of a composed tree, e.g. int for `trainer.batch_size`, and for `data.parts.stdlib` of a dict[str, int]; None
+    for a key that is no field."""
+    group, *names = key.split(".")
     types = {item.name: item.type for whole in (SweepConfig, EvaluateConfig) for item in fields(whole)}
-    if not name:
+    if not names:
         return types.get(group)
     cls: Any = SELECTORS[group][1][tree[group][SELECTORS[group][0]]] if group in SELECTORS else types[group]
-    return {item.name: item.type for item in fields(cls)}.get(name)
+    found = {item.name: item.type for item in fields(cls)}.get(names[0])
+    for _ in names[1:]:
+        _, found = get_args(found)
+    return found
 
 
 def nearest(name: str, candidates: Iterable[str]) -> str | None:

@@ -13,6 +13,7 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, MissingMandat
 from ebft.cli.keys import GROUPS, SWEEP_GROUPS, all_keys, nearest, type_of
 from ebft.config import SweepConfig, TrainConfig
 
+MAPPINGS = ("model.config_overrides", "sweep.variants", "sweep.reported", "launcher.parameters")  # whose keys are the user's
 KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a string", dict: "a mapping, as {a: 1}"}
 
 
@@ -39,13 +40,19 @@ def explain(error: Exception, overrides: list[str], tree: DictConfig | None = No
 
 
 def _unknown_key(key: str) -> str:
-    keys = all_keys(SweepConfig if key.partition(".")[0] in SWEEP_GROUPS else TrainConfig)
+    group = key.partition(".")[0]
+    keys = all_keys(SweepConfig if group in SWEEP_GROUPS else TrainConfig)
     if owners := keys.get(key):
         return f"{key} belongs to {' or '.join(owners)}; choose {'that' if len(owners) == 1 else 'one of them'} or leave the key out."
-    if key.startswith("model.config_overrides."):
+    if key.startswith(tuple(f"{mapping}." for mapping in MAPPINGS)):
         return f"{key} is not set yet; write +{key}=VALUE to add it."
     close = nearest(key, [*keys, *GROUPS])
-    return f"{key} is not a key of the configuration; " + (f"did you mean {close}?" if close else "see ebft-train --cfg job for all keys.")
+    if close:
+        return f"{key} is not a key of the configuration; did you mean {close}?"
+    there = [name for name in keys if name.startswith(f"{group}.")]
+    if group in SWEEP_GROUPS and there:
+        return f"{key} is not a key of the configuration; there are {', '.join(there)}."
+    return f"{key} is not a key of the configuration; see {'ebft-sweep --help' if group in SWEEP_GROUPS else 'ebft-train --cfg job for all keys'}."
 
 
 def _unknown_option(error: MissingConfigException) -> str:
@@ -63,8 +70,8 @@ def _not_an_option(overrides: list[str]) -> str | None:
     parse = OverridesParser.create().parse_override
     for override in overrides:
         group = override.partition("=")[0].lstrip("+~")
-        if group in GROUPS and not isinstance(parse(override).value(), (str, list)):
-            return f"{override} names no option of {group}; ebft-train --help lists them."
+        if group in (*GROUPS, *SWEEP_GROUPS) and not isinstance(parse(override).value(), (str, list)):
+            return f"{override} names no option of {group}; {'ebft-sweep' if group in SWEEP_GROUPS else 'ebft-train'} --help lists them."
     return None
 
 
@@ -78,16 +85,20 @@ def _shown(value: Any) -> str:
     """As one would type it."""
     if isinstance(value, ListConfig):
         return f"[{','.join(_shown(item) for item in value)}]"
+    if isinstance(value, DictConfig):
+        return f"{{{', '.join(f'{_shown(key)}: {_shown(item)}' for key, item in value.items())}}}"
     return str(value).lower() if isinstance(value, bool) else "null" if value is None else str(value)
 
 
 def _kind(annotation: Any) -> str:
-    """`int | None` -> 'a whole number or null'; `list[int]` -> 'a list of whole numbers'."""
+    """`int | None` -> 'a whole number or null'; `list[int]` -> 'a list of whole numbers'; `dict[str, int]` -> 'a mapping to whole numbers'."""
     if isinstance(annotation, types.UnionType):
         return " or ".join("null" if part is types.NoneType else _kind(part) for part in typing.get_args(annotation))
     if typing.get_origin(annotation) is list:
         (item,) = typing.get_args(annotation)
         return f"a list of {KINDS[item].partition(' ')[2] if item in KINDS else 'number'}s in brackets"
+    if typing.get_origin(annotation) is dict and (item := typing.get_args(annotation)[1]) in (int, float):
+        return f"a mapping to {KINDS[item].partition(' ')[2]}s, as {{a: 1}}"
     return KINDS[typing.get_origin(annotation) or annotation]
 
 
@@ -95,7 +106,10 @@ def _other(error: Exception) -> str:
     """Refusals that Hydra words in prose only."""
     message = " ".join(str(error).split())
     if found := re.search(r"Ambiguous value for argument '(.+?)' 1\.|Sweep parameters '(.+?)' requires", message):
-        return f"{found[1] or found[2]} lists several values; add --multirun to run each, or put brackets around a list: KEY=[1,2]."
+        several = found[1] or found[2]
+        if several.partition("=")[0].partition(".")[0] in SWEEP_GROUPS:
+            return f"{several} lists several values, and ebft-sweep takes one; put brackets around a list: KEY=[1,2]."
+        return f"{several} lists several values; add --multirun to run each, or put brackets around a list: KEY=[1,2]."
     if found := re.search(r"Could not override '(\S+)'\. No match in the defaults list\. .*use (\S+)", message):
         return f"{found[1]} has no default to replace; write {found[2]}."
     if found := re.search(r"An item is already at '(\S+)'\. Either remove \+ prefix: '(.+?)'", message):
