@@ -24,7 +24,7 @@ FLOORS = [
     ["completions"],
     ["methods", "evaluation"],  # 4
     ["files", "tracking", "optimization"],  # 5
-    ["checkpoint", "console", "environment", "plots"],
+    ["checkpoint", "console", "environment", "pages", "plots"],
     ["report"],
     ["comparison", "run"],
     ["sweep"],

@@ -95,13 +95,13 @@ def check_comparable(plans: Sequence[Planned], sweep: GridConfig) -> None:
     known = [plan for plan in plans if plan.config is not None]
     together = groups(known, sweep)
     for group in together:
-        for name, members in group.cells.items():
-            _check_seeds(name, members)
         configs = {plan.folder: plan.config for members in group.cells.values() for plan in members if plan.config is not None}
         _check_agreement("the evaluation", {folder: metrics.evaluation_settings(config, sweep.split) for folder, config in configs.items()}, ADVICE)
         for metric in sweep.metrics:
             settings = {folder: metrics.feature_settings(metric, config) for folder, config in configs.items()}
             _check_agreement(f"{metric}, which sweep.metrics names,", settings, "leave the metric out, or set the key to one value.")
+        for name, members in group.cells.items():
+            _check_seeds(name, members)
     _check_names(together, sweep)
     _check_measured([plan.config for plan in known if plan.config is not None], sweep.metrics)
 

@@ -98,7 +98,7 @@ def course(outcomes: Sequence[Outcome], metric: str, place: str) -> list[Point]:
 
 def _course(cells: Sequence[Row], metric: str) -> "Figure | None":
     from matplotlib.figure import Figure
-    from matplotlib.ticker import MaxNLocator
+    from matplotlib.ticker import EngFormatter, MaxNLocator
 
     if not any(course(row.outcomes, metric, "step") for row in cells):
         return None
@@ -109,6 +109,7 @@ def _course(cells: Sequence[Row], metric: str) -> "Figure | None":
             _band(axes, course(row.outcomes, metric, place), row.name, number)
         axes.set_xlabel(label)
         axes.xaxis.set_major_locator(MaxNLocator(5))
+        axes.xaxis.set_major_formatter(EngFormatter(sep=""))
     panels[0].set_ylabel(short(metric))
     _legend_above(figure, panels[0])
     return figure
@@ -129,7 +130,7 @@ def _look(number: int) -> dict[str, Any]:
 def _legend_above(figure: "Figure", axes: "Axes") -> None:
     handles, labels = axes.get_legend_handles_labels()
     longest = max(map(len, labels), default=0)
-    figure.legend(handles, labels, loc="outside upper left", ncols=max(1, min(len(labels), 110 // (longest + 6))), fontsize=9)
+    figure.legend(handles, labels, loc="outside upper left", ncols=max(1, min(len(labels), 140 // (longest + 6))), fontsize=9)
 
 
 def _by_horizon(rows: Sequence[Row], trained_length: int | None) -> "Figure | None":

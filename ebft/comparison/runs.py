@@ -88,10 +88,11 @@ def _config(path: Path) -> dict[str, Any] | None:
     if not path.is_file():
         return None
     try:
-        config = flat(yaml.load(path.read_text(encoding="utf-8"), LOADER))
-        return config if {"seed", "method.name"} <= config.keys() else _refuse(path)
-    except (yaml.YAMLError, UnicodeDecodeError, AttributeError):
+        nested = yaml.load(path.read_text(encoding="utf-8"), LOADER)
+    except (yaml.YAMLError, UnicodeDecodeError):
         return _refuse(path)
+    config = flat(nested) if isinstance(nested, dict) else {}
+    return config if {"seed", "method.name"} <= config.keys() else _refuse(path)
 
 
 def _summary(path: Path) -> dict[str, Any] | None:
