@@ -2,7 +2,9 @@
 
 import re
 import textwrap
+from collections.abc import Iterator
 from importlib import resources
+from importlib.resources.abc import Traversable
 
 OPTIONS_WIDTH = 52
 HELP = """\
@@ -54,5 +56,14 @@ def _group(name: str, options: str, what: str) -> str:
 
 
 def _options(group: str, first: str) -> list[str]:
-    names = [path.name.removesuffix(".yaml") for path in resources.files("ebft.conf").joinpath(group.lstrip("+")).iterdir()]
-    return sorted(names, key=lambda name: (name != first, name))
+    names = _names(resources.files("ebft.conf").joinpath(group.lstrip("+")))
+    return sorted(names, key=lambda name: (name != first, "/" in name, name))
+
+
+def _names(folder: Traversable, prefix: str = "") -> Iterator[str]:
+    """Of options in a folder and in those inside it, as Hydra wants them: paper/qa_code."""
+    for path in folder.iterdir():
+        if path.is_dir():
+            yield from _names(path, f"{prefix}{path.name}/")
+        else:
+            yield prefix + path.name.removesuffix(".yaml")
