@@ -288,7 +288,7 @@ class GridConfig:
     retry_failed: bool
     max_restarts: int = at_least(0)  # of a run that was killed, within one ebft-sweep
     reference: str | None  # the cell that differences are taken to; null: base
-    metrics: list[str]  # columns of the comparison; empty: those that every run has, horizons apart from the training length left out
+    metrics: list[str]  # columns of the comparison; empty: cross-entropy, feature matching at the training length, and what answers are judged by
     split: list[str]  # keys that tell one table from another
     by: list[str]  # keys that tell one cell from another where variants do not; empty: those in which runs differ
     reported: dict[str, dict[str, float]]  # cell -> metric -> what a publication reports

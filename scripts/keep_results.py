@@ -1,0 +1,48 @@
+"""Copies what a comparison is made from, to be kept beside a text: configs, environments, summaries and evaluations, without models and samples.
+
+python scripts/keep_results.py outputs/sweeps/laptop_code_qa docs/results/laptop/code_qa
+ebft-sweep mode=collect sweep.dir=docs/results/laptop/code_qa      # the same tables and plots again, from what was kept
+"""
+
+import argparse
+import json
+import shutil
+from pathlib import Path
+
+from ebft.comparison.runs import CONFIG, METRICS, SUMMARY
+from ebft.files import atomic_folder, read_rows
+from ebft.run import ENVIRONMENT
+from ebft.sweep.jobs import MANIFEST
+
+KEPT = (CONFIG, ENVIRONMENT, SUMMARY)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("sweep", type=Path, help="a folder of runs")
+    parser.add_argument("target", type=Path, help="replaced where it exists")
+    arguments = parser.parse_args()
+    runs = sorted(path.parent for path in arguments.sweep.rglob(SUMMARY))
+    if not runs:
+        parser.error(f"{arguments.sweep} holds no finished run.")
+    if arguments.target.exists() and not list(arguments.target.rglob(SUMMARY)):
+        parser.error(f"{arguments.target} exists and holds no runs; choose another target.")
+    arguments.target.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_folder(arguments.target) as target:
+        if (arguments.sweep / MANIFEST).is_file():
+            shutil.copy(arguments.sweep / MANIFEST, target)
+        for run in runs:
+            keep(run, target / run.relative_to(arguments.sweep))
+    print(f"{len(runs)} runs kept in {arguments.target}")
+
+
+def keep(run: Path, target: Path) -> None:
+    target.mkdir(parents=True)
+    for name in KEPT:
+        shutil.copy(run / name, target)
+    evaluations = read_rows(run / METRICS, mentioning='"eval/')
+    (target / METRICS).write_text("".join(json.dumps(row) + "\n" for row in evaluations), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,42 @@
+import sys
+from pathlib import Path
+
+import keep_results
+import pytest
+
+from ebft.comparison import compare, write
+from tests.comparison.test_tables import three_seeds
+from tests.sweep.helpers import grid
+
+
+def keep(monkeypatch: pytest.MonkeyPatch, *arguments: Path) -> None:
+    monkeypatch.setattr(sys, "argv", ["keep_results.py", *map(str, arguments)])
+    keep_results.main()
+
+
+def test_what_is_kept_gives_the_same_comparison(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sweep, kept = tmp_path / "sweep", tmp_path / "docs" / "kept"
+    three_seeds(sweep)
+    for run in sweep.iterdir():
+        (run / "environment.json").write_text("{}")
+        (run / "model").mkdir()
+    keep(monkeypatch, sweep, kept)
+    keep(monkeypatch, sweep, kept)
+    for folder in (sweep, kept):
+        write(compare(folder, grid(), None), folder)
+    for name in ("comparison.csv", "comparison.json"):
+        assert (kept / name).read_text().replace("kept", "sweep") == (sweep / name).read_text()
+    assert (kept / "plots" / "losses.png").read_bytes() == (sweep / "plots" / "losses.png").read_bytes()
+    assert not list(kept.rglob("model"))
+    assert "train/loss" not in (kept / "s0" / "metrics.jsonl").read_text()
+
+
+def test_folders_without_runs_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        keep(monkeypatch, tmp_path, tmp_path / "kept")
+    assert "holds no finished run" in capsys.readouterr().err
+    three_seeds(tmp_path / "sweep")
+    (tmp_path / "other").mkdir()
+    with pytest.raises(SystemExit):
+        keep(monkeypatch, tmp_path / "sweep", tmp_path / "other")
+    assert "exists and holds no runs" in capsys.readouterr().err
