@@ -9,33 +9,62 @@ import pytest
 from ebft.cli.compose import compose
 from ebft.cli.help import help_text
 from ebft.cli.keys import GROUPS, all_keys, nearest
+from ebft.cli.planning import Planner
+from ebft.cli.sweep import help_text as sweep_help_text
+from ebft.cli.sweep import settings, sweep
 from ebft.config import METHODS
 
 CONF = Path(__file__).parents[2] / "conf"
-FILES = sorted(path for path in CONF.rglob("*.yaml") if path.parent != CONF)
-names = [str(path.relative_to(CONF).with_suffix("")) for path in FILES]
+SWEEP_GROUPS = ["sweep", "launcher"]
+FILES = {str(path.relative_to(CONF).with_suffix("")): path for path in sorted(CONF.rglob("*.yaml")) if path.parent != CONF}
+OF_RUNS = [name for name in FILES if name.partition("/")[0] not in SWEEP_GROUPS]
+OF_SWEEPS = [name for name in FILES if name.partition("/")[0] in SWEEP_GROUPS]
+SWEEPS = [name.removeprefix("sweep/") for name in OF_SWEEPS if name.startswith("sweep/")]
+PAPER = [name.removeprefix("experiment/") for name in OF_RUNS if name.startswith("experiment/paper/")]
 
 
-def command(path: Path) -> list[str]:
-    """The overrides of the command that a file gives: on its first line, or below the package header that Hydra wants first."""
-    first, second = path.read_text().splitlines()[:2]
+def command(name: str) -> tuple[str, list[str]]:
+    """The program and the overrides of the command that a file gives: on its first line, or below the package header that Hydra wants first."""
+    first, second = FILES[name].read_text().splitlines()[:2]
     line = second if first == "# @package _global_" else first
     program, *overrides = shlex.split(line.removeprefix("# "))
+    return program, overrides
+
+
+@pytest.mark.parametrize("name", OF_RUNS)
+def test_the_command_in_each_file_composes(name: str) -> None:
+    group, _, option = name.partition("/")
+    program, overrides = command(name)
     assert program == "ebft-train"
-    return overrides
-
-
-@pytest.mark.parametrize("path", FILES, ids=names)
-def test_the_command_in_each_file_composes(path: Path) -> None:
-    group, name = path.relative_to(CONF).with_suffix("").parts
-    overrides = command(path)
-    assert f"{'+' if group == 'experiment' else ''}{group}={name}" in overrides
+    assert f"{'+' if group == 'experiment' else ''}{group}={option}" in overrides
     compose(overrides)
 
 
+@pytest.mark.parametrize("name", OF_SWEEPS)
+def test_the_command_of_each_sweep_and_launcher_is_planned(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Every run composes, figures can be compared, and every cell is printed with its cost; with one seed, since others differ in nothing else."""
+    group, _, option = name.partition("/")
+    program, overrides = command(name)
+    assert program == "ebft-sweep"
+    assert f"{group}={option}" in [*overrides, "sweep=default"]
+    assert sweep([*overrides, "mode=plan", f"sweep.dir={tmp_path}", "seed=0"]) == 0
+    title, header, *cells = capsys.readouterr().out.splitlines()
+    assert title.startswith(f"{option if group == 'sweep' else 'default'}: {len(cells)} runs in {tmp_path}, ")
+    assert header.split() == ["cell", "runs", "done", "steps", "cost"]
+    assert all(cell.endswith(" times sft") for cell in cells)
+
+
+def test_an_ablation_can_be_of_another_experiment(tmp_path: Path) -> None:
+    jobs = Planner(tmp_path, settings(["sweep=ablation_whitening"]).sweep).jobs(["+experiment=paper/translation", "seed=0"])
+    found = [(job.config.model.path, job.config.sampler.stride, job.config.features.whitening) for job in jobs if job.config is not None]
+    assert found == [("meta-llama/Llama-3.2-1B", 2, whitening) for whitening in ("none", "paper", "reference_code")]
+
+
 def test_every_group_has_a_folder_and_a_place_in_the_help() -> None:
-    assert sorted({path.parent.name for path in FILES}) == sorted(GROUPS)
+    assert {name.partition("/")[0] for name in FILES} == {*GROUPS, *SWEEP_GROUPS}
     assert all(f"  {'+' if group == 'experiment' else ''}{group} " in help_text() for group in GROUPS)
+    assert all(experiment in help_text() for experiment in PAPER)
+    assert all(f"  {name} " in sweep_help_text() for name in SWEEPS)
 
 
 def test_an_experiment_can_be_changed() -> None:
@@ -49,6 +78,18 @@ def test_each_method_brings_its_optimizer(method: str) -> None:
     with hydra.initialize_config_module("ebft.conf", version_base="1.3"):
         cfg = hydra.compose("train", [f"method={method}"], return_hydra_config=True)
     assert cfg.hydra.runtime.choices["optimizer"] == method
+
+
+@pytest.mark.parametrize("experiment", PAPER)
+@pytest.mark.parametrize(("method", "values"), [("ebft", (1e-6, "constant_with_warmup", 16, 2.0)), ("sft", (1e-5, "cosine", 64, 2.0))])
+def test_in_the_paper_s_experiments_too(experiment: str, method: str, values: tuple[float, str, int, float]) -> None:
+    config = compose([f"+experiment={experiment}", f"method={method}"])
+    assert (config.optimizer.lr, config.optimizer.schedule, config.trainer.batch_size, config.trainer.max_epochs) == values
+
+
+def test_the_paper_s_reinforcement_learning_is_optimised_as_its_energy_based_fine_tuning() -> None:
+    ours, theirs = (compose(["+experiment=paper/qa_code", f"method={method}"]) for method in ("rlvr", "ebft"))
+    assert (ours.optimizer, ours.trainer) == (theirs.optimizer, theirs.trainer)
 
 
 def test_a_default_is_written_once() -> None:
