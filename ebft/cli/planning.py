@@ -33,6 +33,8 @@ class Planner:
         """The overrides of each variant: those of the sweep, its own, and those of the command line; a later one of a key replaces an earlier one."""
         variants = self.sweep.variants or {"": []}
         grids = {name: merged(self.sweep.grid, own, command_line) for name, own in variants.items()}
+        for name, own in variants.items():
+            _refuse_replaced_start(name, own, command_line)
         for name, grid in grids.items():
             if not grid:
                 raise UserError(
@@ -64,6 +66,13 @@ class Planner:
 
 def _key(variant: str) -> str:
     return f"sweep.variants.{variant}" if variant else "sweep.grid"
+
+
+def _refuse_replaced_start(variant: str, own: Sequence[str], command_line: Sequence[str]) -> None:
+    replacing = [override for override in command_line if override.startswith("model.path=")]
+    for start in (override for override in own if _named_runs(override)):
+        if replacing:
+            raise UserError(f"{replacing[0]} would replace {start} of {_key(variant)} as well; write it into sweep.grid, or leave it out.")
 
 
 def _cells(grid: Sequence[str]) -> list[tuple[list[str], list[str]]]:

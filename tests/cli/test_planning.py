@@ -94,6 +94,11 @@ def test_runs_tracked_by_wandb_form_a_group() -> None:
             {"variants": {"a": ["model.path=run:b"], "b": ["model.path=run:a"], "c": []}},
             "sweep.variants: a, b start from one another; one must start from a model.",
         ),
+        (
+            "model.path=other seed=0",
+            {"variants": {"a": ["method=sft"], "b": ["model.path=run:a"]}},
+            "model.path=other would replace model.path=run:a of sweep.variants.b as well; write it into sweep.grid, or leave it out.",
+        ),
         ("model.path=run:a", {}, "sweep.grid starts from run:a, which is no variant"),
     ],
 )
