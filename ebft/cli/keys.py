@@ -55,6 +55,15 @@ def type_of(key: str, tree: Any) -> Any:
     return found
 
 
+def is_whole(key: str) -> bool | None:
+    """Whether a key of a run is a whole number; None for one that is no field, such as an entry of model.config_overrides."""
+    group, _, name = key.partition(".")
+    whole: dict[str, Any] = {item.name: item.type for item in fields(TrainConfig)}
+    classes = [] if group not in whole else SELECTORS[group][1].values() if group in SELECTORS else [whole[group]]
+    types = {item.type for cls in classes if is_dataclass(cls) for item in fields(cls) if item.name == name} if name else {whole.get(group)}
+    return bool(types & {int, int | None}) if types - {None} else None
+
+
 def nearest(name: str, candidates: Iterable[str]) -> str | None:
     """The candidate most like `name`, the first of equals. A name without a dot may be the end of a key: n_samples, sampler.n_samples."""
     best = max(candidates, key=lambda candidate: _similarity(name, candidate), default=None)

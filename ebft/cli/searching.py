@@ -8,6 +8,7 @@ from typing import Any
 from hydra.core.override_parser.types import Override
 
 from ebft.cli.grid import merged, parse, values
+from ebft.cli.keys import is_whole
 from ebft.cli.planning import Planner
 from ebft.config import UserError
 from ebft.sweep.jobs import Job
@@ -24,7 +25,8 @@ class SearchPlan:
 
     def jobs(self, trial: int, parameters: Mapping[str, Any]) -> list[Job]:
         """One for every seed. Raises UserError."""
-        cell = merged(self.fixed, [f"{key}={value}" for key, value in parameters.items()])
+        elements = {str(axis.key_or_group): axis.get_key_element() for axis in parse(self.axes)}  # with the plus of a key that is added
+        cell = merged(self.fixed, [f"{elements[key]}={value}" for key, value in parameters.items()])
         seeded = itertools.product(*(values(override) for override in parse(cell)))
         return [self.planner.job("", list(one), [*parameters, "seed"], {}, trial) for one in seeded]
 
@@ -49,21 +51,30 @@ def _lines(overrides: Sequence[Override]) -> tuple[str, ...]:
 
 
 def _distribution(axis: Override) -> Any:
-    """interval(a, b) is a range of numbers, of whole ones where both ends are; tag(log, ...) makes it logarithmic; other axes are choices."""
+    """interval(a, b) is a range of numbers, of whole ones where the key is one; tag(log, ...) makes it logarithmic; other axes are choices."""
     try:
         from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
     except ModuleNotFoundError as error:
         raise UserError("sweep.search=optuna needs optuna, which is not installed; pip install 'ebft[optuna]'.") from error
     if not axis.is_interval_sweep():
         return CategoricalDistribution([value.split("=", 1)[1] for value in values(axis)])
-    ends: Any = axis.value()
-    kind = IntDistribution if isinstance(ends.start, int) and isinstance(ends.end, int) else FloatDistribution
+    start, end = _ends(axis)
+    sweep: Any = axis.value()
     try:
-        return kind(ends.start, ends.end, log="log" in ends.tags)
+        return (IntDistribution if isinstance(start, int) else FloatDistribution)(start, end, log="log" in sweep.tags)
     except ValueError as error:
         raise UserError(f"{axis.input_line} is no interval to search: {error}") from error
 
 
-def _an_end(axis: Override) -> Any:
+def _ends(axis: Override) -> tuple[float, float]:
+    """Of an interval, which Hydra makes one of floats whatever they look like; of a key that has no type, whole where both are."""
     sweep: Any = axis.value()
-    return sweep.start if axis.is_interval_sweep() else values(axis)[0].split("=", 1)[1]
+    ends = (sweep.start, sweep.end)
+    whole, are_whole = is_whole(str(axis.key_or_group)), all(float(end).is_integer() for end in ends)
+    if whole and not are_whole:
+        raise UserError(f"{axis.input_line} has ends that are no whole numbers, and {axis.key_or_group} is one; choose whole ends.")
+    return (int(ends[0]), int(ends[1])) if whole or (whole is None and are_whole) else ends
+
+
+def _an_end(axis: Override) -> Any:
+    return _ends(axis)[0] if axis.is_interval_sweep() else values(axis)[0].split("=", 1)[1]

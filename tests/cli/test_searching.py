@@ -32,6 +32,29 @@ def test_axes_become_distributions_and_seeds_do_not() -> None:
     assert plan().fixed == ("method=sft", "seed=0,1")
 
 
+@pytest.mark.parametrize(
+    ("axis", "distribution"),
+    [
+        ("optimizer.weight_decay=interval(0,1)", FloatDistribution(0, 1)),  # as 0 to 1 of a number is meant
+        ("data.max_train_documents=tag(log,interval(8,64))", IntDistribution(8, 64, log=True)),
+        ("sampler.n_samples=int(interval(2,7))", IntDistribution(2, 7)),
+        ("model.config_overrides.num_hidden_layers=interval(2,5)", IntDistribution(2, 5)),
+        ("+model.config_overrides.rms_norm_eps=interval(0.5,1)", FloatDistribution(0.5, 1)),
+    ],
+)
+def test_an_interval_is_of_whole_numbers_where_its_key_is_one(axis: str, distribution: object) -> None:
+    assert list(plan(f"method=ebft model=debug '{axis}'").space.values()) == [distribution]
+
+
+def test_a_key_that_is_added_keeps_its_plus() -> None:
+    (job,) = plan("method=sft model=debug '+model.config_overrides.rms_norm_eps=interval(0.25,1)'").jobs(
+        0, {"model.config_overrides.rms_norm_eps": 0.5}
+    )
+    assert job.config is not None
+    assert job.config.model.config_overrides["rms_norm_eps"] == 0.5
+    assert job.keys == {"model.config_overrides.rms_norm_eps": "0.5"}
+
+
 def test_a_trial_has_a_job_for_every_seed() -> None:
     first, second = plan().jobs(7, {"optimizer.lr": 0.00025, "trainer.max_steps": 4, "optimizer.schedule": "linear"})
     keys = {"optimizer.lr": "0.00025", "trainer.max_steps": "4", "optimizer.schedule": "linear"}
@@ -46,6 +69,7 @@ def test_a_trial_has_a_job_for_every_seed() -> None:
         ("method=sft seed=0,1", {}, "sweep.search=optuna has nothing to search; give a key several values"),
         ("method=sft", {"variants": {"a": []}}, "sweep.search=optuna searches one grid; set sweep.variants={} or choose another sweep."),
         ("'optimizer.lr=interval(2,1)'", {}, "optimizer.lr=interval(2,1) is no interval to search: "),
+        ("'trainer.max_steps=interval(1.5,3)'", {}, "trainer.max_steps=interval(1.5,3) has ends that are no whole numbers, and trainer.max_steps is"),
         ("'optimizer.lr=interval(-1.0,1.0)'", {}, "optimizer.lr=-1.0 cannot run: optimizer.lr=-1.0 must be above 0."),
     ],
 )
