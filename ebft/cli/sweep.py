@@ -160,7 +160,7 @@ def search(own: Sequence[str], runs: Sequence[str], config: SweepConfig) -> int:
 
 def _kept(own: Sequence[str]) -> tuple[str, ...]:
     """The arguments that say what a sweep's comparison looks like."""
-    return tuple(argument for argument in own if argument.startswith("sweep"))
+    return tuple(argument for argument in own if argument.lstrip("+~").startswith("sweep"))
 
 
 def print_plan(config: SweepConfig, directory: Path, jobs: Sequence[Job]) -> None:
@@ -198,9 +198,12 @@ def run(config: SweepConfig, directory: Path, source: Any, manifest: Manifest) -
     except OSError as error:
         raise UserError(f"sweep.dir={directory} cannot be written ({error.strerror}); choose another sweep.dir.") from error
     console = Console(directory / "sweep.log")
-    runner = Runner(
-        directory, config.sweep, launcher, source, lambda jobs: write_manifest(directory, replace(manifest, jobs=tuple(jobs))), console.say
-    )
+
+    def keep(jobs: Sequence[Job]) -> None:
+        """Those of an earlier search too, which a resumed one takes up again one by one."""
+        write_manifest(directory, replace(manifest, jobs=tuple({job.name: job for job in (*manifest.jobs, *jobs)}.values())))
+
+    runner = Runner(directory, config.sweep, launcher, source, keep, console.say)
     ended = runner.run()
     if runner.stop_requests:
         console.say("Interrupted; the same command goes on.")

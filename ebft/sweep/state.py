@@ -42,7 +42,7 @@ def _read(path: Path) -> dict[str, Any] | None:
     """None where there is no such file, which others may remove at any time: a run its summary when it goes on, another sweep a record."""
     try:
         content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     return content
 
@@ -74,7 +74,7 @@ def is_claimed(directory: Path, job: Job) -> bool:
     """Asked with a shared lock, for which it is enough that the sweep can be read: it may be somebody else's."""
     try:
         descriptor = _locked(_lock(directory, job), os.O_RDONLY, fcntl.LOCK_SH)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return False
     if descriptor is None:
         return True
