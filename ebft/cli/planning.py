@@ -6,7 +6,7 @@ from pathlib import Path
 
 from ebft.cli.grid import Composer, axes, merged
 from ebft.config import GridConfig, TrainConfig, UserError, WandbTrackerConfig
-from ebft.sweep.jobs import FROM_RUN, Job, folder, name_of
+from ebft.sweep.jobs import FROM_RUN, Job, folder, name_of, quoted
 
 OWN = ("hydra", "resume")  # keys of a run that the sweep sets
 
@@ -51,9 +51,9 @@ class Planner:
         model = config.model.path if needed is None else FROM_RUN + needed.name
         overrides = list(cell)
         if needed is not None:
-            overrides = merged(overrides, [f'model.path="{folder(self.directory.absolute(), needed.name) / "model"}"'])
+            overrides = merged(overrides, [f"model.path={quoted(str(folder(self.directory.absolute(), needed.name) / 'model'))}"])
         if isinstance(config.tracker, WandbTrackerConfig) and config.tracker.group is None:
-            overrides = merged(overrides, [f'tracker.group="{self.sweep.name}"'])
+            overrides = merged(overrides, [f"tracker.group={quoted(self.sweep.name)}"])
         keys = {key: value for key, value in (override.lstrip("+~").split("=", 1) for override in cell) if key in set(moving)}
         return Job(name_of(config, model), variant, keys, config.seed, tuple(overrides), None if needed is None else needed.name, trial, config)
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ebft.sweep import state as states
-from ebft.sweep.jobs import Job, folder
+from ebft.sweep.jobs import Job, folder, quoted
 
 CHILD = "ebft.cli.job"  # ebft-train, ending with the process that started it
 PARENT = "EBFT_SWEEP_PROCESS"  # the environment variable that tells the child which that is
@@ -33,7 +33,7 @@ class Attempt:
         self.directory, self.job, self._descriptor = directory, job, descriptor
         self.log = directory / "logs" / f"{job.name}.log"
         self.log.parent.mkdir(parents=True, exist_ok=True)
-        command = [sys.executable, "-m", CHILD, *job.overrides, f"hydra.run.dir={_quoted(folder(directory, job.name))}"]
+        command = [sys.executable, "-m", CHILD, *job.overrides, f"hydra.run.dir={quoted(str(folder(directory, job.name)))}"]
         variables = {**os.environ, **environment, PARENT: str(os.getpid())}
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
@@ -106,8 +106,3 @@ def last_line(log: Path) -> str:
         file.seek(max(0, log.stat().st_size - TAIL_BYTES))
         lines = [line.strip() for line in file.read().decode(errors="replace").splitlines() if line.strip()]
     return lines[-1] if lines else "it said nothing"
-
-
-def _quoted(path: Path) -> str:
-    """As a value of Hydra's grammar, whatever characters a path has."""
-    return '"' + str(path).replace("\\", "\\\\").replace('"', '\\"') + '"'
