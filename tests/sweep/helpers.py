@@ -69,8 +69,8 @@ def diary(folder: Path) -> list[list[str]]:
     return [line.split(maxsplit=2) for line in path.read_text().splitlines()] if path.exists() else []
 
 
-def until(condition: Callable[[], Any]) -> None:
-    deadline = time.monotonic() + PATIENCE_SECONDS
+def until(condition: Callable[[], Any], seconds: float = PATIENCE_SECONDS) -> None:
+    deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "waited in vain"
         time.sleep(0.01)
