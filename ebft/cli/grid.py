@@ -1,7 +1,7 @@
 """Grids in Hydra's override grammar: how they are merged and expanded, and many configurations composed fast."""
 
-import copy
 import itertools
+import pickle
 from collections.abc import Sequence
 from functools import cache
 from typing import Any
@@ -10,7 +10,6 @@ import hydra
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
-from omegaconf import DictConfig
 
 from ebft.cli.compose import to_config
 from ebft.cli.keys import GROUPS
@@ -65,14 +64,15 @@ class Composer:
         """Raises UserError."""
         parsed = parse(overrides)
         with as_user_error(list(overrides)):
-            tree = copy.deepcopy(self._compose(tuple(str(override.input_line) for override in parsed if _is_choice(override))))
+            tree = pickle.loads(self._compose(tuple(str(override.input_line) for override in parsed if _is_choice(override))))
             ConfigLoaderImpl._apply_overrides_to_config([override for override in parsed if not _is_choice(override)], tree)
         return to_config(tree)
 
     @staticmethod
-    def _compose_choices(overrides: tuple[str, ...]) -> DictConfig:
+    def _compose_choices(overrides: tuple[str, ...]) -> bytes:
+        """Pickled, which makes a copy of a tree several times as fast as deepcopy."""
         with hydra.initialize_config_module("ebft.conf", version_base="1.3"):
-            return hydra.compose("train", list(overrides))
+            return pickle.dumps(hydra.compose("train", list(overrides)))
 
 
 def _is_choice(override: Override) -> bool:
