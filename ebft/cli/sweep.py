@@ -16,7 +16,7 @@ from ebft.comparison.cells import label
 from ebft.comparison.runs import Planned
 from ebft.config import GridConfig, SweepConfig, TrainConfig, UserError, WandbTrackerConfig
 from ebft.identity import flat
-from ebft.sweep.jobs import MANIFEST, Job, Manifest, check_folder, read_manifest, write_manifest
+from ebft.sweep.jobs import Job, Manifest, check_folder, read_manifest, write_manifest
 
 OWN = ("mode", "sweep", "launcher")
 HELP = """\
@@ -244,11 +244,11 @@ def collect(own: Sequence[str], config: SweepConfig) -> int:
     directory = Path(config.sweep.dir)
     if not directory.is_dir():
         raise UserError(f"sweep.dir={directory} is no folder; name one that holds runs.")
-    if not (directory / MANIFEST).is_file():
+    manifest = read_manifest(directory)
+    if manifest is None:
         write_comparison(config.sweep, directory, None, print)
-        return 0
-    manifest = _manifest(directory)
-    write_comparison(settings([*manifest.arguments, *own]).sweep, directory, manifest.jobs, print)
+    else:
+        write_comparison(settings([*manifest.arguments, *own]).sweep, directory, manifest.jobs, print)
     return 0
 
 
@@ -268,7 +268,12 @@ def write_comparison(sweep: GridConfig, directory: Path, jobs: Sequence[Job] | N
         known = {job.name: states.state(directory, job) for job in jobs}
         planned = [_planned(job, _note(known[job.name])) for job in jobs]
     compared = comparison.compare(directory, sweep, planned)
-    *_, page = comparison.write(compared, directory)
+    try:
+        *_, page = comparison.write(compared, directory)
+    except PermissionError as error:
+        raise UserError(
+            f"sweep.dir={directory} cannot be written ({error.strerror}), and the comparison goes there; collect a copy of it."
+        ) from error
     say(comparison.text(compared))
     say(f"Comparison: {page}")
     track(sweep, directory, jobs or [], compared)

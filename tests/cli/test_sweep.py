@@ -419,6 +419,19 @@ def test_any_folder_of_runs_can_be_collected(command: Command) -> None:
     assert (settings.name, directory, compared) == ("mine", Path("runs"), None)
 
 
+def test_a_folder_where_no_comparison_can_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Somebody else's sweep: it once ended in a traceback."""
+
+    def refuse(compared: object, directory: Path) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(comparison, "compare", lambda *args: None)
+    monkeypatch.setattr(comparison, "write", refuse)
+    sentence = f"sweep.dir={tmp_path} cannot be written (Permission denied), and the comparison goes there; collect a copy of it."
+    with pytest.raises(UserError, match=f"^{re.escape(sentence)}$"):
+        cli.write_comparison(grid(), tmp_path, [], print)
+
+
 @pytest.mark.parametrize(("group", "expected"), [("", "mine"), ("tracker.group=theirs", "theirs")])
 def test_the_comparison_is_tracked_where_its_runs_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, group: str, expected: str) -> None:
     started: list[Any] = []
