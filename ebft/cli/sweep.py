@@ -272,7 +272,7 @@ def write_comparison(sweep: GridConfig, directory: Path, jobs: Sequence[Job] | N
         *_, page = comparison.write(compared, directory)
     except PermissionError as error:
         raise UserError(
-            f"sweep.dir={directory} cannot be written ({error.strerror}), and the comparison goes there; collect a copy of it."
+            f"sweep.dir={directory} cannot be written ({error.strerror}), where the comparison goes; collect a copy of it."
         ) from error
     say(comparison.text(compared))
     say(f"Comparison: {page}")

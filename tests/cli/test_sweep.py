@@ -427,7 +427,7 @@ def test_a_folder_where_no_comparison_can_be_written(tmp_path: Path, monkeypatch
 
     monkeypatch.setattr(comparison, "compare", lambda *args: None)
     monkeypatch.setattr(comparison, "write", refuse)
-    sentence = f"sweep.dir={tmp_path} cannot be written (Permission denied), and the comparison goes there; collect a copy of it."
+    sentence = f"sweep.dir={tmp_path} cannot be written (Permission denied), where the comparison goes; collect a copy of it."
     with pytest.raises(UserError, match=f"^{re.escape(sentence)}$"):
         cli.write_comparison(grid(), tmp_path, [], print)
 
