@@ -271,9 +271,7 @@ def write_comparison(sweep: GridConfig, directory: Path, jobs: Sequence[Job] | N
     try:
         *_, page = comparison.write(compared, directory)
     except PermissionError as error:
-        raise UserError(
-            f"sweep.dir={directory} cannot be written ({error.strerror}), where the comparison goes; collect a copy of it."
-        ) from error
+        raise UserError(f"sweep.dir={directory} cannot be written ({error.strerror}), where the comparison goes; collect a copy of it.") from error
     say(comparison.text(compared))
     say(f"Comparison: {page}")
     track(sweep, directory, jobs or [], compared)
