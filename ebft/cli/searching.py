@@ -31,8 +31,8 @@ class SearchPlan:
         return [self.planner.job("", list(one), [*parameters, "seed"], {}, trial) for one in seeded]
 
 
-def plan(planner: Planner, runs: Sequence[str]) -> SearchPlan:
-    """Raises UserError where there is nothing to search, or where what is searched first cannot run."""
+def plan(planner: Planner, runs: Sequence[str]) -> tuple[SearchPlan, list[Job]]:
+    """What is searched, and one choice of it. Raises UserError where there is nothing to search, or where that choice cannot run."""
     if planner.sweep.variants:
         raise UserError("sweep.search=optuna searches one grid; set sweep.variants={} or choose another sweep.")
     (grid,) = planner.grids(runs).values()
@@ -42,8 +42,7 @@ def plan(planner: Planner, runs: Sequence[str]) -> SearchPlan:
         raise UserError("sweep.search=optuna has nothing to search; give a key several values, as in 'optimizer.lr=tag(log,interval(1e-5,1e-3))'.")
     fixed = [override for override in parsed if override not in axes]
     found = SearchPlan(_lines(axes), _lines(fixed), {str(axis.key_or_group): _distribution(axis) for axis in axes}, planner)
-    found.jobs(0, {str(axis.key_or_group): _an_end(axis) for axis in axes})
-    return found
+    return found, found.jobs(0, {str(axis.key_or_group): _an_end(axis) for axis in axes})
 
 
 def _lines(overrides: Sequence[Override]) -> tuple[str, ...]:

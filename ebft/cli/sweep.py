@@ -137,6 +137,7 @@ def search(own: Sequence[str], runs: Sequence[str], config: SweepConfig) -> int:
     """Optuna's choice of runs."""
     from ebft.cli import searching
     from ebft.cli.planning import Planner
+    from ebft.comparison import check_comparable
     from ebft.comparison.metrics import lower_is_better
     from ebft.sweep.launchers import num_at_a_time
     from ebft.sweep.search import Search
@@ -144,7 +145,8 @@ def search(own: Sequence[str], runs: Sequence[str], config: SweepConfig) -> int:
     directory, metric = Path(config.sweep.dir), config.sweep.metric
     lower = lower_is_better(metric)
     assert lower is not None, metric
-    plan = searching.plan(Planner(directory, config.sweep), runs)
+    plan, examples = searching.plan(Planner(directory, config.sweep), runs)
+    check_comparable([_planned(job, "", job.config) for job in examples], config.sweep)
     stored = check_folder(directory, (), (*plan.axes, *plan.fixed))
     earlier = () if stored is None else stored.jobs
     print(f"{config.sweep.name}: {config.sweep.num_trials} trials in {directory}, {len({job.trial for job in earlier})} begun, for {metric}")

@@ -103,7 +103,9 @@ def check_comparable(plans: Sequence[Planned], sweep: GridConfig) -> None:
         for name, members in group.cells.items():
             _check_seeds(name, members)
     _check_names(together, sweep)
-    _check_measured([plan.config for plan in known if plan.config is not None], sweep.metrics)
+    wanted = [("sweep.metrics", metric) for metric in sweep.metrics]
+    wanted += [("sweep.metric", sweep.metric)] if sweep.search == "optuna" or sweep.early_stopping == "median" else []
+    _check_measured([plan.config for plan in known if plan.config is not None], wanted)
 
 
 ADVICE = "set it to one value for all runs, or name the key in sweep.split for a table each."
@@ -144,8 +146,8 @@ def _check_names(together: Sequence[Group], sweep: GridConfig) -> None:
         metrics.check_known(metric)
 
 
-def _check_measured(configs: Sequence[Mapping[str, Any]], wanted: Sequence[str]) -> None:
+def _check_measured(configs: Sequence[Mapping[str, Any]], wanted: Sequence[tuple[str, str]]) -> None:
     there = set().union(*map(metrics.expected, configs))
-    for metric in wanted:
+    for key, metric in wanted:
         if configs and metric not in there and not metric.startswith(tuple(f"{name}_" for name in metrics.BY_DIRECTION)):
-            raise UserError(f"sweep.metrics names {metric}, which no run measures; leave it out, or set what it needs under eval. and data.task.")
+            raise UserError(f"{key} names {metric}, which no run measures; leave it out, or set what it needs under eval. and data.task.")

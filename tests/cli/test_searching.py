@@ -20,7 +20,7 @@ AXES = "method=sft 'optimizer.lr=tag(log,interval(1e-5,1e-3))' 'trainer.max_step
 
 
 def plan(command_line: str = AXES, **settings: object) -> SearchPlan:
-    return searching.plan(Planner(Path("out"), grid(search="optuna", **settings)), shlex.split(command_line))
+    return searching.plan(Planner(Path("out"), grid(search="optuna", **settings)), shlex.split(command_line))[0]
 
 
 def test_axes_become_distributions_and_seeds_do_not() -> None:
@@ -98,7 +98,9 @@ class Landscape:
 
 
 def search(directory: Path, earlier: list[Job], num_trials: int, **settings: object) -> Search:
-    found = searching.plan(Planner(directory, grid(search="optuna")), shlex.split("method=sft 'optimizer.lr=tag(log,interval(1e-6,1e-2))' seed=0,1"))
+    found, _ = searching.plan(
+        Planner(directory, grid(search="optuna")), shlex.split("method=sft 'optimizer.lr=tag(log,interval(1e-6,1e-2))' seed=0,1")
+    )
     return Search(directory, grid(num_trials=num_trials, **settings), found.space, found.jobs, earlier, True, 1)
 
 

@@ -223,6 +223,8 @@ SENTENCES = {
     f"{OPTUNA} seed=0,1": "sweep.search=optuna has nothing to search; give a key several values, as in ",
     f"{OPTUNA} sweep.metric=eval/entropy@1": "sweep.metric=eval/entropy@1 is better neither high nor low; choose one that is, such as ",
     "sweep.early_stopping=median sweep.metric=eval/entropy@1": "sweep.metric=eval/entropy@1 is better neither high nor low; choose one ",
+    "sweep.early_stopping=median sweep.metric=eval/pass@8 seed=0,1": "sweep.metric names eval/pass@8, which no run measures; leave it out, or set ",
+    f"{OPTUNA} optimizer.lr=1e-4,1e-3 sweep.metric=eval/bleu": "sweep.metric names eval/bleu, which no run measures; ",
 }
 
 
