@@ -50,7 +50,7 @@ def draw(folder: Path, table: Table, prefix: str) -> list[Plot]:
         }
         if LOSS not in table.left_out:
             figures["feature_matching_by_horizon"] = (
-                "Feature-matching loss after training, by rollout length.",
+                "Feature-matching loss after training, by rollout length; dotted: the length in training.",
                 _by_horizon([*bases, *cells], table.trained_length),
             )
             figures["losses"] = (

@@ -24,6 +24,11 @@ class Entry:
 
     text: str
     kind: str = ""
+    note: str = ""  # the standard deviation
+
+    @property
+    def whole(self) -> str:
+        return f"{self.text} ({self.note})" if self.note else self.text
 
 
 @dataclass(frozen=True)
@@ -48,7 +53,8 @@ def _measured_row(table: Table, row: Row) -> list[Entry]:
     entries = [Entry(row.name), Entry("" if row.is_base else _number_of(row))]
     for metric in table.metrics:
         figure = row.figures[metric]
-        entries.append(Entry(spread(figure.estimate), BEST if figure.is_best else ""))
+        deviation = "" if figure.estimate is None or figure.estimate.sd is None else number(figure.estimate.sd)
+        entries.append(Entry(spread(figure.estimate), BEST if figure.is_best else "", deviation))
         if table.has_reported(metric):
             entries.append(Entry("" if figure.reported is None else f"{figure.reported:g}"))
     tokens = "" if row.tokens is None else count(row.tokens.mean)
@@ -72,13 +78,10 @@ def differences(table: Table) -> Grid:
 
 
 def spread(estimate: Estimate | None, sign: str = "") -> str:
-    """Mean, interval and, of a figure itself, standard deviation."""
-    if estimate is None:
-        return number(None)
-    if estimate.half_width is None:
-        return number(estimate.mean, sign)
-    deviation = "" if sign or estimate.sd is None else f" ({number(estimate.sd)})"
-    return f"{number(estimate.mean, sign)} ± {number(estimate.half_width)}{deviation}"
+    """Mean and interval."""
+    if estimate is None or estimate.half_width is None:
+        return number(None if estimate is None else estimate.mean, sign)
+    return f"{number(estimate.mean, sign)} ± {number(estimate.half_width)}"
 
 
 def _verdict(metric: str, gap: Estimate | None) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ebft.comparison import figures, layout
-from ebft.comparison.layout import BEST, BETTER, WORSE, Entry, Grid
+from ebft.comparison.layout import BEST, Entry, Grid
 from ebft.comparison.page import html
 from ebft.comparison.tables import Compared, Table
 from ebft.console import aligned
@@ -54,8 +54,7 @@ def _heading(compared: Compared, table: Table) -> str:
 
 
 def _plain(grid: Grid) -> list[str]:
-    marks = {BEST: "*", BETTER: "", WORSE: ""}
-    return aligned([list(grid.header), *([entry.text + marks.get(entry.kind, "") for entry in row] for row in grid.rows)])
+    return aligned([list(grid.header), *([entry.whole + ("*" if entry.kind == BEST else "") for entry in row] for row in grid.rows)])
 
 
 def markdown(compared: Compared) -> str:
@@ -77,7 +76,7 @@ def _markdown(grid: Grid) -> str:
 
 
 def _bold(entry: Entry, form: str) -> str:
-    return form.format(entry.text) if entry.kind else entry.text
+    return form.format(entry.whole) if entry.kind else entry.whole
 
 
 def latex(compared: Compared) -> str:
@@ -96,7 +95,7 @@ def _latex(grid: Grid) -> str:
     def line(cells: Sequence[str]) -> str:
         return " & ".join(cells) + r" \\"
 
-    rows = [line([_bold(Entry(_escaped(entry.text), entry.kind), r"\textbf{{{}}}") for entry in row]) for row in grid.rows]
+    rows = [line([_bold(Entry(_escaped(entry.whole), entry.kind), r"\textbf{{{}}}") for entry in row]) for row in grid.rows]
     head = [r"\begin{tabular}{l" + "r" * (len(grid.header) - 1) + "}", r"\toprule", line([_escaped(name) for name in grid.header]), r"\midrule"]
     return "\n".join([*head, *rows, r"\bottomrule", r"\end{tabular}"])
 

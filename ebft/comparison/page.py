@@ -6,7 +6,7 @@ from urllib.parse import quote
 
 from ebft.comparison import layout
 from ebft.comparison.figures import Plot
-from ebft.comparison.layout import Grid
+from ebft.comparison.layout import Entry, Grid
 from ebft.comparison.tables import Compared, Table
 from ebft.pages import count, escape, facts, page, plot
 
@@ -56,9 +56,14 @@ def _section(compared: Compared, table: Table, plots: Sequence[Plot], directory:
 
 
 def _grid(grid: Grid) -> str:
-    head = "".join(f"<th>{escape(name)}</th>" for name in grid.header)
-    body = "".join("<tr>" + "".join(f'<td class="{entry.kind}">{escape(entry.text)}</td>' for entry in row) + "</tr>" for row in grid.rows)
+    head = "".join(f"<th>{escape(name).replace(' ', '&nbsp;').replace('_', '_<wbr>')}</th>" for name in grid.header)
+    body = "".join(f"<tr>{''.join(map(_entry, row))}</tr>" for row in grid.rows)
     return f'<div class="scroll"><table class="figures"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+
+
+def _entry(entry: Entry) -> str:
+    note = f"<small>({escape(entry.note)})</small>" if entry.note else ""
+    return f'<td class="{entry.kind}">{escape(entry.text)}{note}</td>'
 
 
 def _runs(table: Table, directory: Path) -> str:

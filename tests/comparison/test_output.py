@@ -35,7 +35,7 @@ class Links(HTMLParser):
         values = dict(attrs)
         self.links += [value for name, value in attrs if name in ("href", "src") and value and tag != "use"]
         self.ids += [values["id"]] if values.get("id") else []
-        if tag != "meta":
+        if tag not in ("meta", "wbr"):
             self.open.append(tag)
 
     def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
