@@ -4,6 +4,7 @@ Unfinished work lies beside its target under a hidden name (`.NAME.partial`) and
 """
 
 import errno
+import fcntl
 import json
 import os
 import shutil
@@ -58,6 +59,14 @@ def atomic_folder(path: Path) -> Iterator[Path]:
             shutil.rmtree(partial, ignore_errors=True)
             shutil.rmtree(replaced, ignore_errors=True)
         _sync(path.parent)
+
+
+@contextmanager
+def alone(path: Path) -> Iterator[None]:
+    """Waits for other processes inside such a block of the same `path`, a file of no content that stays."""
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def append_row(path: Path, row: Mapping[str, Any]) -> None:

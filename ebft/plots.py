@@ -187,6 +187,7 @@ def legend(axes: "Axes", columns: int = 4) -> None:
 def save(figure: "Figure", folder: Path, name: str) -> str:
     with atomic_file(folder / f"{name}.png") as file:
         figure.savefig(file, format="png", dpi=120, facecolor="white")
+    figure.set_layout_engine("none")  # what was laid out for the one stays for the other
     text = io.StringIO()
     figure.savefig(text, format="svg", transparent=True, metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
     svg = text.getvalue()

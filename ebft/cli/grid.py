@@ -4,7 +4,6 @@ import itertools
 import pickle
 from collections.abc import Sequence
 from functools import cache
-from typing import Any
 
 import hydra
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
@@ -78,8 +77,3 @@ class Composer:
 def _is_choice(override: Override) -> bool:
     """Of an option of a group, which decides what files are composed."""
     return str(override.key_or_group) in GROUPS
-
-
-def as_text(value: Any) -> str:
-    """A value of an axis as people write it."""
-    return str(value).strip("'\"")

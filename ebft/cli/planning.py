@@ -4,9 +4,9 @@ import itertools
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from ebft.cli.grid import Composer, axes, merged
+from ebft.cli.grid import Composer, axes, merged, parse, values
 from ebft.config import GridConfig, TrainConfig, UserError, WandbTrackerConfig
-from ebft.sweep.jobs import FROM_RUN, Job, folder, name_of, quoted
+from ebft.sweep.jobs import FROM_RUN, Job, folder, name_of, quoted, settings_of
 
 OWN = ("hydra", "resume")  # keys of a run that the sweep sets
 
@@ -37,9 +37,7 @@ class Planner:
             _refuse_replaced_start(name, own, command_line)
         for name, grid in grids.items():
             if not grid:
-                raise UserError(
-                    f"sweep.{f'variants.{name}' if name else 'grid'} is empty; name what runs differ in, as in: ebft-sweep method=sft,ebft seed=0,1."
-                )
+                raise UserError(f"{_key(name)} is empty; name what runs differ in, as in: ebft-sweep method=sft,ebft seed=0,1.")
             if theirs := [override for override in grid if override.lstrip("+~").split("=")[0].split(".")[0] in OWN]:
                 raise UserError(f"{theirs[0]} is for ebft-sweep to set; leave it out, and choose the folder with sweep.dir.")
         return grids
@@ -55,7 +53,8 @@ class Planner:
         if isinstance(config.tracker, WandbTrackerConfig) and config.tracker.group is None:
             overrides = merged(overrides, [f"tracker.group={quoted(self.sweep.name)}"])
         keys = {key: value for key, value in (override.lstrip("+~").split("=", 1) for override in cell) if key in set(moving)}
-        return Job(name_of(config, model), variant, keys, config.seed, tuple(overrides), None if needed is None else needed.name, trial, config)
+        settings, needs = settings_of(config, model), None if needed is None else needed.name
+        return Job(name_of(settings), variant, keys, config.seed, tuple(overrides), needs, trial, settings, config)
 
     def _config(self, variant: str, cell: Sequence[str]) -> TrainConfig:
         try:
@@ -69,23 +68,23 @@ def _key(variant: str) -> str:
 
 
 def _refuse_replaced_start(variant: str, own: Sequence[str], command_line: Sequence[str]) -> None:
-    replacing = [override for override in command_line if override.startswith("model.path=")]
-    for start in (override for override in own if _named_runs(override)):
+    replacing = [str(override.input_line) for override in parse(command_line) if override.key_or_group == "model.path"]
+    for start in (override for override in own if _named_runs([override])):
         if replacing:
             raise UserError(f"{replacing[0]} would replace {start} of {_key(variant)} as well; write it into sweep.grid, or leave it out.")
 
 
 def _cells(grid: Sequence[str]) -> list[tuple[list[str], list[str]]]:
     """Each cell of the grid, with the keys that have several values."""
-    values = axes(grid)
-    moving = [key for key, choices in values.items() if len(choices) > 1]
-    return [(list(cell), moving) for cell in itertools.product(*values.values())]
+    found = axes(grid)
+    moving = [key for key, choices in found.items() if len(choices) > 1]
+    return [(list(cell), moving) for cell in itertools.product(*found.values())]
 
 
 def _in_order_of_need(grids: dict[str, list[str]]) -> list[str]:
     """Variants, those that others start from first. Raises UserError for one that does not exist or that needs itself."""
     order: list[str] = []
-    needs = {name: {value for override in grid for value in _named_runs(override)} for name, grid in grids.items()}
+    needs = {name: _named_runs(grid) for name, grid in grids.items()}
     for name, named in needs.items():
         if missing := named - set(grids):
             there = f"there are {', '.join(grids)}" if name else "sweep.variants is empty"
@@ -100,9 +99,11 @@ def _in_order_of_need(grids: dict[str, list[str]]) -> list[str]:
     return order
 
 
-def _named_runs(override: str) -> list[str]:
-    key, _, value = override.partition("=")
-    return [part.removeprefix(FROM_RUN) for part in value.split(",") if part.startswith(FROM_RUN)] if key == "model.path" else []
+def _named_runs(grid: Sequence[str]) -> set[str]:
+    """The variants whose models a grid starts from."""
+    starts = [values(override) for override in parse(grid) if override.key_or_group == "model.path"]
+    paths = [start.partition("=")[2].replace("\\", "").strip("'\"") for choices in starts for start in choices]
+    return {path.removeprefix(FROM_RUN) for path in paths if path.startswith(FROM_RUN)}
 
 
 def _needed(config: TrainConfig, variant: str, planned: dict[str, list[Job]]) -> Job | None:

@@ -32,7 +32,8 @@ class SearchPlan:
 
 
 def plan(planner: Planner, runs: Sequence[str]) -> tuple[SearchPlan, list[Job]]:
-    """What is searched, and one choice of it. Raises UserError where there is nothing to search, or where that choice cannot run."""
+    """What is searched, and choices of it in which every axis has its ends or all its options. Raises UserError where there is nothing to search, or
+    where one of those choices cannot run."""
     if planner.sweep.variants:
         raise UserError("sweep.search=optuna searches one grid; set sweep.variants={} or choose another sweep.")
     (grid,) = planner.grids(runs).values()
@@ -42,7 +43,10 @@ def plan(planner: Planner, runs: Sequence[str]) -> tuple[SearchPlan, list[Job]]:
         raise UserError("sweep.search=optuna has nothing to search; give a key several values, as in 'optimizer.lr=tag(log,interval(1e-5,1e-3))'.")
     fixed = [override for override in parsed if override not in axes]
     found = SearchPlan(_lines(axes), _lines(fixed), {str(axis.key_or_group): _distribution(axis) for axis in axes}, planner)
-    return found, found.jobs(0, {str(axis.key_or_group): _an_end(axis) for axis in axes})
+    options = {str(axis.key_or_group): _options(axis) for axis in axes}
+    first = {key: choices[0] for key, choices in options.items()}
+    others = [{**first, key: option} for key, choices in options.items() for option in choices[1:]]
+    return found, [job for trial, choice in enumerate([first, *others]) for job in found.jobs(trial, choice)]
 
 
 def _lines(overrides: Sequence[Override]) -> tuple[str, ...]:
@@ -56,7 +60,7 @@ def _distribution(axis: Override) -> Any:
     except ModuleNotFoundError as error:
         raise UserError("sweep.search=optuna needs optuna, which is not installed; pip install 'ebft[optuna]'.") from error
     if not axis.is_interval_sweep():
-        return CategoricalDistribution([value.split("=", 1)[1] for value in values(axis)])
+        return CategoricalDistribution(_options(axis))
     start, end = _ends(axis)
     sweep: Any = axis.value()
     try:
@@ -75,5 +79,6 @@ def _ends(axis: Override) -> tuple[float, float]:
     return (int(ends[0]), int(ends[1])) if whole or (whole is None and are_whole) else ends
 
 
-def _an_end(axis: Override) -> Any:
-    return _ends(axis)[0] if axis.is_interval_sweep() else values(axis)[0].split("=", 1)[1]
+def _options(axis: Override) -> list[Any]:
+    """The ends of an interval, or every choice."""
+    return list(_ends(axis)) if axis.is_interval_sweep() else [value.split("=", 1)[1] for value in values(axis)]

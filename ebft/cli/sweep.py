@@ -14,9 +14,9 @@ from typing import Any
 from ebft.cli.refusals import as_user_error, one_sentence
 from ebft.comparison.cells import label
 from ebft.comparison.runs import Planned
-from ebft.config import GridConfig, SweepConfig, TrainConfig, UserError, WandbTrackerConfig
-from ebft.identity import flat
-from ebft.sweep.jobs import Job, Manifest, check_folder, read_manifest, write_manifest
+from ebft.config import GridConfig, SweepConfig, UserError, WandbTrackerConfig
+from ebft.files import alone
+from ebft.sweep.jobs import FROM_RUN, Job, Manifest, check_folder, read_manifest, write_manifest
 
 OWN = ("mode", "sweep", "launcher")
 HELP = """\
@@ -128,7 +128,7 @@ def grid(own: Sequence[str], runs: Sequence[str], config: SweepConfig) -> int:
     directory = Path(config.sweep.dir)
     jobs = Planner(directory, config.sweep).jobs(runs)
     check_folder(directory, jobs)
-    check_comparable([_planned(job, "", job.config) for job in jobs], config.sweep)
+    check_comparable([_planned(job) for job in jobs], config.sweep)
     print_plan(config, directory, jobs)
     return 0 if config.mode == "plan" else run(config, directory, Grid(jobs), Manifest(_kept(own), (), tuple(jobs)))
 
@@ -146,7 +146,7 @@ def search(own: Sequence[str], runs: Sequence[str], config: SweepConfig) -> int:
     lower = lower_is_better(metric)
     assert lower is not None, metric
     plan, examples = searching.plan(Planner(directory, config.sweep), runs)
-    check_comparable([_planned(job, "", job.config) for job in examples], config.sweep)
+    check_comparable([_planned(job) for job in examples], config.sweep)
     stored = check_folder(directory, (), (*plan.axes, *plan.fixed))
     earlier = () if stored is None else stored.jobs
     print(f"{config.sweep.name}: {config.sweep.num_trials} trials in {directory}, {len({job.trial for job in earlier})} begun, for {metric}")
@@ -269,19 +269,20 @@ def write_comparison(sweep: GridConfig, directory: Path, jobs: Sequence[Job] | N
     if jobs is not None:
         known = {job.name: states.state(directory, job) for job in jobs}
         planned = [_planned(job, _note(known[job.name])) for job in jobs]
-    compared = comparison.compare(directory, sweep, planned)
     try:
-        *_, page = comparison.write(compared, directory)
-    except PermissionError as error:
+        with alone(directory / ".comparison.lock"):
+            compared = comparison.compare(directory, sweep, planned)
+            *_, page = comparison.write(compared, directory)
+    except OSError as error:
         raise UserError(f"sweep.dir={directory} cannot be written ({error.strerror}), where the comparison goes; collect a copy of it.") from error
     say(comparison.text(compared))
     say(f"Comparison: {page}")
     track(sweep, directory, jobs or [], compared)
 
 
-def _planned(job: Job, note: str, config: TrainConfig | None = None) -> Planned:
-    """Without a config it is read from the run folder."""
-    return Planned(f"runs/{job.name}", job.variant, job.keys, job.seed, note, None if config is None else flat(asdict(config)))
+def _planned(job: Job, note: str = "") -> Planned:
+    config = job.settings if job.needs is None else {**job.settings, "model.path": f"{FROM_RUN}runs/{job.needs}"}
+    return Planned(f"runs/{job.name}", job.variant, job.keys, config, note)
 
 
 def _note(known: Any) -> str:

@@ -1,12 +1,13 @@
 """Which runs stand in one table, which of them are one cell, and whether their figures can be compared at all."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from typing import Any
 
 from ebft.comparison import metrics
-from ebft.comparison.runs import Planned
+from ebft.comparison.runs import FROM_RUN, Planned
 from ebft.config import GridConfig, UserError
 from ebft.identity import CHANGEABLE_KEYS, LENGTH_KEYS
 
@@ -14,6 +15,7 @@ BASE = "base"  # the cell of the models before training
 CHOOSES_METHOD = ("method", "method.name")  # keys whose values are a name by themselves
 # Keys in which runs of one cell may differ: they say where and how a run is computed, or how it is evaluated, and the latter must agree anyway.
 NO_CELL = ("seed", "eval.", "sandbox.", *(key for key in CHANGEABLE_KEYS if key not in LENGTH_KEYS))
+ADVICE = "set it to one value for all runs, or name the key in sweep.split for a table each."
 
 
 @dataclass(frozen=True)
@@ -23,6 +25,11 @@ class Group:
     title: str
     cells: Mapping[str, list[Planned]]
 
+    @property
+    def configs(self) -> dict[str, Mapping[str, Any]]:
+        """By run folder."""
+        return {plan.folder: plan.config for members in self.cells.values() for plan in members}
+
 
 def label(variant: str, keys: Mapping[str, Any]) -> str:
     """As `ebft optimizer.lr=0.0001`; the seed tells runs of one cell apart."""
@@ -31,84 +38,91 @@ def label(variant: str, keys: Mapping[str, Any]) -> str:
 
 
 def groups(plans: Sequence[Planned], sweep: GridConfig) -> list[Group]:
-    """Tables by the values of `sweep.split`, cells in the order of the plan. A run without a configuration, which was never begun, goes where
-    others of its cell are, or else to all tables."""
-    titles_of_cell: dict[str, dict[str, None]] = {}
+    """Tables by the values of `sweep.split`, cells in the order of the plan."""
+    members: dict[str, list[Planned]] = {}
     for plan in plans:
-        if plan.config is not None:
-            titles_of_cell.setdefault(label(plan.variant, plan.keys), {})[_title(plan.config, sweep.split)] = None
-    everywhere = list(dict.fromkeys(title for titles in titles_of_cell.values() for title in titles)) or ([""] if plans else [])
-    members: dict[str, list[Planned]] = {title: [] for title in everywhere}
-    for plan in plans:
-        own = titles_of_cell.get(label(plan.variant, plan.keys), everywhere)
-        for title in own if plan.config is None else [_title(plan.config, sweep.split)]:
-            members[title].append(plan)
+        title = " ".join(str(plan.config[key]) for key in sweep.split if plan.config.get(key) is not None)
+        members.setdefault(title, []).append(plan)
     return [Group(title, _cells(inside, sweep)) for title, inside in members.items()]
 
 
-def _title(config: Mapping[str, Any], split: Sequence[str]) -> str:
-    return " ".join(str(config[key]) for key in split if config.get(key) is not None)
-
-
 def _cells(plans: Sequence[Planned], sweep: GridConfig) -> dict[str, list[Planned]]:
-    keys = {id(plan): _keys(plan, sweep) for plan in plans}
-    if not sweep.by and not any(plan.variant or plan.keys for plan in plans):
-        keys = _found_keys(plans, sweep)
-    constant = _constant(list(keys.values()))
+    keys = _keys(plans, sweep)
+    constant = {key for key in keys[0] if len({str(own.get(key)) for own in keys}) == 1}  # they tell nothing
     cells: dict[str, list[Planned]] = {}
-    for plan in plans:
-        own = {key: value for key, value in keys[id(plan)].items() if key not in constant}
-        cells.setdefault(label(plan.variant, own), []).append(plan)
+    for plan, own in zip(plans, keys, strict=True):
+        cells.setdefault(label(plan.variant, {key: value for key, value in own.items() if key not in constant}), []).append(plan)
     return cells
 
 
-def _keys(plan: Planned, sweep: GridConfig) -> dict[str, Any]:
-    """On the axes of a plan, or those that `sweep.by` names."""
-    if not sweep.by or plan.config is None:
-        return dict(plan.keys)
-    return {key: plan.config[key] for key in sweep.by if key in plan.config}
+def _keys(plans: Sequence[Planned], sweep: GridConfig) -> list[dict[str, Any]]:
+    """What each run is called by: the keys of `sweep.by`, the axes of a plan, or whatever differs."""
+    if sweep.by:
+        return [{key: _value(plan, key) for key in sweep.by if key in plan.config} for plan in plans]
+    found = _differing([plan for plan in plans if plan.keys is None], sweep)
+    return [found[plan.folder] if plan.keys is None else dict(plan.keys) for plan in plans]
 
 
-def _found_keys(plans: Sequence[Planned], sweep: GridConfig) -> dict[int, dict[str, Any]]:
+def _differing(plans: Sequence[Planned], sweep: GridConfig) -> dict[str, dict[str, Any]]:
     """Of runs without a plan: the method, and the keys in which runs of one method differ."""
     by_method: dict[str, list[Planned]] = {}
     for plan in plans:
-        assert plan.config is not None, plan.folder
         by_method.setdefault(plan.config["method.name"], []).append(plan)
-    found: dict[int, dict[str, Any]] = {}
+    found: dict[str, dict[str, Any]] = {}
     for method, members in by_method.items():
-        names = dict.fromkeys(key for plan in members for key in plan.config or {} if not key.startswith(NO_CELL) and key not in sweep.split)
-        varying = [key for key in names if len({str((plan.config or {}).get(key)) for plan in members}) > 1]
+        names = dict.fromkeys(key for plan in members for key in plan.config if not key.startswith(NO_CELL) and key not in sweep.split)
+        varying = [key for key in names if len({str(_value(plan, key)) for plan in members}) > 1]
         for plan in members:
-            found[id(plan)] = {"method.name": method} | {key: plan.config[key] for key in varying if plan.config and key in plan.config}
+            found[plan.folder] = {"method.name": method} | {key: _value(plan, key) for key in varying if key in plan.config}
     return found
 
 
-def _constant(keys: Sequence[Mapping[str, Any]]) -> set[str]:
-    """Keys that have one value in all of several runs; they tell nothing."""
-    return {key for key in (keys[0] if keys else {}) if len({str(own.get(key)) for own in keys}) == 1}
+def _value(plan: Planned, key: str) -> Any:
+    """Runs that start from another's model start from one of their own seed, so the folder tells no cells apart."""
+    return FROM_RUN.rstrip(":") if key == "model.path" and plan.starts_from is not None else plan.config.get(key)
 
 
 def check_comparable(plans: Sequence[Planned], sweep: GridConfig) -> None:
-    """Raises UserError where runs of one table were, or would be, evaluated differently, where none has a metric that is asked for, and for names of
-    cells that do not exist. Plans without a configuration are passed over."""
-    known = [plan for plan in plans if plan.config is not None]
-    together = groups(known, sweep)
+    """Raises UserError where runs of one table were, or would be, evaluated differently, where none measures what is asked for, where runs are judged
+    against others that they cannot be compared with, and for cells and keys that do not exist."""
+    together = groups(plans, sweep)
+    _check_keys(plans, sweep)
     for group in together:
-        configs = {plan.folder: plan.config for members in group.cells.values() for plan in members if plan.config is not None}
-        _check_agreement("the evaluation", {folder: metrics.evaluation_settings(config, sweep.split) for folder, config in configs.items()}, ADVICE)
-        for metric in sweep.metrics:
-            settings = {folder: metrics.feature_settings(metric, config) for folder, config in configs.items()}
-            _check_agreement(f"{metric}, which sweep.metrics names,", settings, "leave the metric out, or set the key to one value.")
+        settings = {folder: metrics.evaluation_settings(config, sweep.split) for folder, config in group.configs.items()}
+        _check_agreement("the evaluation", settings, ADVICE)
+        for key, metric in _wanted(sweep):
+            settings = {folder: metrics.feature_settings(metric, config) for folder, config in group.configs.items()}
+            _check_agreement(f"{metric}, which {key} names,", settings, "choose another metric, or set the key to one value.")
         for name, members in group.cells.items():
             _check_seeds(name, members)
+    if _is_judged(sweep) and len(together) > 1:
+        what = "sweep.search=optuna" if sweep.search == "optuna" else "sweep.early_stopping=median"
+        raise UserError(
+            f"{what} holds runs against one another, but here are {' and '.join(group.title for group in together[:2])}; sweep one by one."
+        )
     _check_names(together, sweep)
-    wanted = [("sweep.metrics", metric) for metric in sweep.metrics]
-    wanted += [("sweep.metric", sweep.metric)] if sweep.search == "optuna" or sweep.early_stopping == "median" else []
-    _check_measured([plan.config for plan in known if plan.config is not None], wanted)
+    _check_measured([plan.config for plan in plans], sweep)
 
 
-ADVICE = "set it to one value for all runs, or name the key in sweep.split for a table each."
+def _is_judged(sweep: GridConfig) -> bool:
+    """Whether runs are stopped or chosen by the others' figures."""
+    return sweep.search == "optuna" or sweep.early_stopping == "median"
+
+
+def _wanted(sweep: GridConfig) -> list[tuple[str, str]]:
+    """Metrics that must be comparable, with the key that names them."""
+    return [*(("sweep.metrics", metric) for metric in sweep.metrics), *([("sweep.metric", sweep.metric)] if _is_judged(sweep) else [])]
+
+
+def _check_keys(plans: Sequence[Planned], sweep: GridConfig) -> None:
+    there = dict.fromkeys(key for plan in plans for key in plan.config)
+    optional = {"data.path"}  # of the default split; embedded data have none
+    for name, keys in (("sweep.by", sweep.by), ("sweep.split", sweep.split)):
+        for key in keys:
+            if plans and key not in there and key not in optional:
+                close = get_close_matches(key, there, 1)
+                advice = f"did you mean {close[0]}?" if close else "name a key of ebft-train --cfg job, such as method.name."
+                raise UserError(f"{name} names {key}, which is no key of these runs; {advice}")
 
 
 def _check_seeds(name: str, members: Sequence[Planned]) -> None:
@@ -124,7 +138,7 @@ def _check_agreement(what: str, settings: Mapping[str, Mapping[str, Any]], advic
         raise UserError(f"{key} shapes {what} and is {here} in {first}, {there} in {second}; {advice}")
 
 
-def _disagreements(settings: Mapping[str, Mapping[str, Any]]) -> Iterable[tuple[str, str, str]]:
+def _disagreements(settings: Mapping[str, Mapping[str, Any]]) -> Iterator[tuple[str, str, str]]:
     """Two folders and the key in which they differ."""
     (first, expected), *others = settings.items()
     for folder, own in others:
@@ -138,16 +152,18 @@ def disagreement(metric: str, configs: Mapping[str, Mapping[str, Any]]) -> str |
 
 
 def _check_names(together: Sequence[Group], sweep: GridConfig) -> None:
-    names = [BASE, *dict.fromkeys(name for group in together for name in group.cells)]
+    cells = dict.fromkeys(name for group in together for name in group.cells)
+    if taken := [name for name in cells if name == BASE or name.startswith(f"{BASE} ")]:
+        raise UserError(f"The cell {taken[0]} has the name of the models before training; call it otherwise.")
     for key, name in [("sweep.reference", sweep.reference or BASE), *(("sweep.reported", name) for name in sweep.reported)]:
-        if name not in names:
-            raise UserError(f"{key} names the cell {name}, which no run belongs to; cells are {', '.join(names)}.")
+        if together and name != BASE and name not in cells:
+            raise UserError(f"{key} names the cell {name}, which no run belongs to; cells are {', '.join((BASE, *cells))}.")
     for metric in {metric for reported in sweep.reported.values() for metric in reported}:
         metrics.check_known(metric)
 
 
-def _check_measured(configs: Sequence[Mapping[str, Any]], wanted: Sequence[tuple[str, str]]) -> None:
+def _check_measured(configs: Sequence[Mapping[str, Any]], sweep: GridConfig) -> None:
     there = set().union(*map(metrics.expected, configs))
-    for key, metric in wanted:
+    for key, metric in _wanted(sweep):
         if configs and metric not in there and not metric.startswith(tuple(f"{name}_" for name in metrics.BY_DIRECTION)):
             raise UserError(f"{key} names {metric}, which no run measures; leave it out, or set what it needs under eval. and data.task.")

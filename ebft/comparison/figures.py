@@ -30,7 +30,7 @@ class Plot:
 
 @dataclass(frozen=True)
 class Point:
-    """All runs of a cell after one evaluation: mean place, and the metric's estimate over seeds."""
+    """All runs of a cell at one evaluation: mean place, and the metric's estimate over seeds."""
 
     place: float
     value: Estimate
@@ -48,7 +48,7 @@ def draw(folder: Path, table: Table, prefix: str) -> list[Plot]:
             short(metric): (f"{short(metric)} by step, tokens and seconds: mean over seeds and its 95 % interval.", _course(cells, metric))
             for metric in table.metrics
         }
-        if LOSS not in table.left_out:
+        if LOSS not in table.incomparable:
             figures["feature_matching_by_horizon"] = (
                 "Feature-matching loss after training, by rollout length; dotted: the length in training.",
                 _by_horizon([*bases, *cells], table.trained_length),
@@ -83,9 +83,14 @@ def leading(table: Table) -> Sequence[Row]:
     return [row for row in table.cells if row.name in kept]
 
 
+def _plain(label: str) -> str:
+    """Matplotlib leaves out labels that begin with _, and takes what is between dollars for mathematics."""
+    return label.replace("$", r"\$").removeprefix("_")
+
+
 def course(outcomes: Sequence[Outcome], metric: str, place: str) -> list[Point]:
-    """By the steps at which all runs of a cell were evaluated."""
-    by_step = [{int(row["step"]): row for row in outcome.course if metric in row} for outcome in outcomes]
+    """By the steps at which all runs of a cell were evaluated; `place` is what the metric is drawn against."""
+    by_step = [{int(row["step"]): row for row in outcome.course if metric in row and place in row} for outcome in outcomes]
     steps = sorted(set(by_step[0]).intersection(*by_step[1:]))
     points = []
     for step in steps:
@@ -106,7 +111,7 @@ def _course(cells: Sequence[Row], metric: str) -> "Figure | None":
     panels = figure.subplots(1, len(PLACES), sharey=True)
     for axes, (place, label) in zip(panels, PLACES.items(), strict=True):
         for number, row in enumerate(cells):
-            _band(axes, course(row.outcomes, metric, place), row.name, number)
+            _band(axes, course(row.outcomes, metric, place), _plain(row.name), number)
         axes.set_xlabel(label)
         axes.xaxis.set_major_locator(MaxNLocator(5))
         axes.xaxis.set_major_formatter(EngFormatter(sep=""))
@@ -180,7 +185,7 @@ def _points(rows: Sequence[Row], lengths: Sequence[int], measured: Measured, pla
             [place + shift for place in shown],
             [value.mean for value in shown.values()],
             [value.half_width or 0.0 for value in shown.values()],
-            label=row.name, marker="o", markersize=4, capsize=2, linewidth=1.2, **look,
+            label=_plain(row.name), marker="o", markersize=4, capsize=2, linewidth=1.2, **look,
         )  # fmt: skip
     axes.set_xticks(range(len(lengths)), [str(length) for length in lengths])
     axes.set(xlabel=place_label, ylabel=value_label)
@@ -198,8 +203,16 @@ def _losses(table: Table, cells: Sequence[Row]) -> "Figure | None":
     figure = Figure(figsize=(10.4, 4.2), layout="constrained")
     axes = figure.subplots()
     for number, row in enumerate(measured):
-        across, up = ([point.value.mean for point in course(row.outcomes, metric, "step")] for metric in (loss, entropy))
-        axes.plot(across, up, marker="o", markersize=3, linewidth=1.2, label=row.name, **_look(number))
+        means = course(row.outcomes, entropy, loss)
+        axes.plot(
+            [point.place for point in means],
+            [point.value.mean for point in means],
+            marker="o",
+            markersize=3,
+            linewidth=1.2,
+            label=_plain(row.name),
+            **_look(number),
+        )
         ends = ([outcome.final[metric] for outcome in row.outcomes] for metric in (loss, entropy))
         axes.plot(*ends, "o", markersize=5, alpha=0.45, markeredgewidth=0, color=COLOURS[number % len(COLOURS)])
     axes.set(xlabel=short(loss), ylabel="cross_entropy (nats per token)")

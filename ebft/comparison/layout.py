@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ebft.comparison.cells import BASE
 from ebft.comparison.metrics import lower_is_better
 from ebft.comparison.statistics import Estimate
 from ebft.comparison.tables import Compared, Row, Table, short
@@ -13,8 +14,9 @@ BEST, BETTER, WORSE = "best", "better", "worse"
 ARROWS = {True: " ↓", False: " ↑", None: ""}
 LEGEND = (
     "Mean over seeds ± half-width of its 95 % interval (Student's t), in brackets the standard deviation. ↓ lower is better, ↑ higher. "
-    "Marked as best: better than every other cell and the base, each by a paired difference whose 95 % interval excludes 0; where none is "
-    "marked, the runs do not say. Tokens and seconds are those of training."
+    "Marked as best: all its runs are done, and it is better than the base and every other cell with a figure, each by a paired difference whose "
+    "95 % interval excludes 0; where none is marked, the runs do not say. Tokens and seconds are those of training, with those of the run whose "
+    "model a run starts from."
 )
 
 
@@ -54,7 +56,8 @@ def _measured_row(table: Table, row: Row) -> list[Entry]:
     for metric in table.metrics:
         figure = row.figures[metric]
         deviation = "" if figure.estimate is None or figure.estimate.sd is None else number(figure.estimate.sd)
-        entries.append(Entry(spread(figure.estimate), BEST if figure.is_best else "", deviation))
+        n = None if row.is_base else len(row.outcomes)
+        entries.append(Entry(spread(figure.estimate, "", n), BEST if figure.is_best else "", deviation))
         if table.has_reported(metric):
             entries.append(Entry("" if figure.reported is None else f"{figure.reported:g}"))
     tokens = "" if row.tokens is None else count(row.tokens.mean)
@@ -66,22 +69,24 @@ def _number_of(row: Row) -> str:
 
 
 def differences(table: Table) -> Grid:
-    """Every cell minus the reference, in pairs of one seed."""
-    rows = [row for row in table.rows if row.name != table.reference and any(row.figures[metric].difference for metric in table.metrics)]
+    """Every cell minus the reference, in pairs of one seed; no rows where there is nothing to subtract."""
     grid = []
-    for row in rows:
-        shown = [row.figures[metric].difference for metric in table.metrics]
-        pairs = max((gap.n for gap in shown if gap is not None), default=0)
-        entries = [Entry(spread(gap, "+"), _verdict(metric, gap)) for metric, gap in zip(table.metrics, shown, strict=True)]
-        grid.append([Entry(row.name), Entry(str(pairs)), *entries])
-    return Grid(["cell", "pairs", *map(arrow, table.metrics)], grid)
+    for row in table.rows:
+        gaps = [row.figures[metric].difference for metric in table.metrics]
+        pairs = max((gap.n for gap in gaps if gap is not None), default=0)
+        entries = [Entry(spread(gap, "+", pairs), _verdict(metric, gap)) for metric, gap in zip(table.metrics, gaps, strict=True)]
+        if row.name != table.reference and not (row.is_base and table.reference == BASE):
+            grid.append([Entry(row.name), Entry(str(pairs)), *entries])
+    has_any = any(row.figures[metric].difference is not None for row in table.rows for metric in table.metrics)
+    return Grid(["cell", "pairs", *map(arrow, table.metrics)], grid if has_any else [])
 
 
-def spread(estimate: Estimate | None, sign: str = "") -> str:
-    """Mean and interval."""
-    if estimate is None or estimate.half_width is None:
-        return number(None if estimate is None else estimate.mean, sign)
-    return f"{number(estimate.mean, sign)} ± {number(estimate.half_width)}"
+def spread(estimate: Estimate | None, sign: str, n: int | None) -> str:
+    """Mean and interval, and the number of values where it is not the `n` that the row has."""
+    if estimate is None:
+        return number(None)
+    interval = "" if estimate.half_width is None else f" ± {number(estimate.half_width)}"
+    return f"{number(estimate.mean, sign)}{interval}{'' if n in (None, estimate.n) else f' [n = {estimate.n}]'}"
 
 
 def _verdict(metric: str, gap: Estimate | None) -> str:
@@ -89,14 +94,6 @@ def _verdict(metric: str, gap: Estimate | None) -> str:
     if gap is None or lower is None or not gap.excludes_zero:
         return ""
     return BETTER if (gap.mean < 0) == lower else WORSE
-
-
-def notes(table: Table) -> list[str]:
-    """What a table cannot show, and why."""
-    kinds: dict[str, list[str]] = {}
-    for kind, key in table.left_out.items():
-        kinds.setdefault(key, []).append(short(kind).removesuffix("@"))
-    return [f"{', '.join(names)}: not compared, because runs differ in {key}, which shapes the measurement." for key, names in kinds.items()]
 
 
 def missing(compared: Compared) -> list[str]:

@@ -15,13 +15,19 @@ from ebft.comparison.tables import Compared, Table
 from ebft.console import aligned
 from ebft.files import atomic_write_text
 
-LATEX = {"_": r"\_", "%": r"\%", "#": r"\#", "&": r"\&", "±": r"$\pm$", "↓": r"$\downarrow$", "↑": r"$\uparrow$", "–": "--"}
+LATEX = {letter: f"\\{letter}" for letter in "_%#&${}"} | {
+    "\\": r"\textbackslash{}", "^": r"\textasciicircum{}", "~": r"\textasciitilde{}", "<": r"\textless{}", ">": r"\textgreater{}",
+    "±": r"$\pm$", "↓": r"$\downarrow$", "↑": r"$\uparrow$", "–": "--",
+}  # fmt: skip
 
 
 def write(compared: Compared, directory: Path) -> list[Path]:
     """comparison.md, .csv, .tex, .json and, last, the page; plots in `plots/`."""
     (directory / "plots").mkdir(exist_ok=True)
-    plots = {table.title: figures.draw(directory / "plots", table, _slug(table.title)) for table in compared.tables}
+    several = len(compared.tables) > 1
+    plots = [
+        figures.draw(directory / "plots", table, f"{number}_{_slug(table.title)}_" if several else "") for number, table in enumerate(compared.tables)
+    ]
     texts = {
         "comparison.md": markdown(compared),
         "comparison.csv": comma_separated(compared),
@@ -35,14 +41,14 @@ def write(compared: Compared, directory: Path) -> list[Path]:
 
 
 def _slug(title: str) -> str:
-    return "".join(letter if letter.isalnum() else "_" for letter in title) + "_" if title else ""
+    return "".join(letter if letter.isalnum() else "_" for letter in title)
 
 
 def text(compared: Compared) -> str:
     """For a terminal."""
     parts = []
     for table in compared.tables:
-        parts.append("\n".join([_heading(compared, table), *_plain(layout.measured(table)), *layout.notes(table)]))
+        parts.append("\n".join([_heading(compared, table), *_plain(layout.measured(table)), *table.notes]))
         if (gaps := layout.differences(table)).rows:
             parts.append("\n".join([f"Difference to {table.reference}", *_plain(gaps)]))
     lost = layout.missing(compared)
@@ -58,21 +64,26 @@ def _plain(grid: Grid) -> list[str]:
 
 
 def markdown(compared: Compared) -> str:
-    parts = [f"# {compared.name}", layout.LEGEND.replace("Marked as best", "**Bold**")]
+    parts = [f"# {_inline(compared.name)}", layout.LEGEND.replace("Marked as best", "**Bold**")]
     for table in compared.tables:
-        parts += [f"## {table.title or compared.name}", _markdown(layout.measured(table)), *layout.notes(table)]
+        parts += [f"## {_inline(table.title or compared.name)}", _markdown(layout.measured(table)), *map(_inline, table.notes)]
         if (gaps := layout.differences(table)).rows:
-            parts += [f"Difference to `{table.reference}`, in pairs of one seed; **bold** where its interval excludes 0:", _markdown(gaps)]
+            parts += [f"Difference to {_inline(table.reference)}, in pairs of one seed; **bold** where its interval excludes 0:", _markdown(gaps)]
     if compared.reported_source:
-        parts.append(f"Reported figures, which were not measured here: {compared.reported_source}")
+        parts.append(f"Reported figures, which were not measured here: {_inline(compared.reported_source)}")
     if lost := layout.missing(compared):
-        parts += ["## Not done", "\n".join(f"- {line}" for line in lost)]
+        parts += ["## Not done", "\n".join(f"- {_inline(line)}" for line in lost)]
     return "\n\n".join(parts) + "\n"
 
 
 def _markdown(grid: Grid) -> str:
     lines = [list(grid.header), ["---"] * len(grid.header), *([_bold(entry, "**{}**") for entry in row] for row in grid.rows)]
-    return "\n".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |" for line in lines)
+    return "\n".join(f"| {' | '.join(map(_inline, line))} |" for line in lines)
+
+
+def _inline(plain: str) -> str:
+    """On one line, neither HTML nor the end of a cell."""
+    return " ".join(plain.split()).replace("<", "&lt;").replace("|", r"\|")
 
 
 def _bold(entry: Entry, form: str) -> str:
@@ -80,15 +91,19 @@ def _bold(entry: Entry, form: str) -> str:
 
 
 def latex(compared: Compared) -> str:
-    """Tabulars for \\input; they need the package booktabs."""
-    parts = [f"% {compared.name}: {layout.LEGEND}"]
+    """Tabulars for \\input, with the rest as comments; they need the package booktabs."""
+    parts = [_comment(f"{compared.name}: {layout.LEGEND}")]
     for table in compared.tables:
-        parts += [f"% {table.title}", _latex(layout.measured(table))]
+        parts += [_comment(table.title), _latex(layout.measured(table)), *map(_comment, table.notes)]
         if (gaps := layout.differences(table)).rows:
-            parts += [f"% {table.title}: difference to {table.reference}", _latex(gaps)]
+            parts += [_comment(f"{table.title}: difference to {table.reference}"), _latex(gaps)]
     if compared.reported_source:
-        parts.append(f"% Reported: {compared.reported_source}")
-    return "\n".join(parts) + "\n"
+        parts.append(_comment(f"Reported: {compared.reported_source}"))
+    return "\n".join([*parts, *(_comment(f"Not done: {line}") for line in layout.missing(compared))]) + "\n"
+
+
+def _comment(plain: str) -> str:
+    return f"% {' '.join(plain.split())}"
 
 
 def _latex(grid: Grid) -> str:
@@ -137,7 +152,7 @@ def as_json(compared: Compared) -> dict[str, Any]:
             ]
             cell = {"cell": row.name, "planned": row.planned, "figures": {metric: asdict(figure) for metric, figure in row.figures.items()}}
             rows.append({**cell, "tokens": _or_none(row.tokens), "seconds": _or_none(row.seconds), "runs": runs})
-        tables.append({"title": table.title, "metrics": list(table.metrics), "reference": table.reference, "left_out": table.left_out, "rows": rows})
+        tables.append({"title": table.title, "metrics": list(table.metrics), "reference": table.reference, "notes": list(table.notes), "rows": rows})
     lost = [{"cell": cell, "seed": plan.seed, "folder": plan.folder, "note": plan.note} for cell, plan in compared.missing]
     return {"name": compared.name, "tables": tables, "missing": lost, "reported_source": compared.reported_source}
 

@@ -1,6 +1,6 @@
 """`comparison.html`: the comparison on one page that needs nothing else but, for its links, the run folders beside it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import quote
 
@@ -11,7 +11,7 @@ from ebft.comparison.tables import Compared, Table
 from ebft.pages import count, escape, facts, page, plot
 
 
-def html(compared: Compared, plots: Mapping[str, Sequence[Plot]], directory: Path) -> str:
+def html(compared: Compared, plots: Sequence[Sequence[Plot]], directory: Path) -> str:
     runs = [outcome for table in compared.tables for row in table.rows for outcome in row.outcomes]
     cells = sum(not row.is_base for table in compared.tables for row in table.rows)
     return page(
@@ -28,7 +28,9 @@ def html(compared: Compared, plots: Mapping[str, Sequence[Plot]], directory: Pat
         ),
         legend=escape(layout.LEGEND),
         contents=_contents(compared.tables),
-        tables="\n".join(_section(compared, table, plots[table.title], directory) for table in compared.tables) or "<p>No run is done.</p>",
+        tables="\n".join(
+            _section(compared, number, table, drawn, directory) for number, (table, drawn) in enumerate(zip(compared.tables, plots, strict=True))
+        ),
         missing=_missing(compared),
     )
 
@@ -36,17 +38,13 @@ def html(compared: Compared, plots: Mapping[str, Sequence[Plot]], directory: Pat
 def _contents(tables: Sequence[Table]) -> str:
     if len(tables) < 2:
         return ""
-    return "<nav>" + "".join(f'<a href="#{_anchor(table)}">{escape(table.title)}</a>' for table in tables) + "</nav>"
+    return "<nav>" + "".join(f'<a href="#table-{number}">{escape(table.title)}</a>' for number, table in enumerate(tables)) + "</nav>"
 
 
-def _anchor(table: Table) -> str:
-    return quote(f"table-{table.title.replace(' ', '-')}", safe="")
-
-
-def _section(compared: Compared, table: Table, plots: Sequence[Plot], directory: Path) -> str:
+def _section(compared: Compared, number: int, table: Table, plots: Sequence[Plot], directory: Path) -> str:
     gaps = layout.differences(table)
-    parts = [f'<h2 id="{_anchor(table)}">{escape(table.title or compared.name)}</h2>', _grid(layout.measured(table))]
-    parts += [f'<p class="note">{escape(note)}</p>' for note in layout.notes(table)]
+    parts = [f'<h2 id="table-{number}">{escape(table.title or compared.name)}</h2>', _grid(layout.measured(table))]
+    parts += [f'<p class="note">{escape(note)}</p>' for note in table.notes]
     if any(table.has_reported(metric) for metric in table.metrics) and compared.reported_source:
         parts.append(f'<p class="note">Reported figures were not measured here: {escape(compared.reported_source)}</p>')
     if gaps.rows:

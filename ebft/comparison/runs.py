@@ -14,95 +14,142 @@ from ebft.files import read_rows
 from ebft.identity import flat
 
 CONFIG, METRICS, SUMMARY = "config.yaml", "metrics.jsonl", "summary.json"
+FROM_RUN = "run:"  # model.path=run:FOLDER, of a run that starts from another's model
 TOKENS, SECONDS = "cost/tokens_forwarded", "cost/seconds"  # until an evaluation
 FIELDS = {"status", "base", "final", "tokens_forwarded", "train_seconds"}  # of a summary, that are read here
+KEYS = {  # of a config, that are read here
+    "seed", "method.name", "model.path", "model.revision", "model.init", "data.source", "data.task",
+    "features.feature_layers", "features.embed_method", "features.normalize", "features.whitening", "features.network", "features.path",
+    "sampler.anchors", "sampler.generate_length", "eval.horizons", "eval.num_questions", "eval.num_completions", "eval.pass_at",
+}  # fmt: skip
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml, where PyYAML was built with it, reads ten times as fast
 
 
 @dataclass(frozen=True)
 class Planned:
-    """A run of a sweep's plan."""
+    """A run of a sweep's plan, or one that was found."""
 
     folder: str  # below the sweep's
     variant: str  # the name of its grid, or nothing
-    keys: Mapping[str, str]  # its values on the sweep's axes
-    seed: int
+    keys: Mapping[str, str] | None  # its values on the sweep's axes; None where it was found without a plan
+    config: Mapping[str, Any] = field(repr=False)  # flat; model.path is run:FOLDER where it starts from another run's model
     note: str = ""  # why it is not done
-    config: Mapping[str, Any] | None = field(default=None, repr=False)  # flat; None where it is to be read from the run folder
+
+    @property
+    def seed(self) -> int:
+        return int(self.config["seed"])
+
+    @property
+    def starts_from(self) -> str | None:
+        """The folder of the run whose model this one starts from."""
+        path = str(self.config["model.path"])
+        return path.removeprefix(FROM_RUN) if path.startswith(FROM_RUN) else None
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """A finished run."""
+    """A finished run. Where it starts from another run's model, its base and its cost are counted from where that one started."""
 
     plan: Planned
-    config: Mapping[str, Any]  # flat
-    base: Mapping[str, float]  # its evaluation before training
+    base: Mapping[str, float]  # the evaluation of the model before any training
     final: Mapping[str, float]
     tokens: float  # forwarded in training
     seconds: float  # of training alone
     course: Sequence[Mapping[str, float]]  # every evaluation: step, metrics and cost until then
+    root: Mapping[str, Any]  # config of the run that the base belongs to, its own or the one it starts from
 
     @property
     def seed(self) -> int:
         return self.plan.seed
 
 
-def read(directory: Path, planned: Sequence[Planned] | None) -> tuple[list[Outcome], list[Planned]]:
-    """Finished runs and those that are not, with why. Without a plan every run folder below `directory` counts. Raises UserError."""
-    outcomes, missing = [], []
-    for plan in _found(directory) if planned is None else planned:
-        outcome = _read(directory, plan)
-        if isinstance(outcome, Outcome):
-            outcomes.append(outcome)
-        else:
-            missing.append(outcome)
+def read(directory: Path, planned: Sequence[Planned] | None) -> tuple[list[Planned], dict[str, Outcome]]:
+    """Every run, with why it is not done, and the finished ones by folder. Without a plan every run folder below `directory` counts, but for links.
+    Raises UserError."""
+    plans = _linked(directory, list(_found(directory))) if planned is None else list(planned)
+    outcomes: dict[str, Outcome] = {}
+    noted = []
+    for plan in plans:
+        read = _read(directory, plan)
+        noted.append(read if isinstance(read, Planned) else plan)
+        if isinstance(read, Outcome):
+            outcomes[plan.folder] = read
     if not outcomes and planned is None:
-        raise UserError(f"sweep.dir={directory} holds no finished run{f', but {len(missing)} begun' if missing else ''}; name a folder of runs.")
-    return outcomes, missing
+        raise UserError(f"sweep.dir={directory} holds no finished run{f', but {len(plans)} begun' if plans else ''}; name a folder of runs.")
+    return noted, {folder: _from_the_start(outcome, outcomes) for folder, outcome in outcomes.items()}
 
 
 def _found(directory: Path) -> Iterator[Planned]:
-    """Every folder with a config and metrics, in order of their names."""
-    for folder, inner, names in os.walk(directory):
+    """Every folder with a config and something of a run, in order of their names."""
+
+    def refuse(error: OSError) -> NoReturn:
+        raise UserError(f"{error.filename} cannot be read ({error.strerror}); put that right, or compare a folder without it.") from error
+
+    for folder, inner, names in os.walk(directory, onerror=refuse):
         inner.sort()
-        if CONFIG in names and METRICS in names:
+        if CONFIG in names and (METRICS in names or SUMMARY in names):
             inner.clear()
-            yield Planned(os.path.relpath(folder, directory), "", {}, seed=0)
+            yield Planned(os.path.relpath(folder, directory), "", None, _config(Path(folder) / CONFIG))
+
+
+def _linked(directory: Path, plans: list[Planned]) -> list[Planned]:
+    """Those that start from the model of another of them say so."""
+    models = {str((directory / plan.folder / "model").resolve()): plan.folder for plan in plans}
+
+    def link(plan: Planned) -> Planned:
+        start = models.get(str(Path(plan.config["model.path"]).resolve()), plan.folder)
+        return plan if start == plan.folder else replace(plan, config={**plan.config, "model.path": FROM_RUN + start})
+
+    return [link(plan) for plan in plans]
+
+
+def _from_the_start(outcome: Outcome, outcomes: Mapping[str, Outcome]) -> Outcome:
+    start = outcomes.get(outcome.plan.starts_from or "")
+    if start is None:
+        return outcome
+    first = _from_the_start(start, outcomes)
+    course = [
+        {**row, **{cost: row[cost] + total for cost, total in ((TOKENS, first.tokens), (SECONDS, first.seconds)) if cost in row}}
+        for row in outcome.course
+    ]
+    return replace(
+        outcome, base=first.base, root=first.root, tokens=outcome.tokens + first.tokens, seconds=outcome.seconds + first.seconds, course=course
+    )
 
 
 def _read(directory: Path, plan: Planned) -> Outcome | Planned:
     folder = directory / plan.folder
-    config = _config(folder / CONFIG)
     summary = _summary(folder / SUMMARY)
-    if config is None or summary is None or summary["status"] != "completed":
-        note = plan.note or ("going on, or killed" if summary is None else f"{summary['status']}: {summary.get('error', 'stopped before its end')}")
-        return replace(plan, note=note, config=config, seed=plan.seed if config is None else config["seed"])
+    if summary is None or summary["status"] != "completed":
+        return plan if plan.note else replace(plan, note=_why(summary))
     course = read_rows(folder / METRICS, mentioning='"eval/')
-    plan = replace(plan, config=config, seed=config["seed"])
-    return Outcome(plan, config, summary["base"], summary["final"], summary["tokens_forwarded"], summary["train_seconds"], course)
+    return Outcome(plan, summary["base"], summary["final"], summary["tokens_forwarded"], summary["train_seconds"], course, plan.config)
 
 
-def _config(path: Path) -> dict[str, Any] | None:
-    """Flat; None where there is no file."""
-    if not path.is_file():
-        return None
+def _why(summary: Mapping[str, Any] | None) -> str:
+    return "going on, or killed" if summary is None else f"{summary['status']}: {summary.get('error', 'stopped before its end')}"
+
+
+def _config(path: Path) -> dict[str, Any]:
+    """Flat."""
     try:
         nested = yaml.load(path.read_text(encoding="utf-8"), LOADER)
     except (yaml.YAMLError, UnicodeDecodeError):
-        return _refuse(path)
+        _refuse(path)
     config = flat(nested) if isinstance(nested, dict) else {}
-    return config if {"seed", "method.name"} <= config.keys() else _refuse(path)
+    return config if config.keys() >= KEYS else _refuse(path)
 
 
 def _summary(path: Path) -> dict[str, Any] | None:
-    if not path.is_file():
-        return None
+    """None where there is none: a run that goes on takes it away."""
     try:
         summary = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        return None
     except (json.JSONDecodeError, UnicodeDecodeError):
-        return _refuse(path)
-    return summary if isinstance(summary, dict) and summary.keys() >= FIELDS else _refuse(path)
+        _refuse(path)
+    is_ours = isinstance(summary, dict) and summary.keys() >= FIELDS and isinstance(summary["base"], dict) and isinstance(summary["final"], dict)
+    return summary if is_ours else _refuse(path)
 
 
 def _refuse(path: Path) -> NoReturn:

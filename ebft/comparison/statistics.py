@@ -23,8 +23,8 @@ class Estimate:
 
     @property
     def excludes_zero(self) -> bool:
-        """Whether 0 lies outside the interval. False where there is none."""
-        return self.half_width is not None and abs(self.mean) > self.half_width
+        """Whether 0 lies outside the interval. False where there is none, or one of no width: equal values are too few to know their spread."""
+        return self.half_width is not None and abs(self.mean) > self.half_width > 0
 
 
 def estimate(values: Sequence[float]) -> Estimate | None:

@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 from ebft import files
 from ebft.config import TrainConfig, UserError
@@ -28,6 +29,7 @@ class Job:
     overrides: tuple[str, ...]  # of ebft-train
     needs: str | None = None  # the run that must be done before, because this one starts from its model
     trial: int | None = None  # of a search
+    settings: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)  # its flat config; model.path=run:JOB for another's model
     config: TrainConfig | None = field(default=None, compare=False, repr=False)  # not kept in sweep.json
 
 
@@ -43,20 +45,24 @@ def quoted(text: str) -> str:
     return '"' + re.sub(r'(\\*)("|$)', lambda found: found[1] * 2 + found[2].replace('"', r"\""), literal) + '"'
 
 
-def name_of(config: TrainConfig, model: str) -> str:
-    """`method-data-HASH`: equal for configs that compute the same. `model` stands for model.path, which may lie in the sweep's own folder."""
-    keys = flat(without_secrets(asdict(config))) | {"model.path": model}
+def settings_of(config: TrainConfig, model: str) -> dict[str, Any]:
+    """The flat config, without secrets. `model` stands for model.path, which may lie in the sweep's own folder."""
+    return flat(without_secrets(asdict(config))) | {"model.path": model}
+
+
+def name_of(settings: Mapping[str, Any]) -> str:
+    """`method-data-HASH`: equal for configs that compute the same."""
     computing = [key for key in CHANGEABLE_KEYS if key not in LENGTH_KEYS]
-    kept = {key: value for key, value in keys.items() if not any(key == left or key.startswith(f"{left}.") for left in computing)}
+    kept = {key: value for key, value in settings.items() if not any(key == left or key.startswith(f"{left}.") for left in computing)}
     digest = hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
-    return f"{config.method.name}-{config.data.source}-{digest[:ID_DIGITS]}"
+    return f"{settings['method.name']}-{settings['data.source']}-{digest[:ID_DIGITS]}"
 
 
 @dataclass(frozen=True)
 class Manifest:
     """What a sweep's folder keeps of its plan."""
 
-    arguments: tuple[str, ...]  # the sweep's own on the command line, which mode=collect and mode=status take up again
+    arguments: tuple[str, ...]  # the sweep's own on the command line, which mode=collect takes up again
     search: tuple[str, ...]  # the axes and the rest of a grid that is searched, empty where every run of it is planned
     jobs: tuple[Job, ...]
 
@@ -72,7 +78,7 @@ def read_manifest(directory: Path) -> Manifest | None:
     path = directory / MANIFEST
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        jobs = tuple(Job(**(run | {"overrides": tuple(run["overrides"])})) for run in content["runs"])
+        jobs = tuple(Job(**(run | {"overrides": tuple(run["overrides"]), "settings": run["settings"]})) for run in content["runs"])
         return Manifest(tuple(content["arguments"]), tuple(content["search"]), jobs)
     except (FileNotFoundError, NotADirectoryError):
         return None

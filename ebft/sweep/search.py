@@ -32,8 +32,9 @@ class Search:
         self._optuna, self._directory, self._config, self._space = optuna, directory, config, dict(space)
         self._make, self._at_a_time = make, at_a_time
         self._earlier = {job.trial: self._parameters(job) for job in earlier}
-        self._open: dict[int, tuple[Any, Sequence[Job], dict[str, states.State]]] = {}  # trial -> Optuna's, its jobs, those that ended
+        self._open: dict[int, tuple[Any, Sequence[Job]]] = {}  # trial -> Optuna's, and its jobs
         self._asked = 0
+        self._known: dict[str, states.State | None] = {}  # jobs of all trials by name, None while they run
         sampler = optuna.samplers.TPESampler(seed=len(self._earlier))  # a resumed search must not repeat the first one's draws
         self.study = optuna.create_study(direction="minimize" if lower_is_better else "maximize", sampler=sampler)
 
@@ -56,19 +57,26 @@ class Search:
             self.study.enqueue_trial(dict(self._earlier[number]))
         trial = self.study.ask(self._space)
         jobs = self._make(number, trial.params)
-        self._open[number] = (trial, jobs, {})
+        if all(job.name in self._known for job in jobs):  # Optuna may choose twice what it chose before
+            self._tell(trial, jobs)
+            return []
+        self._known |= dict.fromkeys(job.name for job in jobs)
+        self._open[number] = (trial, jobs)
         return jobs
 
     def ended(self, job: Job, state: states.State) -> None:
         """Tells Optuna when the last job of a trial has ended."""
         assert job.trial is not None
-        trial, jobs, ended = self._open[job.trial]
-        ended[job.name] = state
-        if len(ended) < len(jobs):
-            return
-        del self._open[job.trial]
-        if all(each.kind == states.DONE for each in ended.values()):
-            self.study.tell(trial, fmean(self._value(each) for each in jobs))
+        self._known[job.name] = state
+        trial, jobs = self._open[job.trial]
+        if all(self._known[each.name] for each in jobs):
+            del self._open[job.trial]
+            self._tell(trial, jobs)
+
+    def _tell(self, trial: Any, jobs: Sequence[Job]) -> None:
+        ended = [self._known[job.name] for job in jobs]
+        if all(state is not None and state.kind == states.DONE for state in ended):
+            self.study.tell(trial, fmean(self._value(job) for job in jobs))
         else:
             self.study.tell(trial, state=self._optuna.trial.TrialState.FAIL)
 

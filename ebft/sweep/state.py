@@ -12,6 +12,7 @@ from ebft import files
 from ebft.config import RunFailure
 from ebft.sweep.jobs import Job, folder
 
+RECORDS = "records"  # below the sweep's folder
 DONE, FAILED, STOPPED, RUNNING, INTERRUPTED, NEW = "done", "failed", "stopped", "running", "interrupted", "not started"
 
 
@@ -60,7 +61,7 @@ def forget(directory: Path, job: Job) -> None:
 
 
 def _record(directory: Path, job: Job) -> Path:
-    return directory / "records" / f"{job.name}.json"
+    return directory / RECORDS / f"{job.name}.json"
 
 
 def claim(directory: Path, job: Job) -> int | None:

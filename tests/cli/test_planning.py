@@ -10,6 +10,8 @@ from ebft.config import UserError
 from ebft.sweep.jobs import Job
 from tests.sweep.helpers import grid
 
+STARTS = ["model.path=run:a", "++model.path=run:a", "model.path='run:a'", 'model.path="run:a"', "model.path=choice(run:a,tiny)"]
+
 
 def jobs(command_line: str, directory: Path = Path("out"), **settings: object) -> list[Job]:
     return Planner(directory, grid(**settings)).jobs(shlex.split(command_line))
@@ -62,6 +64,7 @@ def test_a_run_may_start_from_another_s_model(tmp_path: Path) -> None:
     variants["warm"].pop()
     on, _, warm, _ = jobs("seed=0,1", tmp_path, variants=variants)
     assert on.needs == warm.name
+    assert (on.settings["model.path"], on.settings["seed"], warm.settings["model.path"]) == (f"run:{warm.name}", 0, "tiny")
     assert on.overrides == ("method=ebft", f'model.path="{tmp_path}/runs/{warm.name}/model"', "seed=0")
     elsewhere = jobs("seed=0,1", tmp_path / "elsewhere", variants=variants)[0]
     assert elsewhere.name == on.name
@@ -94,11 +97,15 @@ def test_runs_tracked_by_wandb_form_a_group() -> None:
             {"variants": {"a": ["model.path=run:b"], "b": ["model.path=run:a"], "c": []}},
             "sweep.variants: a, b start from one another; one must start from a model.",
         ),
-        (
-            "model.path=other seed=0",
-            {"variants": {"a": ["method=sft"], "b": ["model.path=run:a"]}},
-            "model.path=other would replace model.path=run:a of sweep.variants.b as well; write it into sweep.grid, or leave it out.",
+        *(
+            (
+                f"{plus}model.path=other seed=0",
+                {"variants": {"a": ["method=sft"], "b": ["model.path=run:a"]}},
+                f"{plus}model.path=other would replace model.path=run:a of sweep.variants.b as well; write it into sweep.grid, or leave it out.",
+            )
+            for plus in ("", "++")
         ),
+        *(("seed=0", {"variants": {"b": [start]}}, "sweep.variants.b starts from run:a, which is no variant") for start in STARTS),
         ("model.path=run:a", {}, "sweep.grid starts from run:a, which is no variant"),
     ],
 )

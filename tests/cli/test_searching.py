@@ -10,6 +10,7 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 from ebft.cli import searching
 from ebft.cli.planning import Planner
 from ebft.cli.searching import SearchPlan
+from ebft.comparison import Planned, check_comparable
 from ebft.config import UserError
 from ebft.sweep import state as states
 from ebft.sweep.jobs import Job, folder
@@ -140,3 +141,38 @@ def test_a_metric_that_no_run_has(tmp_path: Path) -> None:
     landscape.end(found, first)
     with pytest.raises(UserError, match=r"sweep\.metric=eval/greedy is not measured by sft-code_qa-\w+; it has eval/cross_entropy\."):
         landscape.end(found, second)
+
+
+def test_a_choice_made_twice_runs_once_and_counts_twice(tmp_path: Path) -> None:
+    """Optuna draws choices with replacement; once the second trial took the first one's run for another sweep's."""
+    found, _ = searching.plan(Planner(tmp_path, grid(search="optuna")), ["method=sft", "optimizer.lr=1e-4,1e-3"])
+    landscape, source = Landscape(tmp_path), Search(tmp_path, grid(num_trials=7), found.space, found.jobs, [], True, 1)
+    while jobs := source.next():
+        for job in jobs:
+            landscape.end(source, job)
+    assert sorted(job.keys["optimizer.lr"] for job in landscape.jobs) == ["0.0001", "0.001"]
+    assert [trial.value for trial in source.study.trials].count(0.0) + [trial.value for trial in source.study.trials].count(1.0) == 7
+
+
+@pytest.mark.parametrize(
+    ("axis", "sentence"),
+    [
+        ("data=code_qa,stdlib", "data.source shapes the evaluation"),
+        ("data.sequence_length=96,128", "data.sequence_length shapes the evaluation and is 96 in "),
+        (
+            "features.embed_method=last_token,mean_pooling",
+            "features.embed_method shapes eval/feature_matching_loss@4, which sweep.metric names, and is",
+        ),
+        (
+            "'sampler.generate_length=interval(2,4)'",
+            "sampler.generate_length shapes eval/feature_matching_loss@4, which sweep.metric names, and is 2 in",
+        ),
+    ],
+)
+def test_a_search_over_what_shapes_its_own_metric_is_refused(axis: str, sentence: str) -> None:
+    """It would find the easiest measurement."""
+    settings = grid(search="optuna", metric="eval/feature_matching_loss@4")
+    _, examples = searching.plan(Planner(Path("out"), settings), shlex.split(f"method=ebft eval.horizons=[4] {axis}"))
+    with pytest.raises(UserError) as refused:
+        check_comparable([Planned(job.name, "", job.keys, job.settings) for job in examples], settings)
+    assert str(refused.value).startswith(sentence)

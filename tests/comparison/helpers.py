@@ -7,6 +7,9 @@ from typing import Any
 
 import yaml
 
+from ebft.comparison import Planned
+from ebft.identity import flat
+
 CONFIG: dict[str, Any] = {
     "seed": 0,
     "method": {"name": "ebft", "ce_coef": 0.1},
@@ -65,6 +68,10 @@ def run(
     summary = {"status": status, "base": dict(base), "final": last, "tokens_forwarded": tokens, "train_seconds": 7.0}
     (folder / "summary.json").write_text(json.dumps(summary))
     return folder
+
+
+def planned(folder: str, variant: str = "", keys: Mapping[str, str] | None = None, note: str = "", **changes: Any) -> Planned:
+    return Planned(folder, variant, keys or {}, flat(config(**changes)), note)
 
 
 def cross_entropy(value: float) -> dict[str, float]:

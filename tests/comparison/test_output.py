@@ -9,14 +9,14 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from ebft.comparison import Planned, compare, summary_rows, text, write
+from ebft.comparison import compare, summary_rows, text, write
 from ebft.comparison.figures import MAX_CELLS, course, leading
-from tests.comparison.helpers import BASE, cross_entropy, run
-from tests.comparison.test_tables import three_seeds
+from tests.comparison.helpers import BASE, cross_entropy, planned, run
+from tests.comparison.test_tables import SPREAD, three_seeds
 from tests.sweep.helpers import grid
 
 METRICS = ["eval/cross_entropy", "eval/greedy"]
-HOSTILE = "<b>a|b_&%</b>"
+HOSTILE = "_<b>a|b_&%$x^$</b>"
 
 
 class Links(HTMLParser):
@@ -57,14 +57,14 @@ def test_markdown_has_intervals_deviations_and_marks(folder: Path) -> None:
     page = (folder / "comparison.md").read_text()
     assert "| cell | n | cross_entropy ↓ | greedy ↑ | tokens | seconds |" in page
     assert "| base |  | 2.0000 | 0.5000 |  |  |" in page
-    assert "| ebft | 3 | **0.8750 ± 0.3105 (0.1250)** | 0.5000 ± 0.0000 (0.0000) | 401 | 7 |" in page
-    assert "Difference to `sft`, in pairs of one seed" in page
-    assert "| ebft | 3 | **-0.2500 ± 0.0000** | +0.0000 ± 0.0000 |" in page
+    assert "| ebft | 3 | **0.8333 ± 0.1793 (0.0722)** | 0.5000 ± 0.0000 (0.0000) | 401 | 7 |" in page
+    assert "Difference to sft, in pairs of one seed" in page
+    assert "| ebft | 3 | **-0.2917 ± 0.1793** | +0.0000 ± 0.0000 |" in page
 
 
 def test_latex_is_escaped_and_marked(folder: Path) -> None:
     page = (folder / "comparison.tex").read_text()
-    assert r"ebft & 3 & \textbf{0.8750 $\pm$ 0.3105 (0.1250)} & 0.5000 $\pm$ 0.0000 (0.0000) & 401 & 7 \\" in page
+    assert r"ebft & 3 & \textbf{0.8333 $\pm$ 0.1793 (0.0722)} & 0.5000 $\pm$ 0.0000 (0.0000) & 401 & 7 \\" in page
     assert r"cross\_entropy $\downarrow$" in page
     assert page.count(r"\begin{tabular}{lrrrrr}") == page.count(r"\toprule") - 1 == 1
 
@@ -74,8 +74,8 @@ def test_csv_has_a_row_for_every_cell_and_metric_in_full_precision(folder: Path)
     assert len(rows) == 3 * len(METRICS) + 2 * 2
     (ours,) = (row for row in rows if (row["cell"], row["metric"]) == ("ebft", "eval/cross_entropy"))
     assert (ours["n"], ours["better"], ours["best"], ours["pairs"], ours["reference"]) == ("3", "lower", "True", "3", "sft")
-    assert float(ours["high"]) - float(ours["low"]) == pytest.approx(2 * 4.302653 * 0.125 / 3**0.5, rel=1e-6)
-    assert float(ours["difference"]) == -0.25
+    assert float(ours["high"]) - float(ours["low"]) == pytest.approx(2 * 4.302653 * SPREAD / 3**0.5, rel=1e-6)
+    assert float(ours["difference"]) == pytest.approx(-0.875 / 3)
     (cost,) = (row for row in rows if (row["cell"], row["metric"]) == ("ebft", "cost/tokens_forwarded"))
     assert float(cost["mean"]) == 401
 
@@ -115,12 +115,14 @@ def test_every_plot_is_drawn(folder: Path) -> None:
 
 def test_names_are_escaped_everywhere(tmp_path: Path) -> None:
     run(tmp_path / "runs" / "0")
-    planned = [Planned("runs/0", HOSTILE, {}, 0), Planned("runs/1", HOSTILE, {}, 1, f"failed: {HOSTILE}")]
-    compared = compare(tmp_path, grid(), planned)
+    plans = [planned("runs/0", HOSTILE), planned("runs/1", HOSTILE, note=f"failed: {HOSTILE}", seed=1)]
+    compared = compare(tmp_path, grid(reported_source="a\nb"), plans)
     *_, page = write(compared, tmp_path)
     assert "<b>a" not in page.read_text()
-    assert r"<b>a\|b_&%</b> | 1 of 2 |" in (tmp_path / "comparison.md").read_text()
-    assert r"a|b\_\&\%" in (tmp_path / "comparison.tex").read_text()
+    assert r"_&lt;b>a\|b_&%$x^$&lt;/b> | 1 of 2 |" in (tmp_path / "comparison.md").read_text()
+    assert "<b>" not in (tmp_path / "comparison.md").read_text()
+    assert r"\_\textless{}b\textgreater{}a|b\_\&\%\$x\textasciicircum{}\$\textless{}/b" in (tmp_path / "comparison.tex").read_text()
+    assert "\n% Reported: a b\n" in (tmp_path / "comparison.tex").read_text()
     assert f"seed 1 (runs/1): failed: {HOSTILE}" in text(compared)
     assert "incomplete" in page.read_text()
 
@@ -129,7 +131,7 @@ def test_the_terminal_gets_a_table(tmp_path: Path) -> None:
     three_seeds(tmp_path)
     lines = text(compare(tmp_path, grid(metrics=METRICS, reference="sft"), None)).splitlines()
     assert lines[2].split() == ["base", "2.0000", "0.5000"]
-    assert next(line for line in lines if line.startswith("  ebft")).split()[:6] == ["ebft", "3", "0.8750", "±", "0.3105", "(0.1250)*"]
+    assert next(line for line in lines if line.startswith("  ebft")).split()[:6] == ["ebft", "3", "0.8333", "±", "0.1793", "(0.0722)*"]
 
 
 def test_a_tracker_gets_the_rows_of_the_csv(tmp_path: Path) -> None:

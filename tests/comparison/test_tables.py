@@ -5,13 +5,14 @@ from pathlib import Path
 
 import pytest
 
-from ebft.comparison import Planned, compare
+from ebft.comparison import compare
 from ebft.comparison.tables import Compared, Row
 from ebft.config import UserError
-from tests.comparison.helpers import BASE, cross_entropy, run
+from tests.comparison.helpers import BASE, cross_entropy, planned, run
 from tests.sweep.helpers import grid
 
 LOSS = "eval/feature_matching_loss@2"
+SPREAD = 0.125 / 3**0.5  # of two values and a third one 0.125 apart: mean square (1 + 1 + 4) / 9 * 0.125^2 / 2
 
 
 def rows(compared: Compared, table: int = 0) -> dict[str, Row]:
@@ -19,10 +20,10 @@ def rows(compared: Compared, table: int = 0) -> dict[str, Row]:
 
 
 def three_seeds(folder: Path) -> None:
-    """sft 1, 1.125, 1.25 and ebft 0.75, 0.875, 1: both spread by 0.125, every pair 0.25 apart."""
+    """sft 1, 1.125, 1.25 and ebft 0.75, 0.875, 0.875: pairs 0.25, 0.25 and 0.375 apart."""
     for seed in range(3):
         run(folder / f"s{seed}", cross_entropy(1.0 + seed / 8), tokens=100, seed=seed, method__name="sft")
-        run(folder / f"e{seed}", cross_entropy(0.75 + seed / 8), tokens=400 + seed, seed=seed)
+        run(folder / f"e{seed}", cross_entropy([0.75, 0.875, 0.875][seed]), tokens=400 + seed, seed=seed)
 
 
 def test_cells_have_mean_deviation_interval_and_paired_differences(tmp_path: Path) -> None:
@@ -32,10 +33,10 @@ def test_cells_have_mean_deviation_interval_and_paired_differences(tmp_path: Pat
     assert list(found) == ["base", "ebft", "sft"]
     figure = found["ebft"].figures["eval/cross_entropy"]
     assert figure.estimate is not None
-    assert (figure.estimate.n, figure.estimate.mean, figure.estimate.sd) == (3, 0.875, 0.125)
-    assert figure.estimate.half_width == pytest.approx(4.302653 * 0.125 / 3**0.5, rel=1e-6)
+    assert (figure.estimate.n, figure.estimate.mean, figure.estimate.sd) == (3, pytest.approx(2.5 / 3), pytest.approx(SPREAD))
+    assert figure.estimate.half_width == pytest.approx(4.302653 * SPREAD / 3**0.5, rel=1e-6)
     assert figure.difference is not None
-    assert (figure.difference.n, figure.difference.mean, figure.difference.half_width) == (3, -0.25, 0)
+    assert (figure.difference.n, figure.difference.mean, figure.difference.sd) == (3, pytest.approx(-0.875 / 3), pytest.approx(SPREAD))
     assert figure.is_best
     assert found["sft"].figures["eval/cross_entropy"].difference is None
     assert found["base"].figures["eval/cross_entropy"].estimate is not None
@@ -86,39 +87,87 @@ def test_tables_are_split_and_cells_told_apart_by_what_differs(tmp_path: Path) -
 
 
 def test_a_plan_names_cells_and_keeps_its_order(tmp_path: Path) -> None:
-    planned = []
+    plans = []
     for variant in ("sft", "ebft"):
         for seed in (0, 1):
             name = f"{variant}{seed}"
-            planned.append(Planned(f"runs/{name}", variant, {"seed": str(seed), "data": "stdlib"}, seed))
+            plans.append(planned(f"runs/{name}", variant, {"seed": str(seed), "data": "stdlib"}, seed=seed, method__name=variant))
             run(tmp_path / "runs" / name, seed=seed, method__name=variant)
     run(tmp_path / "runs" / "foreign", seed=0)
-    assert list(rows(compare(tmp_path, grid(), planned))) == ["base", "sft", "ebft"]
+    assert list(rows(compare(tmp_path, grid(), plans))) == ["base", "sft", "ebft"]
 
 
 def test_missing_runs_are_counted_and_say_why(tmp_path: Path) -> None:
-    planned = [Planned(f"runs/{seed}", "", {"seed": str(seed)}, seed, note) for seed, note in enumerate(["", "failed: no disk", "not started"])]
+    notes = ["", "failed: no disk", "not started"]
+    plans = [planned(f"runs/{seed}", "", {"seed": str(seed)}, note, seed=seed) for seed, note in enumerate(notes)]
     run(tmp_path / "runs" / "0")
     run(tmp_path / "runs" / "1", seed=1, status="failed")
-    compared = compare(tmp_path, grid(), planned)
+    compared = compare(tmp_path, grid(), plans)
     (base, row) = rows(compared).values()
     assert (len(row.outcomes), row.planned) == (1, 3)
     assert base.is_base
     assert [(cell, plan.seed, plan.note) for cell, plan in compared.missing] == [("runs", 1, "failed: no disk"), ("runs", 2, "not started")]
 
 
-def test_a_plan_of_which_nothing_is_done_has_no_table(tmp_path: Path) -> None:
-    compared = compare(tmp_path, grid(metrics=["eval/greedy"]), [Planned("runs/0", "sft", {}, 0, "failed: no disk")])
-    assert compared.tables == []
+def test_a_plan_of_which_nothing_is_done_still_names_its_cells(tmp_path: Path) -> None:
+    compared = compare(tmp_path, grid(metrics=["eval/greedy"]), [planned("runs/0", "sft", note="failed: no disk")])
+    (row,) = rows(compared).values()
+    assert (row.name, row.outcomes, row.planned, row.figures["eval/greedy"].estimate) == ("sft", [], 1, None)
     assert [(cell, plan.note) for cell, plan in compared.missing] == [("sft", "failed: no disk")]
 
 
-def test_a_run_that_starts_from_anothers_model_has_that_ones_base(tmp_path: Path) -> None:
-    run(tmp_path / "warm", cross_entropy(1.0), method__name="sft")
-    run(tmp_path / "then", cross_entropy(0.5), base={**BASE, **cross_entropy(1.0)}, model__path=str(tmp_path / "warm" / "model"))
+def test_tables_of_a_sweep_that_is_half_done_are_those_of_one_that_is_done(tmp_path: Path) -> None:
+    """Once a run that was never begun stood in every table, where it gave all cells other names."""
+    plans = []
+    for source in ("stdlib", "code_qa"):
+        for method in ("sft", "ebft"):
+            keys = {"data": source, "method": method, "seed": "0"}
+            plans.append(planned(f"runs/{source}{method}", "", keys, "not started", data__source=source, method__name=method))
+    for method in ("sft", "ebft"):
+        run(tmp_path / "runs" / f"stdlib{method}", cross_entropy(1.0), data__source="stdlib", method__name=method)
+    compared = compare(tmp_path, grid(split=["data.source"], reference="sft"), plans)
+    assert [(table.title, [row.name for row in table.rows]) for table in compared.tables] == [
+        ("stdlib", ["base", "sft", "ebft"]),
+        ("code_qa", ["sft", "ebft"]),
+    ]
+    assert rows(compared)["ebft"].figures["eval/cross_entropy"].difference.mean == 0  # type: ignore[union-attr]
+    assert compared.tables[1].notes == ["No difference to sft: none of its runs is done."]
+
+
+def warm_start(folder: Path, seed: int) -> None:
+    """SFT for 100 tokens from 2.0 to 1.0, then EBFT for 300 from there to 0.5."""
+    run(folder / f"warm{seed}", cross_entropy(1.0), tokens=100, method__name="sft", seed=seed)
+    path = str(folder / f"warm{seed}" / "model")
+    run(folder / f"then{seed}", cross_entropy(0.5), tokens=300, base={**BASE, **cross_entropy(1.0)}, model__path=path, seed=seed)
+
+
+def test_a_run_that_starts_from_anothers_model_has_that_ones_base_and_cost(tmp_path: Path) -> None:
+    for seed in (0, 1):
+        warm_start(tmp_path, seed)
     found = rows(compare(tmp_path, grid(), None))
-    assert [name for name, row in found.items() if row.is_base] == ["base"]
-    assert found["ebft"].figures["eval/cross_entropy"].difference.mean == pytest.approx(-1.5)  # type: ignore[union-attr]
+    assert list(found) == ["base", "ebft", "sft"]
+    assert found["ebft"].figures["eval/cross_entropy"].difference.mean == -1.5  # type: ignore[union-attr]
+    assert found["ebft"].tokens.mean == 400  # type: ignore[union-attr]
+    assert [row["cost/tokens_forwarded"] for row in found["ebft"].outcomes[0].course] == [100, 250, 400]
+
+
+def test_only_another_runs_model_is_a_warm_start(tmp_path: Path) -> None:
+    """A folder of the same name elsewhere once counted too, and a run whose own folder it was sent the search for its start in circles."""
+    run(tmp_path / "a" / "0", cross_entropy(1.0), method__name="sft")
+    run(tmp_path / "b" / "0", cross_entropy(0.5), base={**BASE, **cross_entropy(7.0)}, model__path="/elsewhere/a/0/model")
+    run(
+        tmp_path / "c" / "0",
+        cross_entropy(0.75),
+        base={**BASE, **cross_entropy(1.0)},
+        model__path=str(tmp_path / "a" / "0" / "model"),
+        optimizer__lr=3,
+    )
+    changes = {name: row.figures["eval/cross_entropy"].difference for name, row in rows(compare(tmp_path, grid(), None)).items()}
+    assert {name: change.mean for name, change in changes.items() if change} == {
+        "ebft model.path=/elsewhere/a/0/model optimizer.lr=0.0001": -6.5,
+        "ebft model.path=run optimizer.lr=3": -1.25,
+        "sft": -1.0,
+    }
 
 
 def test_every_model_has_its_own_base(tmp_path: Path) -> None:
@@ -135,7 +184,7 @@ def test_what_features_shape_is_left_out_where_they_differ(tmp_path: Path) -> No
     run(tmp_path / "b", features__embed_method="mean_pooling")
     table = compare(tmp_path, grid(), None).tables[0]
     assert LOSS not in table.metrics
-    assert table.left_out["eval/feature_matching_loss@"] == "features.embed_method"
+    assert table.incomparable["eval/feature_matching_loss@"] == "features.embed_method"
     with pytest.raises(UserError, match=r"features\.embed_method shapes eval/feature_matching_loss@2, which sweep\.metrics names"):
         compare(tmp_path, grid(metrics=[LOSS]), None)
 
@@ -143,7 +192,9 @@ def test_what_features_shape_is_left_out_where_they_differ(tmp_path: Path) -> No
 def test_usual_metrics_are_those_of_all_runs(tmp_path: Path) -> None:
     run(tmp_path / "a", {"eval/chrf": 50.0})
     run(tmp_path / "b", method__name="sft")
-    assert compare(tmp_path, grid(), None).tables[0].metrics == ["eval/cross_entropy", LOSS, "eval/greedy"]
+    table = compare(tmp_path, grid(), None).tables[0]
+    assert table.metrics == ["eval/cross_entropy", LOSS, "eval/greedy"]
+    assert table.notes == ["chrf: not shown, because b lacks it; sweep.metrics shows it."]
 
 
 def test_reported_figures_stand_beside_measured_ones(tmp_path: Path) -> None:
@@ -161,7 +212,14 @@ def test_reported_figures_stand_beside_measured_ones(tmp_path: Path) -> None:
         ({}, {}, "a and b are both seed 0 of cell runs; tell them apart with sweep.by"),
         ({"seed": 1}, {"metrics": ["eval/bleu"]}, "sweep.metrics names eval/bleu, which no run measures"),
         ({"seed": 1}, {"metrics": ["eval/feature_matching_loss@64"]}, "eval/feature_matching_loss@64, which no run measures"),
-        ({"seed": 1}, {"metrics": ["eval/parse_rate"]}, "sweep.metrics names eval/parse_rate, which no finished run has"),
+        ({"seed": 1}, {"by": ["optimizer.lrr"]}, "sweep.by names optimizer.lrr, which is no key of these runs; did you mean optimizer.lr?"),
+        ({"seed": 1}, {"split": ["data"]}, "sweep.split names data, which is no key of these runs; "),
+        (
+            {"seed": 1, "data__source": "code_qa"},
+            {"split": ["data.source"], "early_stopping": "median"},
+            "sweep.early_stopping=median holds runs against one another, but here are stdlib and code_qa; sweep one by one.",
+        ),
+        ({"features__normalize": "none"}, {"early_stopping": "median", "metric": LOSS}, f"shapes {LOSS}, which sweep.metric names, and is joint"),
         ({"seed": 1}, {"reference": "stf"}, "sweep.reference names the cell stf, which no run belongs to; cells are base, runs."),
         ({"seed": 1}, {"reported": {"stf": {"eval/greedy": 0.5}}}, "sweep.reported names the cell stf"),
         ({"seed": 1}, {"reported": {"base": {"eval/gredy": 0.5}}}, "eval/gredy is not a metric of an evaluation; did you mean eval/greedy?"),
@@ -173,6 +231,47 @@ def test_what_cannot_be_compared_is_refused(tmp_path: Path, changes: dict[str, o
     with pytest.raises(UserError) as refusal:
         compare(tmp_path, grid(**settings), None)
     assert sentence in str(refusal.value)
+
+
+def test_what_no_run_has_in_the_end_is_said(tmp_path: Path) -> None:
+    """By then the runs have cost their time, so it is no reason to refuse the rest."""
+    run(tmp_path / "a")
+    table = compare(tmp_path, grid(metrics=["eval/parse_rate", "eval/greedy"]), None).tables[0]
+    assert table.rows[1].figures["eval/parse_rate"].estimate is None
+    assert table.notes == ["parse_rate: no finished run has it."]
+
+
+def test_a_cell_may_not_be_called_base(tmp_path: Path) -> None:
+    run(tmp_path / "runs" / "0")
+    with pytest.raises(UserError, match="The cell base has the name of the models before training; call it otherwise"):
+        compare(tmp_path, grid(), [planned("runs/0", "base")])
+
+
+def test_a_cell_with_missing_runs_is_never_best(tmp_path: Path) -> None:
+    for seed, value in enumerate([1.0, 1.1, 1.2]):
+        run(tmp_path / "runs" / str(seed), cross_entropy(value), seed=seed)
+    done = [planned(f"runs/{seed}", keys={"seed": str(seed)}, seed=seed) for seed in range(3)]
+    for plans, marked in ((done, True), ([*done, planned("runs/3", keys={"seed": "3"}, note="failed", seed=3)], False)):
+        assert rows(compare(tmp_path, grid(), plans))["runs"].figures["eval/cross_entropy"].is_best == marked
+
+
+def test_equal_differences_are_no_evidence(tmp_path: Path) -> None:
+    """Two seeds that are both better by one question of 128 once had an interval of no width and a star."""
+    for seed in range(2):
+        run(tmp_path / f"e{seed}", {"eval/greedy": 0.5 + 1 / 128}, seed=seed)
+    figure = rows(compare(tmp_path, grid(), None))["runs"].figures["eval/greedy"]
+    assert figure.difference is not None
+    assert (figure.difference.half_width, figure.is_best) == (0, False)
+
+
+def test_one_run_of_a_plan_that_was_never_begun_has_no_traceback(tmp_path: Path) -> None:
+    assert list(rows(compare(tmp_path, grid(), [planned("runs/0", note="not started")]))) == ["runs"]
+
+
+def test_a_failed_run_without_evaluations_is_listed(tmp_path: Path) -> None:
+    run(tmp_path / "a")
+    (run(tmp_path / "b", status="failed", seed=1) / "metrics.jsonl").unlink()
+    assert [plan.folder for _, plan in compare(tmp_path, grid(), None).missing] == ["b"]
 
 
 def test_a_folder_without_finished_runs_is_refused(tmp_path: Path) -> None:

@@ -31,7 +31,15 @@ def test_what_is_kept_gives_the_same_comparison(tmp_path: Path, monkeypatch: pyt
     assert "train/loss" not in (kept / "s0" / "metrics.jsonl").read_text()
 
 
-def test_folders_without_runs_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_why_a_run_failed_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    three_seeds(tmp_path / "sweep")
+    (tmp_path / "sweep" / "records").mkdir()
+    (tmp_path / "sweep" / "records" / "x.json").write_text("why")
+    keep(monkeypatch, tmp_path / "sweep", tmp_path / "kept")
+    assert (tmp_path / "kept" / "records" / "x.json").read_text() == "why"
+
+
+def test_folders_that_would_be_lost_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         keep(monkeypatch, tmp_path, tmp_path / "kept")
     assert "holds no finished run" in capsys.readouterr().err
@@ -39,4 +47,8 @@ def test_folders_without_runs_are_refused(tmp_path: Path, monkeypatch: pytest.Mo
     (tmp_path / "other").mkdir()
     with pytest.raises(SystemExit):
         keep(monkeypatch, tmp_path / "sweep", tmp_path / "other")
-    assert "exists and holds no runs" in capsys.readouterr().err
+    assert "exists and was not made by keep_results.py" in capsys.readouterr().err
+    for target in (tmp_path, tmp_path / "sweep", tmp_path / "sweep" / "s0"):
+        with pytest.raises(SystemExit):
+            keep(monkeypatch, tmp_path / "sweep", target)
+        assert "lie in one another" in capsys.readouterr().err

@@ -13,11 +13,11 @@ import pytest
 from ebft.cli.compose import compose
 from ebft.config import TrainConfig, UserError
 from ebft.identity import CHANGEABLE_KEYS, LENGTH_KEYS, flat
-from ebft.sweep.jobs import Job, Manifest, check_folder, name_of, quoted, read_manifest, write_manifest
+from ebft.sweep.jobs import Job, Manifest, check_folder, name_of, quoted, read_manifest, settings_of, write_manifest
 
 OVERRIDES = ["method=ebft", "data=jsonl", "data.path=rows.jsonl", "tracker=wandb", "seed=3"]
 CONFIG = compose(OVERRIDES)
-NAME = name_of(CONFIG, "tiny")
+NAME = name_of(settings_of(CONFIG, "tiny"))
 SOMETHING_ELSE = {str: "else", int: 10007, float: 0.10007}
 
 
@@ -54,7 +54,7 @@ CHANGED = dict(changed())
 @pytest.mark.parametrize("key", CHANGED)
 def test_a_name_changes_with_every_key_but_those_of_where_and_how(key: str) -> None:
     """model.path is given apart, since it may lie in the sweep's own folder."""
-    assert (name_of(CHANGED[key], "tiny") == NAME) == (may_change(key) or key == "model.path")
+    assert (name_of(settings_of(CHANGED[key], "tiny")) == NAME) == (may_change(key) or key == "model.path")
 
 
 def test_every_key_is_among_them() -> None:
@@ -69,12 +69,13 @@ def test_every_key_is_among_them() -> None:
 def test_a_name_says_method_and_data_and_knows_the_model() -> None:
     assert NAME.startswith("ebft-jsonl-")
     assert len(NAME) == len("ebft-jsonl-") + 12
-    assert name_of(CONFIG, "run:sft-jsonl-0123456789ab") != NAME
+    assert name_of(settings_of(CONFIG, "run:sft-jsonl-0123456789ab")) != NAME
 
 
 def test_a_name_is_the_same_in_every_process() -> None:
     """Whatever the hash seed."""
-    program = f"from ebft.cli.compose import compose\nfrom ebft.sweep.jobs import name_of\nprint(name_of(compose({OVERRIDES}), 'tiny'))"
+    imports = "from ebft.cli.compose import compose\nfrom ebft.sweep.jobs import name_of, settings_of\n"
+    program = f"{imports}print(name_of(settings_of(compose({OVERRIDES}), 'tiny')))"
     for seed in ("1", "2"):
         done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, env={"PYTHONHASHSEED": seed})
         assert done.stdout == NAME + "\n"
@@ -83,7 +84,7 @@ def test_a_name_is_the_same_in_every_process() -> None:
 def test_a_secret_is_not_part_of_a_name() -> None:
     """What without_secrets hides in a run folder is not in a hash either: renewing it must not make other runs."""
     with_token = [replace(CONFIG, data=replace(CONFIG.data, path=f"https://me:{word}@example.org/rows")) for word in ("one", "two")]
-    assert name_of(with_token[0], "tiny") == name_of(with_token[1], "tiny") != NAME
+    assert name_of(settings_of(with_token[0], "tiny")) == name_of(settings_of(with_token[1], "tiny")) != NAME
 
 
 @pytest.mark.parametrize(
