@@ -9,6 +9,7 @@ for which fused attention is the fastest.
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate, pairwise
 from typing import Any
@@ -18,7 +19,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from transformers import AttentionInterface
 
-from ebft.blocks import Branches, own_visible, prefix_visible, row_visible
+from ebft.blocks import Branches, block_branches, own_visible, prefix_visible, row_visible
 from ebft.types import Batch, Blocks
 
 NAME = "ebft_branches"
@@ -57,33 +58,39 @@ class RowContext(Context):
 
 @dataclass
 class FlatContext(Context):
-    """A row and all tokens of all its branches, as `blocks.flat_tokens` lays them out."""
+    """A row and the own tokens of its branches, as `blocks.flat_tokens` lays them out. A chunk may begin inside a branch, whose tokens before it
+    are then among the chunk's keys."""
 
     row: RowContext
     segments: list[int]  # row tokens that each chunk reads beyond the chunk before, and the rest
     chunk_tokens: int
-    masks: list[Bool[Tensor, "B 1 _ _"]]  # of the chunks, each with its own sizes, over the row tokens that they read and their own
+    own_segments: list[int]  # of every chunk, the tokens that it alone reads and those that the next chunk reads too
+    masks: list[Bool[Tensor, "B 1 _ _"]]  # of the chunks, each with its own sizes, over the row tokens and own tokens that they read
 
     @classmethod
     def of(cls, batch: Batch, branches: Branches) -> "FlatContext":
-        num_branches, width = branches.tokens.shape[1:]
-        size = max(1, min(CHUNK_BRANCHES, CHUNK_TOKENS // width)) if width else num_branches
-        limits = _limits(branches.reach, size)
-        bounds = [0, *limits, batch.tokens.shape[1]]
-        visible = prefix_visible(batch.document_ids, branches.anchors).split(size, dim=1)
-        own = own_visible(width, batch.tokens.device)
-        masks = [_chunk_mask(chunk[:, :, :limit], own) for chunk, limit in zip(visible, limits, strict=True)]
-        return cls(RowContext.of(batch), [stop - start for start, stop in pairwise(bounds)], size * width, masks)
+        num_tokens, width = branches.tokens.shape[1], 1 + max(branches.depth, default=0)
+        size = width * max(1, min(CHUNK_BRANCHES, CHUNK_TOKENS // width))
+        starts, limits = range(0, num_tokens, size), _limits(branches.reach, size)
+        bounds, lookback = [0, *limits, batch.tokens.shape[1]], [*(branches.depth[start] for start in starts), 0]
+        own_segments, masks = [], []
+        for chunk, (start, limit) in enumerate(zip(starts, limits, strict=True)):
+            anchors, steps = (x[:, start : start + size] for x in (branches.anchors, branches.steps))
+            own_segments += [anchors.shape[1] - lookback[chunk + 1], lookback[chunk + 1]]
+            masks.append(_chunk_mask(prefix_visible(batch.document_ids[:, :limit], anchors), own_visible(steps, lookback[chunk])))
+        return cls(RowContext.of(batch), [stop - start for start, stop in pairwise(bounds)], size, own_segments, masks)
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
         length = sum(self.segments)
         (row_query, query), (row_key, key), (row_value, value) = (x.tensor_split([length], dim=2) for x in (query, key, value))
         parts = [self.row.attend(layer, row_query, row_key, row_value, scaling)]
-        row_keys, row_values = row_key.split(self.segments, dim=2), row_value.split(self.segments, dim=2)
-        chunks = zip(*(x.split(self.chunk_tokens, dim=2) for x in (query, key, value)), self.masks, strict=True)
-        for number, (query, key, value, mask) in enumerate(chunks, 1):
-            keys, values = torch.cat([*row_keys[:number], key], dim=2), torch.cat([*row_values[:number], value], dim=2)
-            parts.append(_fused(query, keys, values, mask, scaling))
+        rows = row_key.split(self.segments, dim=2), row_value.split(self.segments, dim=2)
+        owns = key.split(self.own_segments, dim=2), value.split(self.own_segments, dim=2)
+        queries = query.split(self.chunk_tokens, dim=2)
+        for chunk, mask in enumerate(self.masks):
+            mine = slice(max(0, 2 * chunk - 1), 2 * chunk + 2)
+            keys, values = (torch.cat([*row[: chunk + 1], *own[mine]], dim=2) for row, own in zip(rows, owns, strict=True))
+            parts.append(_fused(queries[chunk], keys, values, mask, scaling))
         return torch.cat(parts, dim=1)
 
 
@@ -91,17 +98,28 @@ class FlatContext(Context):
 class StepContext(Context):
     """One more token of every branch, over the row's cached keys and values and the branches' own."""
 
+    document_ids: Int[Tensor, "B T"]
     row_cache: dict[int, KeysValues]
-    hidden: list[Bool[Tensor, "B _ _"]]  # of the chunks, each with its own sizes: row tokens that they read and a branch does not see
     num_steps: int  # tokens per branch that will pass
+    hidden: list[Bool[Tensor, "B _ _"]]  # of the chunks, each with its own sizes: row tokens that they read and a branch does not see
     step: int = 0
     own_cache: dict[int, BranchKeysValues] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, batch: Batch, branches: Branches, row_cache: dict[int, KeysValues], num_steps: int) -> "StepContext":
-        chunks = (~prefix_visible(batch.document_ids, branches.anchors)).split(CHUNK_BRANCHES, dim=1)
-        limits = _limits(branches.reach, CHUNK_BRANCHES)
-        return cls(row_cache, [chunk[:, :, :limit] for chunk, limit in zip(chunks, limits, strict=True)], num_steps)
+    def of(cls, batch: Batch, blocks: Blocks, n_samples: int, row_cache: dict[int, KeysValues], num_steps: int) -> "StepContext":
+        anchors, reach = block_branches(blocks.anchors, n_samples), [bound for bound in blocks.reach for _ in range(n_samples)]
+        return cls(batch.document_ids, row_cache, num_steps, _hidden(batch.document_ids, anchors, reach))
+
+    def regroup(self, anchors: Int[Tensor, "B C"], parents: Int[Tensor, "B C"]) -> None:
+        """Go on with branches at `anchors`, each behind the tokens that its parent among the branches so far has seen."""
+        self.hidden = _hidden(self.document_ids, anchors, anchors.amax(0).tolist())
+        for layer, (keys, values) in self.own_cache.items():
+            self.own_cache[layer] = self._inherited(keys, parents), self._inherited(values, parents)
+
+    def _inherited(self, cached: Float[Tensor, "B h R U d"], parents: Int[Tensor, "B C"]) -> Float[Tensor, "B h C U d"]:
+        roomy = cached.new_empty((*cached.shape[:2], parents.shape[1], *cached.shape[3:]))
+        roomy[:, :, :, : self.step] = cached[:, :, :, : self.step].take_along_dim(parents[:, None, :, None, None], dim=2)
+        return roomy
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
         row, own = self.row_cache[layer], self._append(layer, key, value)
@@ -155,17 +173,20 @@ class CompletionContext(Context):
         return _fused(query, keys, values, self.visible[..., : passed + 1], scaling)
 
 
-def _limits(reach: tuple[int, ...], size: int) -> list[int]:
-    """Row tokens that the chunks of `size` branches read: as many as one of their branches sees, and no fewer than the chunk before."""
+def _limits(reach: Sequence[int], size: int) -> list[int]:
+    """Row tokens that the chunks of `size` neighbours read: as many as one of them sees, and no fewer than the chunk before."""
     return list(accumulate((max(reach[start : start + size]) for start in range(0, len(reach), size)), max))
 
 
-def _chunk_mask(row: Bool[Tensor, "B C P"], own: Bool[Tensor, "W W"]) -> Bool[Tensor, "B 1 Q S"]:
-    """[row tokens | own tokens of all branches of the chunk] that the chunk's tokens see."""
-    size, width = row.shape[1], len(own)
-    same = torch.eye(size, dtype=torch.bool, device=row.device)
-    apart = (same[:, None, :, None] & own[:, None, :]).reshape(size * width, size * width)
-    return torch.cat([row.repeat_interleave(width, dim=1), apart.expand(len(row), -1, -1)], dim=-1)[:, None]
+def _chunk_mask(row: Bool[Tensor, "B Q P"], own: Bool[Tensor, "B Q O"]) -> Bool[Tensor, "B 1 Q S"]:
+    """[row tokens | own tokens] that the chunk's tokens see."""
+    return torch.cat([row, own], dim=-1)[:, None]
+
+
+def _hidden(document_ids: Int[Tensor, "B T"], anchors: Int[Tensor, "B R"], reach: Sequence[int]) -> list[Bool[Tensor, "B _ _"]]:
+    """Of the chunks, the row tokens that they read and a branch does not see."""
+    chunks = zip(anchors.split(CHUNK_BRANCHES, dim=1), _limits(reach, CHUNK_BRANCHES), strict=True)
+    return [~prefix_visible(document_ids[:, :limit], chunk) for chunk, limit in chunks]
 
 
 def _fused(

@@ -6,10 +6,10 @@ A row has anchors; `n_samples` branches hang off every anchor. A branch continue
     block k            a_k = 3                        conditions on tokens[:3], has tokens[3 : 3 + G] as reference
     branch             `-- y0 y1 .. y(G-1)            y_t stands at position a_k + t, sees tokens[:3] and y0 .. y_t
 
-    flat row  [ T row tokens | branch 0: W tokens | branch 1: W tokens | ... ]      branches block-major: r = k * N + n
+    flat row  [ T row tokens | own tokens of a branch | own tokens of the next | ... ]      rollouts block-major: r = k * N + n
 
-Source: method.md section 2 (Jelassi et al., arXiv 2603.12248). Which position predicts which token is decided in `predictors`, who sees whom
-in `row_visible`, `prefix_visible` and `own_visible`, nowhere else.
+Source: method.md section 2 (Jelassi et al., arXiv 2603.12248). Which position holds or predicts which token is decided in `_places`, who sees
+whom in `row_visible`, `prefix_visible` and `own_visible`, nowhere else.
 """
 
 from dataclasses import dataclass
@@ -99,61 +99,63 @@ def block_branches(x: Shaped[Tensor, "B K *rest"], n_samples: int) -> Shaped[Ten
 
 @dataclass(frozen=True)
 class Branches:
-    """The branches of a batch as the model sees them: each has its own anchor and its own number of tokens.
+    """The branches of a batch as the model sees them: the own tokens of all, one branch behind the other.
 
-    `reach[r]` bounds the anchors of branch r over the batch, in Python integers, so that attention can leave out keys that no branch of a
-    chunk sees without asking the device.
+    Own token w is number `steps[w]` of a branch that hangs off `anchors[w]`. Rollout r is the row's for its first `shared[r]` tokens; its others are
+    own tokens from `starts[r]` on, which another rollout may share. `reach` and `depth` bound anchors and steps over the batch, in Python
+    integers, so that attention can leave out keys that no token of a chunk sees without asking the device.
     """
 
-    anchors: Int[Tensor, "B R"]
-    lengths: Int[Tensor, "B R"]  # own tokens; the rest of the width is filler that nothing reads
-    tokens: Int[Tensor, "B R W"]
+    tokens: Int[Tensor, "B W"]
+    anchors: Int[Tensor, "B W"]
+    steps: Int[Tensor, "B W"]
+    shared: Int[Tensor, "B R"]
+    starts: Int[Tensor, "B R"]
     reach: tuple[int, ...]
+    depth: tuple[int, ...]
 
 
-def make_branches(blocks: Blocks, tokens: Int[Tensor, "B N K W"]) -> Branches:
-    """Branches that start at their block's anchor and carry all the given tokens."""
-    n_samples, width = tokens.shape[1], tokens.shape[3]
-    anchors = block_branches(blocks.anchors, n_samples)
-    reach = tuple(bound for bound in blocks.reach for _ in range(n_samples))
-    return Branches(anchors, torch.full_like(anchors, width), to_branches(tokens), reach)
+def make_branches(blocks: Blocks, tokens: Int[Tensor, "B N K G"]) -> Branches:
+    """Branches that start at their block's anchor and carry all the given tokens, one for every rollout."""
+    batch, n_samples, num_blocks, width = tokens.shape
+    num_branches, device = num_blocks * n_samples, tokens.device
+    anchors = block_branches(blocks.anchors, n_samples * width)
+    steps = torch.arange(width, device=device).repeat(num_branches).expand(batch, -1)
+    starts = (width * torch.arange(num_branches, device=device)).expand(batch, -1)
+    reach = tuple(bound for bound in blocks.reach for _ in range(n_samples * width))
+    depth = tuple(range(width)) * num_branches
+    return Branches(to_branches(tokens).flatten(1), anchors, steps, torch.zeros_like(starts), starts, reach, depth)
 
 
 def flat_tokens(batch: Batch, branches: Branches) -> Int[Tensor, "B S"]:
-    """The flat row: S = T + R * W."""
-    return torch.cat([batch.tokens, branches.tokens.flatten(1)], dim=1)
+    """The flat row: S = T + W."""
+    return torch.cat([batch.tokens, branches.tokens], dim=1)
 
 
 def flat_positions(batch: Batch, branches: Branches) -> Int[Tensor, "B S"]:
     """Position ids of the flat row: j for row token j, anchor + t for token t of a branch."""
-    steps = torch.arange(branches.tokens.shape[2], device=batch.tokens.device)
-    own = (branches.anchors[..., None] + steps).flatten(1)
-    return torch.cat([row_positions(batch), own], dim=1)
+    return torch.cat([row_positions(batch), branches.anchors + branches.steps], dim=1)
 
 
 def row_positions(batch: Batch) -> Int[Tensor, "B T"]:
     return torch.arange(batch.tokens.shape[1], device=batch.tokens.device).expand_as(batch.tokens)
 
 
-def split_flat(x: Shaped[Tensor, "B S *rest"], branches: Branches) -> tuple[Shaped[Tensor, "B T *rest"], Shaped[Tensor, "B R W *rest"]]:
-    """Undo `flat_tokens` for anything with the flat row's axis second."""
-    num_branches, width = branches.tokens.shape[1:]
-    row, own = x.tensor_split([x.shape[1] - num_branches * width], dim=1)
-    return row, own.unflatten(1, (num_branches, width))
+def token_places(anchors: Int[Tensor, "B R"], branches: Branches, row_length: int, num_steps: int) -> Int[Tensor, "B R G"]:
+    """Flat index of token t of every rollout; `anchors` are those of the rollouts' blocks."""
+    return _places(anchors, branches, row_length, torch.arange(num_steps, device=anchors.device))
 
 
 def predictors(anchors: Int[Tensor, "B R"], branches: Branches, row_length: int, num_steps: int) -> Int[Tensor, "B R G"]:
-    """Flat index of the position whose output predicts step t of branch r; `anchors` are those of the branches' blocks.
+    """Flat index of the position whose output predicts token t of every rollout: that of token t - 1, or the row's before the anchor."""
+    return _places(anchors, branches, row_length, torch.arange(num_steps, device=anchors.device) - 1)
 
-    A branch may start m = branches.anchors - anchors tokens behind its block's anchor, where its first m tokens equal the row's. Steps
-    t <= m are predicted by row position anchor + t - 1, later ones by the branch's own token t - m - 1.
-    """
-    num_branches, width = branches.tokens.shape[1:]
-    device = anchors.device
-    step = torch.arange(num_steps, device=device)
-    shared = (branches.anchors - anchors)[..., None]
-    first_own = row_length + width * torch.arange(num_branches, device=device)[:, None]
-    return torch.where(step <= shared, anchors[..., None] + step - 1, first_own + step - shared - 1)
+
+def _places(anchors: Int[Tensor, "B R"], branches: Branches, row_length: int, step: Int[Tensor, "G"]) -> Int[Tensor, "B R G"]:
+    """A token that no branch carries has an arbitrary place."""
+    shared = branches.shared[..., None]
+    own = row_length + branches.starts[..., None] + step - shared
+    return torch.where(step < shared, anchors[..., None] + step, own).clamp_max(row_length + branches.tokens.shape[1] - 1)
 
 
 def row_visible(document_ids: Int[Tensor, "B T"]) -> Bool[Tensor, "B T T"]:
@@ -163,13 +165,15 @@ def row_visible(document_ids: Int[Tensor, "B T"]) -> Bool[Tensor, "B T T"]:
     return causal & (document_ids[:, :, None] == document_ids[:, None, :])
 
 
-def prefix_visible(document_ids: Int[Tensor, "B T"], anchors: Int[Tensor, "B R"]) -> Bool[Tensor, "B R T"]:
-    """[b, r, j]: every token of branch r sees row position j. A branch belongs to the document of the position before its anchor."""
+def prefix_visible(document_ids: Int[Tensor, "B T"], anchors: Int[Tensor, "B Q"]) -> Bool[Tensor, "B Q T"]:
+    """[b, q, j]: what hangs off anchor q sees row position j. A branch belongs to the document of the position before its anchor."""
     position = torch.arange(document_ids.shape[1], device=document_ids.device)
     document = document_ids.gather(1, anchors - 1)
     return (position < anchors[..., None]) & (document_ids[:, None, :] == document[..., None])
 
 
-def own_visible(width: int, device: torch.device) -> Bool[Tensor, "W W"]:
-    """[t, u]: token t of a branch sees token u of the same branch."""
-    return torch.ones(width, width, dtype=torch.bool, device=device).tril()
+def own_visible(steps: Int[Tensor, "B Q"], lookback: int) -> Bool[Tensor, "B Q O"]:
+    """[b, q, o]: own token q sees own token o, with the `lookback` tokens before the first of the Q as keys as well: O = lookback + Q."""
+    query = torch.arange(steps.shape[1], device=steps.device)
+    distance = query[:, None] - torch.arange(-lookback, steps.shape[1], device=steps.device)
+    return (distance >= 0) & (distance <= steps[..., None])

@@ -19,8 +19,8 @@ from ebft.blocks import (
     make_branches,
     predictors,
     row_positions,
-    split_flat,
     to_branches,
+    token_places,
 )
 from ebft.config import FeaturesConfig, UserError
 from ebft.features import embed, reference_windows, tap_indices
@@ -75,11 +75,11 @@ class LanguageModel:
         """Hidden states of the flat row (see `blocks.py`)."""
         return self.decoder.run(flat_tokens(batch, branches), flat_positions(batch, branches), FlatContext.of(batch, branches))
 
-    def prefill(self, batch: Batch, branches: Branches, num_steps: int) -> tuple[Float[Tensor, "B T H"], StepContext]:
+    def prefill(self, batch: Batch, blocks: Blocks, n_samples: int, num_steps: int) -> tuple[Float[Tensor, "B T H"], StepContext]:
         """Forward the row once and keep its keys and values for `num_steps` tokens of every branch."""
         context = RowContext.of(batch, keep=True)
         hidden = self.decoder.run(batch.tokens, row_positions(batch), context)
-        return hidden, StepContext.of(batch, branches, context.cache, num_steps)
+        return hidden, StepContext.of(batch, blocks, n_samples, context.cache, num_steps)
 
     def prefill_completions(self, batch: Batch, blocks: Blocks, n_samples: int, num_steps: int) -> tuple[Float[Tensor, "B T H"], CompletionContext]:
         """The same for rows of one block, whose branches become rows of their own."""
@@ -194,12 +194,12 @@ class FeatureNetwork:
     @torch.no_grad()
     def continuations(self, batch: Batch, rollout: Rollout) -> tuple[Float[Tensor, "B N K G L H"], Float[Tensor, "B K G L H"]]:
         """Tapped hidden states of every rollout and of the row's real continuation of every block, from one forward."""
+        _, n_samples, _, num_steps = rollout.tokens.shape
         branches = make_branches(rollout.blocks, rollout.tokens)
         hidden = self.hidden(flat_tokens(batch, branches), flat_positions(batch, branches), FlatContext.of(batch, branches))
-        row, own = split_flat(hidden, branches)
-        windows = reference_windows(rollout.blocks.anchors, rollout.tokens.shape[3], row.shape[1])
-        reference = row.take_along_dim(windows.flatten(1)[..., None, None], dim=1).unflatten(1, windows.shape[1:])
-        return from_branches(own, rollout.tokens.shape[1]), reference
+        places = token_places(block_branches(rollout.blocks.anchors, n_samples), branches, batch.tokens.shape[1], num_steps)
+        windows = reference_windows(rollout.blocks.anchors, num_steps, batch.tokens.shape[1])
+        return from_branches(_at(hidden, places), n_samples), _at(hidden, windows)
 
     def embeddings(self, batch: Batch, rollout: Rollout) -> Embeddings:
         """phi of rollouts and references over their whole length."""
@@ -209,6 +209,10 @@ class FeatureNetwork:
         method, normalize = self.features.embed_method, self.features.normalize
         whole = torch.ones(reference.shape[:3], dtype=torch.bool, device=reference.device)
         return Embeddings(embed(rollout, valid, method, normalize), embed(reference, whole, method, normalize))
+
+
+def _at(hidden: Float[Tensor, "B S L H"], places: Int[Tensor, "B X G"]) -> Float[Tensor, "B X G L H"]:
+    return hidden.take_along_dim(places.flatten(1)[..., None, None], dim=1).unflatten(1, places.shape[1:])
 
 
 def _replace_final_norm(module: PreTrainedModel) -> None:

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from ebft.blocks import from_branches, make_branches
+from ebft.blocks import block_branches, from_branches
 from ebft.models import LanguageModel
 from ebft.types import Batch, Blocks, Rollout
 
@@ -36,15 +36,15 @@ def sample(
     needed and its cross-entropy can use.
     """
     n_samples, generate_length = draws.shape[1], draws.shape[3]
-    branches = make_branches(blocks, draws.new_zeros((*draws.shape[:3], 0), dtype=torch.long))
+    anchors = block_branches(blocks.anchors, n_samples)
     with policy.evaluating():
-        row, context = policy.prefill(batch, branches, generate_length - 1)
+        row, context = policy.prefill(batch, blocks, n_samples, generate_length - 1)
         before = row.take_along_dim((blocks.anchors - 1)[..., None], dim=1)
         first = draws[..., 0].transpose(1, 2)  # the N first tokens of a block come from one distribution
         token, log_prob = (block.flatten(1) for block in _draw(policy.logits(before), first, temperature))
         tokens, log_probs = [token], [log_prob]
         for step in range(1, generate_length):
-            hidden = policy.step_hidden(token, branches.anchors, context)
+            hidden = policy.step_hidden(token, anchors, context)
             uniform = draws[..., step].transpose(1, 2).flatten(1)[..., None]
             token, log_prob = (branch.squeeze(-1) for branch in _draw(policy.logits(hidden), uniform, temperature))
             tokens.append(token)

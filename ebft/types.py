@@ -3,10 +3,11 @@
 Axes, everywhere in this program and in this order where several meet:
 
     B  documents (rows) of a batch        N  rollouts per context        K  blocks (anchors) of a row
-    G  generated steps of a block         T  tokens of a row             R  branches of a row, block-major: r = k * N + n
+    G  generated steps of a block         T  tokens of a row             R  rollouts of a row, block-major: r = k * N + n
     D  feature width                      L  tapped layers               V  vocabulary
+    W  own tokens of a row's branches     S  flat row, S = T + W
 
-A row is `sequence_length` tokens. A block is an anchor in the row; a branch is one rollout that hangs off an anchor.
+A row is `sequence_length` tokens. A block is an anchor in the row; a branch is what one or several equal rollouts have that is not the row's.
 """
 
 from collections.abc import Callable
@@ -75,7 +76,7 @@ class Rollout:
     valid: Bool[Tensor, "B N K G"]  # False in blocks that do not exist and after a branch's EOS
 
     def like_tokens(self, flat: Float[Tensor, "B M"]) -> Float[Tensor, "B N K G"]:
-        """Values of block-major branch tokens, M = R * G, in the shape of `tokens`."""
+        """Values of block-major branch tokens, R * G of them, in the shape of `tokens`."""
         _, num_samples, num_blocks, num_steps = self.tokens.shape
         return flat.unflatten(1, (num_blocks, num_samples, num_steps)).transpose(1, 2)
 

@@ -1,12 +1,12 @@
 """Slow twins: the definitions of method.md as loops over named axes, in float64. The fast code in `ebft` is compared with them."""
 
-from itertools import product
+from itertools import accumulate, product
 
 import torch
 from torch import Tensor
 
 from ebft.blocks import Branches, own_visible, prefix_visible, row_visible
-from ebft.types import Batch, Embeddings
+from ebft.types import Batch, Blocks, Embeddings
 
 
 def batch_of(document_ids: list[list[int]], completion: list[list[bool]] | None = None) -> Batch:
@@ -43,38 +43,66 @@ def _is_anchor(a: int, ids: list[int], completion: list[bool], anchors: str, con
     return (a - max(start, context_length)) % stride == 0
 
 
-def flat_places(row_length: int, num_branches: int, width: int) -> list[tuple[int | None, int]]:
-    """(branch, step) of every place of the flat row; branch is None for the row's own tokens."""
-    return [(None, j) for j in range(row_length)] + list(product(range(num_branches), range(width)))
+def pack_loop(anchors: Tensor, lengths: Tensor, tokens: Tensor, shared: Tensor | None = None) -> Branches:
+    """Branches [B, R] of the given lengths, their tokens [B, R, G] one branch behind the other, one for every rollout."""
+    laid = [
+        [(anchor, t, own[t]) for anchor, length, own in zip(*row, strict=True) for t in range(length)]
+        for row in zip(anchors.tolist(), lengths.tolist(), tokens.tolist(), strict=True)
+    ]
+    width = max(map(len, laid))
+    filled = torch.tensor([row + [(1, 0, 0)] * (width - len(row)) for row in laid], dtype=torch.long).reshape(len(laid), width, 3)
+    at, steps, packed = filled.unbind(-1)
+    starts = torch.tensor([[sum(row[:r]) for r in range(len(row))] for row in lengths.tolist()])
+    shared = torch.zeros_like(anchors) if shared is None else shared
+    return Branches(packed, at, steps, shared, starts, tuple(at.amax(0).tolist()), tuple(steps.amax(0).tolist()))
+
+
+def flat_places(row_length: int, anchors: list[int], steps: list[int]) -> list[tuple[int, int, int]]:
+    """(branch, step, row tokens before it) of every place of the flat row; the row's own tokens are branch 0."""
+    branch = list(accumulate(int(step == 0) for step in steps))
+    return [(0, j, j) for j in range(row_length)] + list(zip(branch, steps, anchors, strict=True))
 
 
 def attention_rule(batch: Batch, branches: Branches) -> Tensor:
     """Bool [B, S, S] by the definition of section 2, pair by pair."""
-    places = flat_places(batch.tokens.shape[1], *branches.tokens.shape[1:])
-    columns = zip(batch.document_ids.tolist(), branches.anchors.tolist(), strict=True)
-    return torch.tensor([[[_sees(ids, anchors, query, key) for key in places] for query in places] for ids, anchors in columns])
+    rows = zip(batch.document_ids.tolist(), branches.anchors.tolist(), branches.steps.tolist(), strict=True)
+    places = [(ids, flat_places(len(ids), anchors, steps)) for ids, anchors, steps in rows]
+    return torch.tensor([[[_sees(ids, query, key) for key in row] for query in row] for ids, row in places])
 
 
-def _sees(ids: list[int], anchors: list[int], query: tuple[int | None, int], key: tuple[int | None, int]) -> bool:
-    (branch, t), (other, u) = query, key
-    if branch is None:
-        return other is None and u <= t and ids[u] == ids[t]
-    if other is None:
-        return u < anchors[branch] and ids[u] == ids[anchors[branch] - 1]
+def _sees(ids: list[int], query: tuple[int, int, int], key: tuple[int, int, int]) -> bool:
+    (branch, t, anchor), (other, u, _) = query, key
+    if branch == 0:
+        return other == 0 and u <= t and ids[u] == ids[t]
+    if other == 0:
+        return u < anchor and ids[u] == ids[anchor - 1]
     return other == branch and u <= t
 
 
 def dense_mask(batch: Batch, branches: Branches) -> Tensor:
     """Bool [B, S, S]: who sees whom in the flat row, put together from the three pieces of `ebft.blocks`."""
-    row_length, (num_branches, width) = batch.tokens.shape[1], branches.tokens.shape[1:]
-    size = row_length + num_branches * width
+    row_length, num_tokens = batch.tokens.shape[1], branches.tokens.shape[1]
+    size = row_length + num_tokens
     mask = torch.zeros(len(batch), size, size, dtype=torch.bool, device=batch.tokens.device)
     mask[:, :row_length, :row_length] = row_visible(batch.document_ids)
-    mask[:, row_length:, :row_length] = prefix_visible(batch.document_ids, branches.anchors).repeat_interleave(width, dim=1)
-    for r in range(num_branches):
-        own = slice(row_length + r * width, row_length + (r + 1) * width)
-        mask[:, own, own] = own_visible(width, batch.tokens.device)
+    mask[:, row_length:, :row_length] = prefix_visible(batch.document_ids, branches.anchors)
+    mask[:, row_length:, row_length:] = own_visible(branches.steps, lookback=0)
     return mask
+
+
+def leading_matches_loop(batch: Batch, blocks: Blocks, tokens: Tensor) -> list[list[list[int]]]:
+    """[B, N, K]: tokens are compared with the row's one by one, as long as the row goes on inside the anchor's document."""
+
+    def matches(row: list[int], ids: list[int], anchor: int, own: list[int]) -> int:
+        for t, token in enumerate(own):
+            if anchor + t >= len(row) or ids[anchor + t] != ids[anchor - 1] or row[anchor + t] != token:
+                return t
+        return len(own)
+
+    columns = zip(batch.tokens.tolist(), batch.document_ids.tolist(), blocks.anchors.tolist(), tokens.tolist(), strict=True)
+    return [
+        [[matches(row, ids, a, own) for a, own in zip(anchors, sample, strict=True)] for sample in samples] for row, ids, anchors, samples in columns
+    ]
 
 
 # Section 3: features

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from ebft import blocks, cost
-from ebft.blocks import Branches, find_blocks, flat_positions, flat_tokens, from_branches, make_branches, predictors, split_flat, to_branches
+from ebft.blocks import Branches, find_blocks, flat_positions, flat_tokens, from_branches, make_branches, predictors, to_branches, token_places
 from ebft.types import Batch, Blocks
-from tests.reference import attention_rule, batch_of, dense_mask, find_blocks_loop, flat_places
+from tests.reference import attention_rule, batch_of, dense_mask, find_blocks_loop, flat_places, pack_loop
 
 generated = settings(derandomize=True, deadline=None, database=None, max_examples=60)
 
@@ -45,10 +45,10 @@ seeds = st.integers(0, 2**32 - 1)
 def loose_branches(batch: Batch, seed: int, num_branches: int, width: int) -> Branches:
     """Branches with an anchor and a length each, in no order."""
     draw = torch.Generator().manual_seed(seed)
-    (B, T), R, W = batch.tokens.shape, num_branches, width
+    (B, T), R, G = batch.tokens.shape, num_branches, width
     anchors = torch.randint(1, T + 1, (B, R), generator=draw)
-    tokens = 1000 + torch.arange(B * R * W).reshape(B, R, W)
-    return Branches(anchors, torch.randint(W + 1, (B, R), generator=draw), tokens, tuple(anchors.amax(0).tolist()))
+    tokens = 1000 + torch.arange(B * R * G).reshape(B, R, G)
+    return pack_loop(anchors, torch.randint(G + 1, (B, R), generator=draw), tokens)
 
 
 def anchors_of(found: Blocks) -> list[list[int]]:
@@ -161,6 +161,7 @@ def test_mask_of_a_rollout_equals_the_definition(boundary: int) -> None:
     branches = make_branches(Blocks(torch.tensor([[2, 5, 8]] * 2), torch.ones(2, 3, dtype=torch.bool), (2, 5, 8)), tokens)
     mask = dense_mask(batch, branches)
     assert torch.equal(mask, attention_rule(batch, branches))
+    assert (mask[:, 13 + 20 : 13 + 27, 13 + 16 : 13 + 27] == blocks.own_visible(branches.steps[:, 20:27], lookback=4)).all()
     first_token_of_block_1 = 13 + (1 * 3 + 0) * 5
     assert mask[0, first_token_of_block_1, :13].nonzero().flatten().tolist() == ([3, 4] if boundary == 3 else [0, 1, 2, 3, 4])
 
@@ -199,14 +200,14 @@ def shorten(batch: Batch, found: Blocks, tokens: Tensor, width: int, seed: int) 
     draw = torch.Generator().manual_seed(seed)
     B, N, K, G = tokens.shape
     tokens, own = tokens.clone(), torch.zeros(B, K * N, width, dtype=torch.long)
-    anchors, lengths = torch.ones(B, K * N, dtype=torch.long), torch.zeros(B, K * N, dtype=torch.long)
+    shared, anchors, lengths = (torch.full((B, K * N), value) for value in (0, 1, 0))
     for b, n, k in product(range(B), range(N), range(K)):
         if found.valid[b, k]:
             a, m, r = int(found.anchors[b, k]), int(torch.randint(G + 1, (), generator=draw)), k * N + n
             tokens[b, n, k, :m] = batch.tokens[b, a : a + m]
             kept = tokens[b, n, k, m:][:width]
-            anchors[b, r], lengths[b, r], own[b, r, : len(kept)] = a + m, len(kept), kept
-    return tokens, Branches(anchors, lengths, own, tuple(anchors.amax(0).tolist()))
+            shared[b, r], anchors[b, r], lengths[b, r], own[b, r, : len(kept)] = m, a + m, len(kept), kept
+    return tokens, pack_loop(anchors, lengths, own, shared)
 
 
 @generated
@@ -240,15 +241,16 @@ def test_a_label_stands_one_position_behind_its_predictor(made: Rows, sizes: tup
     tokens = own_ids(found, N, geometry[2])
     branches, T, G = make_branches(found, tokens), batch.tokens.shape[1], tokens.shape[3]
     flat, positions = flat_tokens(batch, branches), flat_positions(batch, branches)
-    places = from_branches(predictors(branches.anchors, branches, T, G), N)
-    owners = flat_places(T, *branches.tokens.shape[1:])
+    places, own_places = (from_branches(find(blocks.block_branches(found.anchors, N), branches, T, G), N) for find in (predictors, token_places))
+    owners = [flat_places(T, *row) for row in zip(branches.anchors.tolist(), branches.steps.tolist(), strict=True)]
     for b, n, k, g in product(*map(range, tokens.shape)):
         [label] = flat[b].eq(tokens[b, n, k, g]).nonzero().flatten().tolist()
         place, anchor = int(places[b, n, k, g]), int(found.anchors[b, k])
-        assert owners[label] == (k * N + n, g)
+        assert own_places[b, n, k, g] == label
+        assert owners[b][label] == (1 + k * N + n, g, anchor)
         assert positions[b, label] == anchor + g
         assert positions[b, place] == anchor + g - 1
-        assert owners[place] == ((None, anchor - 1) if g == 0 else (k * N + n, g - 1))
+        assert owners[b][place] == ((0, anchor - 1, anchor - 1) if g == 0 else (1 + k * N + n, g - 1, anchor))
 
 
 # The flat row and back
@@ -264,29 +266,20 @@ def test_branches_are_block_major_and_come_back() -> None:
     assert torch.equal(blocks.block_branches(x[:, 0], 3), to_branches(x[:, :1].expand_as(x)))
 
 
-@generated
-@given(made=rows(), seed=seeds, num_branches=st.integers(1, 5), width=st.integers(0, 3))
-def test_split_flat_undoes_flat_tokens(made: Rows, seed: int, num_branches: int, width: int) -> None:
-    batch = batch_of(*made)
-    branches = loose_branches(batch, seed, num_branches, width)
-    flat = flat_tokens(batch, branches)
-    for trailing in (flat, torch.stack([flat, -flat], dim=-1)):
-        row, own = split_flat(trailing, branches)
-        shown = (row, own) if trailing is flat else (row[..., 0], own[..., 0])
-        assert torch.equal(shown[0], batch.tokens)
-        assert torch.equal(shown[1], branches.tokens)
-
-
 def test_positions_by_hand() -> None:
     """Anchors 2 and 5, two samples, three tokens each."""
     branches = make_branches(Blocks(torch.tensor([[2, 5]]), torch.ones(1, 2, dtype=torch.bool), (2, 5)), torch.zeros(1, 2, 2, 3, dtype=torch.long))
     assert flat_positions(batch_of([[0] * 7]), branches).tolist() == [[*range(7), 2, 3, 4, 2, 3, 4, 5, 6, 7, 5, 6, 7]]
-    assert branches.reach == (2, 2, 5, 5)
-    assert branches.lengths.tolist() == [[3, 3, 3, 3]]
+    assert branches.reach == (*[2] * 6, *[5] * 6)
+    assert branches.depth == (0, 1, 2) * 4
+    assert branches.starts.tolist() == [[0, 3, 6, 9]]
 
 
 def test_predictors_by_hand() -> None:
     """T = 7, one block at 2, four steps. A whole branch: row position 1, then its own three. One that shares a token: row positions 1 and 2,
     then its own two. One that shares three: row positions 1 to 4."""
-    branches = Branches(torch.tensor([[2, 3, 5]]), torch.tensor([[3, 2, 0]]), torch.zeros(1, 3, 3, dtype=torch.long), (2, 3, 5))
+    none, shared = torch.zeros(1, 3, 3, dtype=torch.long), torch.tensor([[0, 1, 3]])
+    branches = pack_loop(torch.tensor([[2, 3, 5]]), torch.tensor([[3, 2, 0]]), none, shared)
+    assert branches.steps.tolist() == [[0, 1, 2, 0, 1]]
     assert predictors(torch.tensor([[2, 2, 2]]), branches, 7, 4).tolist() == [[[1, 7, 8, 9], [1, 2, 10, 11], [1, 2, 3, 4]]]
+    assert token_places(torch.tensor([[2, 2, 2]]), branches, 7, 3).tolist() == [[[7, 8, 9], [2, 10, 11], [2, 3, 4]]]

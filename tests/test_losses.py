@@ -121,8 +121,8 @@ def tabular() -> tuple[Tensor, Tensor, Branches, Tensor, Tensor]:
 
 def through_the_flat_row(table: Tensor, flat: Tensor, branches: Branches, tokens: Tensor, advantages: Tensor) -> Tensor:
     """The policy gradient as the program takes it: log-probs at the predictors' places, back on named axes."""
-    before = flat[0][predictors(branches.anchors, branches, T, STEPS)[0]]
-    log_probs = from_branches(table.log_softmax(-1)[before, branches.tokens[0]][None], N)
+    before = flat[0][predictors(branches.anchors[:, ::STEPS], branches, T, STEPS)[0]]
+    log_probs = from_branches(table.log_softmax(-1)[before, branches.tokens[0].unflatten(0, (-1, STEPS))][None], N)
     return policy_gradient(log_probs, advantages, torch.ones_like(tokens, dtype=torch.bool), torch.tensor(tokens.numel()))
 
 
