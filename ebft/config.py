@@ -165,6 +165,7 @@ class SamplerConfig:
     context_length: int = at_least(1)  # c0, tokens before the first anchor
     generate_length: int = at_least(1)  # G, tokens per rollout
     temperature: float = above(0)
+    reuse: bool  # of the row's own forward, where rollouts equal it, and of equal rollouts; never changes a rollout, a reward or a gradient
 
 
 @dataclass(frozen=True)

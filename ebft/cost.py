@@ -31,8 +31,8 @@ def completions(row_length: int, n_samples: int, max_new_tokens: int, has_refere
 
 def planned(config: TrainConfig) -> dict[str, float]:
     """Tokens of a row by phase as far as the config tells, which is from above: rows that end early, rows of several documents and completions hold
-    fewer anchors than a whole row, and a layer that is named by its index may be the last. A fraction of the depth is taken as it is, where phi keeps
-    whole layers."""
+    fewer anchors than a whole row, reuse leaves out tokens of rollouts, and a layer that is named by its index may be the last. A fraction of the
+    depth is taken as it is, where phi keeps whole layers."""
     length, sampler, method = config.data.sequence_length, config.sampler, config.method
     if isinstance(method, EBFTConfig):
         blocks = num_blocks(length, sampler.context_length, sampler.stride, sampler.generate_length)
@@ -43,12 +43,17 @@ def planned(config: TrainConfig) -> dict[str, float]:
     return supervised(length)
 
 
+def depends_on_rollouts(config: TrainConfig) -> bool:
+    """Whether a step costs less than its method announces, as far as its rollouts end early, follow their row or are equal."""
+    return isinstance(config.method, RLVRConfig) or (isinstance(config.method, EBFTConfig) and config.sampler.reuse)
+
+
 def is_bound(config: TrainConfig) -> bool:
     """Whether `planned` is more than a step will cost."""
     data = config.data
     has_fewer_anchors = data.layout == "padded" or data.document_masking or config.sampler.anchors == "completion"
     indices = any(isinstance(layer, int) for layer in config.features.feature_layers)
-    return isinstance(config.method, RLVRConfig) or (isinstance(config.method, EBFTConfig) and (has_fewer_anchors or indices))
+    return depends_on_rollouts(config) or (isinstance(config.method, EBFTConfig) and (has_fewer_anchors or indices))
 
 
 def line(config: TrainConfig) -> str:

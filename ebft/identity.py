@@ -15,6 +15,7 @@ CHANGEABLE_KEYS = (
     "trainer.checkpoint_every_steps",
     "trainer.keep_checkpoints",
     "eval.micro_batch_size",
+    "sampler.reuse",
 )
 
 

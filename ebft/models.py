@@ -16,7 +16,6 @@ from ebft.blocks import (
     flat_positions,
     flat_tokens,
     from_branches,
-    make_branches,
     predictors,
     row_positions,
     to_branches,
@@ -24,6 +23,7 @@ from ebft.blocks import (
 )
 from ebft.config import FeaturesConfig, UserError
 from ebft.features import embed, reference_windows, tap_indices
+from ebft.reuse import branches_of
 from ebft.types import Batch, Blocks, Embeddings, Rollout
 
 
@@ -192,18 +192,18 @@ class FeatureNetwork:
         return torch.stack([seen[tap] if tap < len(layers) else top for tap in self.taps], dim=2)
 
     @torch.no_grad()
-    def continuations(self, batch: Batch, rollout: Rollout) -> tuple[Float[Tensor, "B N K G L H"], Float[Tensor, "B K G L H"]]:
-        """Tapped hidden states of every rollout and of the row's real continuation of every block, from one forward."""
+    def continuations(self, batch: Batch, rollout: Rollout, reuse: bool) -> tuple[Float[Tensor, "B N K G L H"], Float[Tensor, "B K G L H"]]:
+        """Tapped hidden states of every rollout, where it is valid, and of the row's real continuation of every block, from one forward."""
         _, n_samples, _, num_steps = rollout.tokens.shape
-        branches = make_branches(rollout.blocks, rollout.tokens)
+        branches = branches_of(batch, rollout.blocks, rollout.tokens, rollout.valid, reuse)
         hidden = self.hidden(flat_tokens(batch, branches), flat_positions(batch, branches), FlatContext.of(batch, branches))
         places = token_places(block_branches(rollout.blocks.anchors, n_samples), branches, batch.tokens.shape[1], num_steps)
         windows = reference_windows(rollout.blocks.anchors, num_steps, batch.tokens.shape[1])
         return from_branches(_at(hidden, places), n_samples), _at(hidden, windows)
 
-    def embeddings(self, batch: Batch, rollout: Rollout) -> Embeddings:
+    def embeddings(self, batch: Batch, rollout: Rollout, reuse: bool) -> Embeddings:
         """phi of rollouts and references over their whole length."""
-        return self.pool(*self.continuations(batch, rollout), rollout.valid)
+        return self.pool(*self.continuations(batch, rollout, reuse), rollout.valid)
 
     def pool(self, rollout: Float[Tensor, "B N K G L H"], reference: Float[Tensor, "B K G L H"], valid: Bool[Tensor, "B N K G"]) -> Embeddings:
         method, normalize = self.features.embed_method, self.features.normalize

@@ -39,7 +39,8 @@ def _cost(config: TrainConfig, setup: Setup) -> str:
     rows = config.trainer.batch_size
     parts = " + ".join(f"{name} {rows * tokens:,.0f}" for name, tokens in phases.items())
     total, supervised = sum(phases.values()), sum(cost.supervised(config.data.sequence_length).values())
-    return f"{rows * total:,.0f} = {parts}; {total / supervised:.1f} times supervised fine-tuning on the same rows"
+    bound = "at most " if cost.depends_on_rollouts(config) else ""
+    return f"{bound}{rows * total:,.0f} = {parts}; {total / supervised:.1f} times supervised fine-tuning on the same rows"
 
 
 def _join(numbers: list[int]) -> str:

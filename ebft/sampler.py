@@ -1,14 +1,22 @@
-"""Strided block-parallel rollouts: the row is forwarded once, then one token of every branch at a time over its cached keys and values."""
+"""Strided block-parallel rollouts: the row is forwarded once, then one token of every branch at a time over its cached keys and values.
+
+With `reuse`, every step of every block is drawn from the row's logits first. What a rollout draws there holds up to and with its first token that is
+not the row's; from that one on it is a branch. Branches that drew the same tokens behind the same anchor are one until they part, and a branch
+leaves when it has ended.
+"""
 
 import hashlib
+from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from ebft.blocks import block_branches, from_branches
+from ebft.attention import StepContext
+from ebft.blocks import block_branches, from_branches, to_branches
 from ebft.models import LanguageModel
+from ebft.reuse import ABOVE_TOKENS, distinct, leading_matches
 from ebft.types import Batch, Blocks, Rollout
 
 
@@ -26,8 +34,47 @@ def uniforms(key: str, row_ids: Int[Tensor, "B"], num_blocks: int, n_samples: in
     return torch.from_numpy(np.stack([draw(row) for row in row_ids.tolist()])).transpose(1, 2)
 
 
+@dataclass
+class Growing:
+    """Rollouts that are being drawn, block-major."""
+
+    tokens: Int[Tensor, "B R G"]
+    log_probs: Float[Tensor, "B R G"]
+    last: Int[Tensor, "B R"]  # number of the latest token that holds; G where all do
+    going: Bool[Tensor, "B R"]  # the others need no more tokens
+    anchors: Int[Tensor, "B R"]  # of the branches that begin with the first token that is not the row's
+    branch: Int[Tensor, "B R"]  # whose hidden states predict the next token
+
+    @property
+    def latest(self) -> Int[Tensor, "B R"]:
+        return self.tokens.take_along_dim(self.last.clamp_max(self.tokens.shape[2] - 1)[..., None], dim=2).squeeze(2)
+
+    def stop(self, stop_token: int | None) -> None:
+        """Rollouts that have all their tokens, or their stop token, need no more."""
+        step = torch.arange(self.tokens.shape[2], device=self.tokens.device)
+        self.going &= self.last < self.tokens.shape[2] - 1
+        if stop_token is not None:
+            self.going &= ~((self.tokens == stop_token) & (step <= self.last[..., None])).any(-1)
+
+    def merge(self, context: StepContext) -> tuple[Int[Tensor, "B C"], Int[Tensor, "B C"]]:
+        """Tokens and anchors of the different branches that go on; one branch for all rollouts that were one and drew the same token."""
+        before, latest = self.branch, self.latest
+        self.branch, first, _ = distinct(before * ABOVE_TOKENS + latest, self.going)
+        anchors = self.anchors.gather(1, first)
+        context.regroup(anchors, before.gather(1, first))
+        return latest.gather(1, first), anchors
+
+    def draw(self, logits: Float[Tensor, "B C V"], draws: Float[Tensor, "B R G"], temperature: float) -> None:
+        """The next token of every rollout that goes on."""
+        chosen = self.going.nonzero(as_tuple=True)
+        place = *chosen, self.last[chosen] + 1
+        drawn = _draw(logits[chosen[0], self.branch[chosen]], draws[place][:, None], temperature)
+        self.tokens[place], self.log_probs[place] = (x.squeeze(1) for x in drawn)
+        self.last = self.last + 1
+
+
 def sample(
-    policy: LanguageModel, batch: Batch, blocks: Blocks, draws: Float[Tensor, "B N K G"], temperature: float, stop_token: int | None
+    policy: LanguageModel, batch: Batch, blocks: Blocks, draws: Float[Tensor, "B N K G"], temperature: float, stop_token: int | None, reuse: bool
 ) -> tuple[Rollout, Float[Tensor, "B T H"]]:
     """Roll out every block: token t of a branch is the inverse CDF of softmax(logits / temperature) at its draw.
 
@@ -35,25 +82,49 @@ def sample(
     last token of a branch is never forwarded, for nothing is predicted from it. Returns the row's hidden states as well, which the rollouts
     needed and its cross-entropy can use.
     """
-    n_samples, generate_length = draws.shape[1], draws.shape[3]
-    anchors = block_branches(blocks.anchors, n_samples)
+    n_samples, num_steps, uniform = draws.shape[1], draws.shape[3], to_branches(draws)
     with policy.evaluating():
-        row, context = policy.prefill(batch, blocks, n_samples, generate_length - 1)
-        before = row.take_along_dim((blocks.anchors - 1)[..., None], dim=1)
-        first = draws[..., 0].transpose(1, 2)  # the N first tokens of a block come from one distribution
-        token, log_prob = (block.flatten(1) for block in _draw(policy.logits(before), first, temperature))
-        tokens, log_probs = [token], [log_prob]
-        for step in range(1, generate_length):
-            hidden = policy.step_hidden(token, anchors, context)
-            uniform = draws[..., step].transpose(1, 2).flatten(1)[..., None]
-            token, log_prob = (branch.squeeze(-1) for branch in _draw(policy.logits(hidden), uniform, temperature))
-            tokens.append(token)
-            log_probs.append(log_prob)
-    drawn, scored = (from_branches(torch.stack(steps, dim=-1), n_samples) for steps in (tokens, log_probs))
+        row, context = policy.prefill(batch, blocks, n_samples, num_steps - 1)
+        rollouts = _begin(batch, blocks, *_along_the_row(policy, blocks, row, draws, temperature, num_steps if reuse else 1), num_steps, reuse)
+        for _ in range(num_steps - 1):
+            tokens, anchors = rollouts.latest, rollouts.anchors
+            if reuse:
+                rollouts.stop(stop_token)
+                if not rollouts.going.any():
+                    break
+                tokens, anchors = rollouts.merge(context)
+            hidden = policy.step_hidden(tokens, anchors, context)
+            rollouts.draw(policy.logits(hidden), uniform, temperature)
+    drawn, scored = (from_branches(x, n_samples) for x in (rollouts.tokens, rollouts.log_probs))
     return until_stop(blocks, drawn, scored, stop_token), row
 
 
-def _draw(logits: Float[Tensor, "B R V"], uniform: Float[Tensor, "B R J"], temperature: float) -> tuple[Tensor, Tensor]:
+def _along_the_row(
+    policy: LanguageModel, blocks: Blocks, row: Float[Tensor, "B T H"], draws: Float[Tensor, "B N K G"], temperature: float, num_steps: int
+) -> tuple[Int[Tensor, "B N K J"], Float[Tensor, "B N K J"]]:
+    """Tokens that the N rollouts of a block draw at every step as if all before were the row's, from one distribution, and their log-probs."""
+    steps = []
+    for step in range(num_steps):
+        before = (blocks.anchors + step - 1).clamp_max(row.shape[1] - 1)
+        logits = policy.logits(row.take_along_dim(before[..., None], dim=1))
+        steps.append(_draw(logits, draws[..., step].transpose(1, 2), temperature))
+    tokens, log_probs = (torch.stack(drawn, dim=-1).transpose(1, 2) for drawn in zip(*steps, strict=True))
+    return tokens, log_probs
+
+
+def _begin(batch: Batch, blocks: Blocks, tokens: Int[Tensor, "B N K J"], log_probs: Float[Tensor, "B N K J"], num_steps: int, reuse: bool) -> Growing:
+    """Rollouts of which the row has been drawn; without `reuse` its first token, of every branch."""
+    n_samples, known = tokens.shape[1], tokens.shape[3]
+    shared = to_branches(leading_matches(batch, blocks, tokens) if reuse else torch.zeros_like(tokens[..., 0]))
+    anchors, exists = (block_branches(x, n_samples) for x in (blocks.anchors, blocks.valid))
+    tokens, log_probs = (torch.nn.functional.pad(to_branches(x), (0, num_steps - known)) for x in (tokens, log_probs))
+    if reuse:
+        return Growing(tokens, log_probs, shared, exists, anchors + shared, branch=anchors + shared)
+    every = torch.arange(anchors.shape[1], device=anchors.device).expand_as(anchors)
+    return Growing(tokens, log_probs, shared, torch.ones_like(exists), anchors, branch=every)
+
+
+def _draw(logits: Float[Tensor, "*b V"], uniform: Float[Tensor, "*b J"], temperature: float) -> tuple[Int[Tensor, "*b J"], Float[Tensor, "*b J"]]:
     """J tokens from every distribution, and their log-probs."""
     log_probs = (logits / temperature).log_softmax(-1)
     token = inverse_cdf(log_probs.exp(), uniform)

@@ -83,7 +83,7 @@ def features(**changes: Any) -> FeaturesConfig:
 
 
 def geometry(**changes: Any) -> SamplerConfig:
-    config = SamplerConfig(anchors="all", n_samples=3, stride=5, context_length=2, generate_length=4, temperature=0.7)
+    config = SamplerConfig(anchors="all", n_samples=3, stride=5, context_length=2, generate_length=4, temperature=0.7, reuse=False)
     return replace(config, **changes)
 
 
@@ -122,6 +122,27 @@ def random_rollout(batch: Batch, config: SamplerConfig, seed: int = 9) -> Rollou
     draw = torch.Generator().manual_seed(seed)
     tokens = torch.randint(VOCABULARY, (len(batch), config.n_samples, blocks.anchors.shape[1], config.generate_length), generator=draw)
     return Rollout(blocks, tokens, torch.zeros(tokens.shape), blocks.valid[:, None, :, None].expand(tokens.shape))
+
+
+def likely_text(policy: LanguageModel, batch: Batch, share: float = 0.8) -> Batch:
+    """Rows of which that share of tokens is the policy's likeliest, so that rollouts follow them for a while."""
+    follows = torch.rand(batch.tokens.shape, generator=torch.Generator().manual_seed(13)) < share
+    follows[:, 0] = False
+    with policy.evaluating():
+        for _ in range(T):
+            likeliest = policy.logits(policy.row_hidden(batch)).argmax(-1).roll(1, dims=1)
+            batch = replace(batch, tokens=torch.where(follows, likeliest, batch.tokens))
+    return batch
+
+
+def partly_the_row(batch: Batch, rollout: Rollout, seed: int = 17) -> Rollout:
+    """The same rollouts, but beginning with 0 to all of their row's tokens, ending anywhere, and often twins."""
+    draw, (num_rows, _, _, num_steps) = torch.Generator().manual_seed(seed), rollout.tokens.shape
+    matches, stops = (torch.randint(num_steps + 1, rollout.tokens.shape[:3], generator=draw) for _ in range(2))
+    place = (rollout.blocks.anchors[..., None] + torch.arange(num_steps)).clamp_max(batch.tokens.shape[1] - 1)
+    reference = batch.tokens.gather(1, place.flatten(1)).view(num_rows, 1, -1, num_steps)
+    tokens = torch.where(torch.arange(num_steps) < matches[..., None], reference, rollout.tokens % 3)
+    return replace(rollout, tokens=tokens, valid=rollout.valid & (torch.arange(num_steps) < stops[..., None]))
 
 
 def existing(blocks: Blocks) -> Iterator[tuple[int, int]]:

@@ -73,7 +73,8 @@ def test_what_is_planned_by_hand(lines: tuple[str, ...], phases: dict[str, float
     ("line", "text"),
     [
         ("method=sft", "606 tokens a step, 1.0 times sft"),
-        ("method=ebft", "2,500 tokens a step, 4.1 times sft"),  # 257 + 222 + 771 = 1250 a row, and 1250 / 303 = 4.13
+        ("method=ebft", "at most 2,500 tokens a step, 4.1 times sft"),
+        ("method=ebft sampler.reuse=false", "2,500 tokens a step, 4.1 times sft"),  # 257 + 222 + 771 = 1250 a row, and 1250 / 303 = 4.13
         ("method=ebft features.feature_layers=[1]", "at most 2,648 tokens a step, 4.4 times sft"),
     ],
 )
@@ -84,7 +85,7 @@ def test_the_line_of_a_plan(line: str, text: str) -> None:
 @pytest.mark.parametrize("method", ["sft", "ebft"])
 def test_what_is_planned_is_what_the_methods_count(tmp_path: Path, method: str) -> None:
     """phi is one of two layers deep, every row full."""
-    run = miniature(tmp_path, f"method={method}", "features.feature_layers=[0.5]")
+    run = miniature(tmp_path, f"method={method}", "features.feature_layers=[0.5]", "sampler.reuse=false")
     assert not cost.is_bound(run)
     assert measured(run) == 3 * sum(cost.planned(run).values())
 
@@ -99,13 +100,14 @@ def short_documents(folder: Path) -> list[str]:
 @pytest.mark.parametrize(
     ("made", "overrides"),
     [
-        (None, ["method=ebft", "features.feature_layers=[1]"]),
-        (short_documents, ["method=ebft", "data.document_masking=true"]),
-        (short_documents, ["method=ebft", "data.layout=padded"]),
-        (pairs, ["method=ebft"]),
+        (None, ["method=ebft", "features.feature_layers=[1]", "sampler.reuse=false"]),
+        (short_documents, ["method=ebft", "data.document_masking=true", "sampler.reuse=false"]),
+        (short_documents, ["method=ebft", "data.layout=padded", "sampler.reuse=false"]),
+        (pairs, ["method=ebft", "sampler.reuse=false"]),
+        (None, ["method=ebft", "features.feature_layers=[0.5]", "sampler.temperature=0.01"]),  # rollouts of one context are equal
         (pairs, ["method=rlvr", "method.max_new_tokens=11"]),
     ],
-    ids=["index", "documents", "padded", "pairs", "completions"],
+    ids=["index", "documents", "padded", "pairs", "reuse", "completions"],
 )
 def test_a_bound_is_one(tmp_path: Path, made: Callable[[Path], list[str]] | None, overrides: list[str]) -> None:
     run = miniature(tmp_path, *([] if made is None else made(tmp_path)), *overrides)
@@ -115,7 +117,12 @@ def test_a_bound_is_one(tmp_path: Path, made: Callable[[Path], list[str]] | None
 
 @pytest.mark.parametrize(
     "line",
-    ["method=sft data=code_qa", "method=sft data.layout=padded data=stdlib", "method=ebft data=stdlib", "method=sft features.feature_layers=[1]"],
+    [
+        "method=sft data=code_qa",
+        "method=sft data.layout=padded data=stdlib",
+        "method=ebft data=stdlib sampler.reuse=false",
+        "method=sft features.feature_layers=[1]",
+    ],
 )
 def test_what_is_no_bound(line: str) -> None:
     assert not cost.is_bound(config(line))

@@ -14,6 +14,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 FLOORS = [
     ["types", "config"],  # 0
     ["blocks", "features", "rewards", "advantages", "losses"],  # 1, pure
+    ["reuse"],  # pure as well
     ["rules", "identity", "cost"],
     ["attention", "sandbox"],  # 2
     ["tasks"],
@@ -35,7 +36,7 @@ FLOORS = [
     ["cli"],  # 7
 ]
 FLOOR = {name: number for number, names in enumerate(FLOORS) for name in names}
-PURE = FLOORS[1]
+PURE = FLOORS[1] + FLOORS[2]
 OWNERS = {"hydra": "cli", "omegaconf": "cli", "datasets": "data", "wandb": "tracking"}  # who alone may import it
 IMPURE = {"transformers", "hydra", "os", "pathlib", "io", "shutil", "tempfile", "random", "numpy", "safetensors", "datasets", "wandb"}
 IMPURE_CALLS = {"open", "cuda", "manual_seed", "set_rng_state", "set_default_device", "set_default_dtype", "save", "load"}

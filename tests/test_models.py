@@ -9,7 +9,7 @@ from ebft.attention import RowContext
 from ebft.blocks import make_branches, row_positions
 from ebft.config import UserError
 from ebft.models import FeatureNetwork, LanguageModel, branch_labels, row_labels
-from ebft.types import Batch, Rollout
+from ebft.types import Batch
 from tests.helpers import (
     GROUPED,
     LAYERS,
@@ -23,6 +23,7 @@ from tests.helpers import (
     geometry,
     log_probs_alone,
     model_of,
+    partly_the_row,
     phi_of,
     plain_model,
     policy_of,
@@ -118,7 +119,7 @@ def test_tokens_forwarded_counts_a_backward_as_two_forwards_and_a_cut_network_by
     with torch.no_grad():
         policy.row_hidden(batch)
     assert policy.decoder.tokens_forwarded == 4 * 2 * T
-    phi.continuations(batch, random_rollout(batch, geometry()))
+    phi.continuations(batch, random_rollout(batch, geometry()), reuse=False)
     assert phi.decoder.tokens_forwarded == pytest.approx(2 * (T + 4 * 3 * 4) / LAYERS)
 
 
@@ -160,15 +161,15 @@ def separate_features(model: PreTrainedModel, context: Tensor, continuation: Ten
     return embed_loop(hidden, valid, method, norm).float()
 
 
+@pytest.mark.parametrize("reuse", [False, True])
 @pytest.mark.parametrize(("method", "norm"), [("last_token", "joint"), ("mean_pooling", "per_layer"), ("concat", "none")])
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("family", ["llama", "gpt_neox"])
-def test_features_equal_those_of_every_continuation_forwarded_alone(family: str, layout: str, method: str, norm: str) -> None:
+def test_features_equal_those_of_every_continuation_forwarded_alone(family: str, layout: str, method: str, norm: str, reuse: bool) -> None:
+    """Continuations that begin with the row's tokens, that are twins, and that end anywhere; one that is not there at all has zeros."""
     batch, config, alone = random_batch(LAYOUTS[layout]), geometry(n_samples=2), plain_model(family)
-    whole = random_rollout(batch, config)
-    stops = torch.randint(1, 5, whole.tokens.shape[:3], generator=torch.Generator().manual_seed(4))
-    rollout = Rollout(whole.blocks, whole.tokens, whole.log_probs, whole.valid & (torch.arange(4) < stops[..., None]))
-    made = phi_of(family, embed_method=method, normalize=norm).embeddings(batch, rollout)
+    rollout = partly_the_row(batch, random_rollout(batch, config))
+    made = phi_of(family, embed_method=method, normalize=norm).embeddings(batch, rollout, reuse)
     for b, k in existing(rollout.blocks):
         anchor = int(rollout.blocks.anchors[b, k])
         context, reference = context_of(batch, b, anchor), batch.tokens[b, anchor : anchor + 4]
@@ -186,7 +187,7 @@ def test_the_real_continuation_as_a_rollout_has_the_features_of_the_reference(la
     for b, k in existing(rollout.blocks):
         anchor = int(rollout.blocks.anchors[b, k])
         rollout.tokens[b, :, k] = batch.tokens[b, anchor : anchor + 4]
-    made = phi_of().embeddings(batch, rollout)
+    made = phi_of().embeddings(batch, rollout, reuse=False)
     gap = (made.rollout - made.reference[:, None]).abs().transpose(1, 2)[rollout.blocks.valid]
     assert gap.max() < 1e-6
 
@@ -202,7 +203,7 @@ def test_bfloat16_features_keep_exact_rotary_frequencies() -> None:
 def test_bfloat16_features_are_near_those_of_float32(layout: str) -> None:
     batch = random_batch(LAYOUTS[layout])
     rollout = random_rollout(batch, geometry())
-    exact, rough = phi_of().embeddings(batch, rollout), phi_of(dtype="bf16").embeddings(batch, rollout)
+    exact, rough = phi_of().embeddings(batch, rollout, reuse=False), phi_of(dtype="bf16").embeddings(batch, rollout, reuse=False)
     assert rough.rollout.dtype == torch.float32
     cosine = (exact.rollout * rough.rollout).sum(-1).transpose(1, 2)[rollout.blocks.valid]
     assert cosine.min() > 0.99

@@ -14,7 +14,7 @@ from tests.debug_run import miniature, pairs
 @pytest.mark.parametrize("method", ["sft", "ebft"])
 @pytest.mark.parametrize("geometry", [[], ["sampler.n_samples=5", "sampler.stride=3", "sampler.generate_length=1", "features.feature_layers=[2]"]])
 def test_tokens_of_a_step_are_those_of_the_plan(tmp_path: Path, method: str, geometry: list[str]) -> None:
-    config = miniature(tmp_path, f"method={method}", *geometry)
+    config = miniature(tmp_path, f"method={method}", *geometry, "sampler.reuse=false")
     setup = prepare(config)
     line = plan(config, setup)["tokens to forward per step"]
     optimization, before = Optimization(config.optimizer, setup.policy, 10), setup.method.tokens_forwarded
@@ -29,7 +29,7 @@ def test_phases_are_those_of_the_plan(tmp_path: Path) -> None:
 
     sampling 3 (23 + 6 * 2) = 105, features 3 (23 + 6 * 3) / 2 = 61.5, update 3 * 105 = 315.
     """
-    config = miniature(tmp_path, "method=ebft")
+    config = miniature(tmp_path, "method=ebft", "sampler.reuse=false")
     setup = prepare(config)
     before = setup.method.tokens_forwarded
     prepared = setup.method.prepare(setup.batch([0, 1, 2]), 0)
@@ -39,6 +39,8 @@ def test_phases_are_those_of_the_plan(tmp_path: Path) -> None:
     assert plan(config, setup)["tokens to forward per step"] == (
         "482 = sampling 105 + features 62 + update 315; 2.3 times supervised fine-tuning on the same rows"
     )
+    reusing = miniature(tmp_path, "method=ebft", "sampler.reuse=true")
+    assert plan(reusing, prepare(reusing))["tokens to forward per step"].startswith("at most 482 = ")
 
 
 def test_the_papers_setting_costs_what_section_9_says(tmp_path: Path) -> None:

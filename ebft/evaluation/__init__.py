@@ -118,7 +118,7 @@ class Evaluator:
     def _score(self, policy: LanguageModel, batch: Batch) -> tuple[dict[str, Ratio], list[Sample]]:
         trained, on_device = self.sampler.generate_length, batch.to(policy.device)
         rollout, hidden = self._roll_out(policy, batch, self.config.stride, self.short)
-        matching, rewards = feature_matching(self.phi, on_device, rollout, self.sampler.anchors, self.short, trained)
+        matching, rewards = feature_matching(self.phi, on_device, rollout, self.sampler.anchors, self.short, trained, self.sampler.reuse)
         assert rewards is not None
         shown = [_show(on_device, rollout, rewards.tolist(), row, self.sampler) for row in range(min(len(batch), 2))]
         scores = {"cross_entropy": cross_entropy(policy, on_device, hidden)} | matching
@@ -126,7 +126,8 @@ class Evaluator:
 
     def _score_long(self, policy: LanguageModel, batch: Batch) -> dict[str, Ratio]:
         rollout, _ = self._roll_out(policy, batch, self.config.long_stride, self.long)
-        scores, _ = feature_matching(self.phi, batch.to(policy.device), rollout, self.sampler.anchors, self.long, self.sampler.generate_length)
+        trained, on_device = self.sampler.generate_length, batch.to(policy.device)
+        scores, _ = feature_matching(self.phi, on_device, rollout, self.sampler.anchors, self.long, trained, self.sampler.reuse)
         return scores
 
     def _roll_out(self, policy: LanguageModel, batch: Batch, stride: int, horizons: list[int]) -> tuple[Rollout, Float[Tensor, "B T H"]]:
@@ -134,7 +135,7 @@ class Evaluator:
         config, device = self.config, policy.device
         blocks = find_blocks(batch, self.sampler.anchors, self.first_context, stride, horizons[0])
         draws = uniforms(f"{config.seed}/eval/{horizons[-1]}", batch.row_ids, blocks.anchors.shape[1], config.n_samples, horizons[-1])
-        return sample(policy, batch.to(device), blocks.to(device), draws.to(device), 1.0, self.stop_token)
+        return sample(policy, batch.to(device), blocks.to(device), draws.to(device), 1.0, self.stop_token, self.sampler.reuse)
 
 
 def _show(batch: Batch, rollout: Rollout, rewards: list[list[list[float]]], row: int, sampler: SamplerConfig) -> Sample | None:

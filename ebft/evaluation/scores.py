@@ -22,14 +22,14 @@ def cross_entropy(policy: LanguageModel, batch: Batch, hidden: Float[Tensor, "B 
 
 
 def feature_matching(
-    phi: FeatureNetwork, batch: Batch, rollout: Rollout, anchors: str, horizons: Sequence[int], reward_horizon: int
+    phi: FeatureNetwork, batch: Batch, rollout: Rollout, anchors: str, horizons: Sequence[int], reward_horizon: int, reuse: bool
 ) -> tuple[dict[str, Ratio], Float[Tensor, "B N K"] | None]:
     """Unbiased L_CFM of raw features at every horizon, from one set of rollouts; and the rewards at `reward_horizon`, if it is one of them.
 
     A block counts at a horizon that its real continuation reaches (`blocks.reaches`). Rewards have coefficients 1 and the run's whitening:
     `reward` is the mean of eq. 7, `whitened_feature_reward` the mean of alignment - diversity / 2 under the authors' whitening.
     """
-    rollouts, references = phi.continuations(batch, rollout)
+    rollouts, references = phi.continuations(batch, rollout, reuse)
     scores: dict[str, Ratio] = {}
     reward = None
     for horizon in horizons:

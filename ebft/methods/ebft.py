@@ -4,22 +4,25 @@
     L_CFM = E_{c,y} | E_{yhat ~ p_theta(.|c)} phi(c, yhat) - phi(c, y) |^2
 
 One optimiser step, strictly on-policy: roll out N short branches at every anchor, embed them and the real continuation with the frozen phi,
-reward alignment with the reference and diversity among the branches, take the policy gradient.
+reward alignment with the reference and diversity among the branches, take the policy gradient. With `sampler.reuse` no stage forwards a token twice
+that a rollout shares with its row or with another rollout.
 """
 
 from dataclasses import dataclass
 
-from jaxtyping import Float
+import torch
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from ebft import cost
 from ebft.advantages import advantages
-from ebft.blocks import find_blocks, make_branches
+from ebft.blocks import find_blocks
 from ebft.config import EBFTConfig, SamplerConfig
 from ebft.losses import cross_entropy, policy_gradient
 from ebft.methods.base import Counts, Loss
 from ebft.methods.metrics import signal
 from ebft.models import FeatureNetwork, LanguageModel, branch_labels, row_labels
+from ebft.reuse import branches_of, leading_matches
 from ebft.rewards import alignment_and_diversity, whitening_sign
 from ebft.sampler import sample, uniforms
 from ebft.types import Batch, Rollout
@@ -36,6 +39,7 @@ class Experience:
     reward: Float[Tensor, "B N K"]
     advantages: Float[Tensor, "B N K"]
     whitening_sign: Float[Tensor, "B N K"]
+    reused: Int[Tensor, "B N K"]  # tokens that the row's forward stood for
 
 
 class EBFT:
@@ -51,19 +55,22 @@ class EBFT:
         draws = uniforms(f"{self.seed}/train/{step}", batch.row_ids, blocks.anchors.shape[1], geometry.n_samples, geometry.generate_length)
         batch, blocks, draws = batch.to(device), blocks.to(device), draws.to(device)
 
-        rollout, _ = sample(self.policy, batch, blocks, draws, geometry.temperature, self.stop_token)
-        embeddings = self.phi.embeddings(batch, rollout)
+        rollout, _ = sample(self.policy, batch, blocks, draws, geometry.temperature, self.stop_token, geometry.reuse)
+        embeddings = self.phi.embeddings(batch, rollout, geometry.reuse)
         alignment, diversity = alignment_and_diversity(embeddings, self.phi.features.whitening)
         reward = config.alignment_coef * alignment - config.diversity_coef * diversity
         advantage = advantages(alignment, diversity, config.alignment_coef, config.diversity_coef, config.advantage)
-        return Experience(batch, rollout, alignment, diversity, reward, advantage, whitening_sign(embeddings))
+        matches = leading_matches(batch, blocks, rollout.tokens) if geometry.reuse else torch.zeros_like(rollout.tokens[..., 0])
+        reused = matches.minimum(rollout.valid.sum(-1))
+        return Experience(batch, rollout, alignment, diversity, reward, advantage, whitening_sign(embeddings), reused)
 
     def counts(self, prepared: Experience) -> Counts:
         return {"generated": prepared.rollout.valid.sum(), "targets": prepared.batch.loss_mask[:, 1:].sum()}
 
     def loss(self, prepared: Experience, totals: Counts) -> Loss:
         batch, rollout, ce_coef = prepared.batch, prepared.rollout, self.config.ce_coef
-        branches = make_branches(rollout.blocks, rollout.tokens[..., :-1])  # nothing is predicted from a branch's last token
+        # A token is needed where it predicts one that is valid; nothing is predicted from a branch's last token.
+        branches = branches_of(batch, rollout.blocks, rollout.tokens[..., :-1], rollout.valid[..., 1:], self.sampler.reuse)
         hidden = self.policy.flat_hidden(batch, branches)
         generated = branch_labels(batch, rollout, branches, self.sampler.temperature)
         text = row_labels(batch)

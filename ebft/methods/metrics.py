@@ -68,6 +68,8 @@ class Rewarded(Protocol):
     def advantages(self) -> Float[Tensor, "B N K"]: ...
     @property
     def whitening_sign(self) -> Float[Tensor, "B N K"]: ...
+    @property
+    def reused(self) -> Int[Tensor, "B N K"]: ...
 
 
 def signal(prepared: Sequence[Rewarded], stop_token: int | None) -> dict[str, float]:
@@ -78,6 +80,7 @@ def signal(prepared: Sequence[Rewarded], stop_token: int | None) -> dict[str, fl
 
     rewards, advantages = gather("reward"), gather("advantages")
     tokens = torch.cat([_contexts(part.rollout.tokens, part.rollout) for part in prepared])
+    reused = torch.cat([_contexts(part.reused, part.rollout) for part in prepared]).sum()
     assert len(tokens), "an optimiser batch holds rows with blocks only"
     figures = {
         "reward": rewards.mean(),
@@ -87,6 +90,7 @@ def signal(prepared: Sequence[Rewarded], stop_token: int | None) -> dict[str, fl
         "zero_advantage_share": (rewards.amax(1) - rewards.amin(1) <= EQUAL_REWARDS).float().mean(),
         "duplicate_share": _has_twin(tokens).float().mean(),
         "negative_whitening_share": (gather("whitening_sign") < 0).float().mean(),
+        "reused_share": reused / sum(part.rollout.valid.sum() for part in prepared),
     }
     if stop_token is not None:
         figures["starts_with_eos_share"] = (tokens[..., 0] == stop_token).float().mean()

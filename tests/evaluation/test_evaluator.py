@@ -81,10 +81,10 @@ def test_rollouts_are_at_temperature_one_and_every_row_has_draws_of_its_own(monk
     calls: list[tuple[torch.Tensor, float]] = []
 
     def spy(
-        policy: LanguageModel, batch: Batch, blocks: Blocks, draws: torch.Tensor, temperature: float, stop_token: int | None
+        policy: LanguageModel, batch: Batch, blocks: Blocks, draws: torch.Tensor, temperature: float, stop_token: int | None, reuse: bool
     ) -> tuple[Rollout, torch.Tensor]:
         calls.append((draws, temperature))
-        return sample(policy, batch, blocks, draws, temperature, stop_token)
+        return sample(policy, batch, blocks, draws, temperature, stop_token, reuse)
 
     monkeypatch.setattr(evaluation, "sample", spy)
     for size in (5, 1):

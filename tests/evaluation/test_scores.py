@@ -64,7 +64,7 @@ def test_every_horizon_is_the_loss_of_separate_shorter_rollouts(layout: str) -> 
     """A horizon's figure comes from prefixes of the longest rollouts; here each prefix and each reference is forwarded alone."""
     batch = random_batch(LAYOUTS[layout])
     rollout, model = stopped_rollout(batch), plain_model()
-    scores, _ = feature_matching(phi_of(), batch, rollout, "all", HORIZONS, reward_horizon=2)
+    scores, _ = feature_matching(phi_of(), batch, rollout, "all", HORIZONS, reward_horizon=2, reuse=False)
 
     def feature(context: torch.Tensor, tokens: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
         with torch.no_grad():
@@ -93,7 +93,7 @@ def test_a_block_counts_at_the_horizons_that_its_continuation_reaches_in_its_doc
     batch = random_batch(LAYOUTS["documents"])
     rollout = stopped_rollout(batch)
     assert rollout.blocks.anchors[0].tolist() == [2, 7, 12, 17, 22]
-    scores, _ = feature_matching(phi_of(), batch, rollout, "all", HORIZONS, reward_horizon=2)
+    scores, _ = feature_matching(phi_of(), batch, rollout, "all", HORIZONS, reward_horizon=2, reuse=False)
     counts = {horizon: scores[f"feature_matching_loss@{horizon}"].counts.tolist() for horizon in HORIZONS}
     assert counts == {1: [5, 3], 2: [4, 3], 5: [3, 2]}
     assert scores["reward"].counts.tolist() == counts[2]
@@ -104,9 +104,9 @@ def test_rewards_are_at_their_own_horizon_with_the_whitening_of_the_run(whitenin
     batch = random_batch(LAYOUTS["plain"])
     rollout = random_rollout(batch, geometry(generate_length=5))
     phi = phi_of(whitening=whitening)
-    scores, rewards = feature_matching(phi, batch, rollout, "all", HORIZONS, reward_horizon=2)
+    scores, rewards = feature_matching(phi, batch, rollout, "all", HORIZONS, reward_horizon=2, reuse=False)
     short = Rollout(rollout.blocks, rollout.tokens[..., :2], rollout.log_probs[..., :2], rollout.valid[..., :2])
-    embeddings = phi.embeddings(batch, short)
+    embeddings = phi.embeddings(batch, short, reuse=False)
     alignment, diversity = alignment_and_diversity(embeddings, whitening)
     torch.testing.assert_close(rewards, alignment - diversity, rtol=1e-5, atol=1e-5)
     assert scores["reward"].value == pytest.approx((alignment - diversity).mean().item(), rel=1e-4)
@@ -120,7 +120,7 @@ def test_two_copies_of_the_real_continuation_have_no_loss_left() -> None:
     for (b, k), n in product(existing(rollout.blocks), range(2)):
         anchor = int(rollout.blocks.anchors[b, k])
         rollout.tokens[b, n, k] = batch.tokens[b, anchor : anchor + 5]
-    scores, rewards = feature_matching(phi_of(), batch, rollout, "all", HORIZONS, reward_horizon=5)
+    scores, rewards = feature_matching(phi_of(), batch, rollout, "all", HORIZONS, reward_horizon=5, reuse=False)
     for horizon in HORIZONS:
         assert scores[f"feature_matching_loss@{horizon}"].value == pytest.approx(0, abs=1e-6)
     assert rewards.flatten().tolist() == pytest.approx([0] * rewards.numel(), abs=1e-5)  # alignment 2, diversity 2

@@ -12,9 +12,10 @@ from ebft.losses import cross_entropy
 from ebft.methods import ebft
 from ebft.methods.ebft import EBFT, Experience
 from ebft.models import LanguageModel
+from ebft.reuse import leading_matches
 from ebft.rewards import alignment_and_diversity
 from ebft.types import Rollout
-from tests.helpers import LAYOUTS, T, blocks_of, geometry, optimiser_step, phi_of, plain_model, policy_of, random_batch
+from tests.helpers import LAYOUTS, T, blocks_of, geometry, likely_text, optimiser_step, phi_of, plain_model, policy_of, random_batch
 from tests.reference import embed_loop
 
 CONFIG = EBFTConfig(name="ebft", rl_coef=1.0, ce_coef=0.1, alignment_coef=1.0, diversity_coef=1.0, advantage="rloo")
@@ -55,6 +56,52 @@ def test_one_by_eight_micro_batches_equal_eight_by_one(anchors: str, ce_coef: fl
             torch.testing.assert_close(others[name], gradient, rtol=1e-5, atol=1e-6 * largest, msg=name)
 
 
+@pytest.mark.parametrize("temperature", [0.3, 1.0])
+@pytest.mark.parametrize("sizes", [(2, 3, 5, 4), (1, 1, 3, 2), (7, 2, 4, 3)], ids=str)
+@pytest.mark.parametrize(("anchors", "stop_token", "size"), [("all", None, 8), ("all", 7, 1), ("completion", 7, 3), ("completion", None, 8)])
+def test_reuse_changes_no_rollout_no_reward_and_no_gradient(
+    anchors: str, stop_token: int | None, size: int, sizes: tuple[int, int, int, int], temperature: float
+) -> None:
+    """Rows of several documents, with padding and without a block; rollouts that follow their row for a while, that are twins, and that stop."""
+    context_length, stride, length, n_samples = sizes
+    sampler = geometry(
+        anchors=anchors, context_length=context_length, stride=stride, generate_length=length, n_samples=n_samples, temperature=temperature
+    )
+    method, reusing = method_of(sampler, stop_token), method_of(replace(sampler, reuse=True), stop_token)
+    batch = likely_text(method.policy, EIGHT)
+    before = method.tokens_forwarded, reusing.tokens_forwarded
+    expected, values, gradients = optimiser_step(method, batch, size)
+    found, others, reused = optimiser_step(reusing, batch, size)
+    for one, other in zip(expected, found, strict=True):
+        valid, exists = one.rollout.valid, one.rollout.blocks.valid
+        assert torch.equal(other.rollout.tokens[valid], one.rollout.tokens[valid])
+        assert torch.equal(other.rollout.valid, valid)
+        torch.testing.assert_close(other.rollout.log_probs[valid], one.rollout.log_probs[valid], rtol=1e-5, atol=1e-5)
+        for name in ("reward", "advantages"):
+            torch.testing.assert_close(*(getattr(part, name).transpose(1, 2)[exists] for part in (other, one)), rtol=1e-4, atol=1e-5)
+        assert torch.equal(other.reused, leading_matches(one.batch, one.rollout.blocks, one.rollout.tokens).minimum(valid.sum(-1)))
+        assert not one.reused.any()
+    assert {name: value.item() for name, value in others.items()} == pytest.approx(
+        {name: value.item() for name, value in values.items()}, rel=1e-5, abs=1e-6
+    )
+    largest = max(float(gradient.abs().max()) for gradient in gradients.values())
+    for name, gradient in gradients.items():
+        torch.testing.assert_close(reused[name], gradient, rtol=1e-5, atol=1e-5 * largest, msg=name)
+    plain, live = method.tokens_forwarded - before[0], reusing.tokens_forwarded - before[1]
+    assert live < plain
+    assert sum(int(part.reused.sum()) for part in found) > 0
+
+
+def test_a_step_whose_rollouts_are_the_row_s_costs_its_rows_alone() -> None:
+    method = method_of(geometry(temperature=0.01, reuse=True))
+    batch = likely_text(method.policy, EIGHT.rows(0, 2), share=1.0)
+    before = method.policy.decoder.tokens_forwarded
+    (experience,), _, _ = optimiser_step(method, batch, 2)
+    assert method.policy.decoder.tokens_forwarded - before == 2 * (1 + 3) * T
+    assert method.phi.decoder.tokens_forwarded == pytest.approx(2 * T * method.phi.decoder.depth)
+    assert method.metrics([experience])["reused_share"] == 1
+
+
 def test_the_loss_by_hand_from_what_the_sampler_recorded() -> None:
     method = method_of(geometry(generate_length=5), stop_token=7, rl_coef=0.7, ce_coef=0.3)
     (experience,), values, _ = optimiser_step(method, EIGHT, 8)
@@ -75,7 +122,7 @@ def test_the_loss_by_hand_from_what_the_sampler_recorded() -> None:
 def test_reward_and_advantage_carry_their_coefficients() -> None:
     method = method_of(alignment_coef=0.5, diversity_coef=2.0, advantage="none")
     experience = method.prepare(EIGHT, 0)
-    alignment, diversity = alignment_and_diversity(method.phi.embeddings(EIGHT, experience.rollout), "none")
+    alignment, diversity = alignment_and_diversity(method.phi.embeddings(EIGHT, experience.rollout, reuse=False), "none")
     torch.testing.assert_close(experience.reward, 0.5 * alignment - 2.0 * diversity)
     torch.testing.assert_close(experience.advantages, experience.reward)
     assert not experience.advantages.requires_grad
@@ -177,10 +224,11 @@ def continuation_features(model: torch.nn.Module, row: Tensor) -> tuple[Tensor, 
         return every, torch.stack([one(anchor, row[anchor : anchor + 2]) for anchor in ANCHORS])
 
 
+@pytest.mark.parametrize("reuse", [False, True])
 @pytest.mark.parametrize("temperature", [1.0, 0.6])
 @pytest.mark.parametrize("advantage", ["none", "rloo"])
 def test_expected_gradient_of_a_transformer_is_that_of_the_exact_objective(
-    advantage: str, temperature: float, monkeypatch: pytest.MonkeyPatch
+    advantage: str, temperature: float, reuse: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """V = 3, G = 2, N = 2, two blocks: all 81 pairs of rollouts pass through prepare and loss, weighted by their probability."""
     row = torch.tensor([2, 0, 1, 1, 2, 0])
@@ -190,7 +238,7 @@ def test_expected_gradient_of_a_transformer_is_that_of_the_exact_objective(
     exact = (torch.einsum("kc,kcd->kd", log_probs.exp(), features) - reference).square().sum(-1).mean()
     exact.backward()
 
-    sampler = geometry(n_samples=2, stride=2, context_length=2, generate_length=2, temperature=temperature)
+    sampler = geometry(n_samples=2, stride=2, context_length=2, generate_length=2, temperature=temperature, reuse=reuse)
     network = ebft.FeatureNetwork(plain_model(seed=1, **TERNARY), replace(phi_of().features, feature_layers=[1]), "fp32")
     method = EBFT(replace(CONFIG, ce_coef=0.0, advantage=advantage), sampler, policy_of(**TERNARY), network, 0, None)
     batch = random_batch([[0] * 6] * len(PAIRS))

@@ -18,6 +18,7 @@ class Part:
     reward: Tensor
     advantages: Tensor
     whitening_sign: Tensor
+    reused: Tensor
 
 
 def part_of(contexts: list[dict[str, list]], num_samples: int = 3) -> Part:
@@ -30,8 +31,9 @@ def part_of(contexts: list[dict[str, list]], num_samples: int = 3) -> Part:
     tokens = torch.tensor([context["tokens"] for context in contexts] + [[[0, 0]] * num_samples]).transpose(0, 1)[None]
     exists = torch.tensor([[True] * len(contexts) + [False]])
     blocks = Blocks(torch.ones_like(exists, dtype=torch.long), exists, (1,) * (len(contexts) + 1))
-    names = ("alignment", "diversity", "reward", "advantages", "whitening_sign")
-    return Part(Rollout(blocks, tokens, torch.zeros(tokens.shape), tokens >= 0), *map(figure, names))
+    names = ("alignment", "diversity", "reward", "advantages", "whitening_sign", "reused")
+    valid = exists[:, None, :, None].expand(tokens.shape)
+    return Part(Rollout(blocks, tokens, torch.zeros(tokens.shape), valid), *map(figure, names))
 
 
 FIRST = {  # all alike
@@ -41,6 +43,7 @@ FIRST = {  # all alike
     "reward": [-1, -1, -1],
     "advantages": [0, 0, 0],
     "whitening_sign": [1, 1, 1],
+    "reused": [1, 1, 1],
 }
 SECOND = {  # two of three share their tokens; one begins with the stop token
     "tokens": [[7, 0], [5, 4], [7, 0]],
@@ -49,6 +52,7 @@ SECOND = {  # two of three share their tokens; one begins with the stop token
     "reward": [3, 0, 3],
     "advantages": [1.5, -3, 1.5],
     "whitening_sign": [1, -1, 1],
+    "reused": [0, 2, 0],
 }
 THIRD = {  # the same first token is no duplicate
     "tokens": [[1, 2], [1, 3], [2, 2]],
@@ -57,6 +61,7 @@ THIRD = {  # the same first token is no duplicate
     "reward": [0, 1, 2],
     "advantages": [-1.5, 0, 1.5],
     "whitening_sign": [-1, -1, 1],
+    "reused": [0, 0, 0],
 }
 
 
@@ -73,6 +78,7 @@ def test_figures_by_hand(parts: list[list[dict[str, list]]]) -> None:
             "duplicate_share": 5 / 9,
             "negative_whitening_share": 3 / 9,
             "starts_with_eos_share": 2 / 9,
+            "reused_share": 5 / 18,
         },
         rel=1e-6,
     )

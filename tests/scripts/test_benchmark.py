@@ -18,7 +18,7 @@ from ebft.models import FeatureNetwork, LanguageModel
 from ebft.types import Batch
 
 ROWS, ROW_LENGTH, VOCABULARY, LAYERS = 2, 23, 31, 7
-SAMPLER = SamplerConfig("all", n_samples=3, stride=2, context_length=3, generate_length=5, temperature=0.7)
+SAMPLER = SamplerConfig("all", n_samples=3, stride=2, context_length=3, generate_length=5, temperature=0.7, reuse=False)
 
 
 def methods(ce_coef: float, whitening: str) -> tuple[EBFT, NaiveEBFT]:
@@ -62,7 +62,7 @@ def test_naive_twin_takes_the_same_step(ce_coef: float, whitening: str) -> None:
     fast, slow = ours.prepare(batch, step=5), naive.prepare(batch, step=5)
     assert torch.equal(fast.rollout.tokens, slow.tokens)
     torch.testing.assert_close(fast.rollout.log_probs, slow.log_probs, rtol=1e-5, atol=1e-5)
-    embeddings = ours.phi.embeddings(batch, fast.rollout)
+    embeddings = ours.phi.embeddings(batch, fast.rollout, reuse=False)
     torch.testing.assert_close(embeddings.rollout, slow.embeddings.rollout, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(embeddings.reference, slow.embeddings.reference, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(fast.advantages, slow.advantages, rtol=1e-5, atol=1e-5)
