@@ -3,6 +3,7 @@
 import copy
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -55,14 +56,16 @@ def test_layout_is_the_definition() -> None:
     ]
 
 
+@pytest.mark.parametrize("reuse", [False, True])
 @pytest.mark.parametrize(("ce_coef", "whitening"), [(0.0, "none"), (0.1, "paper")])
-def test_naive_twin_takes_the_same_step(ce_coef: float, whitening: str) -> None:
+def test_naive_twin_takes_the_same_step(ce_coef: float, whitening: str, reuse: bool) -> None:
     ours, naive = methods(ce_coef, whitening)
+    ours.sampler = replace(SAMPLER, reuse=reuse)
     batch = rows()
     fast, slow = ours.prepare(batch, step=5), naive.prepare(batch, step=5)
     assert torch.equal(fast.rollout.tokens, slow.tokens)
     torch.testing.assert_close(fast.rollout.log_probs, slow.log_probs, rtol=1e-5, atol=1e-5)
-    embeddings = ours.phi.embeddings(batch, fast.rollout, reuse=False)
+    embeddings = ours.phi.embeddings(batch, fast.rollout, reuse)
     torch.testing.assert_close(embeddings.rollout, slow.embeddings.rollout, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(embeddings.reference, slow.embeddings.reference, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(fast.advantages, slow.advantages, rtol=1e-5, atol=1e-5)
@@ -79,6 +82,7 @@ def test_naive_twin_takes_the_same_step(ce_coef: float, whitening: str) -> None:
 def small_model(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, size in {"hidden_size": 16, "intermediate_size": 29, "vocab_size": 31}.items():
         monkeypatch.setitem(benchmark.MODEL, name, size)
+    monkeypatch.setattr(benchmark, "SHARPNESS", 0.01)
 
 
 def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
@@ -100,26 +104,35 @@ def test_benchmark_counts_what_it_forwards(monkeypatch: pytest.MonkeyPatch, tmp_
     small_model(monkeypatch)
     run(monkeypatch, "--lengths", "25", "--repetitions", "2", "--json", str(tmp_path / "figures.json"))
     figures = json.loads((tmp_path / "figures.json").read_text())["lengths"]["25"]
-    assert (
-        figures["tokens_forwarded"]
-        == figures["tokens_by_formula"]
-        == {
-            "ours": {"sampling": 81, "features": 66.75, "update": 243, "step": 390.75},
-            "naive": {"sampling": 1024, "features": 164, "update": 492, "step": 1680},
-            "sft": {"update": 75, "step": 75},
-        }
-    )
+    expected = {
+        "ours": {"sampling": 81, "features": 66.75, "update": 243, "step": 390.75},
+        "naive": {"sampling": 1024, "features": 164, "update": 492, "step": 1680},
+        "sft": {"update": 75, "step": 75},
+    }
+    assert figures["tokens_by_formula"] == expected | {"reuse": expected["ours"]}
+    reusing = figures["tokens_forwarded"].pop("reuse")
+    assert figures["tokens_forwarded"] == expected
+    assert all(reusing[phase] <= tokens for phase, tokens in expected["ours"].items())
     seconds = {name: phases["step"] for name, phases in figures["seconds"].items()}
-    assert figures["naive_over_ours_seconds"] == seconds["naive"] / seconds["ours"]
-    assert figures["ours_over_sft_seconds"] == seconds["ours"] / seconds["sft"]
+    assert figures["naive_over_ours_seconds"] == {name: seconds["naive"] / seconds[name] for name in ("ours", "reuse")}
+    assert figures["ours_over_sft_seconds"] == {name: seconds[name] / seconds["sft"] for name in ("ours", "reuse")}
     table = capsys.readouterr().out.splitlines()[1:]
-    assert table[0].split()[:3] == ["T", "phase", "tokens"]
-    assert [line.split()[:5] for line in table[1:]] == [
-        ["25", "sampling", "81", "81", "1,024"],
-        ["25", "features", "67", "67", "164"],
-        ["25", "update", "243", "243", "492"],
-        ["25", "step", "391", "391", "1,680"],
+    assert table[0].split()[:4] == ["T", "phase", "reuse", "tokens"]
+    assert [line.split()[:6] for line in table[1:5]] == [
+        ["25", "sampling", "off", "81", "81", "1,024"],
+        ["25", "features", "off", "67", "67", "164"],
+        ["25", "update", "off", "243", "243", "492"],
+        ["25", "step", "off", "391", "391", "1,680"],
     ]
+    assert [line.split()[1:3] for line in table[5:]] == [[phase, "on"] for phase in ("sampling", "features", "update", "step")]
+
+
+def test_rollouts_follow_the_row_as_far_as_the_benchmark_says() -> None:
+    """45 % of the tokens, 55 % live; a short row's few rollouts scatter."""
+    racer = benchmark.contenders(benchmark.random_model(512))["reuse"]
+    racer.meter.reset()
+    prepared = racer.method.prepare(benchmark.ascending_row(512), 0)
+    assert racer.method.metrics([prepared])["reused_share"] == pytest.approx(0.45, abs=0.06)
 
 
 def test_completions_and_generate_say_the_same(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
