@@ -118,7 +118,8 @@ class StepContext(Context):
 
     def _inherited(self, cached: Float[Tensor, "B h R U d"], parents: Int[Tensor, "B C"]) -> Float[Tensor, "B h C U d"]:
         roomy = cached.new_empty((*cached.shape[:2], parents.shape[1], *cached.shape[3:]))
-        roomy[:, :, :, : self.step] = cached[:, :, :, : self.step].take_along_dim(parents[:, None, :, None, None], dim=2)
+        rows = torch.arange(len(parents), device=parents.device)[:, None]
+        roomy[:, :, :, : self.step] = cached[rows, :, parents, : self.step].transpose(1, 2)
         return roomy
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:

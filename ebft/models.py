@@ -212,7 +212,7 @@ class FeatureNetwork:
 
 
 def _at(hidden: Float[Tensor, "B S L H"], places: Int[Tensor, "B X G"]) -> Float[Tensor, "B X G L H"]:
-    return hidden.take_along_dim(places.flatten(1)[..., None, None], dim=1).unflatten(1, places.shape[1:])
+    return hidden[torch.arange(len(places), device=places.device)[:, None, None], places]
 
 
 def _replace_final_norm(module: PreTrainedModel) -> None:
