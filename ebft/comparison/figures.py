@@ -48,7 +48,7 @@ def draw(folder: Path, table: Table, prefix: str) -> list[Plot]:
             short(metric): (f"{short(metric)} by step, tokens and seconds: mean over seeds and its 95 % interval.", _course(cells, metric))
             for metric in table.metrics
         }
-        if LOSS not in table.incomparable:
+        if table.incomparable is None:
             figures["feature_matching_by_horizon"] = (
                 "Feature-matching loss after training, by rollout length; dotted: the length in training.",
                 _by_horizon([*bases, *cells], table.trained_length),

@@ -53,7 +53,7 @@ class Table:
     reference: str
     rows: Sequence[Row]  # the base's first
     trained_length: int | None  # tokens of a rollout in training, where all runs have the same
-    incomparable: Mapping[str, str]  # kinds of metrics that cannot be compared here -> the key in which the runs differ
+    incomparable: str | None  # the key in which runs differ so that their feature matching cannot be compared
     notes: Sequence[str]  # what cannot be seen, and why
 
     @property
@@ -92,8 +92,9 @@ def _table(group: Group, done: Mapping[str, Outcome], sweep: GridConfig) -> Tabl
     outcomes = [outcome for members in cells.values() for outcome in members]
     lengths = {config["sampler.generate_length"] for config in group.configs.values()}
     trained = lengths.pop() if len(lengths) == 1 else None
-    incomparable = {kind: key for kind in metrics.ADDITIONAL if (key := disagreement(kind, group.configs)) is not None}
-    chosen = list(sweep.metrics) or _usual(outcomes, trained, incomparable)
+    incomparable = disagreement(LOSS, group.configs)
+    kinds = [kind for kind in USUAL if kind != LOSS or incomparable is None]
+    chosen = list(sweep.metrics) or _usual(outcomes, trained, kinds)
     bases = _bases(outcomes)
     planned = {name: len(members) for name, members in group.cells.items()}
     columns = {metric: _column(metric, cells, bases, planned, sweep) for metric in chosen}
@@ -112,34 +113,26 @@ def _table(group: Group, done: Mapping[str, Outcome], sweep: GridConfig) -> Tabl
         for name, own in finals.items()
     ]
     reference = sweep.reference or BASE
-    notes = [*_incomparable(incomparable), *_unshown(outcomes, chosen, incomparable, trained, sweep), *_absent(reference, cells)]
+    matching = [] if incomparable is None else [f"Feature matching is not compared, because runs differ in {incomparable}, which shapes it."]
+    notes = [*matching, *_unshown(outcomes, chosen, kinds, trained, sweep), *_absent(reference, cells)]
     return Table(group.title, chosen, reference, rows, trained, incomparable, notes)
 
 
-def _usual(outcomes: Sequence[Outcome], trained: int | None, incomparable: Mapping[str, str]) -> list[str]:
+def _usual(outcomes: Sequence[Outcome], trained: int | None, kinds: Sequence[str]) -> list[str]:
     """What every run has, of the usual."""
     common = [name for name in outcomes[0].final if all(name in outcome.final for outcome in outcomes)] if outcomes else []
-    return [name for kind in USUAL for name in common if _is_usual(name, kind, trained) and kind not in incomparable]
+    return [name for kind in kinds for name in common if _is_usual(name, kind, trained)]
 
 
 def _is_usual(metric: str, kind: str, trained: int | None) -> bool:
     return metrics.family(metric) == kind and (kind != LOSS or metric == f"{LOSS}{trained}")
 
 
-def _incomparable(incomparable: Mapping[str, str]) -> list[str]:
-    kinds: dict[str, list[str]] = {}
-    for kind, key in incomparable.items():
-        kinds.setdefault(key, []).append(short(kind).removesuffix("@"))
-    return [f"{', '.join(names)}: not compared, because runs differ in {key}, which shapes the measurement." for key, names in kinds.items()]
-
-
-def _unshown(
-    outcomes: Sequence[Outcome], chosen: Sequence[str], incomparable: Mapping[str, str], trained: int | None, sweep: GridConfig
-) -> list[str]:
+def _unshown(outcomes: Sequence[Outcome], chosen: Sequence[str], kinds: Sequence[str], trained: int | None, sweep: GridConfig) -> list[str]:
     """Metrics that are asked for and not measured, or usual and not measured by every run."""
     there = dict.fromkeys(name for outcome in outcomes for name in outcome.final)
     unmeasured = [f"{short(metric)}: no finished run has it." for metric in chosen if outcomes and metric not in there]
-    usual = [name for kind in USUAL if kind not in incomparable for name in there if _is_usual(name, kind, trained) and name not in chosen]
+    usual = [name for kind in kinds for name in there if _is_usual(name, kind, trained) and name not in chosen]
     lacking = {name: next(outcome.plan.folder for outcome in outcomes if name not in outcome.final) for name in usual if not sweep.metrics}
     return [*unmeasured, *(f"{short(name)}: not shown, because {folder} lacks it; sweep.metrics shows it." for name, folder in lacking.items())]
 

@@ -168,7 +168,7 @@ def test_what_was_left_out_and_what_was_reported_is_said(tmp_path: Path) -> None
     settings = grid(reported={"base": {"eval/greedy": 0.35}}, reported_source="a paper, second-hand")
     compared = compare(tmp_path, settings, None)
     write(compared, tmp_path)
-    note = "feature_matching_loss, whitened_feature_reward, reward: not compared, because runs differ in features.embed_method"
+    note = "Feature matching is not compared, because runs differ in features.embed_method, which shapes it."
     for name in ("comparison.md", "comparison.html"):
         assert note in (tmp_path / name).read_text()
         assert "a paper, second-hand" in (tmp_path / name).read_text()

@@ -184,7 +184,7 @@ def test_what_features_shape_is_left_out_where_they_differ(tmp_path: Path) -> No
     run(tmp_path / "b", features__embed_method="mean_pooling")
     table = compare(tmp_path, grid(), None).tables[0]
     assert LOSS not in table.metrics
-    assert table.incomparable["eval/feature_matching_loss@"] == "features.embed_method"
+    assert table.notes == ["Feature matching is not compared, because runs differ in features.embed_method, which shapes it."]
     with pytest.raises(UserError, match=r"features\.embed_method shapes eval/feature_matching_loss@2, which sweep\.metrics names"):
         compare(tmp_path, grid(metrics=[LOSS]), None)
 
