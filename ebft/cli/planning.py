@@ -5,8 +5,9 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from ebft.cli.grid import Composer, axes, merged, parse, values
+from ebft.comparison.runs import FROM_RUN
 from ebft.config import GridConfig, TrainConfig, UserError, WandbTrackerConfig
-from ebft.sweep.jobs import FROM_RUN, Job, folder, name_of, quoted, settings_of
+from ebft.sweep.jobs import Job, folder, name_of, quoted, settings_of
 
 OWN = ("hydra", "resume")  # keys of a run that the sweep sets
 

@@ -13,10 +13,10 @@ from typing import Any
 
 from ebft.cli.refusals import as_user_error, one_sentence
 from ebft.comparison.cells import label
-from ebft.comparison.runs import Planned
+from ebft.comparison.runs import FROM_RUN, Planned
 from ebft.config import GridConfig, SweepConfig, UserError, WandbTrackerConfig
 from ebft.files import alone
-from ebft.sweep.jobs import FROM_RUN, Job, Manifest, check_folder, read_manifest, write_manifest
+from ebft.sweep.jobs import Job, Manifest, check_folder, read_manifest, write_manifest
 
 OWN = ("mode", "sweep", "launcher")
 HELP = """\

@@ -14,7 +14,7 @@ from ebft.files import read_rows
 from ebft.identity import flat
 
 CONFIG, METRICS, SUMMARY = "config.yaml", "metrics.jsonl", "summary.json"
-FROM_RUN = "run:"  # model.path=run:FOLDER, of a run that starts from another's model
+FROM_RUN = "run:"  # model.path=run:NAME, of a run that starts from another's model
 TOKENS, SECONDS = "cost/tokens_forwarded", "cost/seconds"  # until an evaluation
 FIELDS = {"status", "base", "final", "tokens_forwarded", "train_seconds"}  # of a summary, that are read here
 KEYS = {  # of a config, that are read here

@@ -14,7 +14,6 @@ from ebft.identity import CHANGEABLE_KEYS, LENGTH_KEYS, flat
 from ebft.tracking import without_secrets
 
 MANIFEST = "sweep.json"
-FROM_RUN = "run:"  # model.path=run:NAME starts from the model of variant NAME's run with the same seed
 ID_DIGITS = 12
 
 

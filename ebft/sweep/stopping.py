@@ -1,11 +1,10 @@
 """Early stopping by the median rule (Golovin et al. 2017, Google Vizier, section 3.2.2): a run goes when others were better at the same step."""
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import median
 
-from ebft.files import whole_lines
+from ebft.files import read_rows
 
 MIN_OTHERS = 2  # runs of other cells that must have come as far
 
@@ -32,5 +31,4 @@ def _mean_until(course: Course, last: int) -> float:
 
 def course(run: Path, metric: str) -> Course:
     """What the evaluations of a run folder have measured so far, empty where there is none."""
-    lines = [line for line in whole_lines(run / "metrics.jsonl") if f'"{metric}"' in line]
-    return {row["step"]: row[metric] for row in map(json.loads, lines)}
+    return {row["step"]: row[metric] for row in read_rows(run / "metrics.jsonl", mentioning=f'"{metric}"')}
