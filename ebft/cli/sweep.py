@@ -3,6 +3,7 @@
 Keys that begin with `mode`, `sweep` and `launcher` are its own, all others belong to the runs. Nothing here loads torch: that is for the runs.
 """
 
+import os
 import sys
 from collections import Counter
 from collections.abc import Sequence
@@ -67,6 +68,9 @@ def main() -> None:
     except KeyboardInterrupt:  # while nothing runs; the runner takes the signal itself
         print("Interrupted.", file=sys.stderr)
         code = 130
+    except BrokenPipeError:  # head and the like have seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes once more when it ends
+        code = 141
     sys.exit(code)
 
 

@@ -4,6 +4,7 @@ import os
 import re
 import shlex
 import signal
+import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import fields, replace
@@ -459,3 +460,9 @@ def test_runs_that_are_not_tracked_leave_the_comparison_untracked(tmp_path: Path
 def test_notes_of_what_is_not_done() -> None:
     kinds = [states.State(states.DONE), states.State(states.FAILED, "no memory"), states.State(states.NEW)]
     assert [cli._note(known) for known in kinds] == ["", "failed: no memory", "not started"]
+
+
+def test_a_reader_that_has_seen_enough_is_no_error(tmp_path: Path) -> None:
+    command = f"'{sys.executable}' -m ebft.cli.sweep method=sft seed=0 mode=plan 'sweep.dir={tmp_path}/out' | true"
+    done = subprocess.run(["bash", "-c", f"{command}; exit ${{PIPESTATUS[0]}}"], capture_output=True, text=True, cwd=ROOT)
+    assert (done.returncode, done.stderr) == (141, "")
