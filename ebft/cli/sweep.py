@@ -13,7 +13,7 @@ from textwrap import wrap
 from typing import Any
 
 from ebft.cli.refusals import as_user_error, one_sentence
-from ebft.comparison.cells import label
+from ebft.comparison.cells import is_judged, label
 from ebft.comparison.runs import FROM_RUN, Planned
 from ebft.config import GridConfig, SweepConfig, UserError, WandbTrackerConfig
 from ebft.files import alone
@@ -117,8 +117,7 @@ def settings(own: Sequence[str]) -> SweepConfig:
     check_limits(config)
     for metric in (*config.sweep.metrics, config.sweep.metric):
         check_known(metric)
-    is_judged = config.sweep.search == "optuna" or config.sweep.early_stopping == "median"
-    if is_judged and lower_is_better(config.sweep.metric) is None:
+    if is_judged(config.sweep) and lower_is_better(config.sweep.metric) is None:
         raise UserError(f"sweep.metric={config.sweep.metric} is better neither high nor low; choose one that is, such as eval/cross_entropy.")
     return config
 

@@ -7,7 +7,7 @@ from difflib import get_close_matches
 from typing import Any
 
 from ebft.comparison import metrics
-from ebft.comparison.runs import FROM_RUN, Planned
+from ebft.comparison.runs import Planned
 from ebft.config import GridConfig, UserError
 from ebft.identity import CHANGEABLE_KEYS, LENGTH_KEYS
 
@@ -79,7 +79,7 @@ def _differing(plans: Sequence[Planned], sweep: GridConfig) -> dict[str, dict[st
 
 def _value(plan: Planned, key: str) -> Any:
     """Runs that start from another's model start from one of their own seed, so the folder tells no cells apart."""
-    return FROM_RUN.rstrip(":") if key == "model.path" and plan.starts_from is not None else plan.config.get(key)
+    return "run" if key == "model.path" and plan.starts_from is not None else plan.config.get(key)
 
 
 def check_comparable(plans: Sequence[Planned], sweep: GridConfig) -> None:
@@ -95,7 +95,7 @@ def check_comparable(plans: Sequence[Planned], sweep: GridConfig) -> None:
             _check_agreement(f"{metric}, which {key} names,", settings, "choose another metric, or set the key to one value.")
         for name, members in group.cells.items():
             _check_seeds(name, members)
-    if _is_judged(sweep) and len(together) > 1:
+    if is_judged(sweep) and len(together) > 1:
         what = "sweep.search=optuna" if sweep.search == "optuna" else "sweep.early_stopping=median"
         raise UserError(
             f"{what} holds runs against one another, but here are {' and '.join(group.title for group in together[:2])}; sweep one by one."
@@ -104,14 +104,14 @@ def check_comparable(plans: Sequence[Planned], sweep: GridConfig) -> None:
     _check_measured([plan.config for plan in plans], sweep)
 
 
-def _is_judged(sweep: GridConfig) -> bool:
+def is_judged(sweep: GridConfig) -> bool:
     """Whether runs are stopped or chosen by the others' figures."""
     return sweep.search == "optuna" or sweep.early_stopping == "median"
 
 
 def _wanted(sweep: GridConfig) -> list[tuple[str, str]]:
     """Metrics that must be comparable, with the key that names them."""
-    return [*(("sweep.metrics", metric) for metric in sweep.metrics), *([("sweep.metric", sweep.metric)] if _is_judged(sweep) else [])]
+    return [*(("sweep.metrics", metric) for metric in sweep.metrics), *([("sweep.metric", sweep.metric)] if is_judged(sweep) else [])]
 
 
 def _check_keys(plans: Sequence[Planned], sweep: GridConfig) -> None:

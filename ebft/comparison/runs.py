@@ -70,10 +70,10 @@ def read(directory: Path, planned: Sequence[Planned] | None) -> tuple[list[Plann
     outcomes: dict[str, Outcome] = {}
     noted = []
     for plan in plans:
-        read = _read(directory, plan)
-        noted.append(read if isinstance(read, Planned) else plan)
-        if isinstance(read, Outcome):
-            outcomes[plan.folder] = read
+        found = _read(directory, plan)
+        noted.append(plan if isinstance(found, Outcome) else found)
+        if isinstance(found, Outcome):
+            outcomes[plan.folder] = found
     if not outcomes and planned is None:
         raise UserError(f"sweep.dir={directory} holds no finished run{f', but {len(plans)} begun' if plans else ''}; name a folder of runs.")
     return noted, {folder: _from_the_start(outcome, outcomes) for folder, outcome in outcomes.items()}

@@ -181,3 +181,19 @@ def test_runs_without_questions_have_no_calibration(tmp_path: Path) -> None:
     run(tmp_path / "a", base=base)
     write(compare(tmp_path, grid(), None), tmp_path)
     assert {path.stem for path in (tmp_path / "plots").iterdir()} == {"cross_entropy", "greedy"}
+
+
+def test_tables_of_one_page_keep_their_plots_and_ids_apart(tmp_path: Path) -> None:
+    """Titles that differ in nothing but punctuation once overwrote each other's plots."""
+    for number, path in enumerate(("x/a-b", "x/a_b")):
+        run(tmp_path / str(number), cross_entropy(1.0 + number), data__path=path)
+    *_, page = write(compare(tmp_path, grid(split=["data.path"]), None), tmp_path)
+    read = Links(page.read_text())
+    assert len(read.ids) == len(set(read.ids))
+    anchors = [link for link in read.links if link.startswith("#")]
+    assert anchors == ["#table-0", "#table-1"]
+    assert {link.removeprefix("#") for link in anchors} <= set(read.ids)
+    pictures = [(tmp_path / "plots" / f"{number}_x_a_b_cross_entropy.png").read_bytes() for number in (0, 1)]
+    assert pictures[0] != pictures[1]
+    used = set(re.findall(r'(?:url\(#|href="#)([^")]+)', page.read_text()))
+    assert used <= set(read.ids)
