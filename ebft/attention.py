@@ -1,7 +1,7 @@
 """Attention of a row and of the branches that hang off it, without a mask over the square of the flat row.
 
-`transformers` models call `branch_attention` in every layer, with a context that says what the tokens of this forward are: a row alone, a row
-with all its branches, or one more token of every branch over cached keys. Who sees whom is decided in `blocks.py`; here it is computed.
+`transformers` models call `branch_attention` in every layer, with a context that says what the tokens of this forward are: a row, whole branches
+over their row's keys and values, or one more token of every branch. Who sees whom is decided in `blocks.py`; here it is computed.
 Branches go in chunks of neighbours, and a chunk reads the row up to its largest anchor only. Whole branches go through fused attention, with a
 small mask that keeps the branches of a chunk apart; single tokens through a softmax over the row's keys and each branch's own together, because
 own keys grow with every step and would soon outnumber the row's. Completions, many tokens behind one anchor a row, each have a cache of their own,
@@ -19,7 +19,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from transformers import AttentionInterface
 
-from ebft.blocks import Branches, block_branches, own_visible, prefix_visible, row_visible
+from ebft.blocks import OwnTokens, block_branches, own_visible, prefix_visible, row_visible
+from ebft.reuse import free_to_read
 from ebft.types import Batch, Blocks
 
 NAME = "ebft_branches"
@@ -57,36 +58,33 @@ class RowContext(Context):
 
 
 @dataclass
-class FlatContext(Context):
-    """A row and the own tokens of its branches, as `blocks.flat_tokens` lays them out. A chunk may begin inside a branch, whose tokens before it
-    are then among the chunk's keys."""
+class BranchContext(Context):
+    """Own tokens of branches, as `blocks.OwnTokens` has them, over the keys and values of their row. A chunk may begin inside a branch, whose tokens
+    before it are then among the chunk's keys."""
 
-    row: RowContext
+    row: dict[int, KeysValues]
     segments: list[int]  # row tokens that each chunk reads beyond the chunk before, and the rest
     chunk_tokens: int
     own_segments: list[int]  # of every chunk, the tokens that it alone reads and those that the next chunk reads too
     masks: list[Bool[Tensor, "B 1 _ _"]]  # of the chunks, each with its own sizes, over the row tokens and own tokens that they read
 
     @classmethod
-    def of(cls, batch: Batch, branches: Branches) -> "FlatContext":
-        num_tokens, width = branches.tokens.shape[1], 1 + max(branches.depth, default=0)
+    def of(cls, batch: Batch, own: OwnTokens, row: dict[int, KeysValues]) -> "BranchContext":
+        num_tokens, width = own.tokens.shape[1], 1 + max(own.depth, default=0)
         size = width * max(1, min(CHUNK_BRANCHES, CHUNK_TOKENS // width))
-        starts, limits = range(0, num_tokens, size), _limits(branches.reach, size)
-        bounds, lookback = [0, *limits, batch.tokens.shape[1]], [*(branches.depth[start] for start in starts), 0]
+        starts, limits = range(0, num_tokens, size), _limits(own.reach, size)
+        bounds, lookback = [0, *limits, batch.tokens.shape[1]], [*(min(start, own.depth[start]) for start in starts), 0]
         own_segments, masks = [], []
         for chunk, (start, limit) in enumerate(zip(starts, limits, strict=True)):
-            anchors, steps = (x[:, start : start + size] for x in (branches.anchors, branches.steps))
+            anchors, steps = (x[:, start : start + size] for x in (own.anchors, own.steps))
             own_segments += [anchors.shape[1] - lookback[chunk + 1], lookback[chunk + 1]]
             masks.append(_chunk_mask(prefix_visible(batch.document_ids[:, :limit], anchors), own_visible(steps, lookback[chunk])))
-        return cls(RowContext.of(batch), [stop - start for start, stop in pairwise(bounds)], size, own_segments, masks)
+        return cls(row, [stop - start for start, stop in pairwise(bounds)], size, own_segments, masks)
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
-        length = sum(self.segments)
-        (row_query, query), (row_key, key), (row_value, value) = (x.tensor_split([length], dim=2) for x in (query, key, value))
-        parts = [self.row.attend(layer, row_query, row_key, row_value, scaling)]
-        rows = row_key.split(self.segments, dim=2), row_value.split(self.segments, dim=2)
-        owns = key.split(self.own_segments, dim=2), value.split(self.own_segments, dim=2)
-        queries = query.split(self.chunk_tokens, dim=2)
+        rows = [x.split(self.segments, dim=2) for x in self.row[layer]]
+        owns = [x.split(self.own_segments, dim=2) for x in (key, value)]
+        queries, parts = query.split(self.chunk_tokens, dim=2), []
         for chunk, mask in enumerate(self.masks):
             mine = slice(max(0, 2 * chunk - 1), 2 * chunk + 2)
             keys, values = (torch.cat([*row[: chunk + 1], *own[mine]], dim=2) for row, own in zip(rows, owns, strict=True))
@@ -112,7 +110,7 @@ class StepContext(Context):
 
     def regroup(self, anchors: Int[Tensor, "B C"], parents: Int[Tensor, "B C"]) -> None:
         """Go on with branches at `anchors`, each behind the tokens that its parent among the branches so far has seen."""
-        self.hidden = _hidden(self.document_ids, anchors, anchors.amax(0).tolist())
+        self.hidden = _hidden(self.document_ids, anchors, _reach(anchors, self.document_ids.shape[1]))
         for layer, (keys, values) in self.own_cache.items():
             self.own_cache[layer] = self._inherited(keys, parents), self._inherited(values, parents)
 
@@ -172,6 +170,11 @@ class CompletionContext(Context):
         keys, values = (x[:, :, : passed + 1] for x in self.cache[layer])
         keys[:, :, passed:], values[:, :, passed:] = key, value
         return _fused(query, keys, values, self.visible[..., : passed + 1], scaling)
+
+
+def _reach(anchors: Int[Tensor, "B C"], row_length: int) -> list[int]:
+    """The largest anchor of every column where it costs nothing to read, else what bounds them all."""
+    return anchors.amax(0).tolist() if free_to_read(anchors) else [row_length] * anchors.shape[1]
 
 
 def _limits(reach: Sequence[int], size: int) -> list[int]:

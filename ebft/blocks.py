@@ -12,6 +12,7 @@ Source: method.md section 2 (Jelassi et al., arXiv 2603.12248). Which position h
 whom in `row_visible`, `prefix_visible` and `own_visible`, nowhere else.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -98,25 +99,45 @@ def block_branches(x: Shaped[Tensor, "B K *rest"], n_samples: int) -> Shaped[Ten
 
 
 @dataclass(frozen=True)
-class Branches:
-    """The branches of a batch as the model sees them: the own tokens of all, one branch behind the other.
+class OwnTokens:
+    """Tokens of branches as the model sees them, one branch behind the other.
 
-    Own token w is number `steps[w]` of a branch that hangs off `anchors[w]`. Rollout r is the row's for its first `shared[r]` tokens; its others are
-    own tokens from `starts[r]` on, which another rollout may share. `reach` and `depth` bound anchors and steps over the batch, in Python
+    Own token w is number `steps[w]` of a branch that hangs off `anchors[w]`. `reach` and `depth` bound anchors and steps over the batch, in Python
     integers, so that attention can leave out keys that no token of a chunk sees without asking the device.
     """
 
     tokens: Int[Tensor, "B W"]
     anchors: Int[Tensor, "B W"]
     steps: Int[Tensor, "B W"]
-    shared: Int[Tensor, "B R"]
-    starts: Int[Tensor, "B R"]
     reach: tuple[int, ...]
     depth: tuple[int, ...]
 
+    @property
+    def positions(self) -> Int[Tensor, "B W"]:
+        return self.anchors + self.steps
 
-def make_branches(blocks: Blocks, tokens: Int[Tensor, "B N K G"]) -> Branches:
-    """Branches that start at their block's anchor and carry all the given tokens, one for every rollout."""
+
+@dataclass(frozen=True)
+class Branches(OwnTokens):
+    """All branches of a batch.
+
+    Rollout r is the row's for its first `shared[r]` tokens; its others are own tokens from `starts[r]` on, which another rollout may share. No branch
+    lies on both sides of a multiple of `group`.
+    """
+
+    shared: Int[Tensor, "B R"]
+    starts: Int[Tensor, "B R"]
+    group: int
+
+    def groups(self) -> Iterator[tuple[int, OwnTokens]]:
+        """The own tokens in groups of whole branches, each with the number of its first token."""
+        for start in range(0, self.tokens.shape[1], self.group):
+            here = slice(start, start + self.group)
+            yield start, OwnTokens(self.tokens[:, here], self.anchors[:, here], self.steps[:, here], self.reach[here], self.depth[here])
+
+
+def make_branches(blocks: Blocks, tokens: Int[Tensor, "B N K G"], group_tokens: int | None = None) -> Branches:
+    """Branches that start at their block's anchor and carry all the given tokens, one for every rollout; in groups of at most `group_tokens`."""
     batch, n_samples, num_blocks, width = tokens.shape
     num_branches, device = num_blocks * n_samples, tokens.device
     anchors = block_branches(blocks.anchors, n_samples * width)
@@ -124,17 +145,8 @@ def make_branches(blocks: Blocks, tokens: Int[Tensor, "B N K G"]) -> Branches:
     starts = (width * torch.arange(num_branches, device=device)).expand(batch, -1)
     reach = tuple(bound for bound in blocks.reach for _ in range(n_samples * width))
     depth = tuple(range(width)) * num_branches
-    return Branches(to_branches(tokens).flatten(1), anchors, steps, torch.zeros_like(starts), starts, reach, depth)
-
-
-def flat_tokens(batch: Batch, branches: Branches) -> Int[Tensor, "B S"]:
-    """The flat row: S = T + W."""
-    return torch.cat([batch.tokens, branches.tokens], dim=1)
-
-
-def flat_positions(batch: Batch, branches: Branches) -> Int[Tensor, "B S"]:
-    """Position ids of the flat row: j for row token j, anchor + t for token t of a branch."""
-    return torch.cat([row_positions(batch), branches.anchors + branches.steps], dim=1)
+    group = max(1, num_branches if group_tokens is None else group_tokens // max(1, width)) * max(1, width)
+    return Branches(to_branches(tokens).flatten(1), anchors, steps, reach, depth, torch.zeros_like(starts), starts, group)
 
 
 def row_positions(batch: Batch) -> Int[Tensor, "B T"]:

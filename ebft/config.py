@@ -187,7 +187,8 @@ class TrainerConfig:
     max_steps: int | None = at_least(1)  # optimiser steps; null: from max_epochs
     max_epochs: float | None = above(0)
     batch_size: int = at_least(1)  # documents per optimiser step
-    micro_batch_size: int = at_least(1)  # documents per forward; never changes the gradient
+    micro_batch_size: int = at_least(1)  # documents per forward at most; never changes the gradient
+    max_tokens_per_microbatch: int | None = at_least(1)  # that hold activations at a time, rollouts included; null: no limit
     device: str = one_of("auto", "cpu", "cuda")
     dtype: str = one_of("fp32", "bf16")  # bf16: autocast over fp32 weights
     gradient_checkpointing: bool

@@ -10,6 +10,7 @@ CHANGEABLE_KEYS = (
     "resume",
     "tracker",
     "trainer.micro_batch_size",
+    "trainer.max_tokens_per_microbatch",
     "trainer.device",
     "trainer.gradient_checkpointing",
     "trainer.checkpoint_every_steps",

@@ -1,30 +1,24 @@
 """Language models behind the geometry: run them over rows and branches, read log-probs and hidden states where they are needed."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
-from ebft.attention import NAME, CompletionContext, Context, FlatContext, RowContext, StepContext
-from ebft.blocks import (
-    Branches,
-    block_branches,
-    flat_positions,
-    flat_tokens,
-    from_branches,
-    predictors,
-    row_positions,
-    to_branches,
-    token_places,
-)
+from ebft.attention import NAME, BranchContext, CompletionContext, Context, KeysValues, RowContext, StepContext
+from ebft.blocks import Branches, block_branches, from_branches, predictors, row_positions, to_branches, token_places
 from ebft.config import FeaturesConfig, UserError
 from ebft.features import embed, reference_windows, tap_indices
-from ebft.reuse import branches_of
+from ebft.reuse import branches_of, largest
 from ebft.types import Batch, Blocks, Embeddings, Rollout
+
+LOGITS_AT_A_TIME = 2**25
 
 
 class Decoder:
@@ -44,6 +38,17 @@ class Decoder:
             output = self.module(input_ids=tokens, position_ids=positions, use_cache=False, context=context)
         return output.last_hidden_state
 
+    def row(self, batch: Batch) -> tuple[Float[Tensor, "B T H"], dict[int, KeysValues]]:
+        """A row's hidden states, and its keys and values for branches that follow."""
+        context = RowContext.of(batch, keep=True)
+        return self.run(batch.tokens, row_positions(batch), context), context.cache
+
+    def flat(self, batch: Batch, branches: Branches) -> Float[Tensor, "B S H"]:
+        """The row's hidden states and those of all own tokens."""
+        row, cache = self.row(batch)
+        groups = [self.run(group.tokens, group.positions, BranchContext.of(batch, group, cache)) for _, group in branches.groups()]
+        return torch.cat([row, *groups], dim=1)
+
 
 @dataclass(frozen=True)
 class Labels:
@@ -53,6 +58,29 @@ class Labels:
     tokens: Int[Tensor, "B M"]
     wanted: Bool[Tensor, "B M"]  # elsewhere the result is arbitrary and must be masked
     temperature: float
+    most: int  # at most so many positions predict a wanted token
+
+    def to(self, device: torch.device) -> "Labels":
+        return Labels(self.index.to(device), self.tokens.to(device), self.wanted.to(device), self.temperature, self.most)
+
+    def within(self, part: "Part") -> "Labels":
+        """Those that a part's hidden states predict."""
+        index, length = self.index - part.start, part.hidden.shape[1]
+        inside = (index >= 0) & (index < length)
+        return Labels(index.clamp(0, length - 1), self.tokens, self.wanted & inside, self.temperature, self.most)
+
+
+@dataclass(frozen=True)
+class Part:
+    """Neighbours in the flat row (see `blocks.py`), from place `start` on. A loss with `pull` added takes gradients on to what earlier parts read."""
+
+    start: int
+    hidden: Float[Tensor, "B P H"]
+    pull: Float[Tensor, ""]
+
+    @property
+    def is_row(self) -> bool:
+        return self.start == 0
 
 
 class LanguageModel:
@@ -72,20 +100,33 @@ class LanguageModel:
         return self.decoder.run(batch.tokens, row_positions(batch), RowContext.of(batch))
 
     def flat_hidden(self, batch: Batch, branches: Branches) -> Float[Tensor, "B S H"]:
-        """Hidden states of the flat row (see `blocks.py`)."""
-        return self.decoder.run(flat_tokens(batch, branches), flat_positions(batch, branches), FlatContext.of(batch, branches))
+        """Hidden states of the flat row."""
+        return self.decoder.flat(batch, branches)
+
+    def parts(self, batch: Batch, branches: Branches) -> Iterator[Part]:
+        """Hidden states of the flat row to differentiate part by part: the branches' groups, and at last the row.
+
+        Take every part's gradients, with its `pull`, before the next one. So no more than the row and one group is held at a time, and the gradients
+        add up to the flat row's: a group sees the row's keys and values as leaves, and what reaches them there goes on through the row.
+        """
+        row, cache = self.decoder.row(batch)
+        leaves = {layer: (key.detach().requires_grad_(), value.detach().requires_grad_()) for layer, (key, value) in cache.items()}
+        groups = list(branches.groups())
+        for start, group in groups:
+            hidden = self.decoder.run(group.tokens, group.positions, BranchContext.of(batch, group, leaves))
+            yield Part(batch.tokens.shape[1] + start, hidden, torch.zeros((), device=hidden.device))
+        reached = [leaf.grad for pair in leaves.values() for leaf in pair if groups]
+        yield Part(0, row, Pull.apply(reached, *(x for pair in cache.values() for x in pair)))
 
     def prefill(self, batch: Batch, blocks: Blocks, n_samples: int, num_steps: int) -> tuple[Float[Tensor, "B T H"], StepContext]:
         """Forward the row once and keep its keys and values for `num_steps` tokens of every branch."""
-        context = RowContext.of(batch, keep=True)
-        hidden = self.decoder.run(batch.tokens, row_positions(batch), context)
-        return hidden, StepContext.of(batch, blocks, n_samples, context.cache, num_steps)
+        hidden, cache = self.decoder.row(batch)
+        return hidden, StepContext.of(batch, blocks, n_samples, cache, num_steps)
 
     def prefill_completions(self, batch: Batch, blocks: Blocks, n_samples: int, num_steps: int) -> tuple[Float[Tensor, "B T H"], CompletionContext]:
         """The same for rows of one block, whose branches become rows of their own."""
-        context = RowContext.of(batch, keep=True)
-        hidden = self.decoder.run(batch.tokens, row_positions(batch), context)
-        return hidden, CompletionContext.of(batch, blocks, n_samples, context.cache, num_steps)
+        hidden, cache = self.decoder.row(batch)
+        return hidden, CompletionContext.of(batch, blocks, n_samples, cache, num_steps)
 
     def step_hidden(
         self, tokens: Int[Tensor, "B R"], anchors: Int[Tensor, "B R"], context: StepContext | CompletionContext
@@ -101,50 +142,79 @@ class LanguageModel:
         return logits if self.softcap is None else self.softcap * torch.tanh(logits / self.softcap)
 
     def log_probs(self, hidden: Float[Tensor, "B S H"], *requests: Labels) -> list[Float[Tensor, "B M"]]:
-        """Log-probs of all requested labels; logits are computed once, and only at positions that predict a wanted label."""
-        batch, length = hidden.shape[:2]
-        needed = torch.zeros(batch, length, dtype=torch.bool, device=hidden.device)
-        for labels in requests:
-            needed.view(-1)[_flat_index(labels.index, length)[labels.wanted]] = True
-        width = max(1, int(needed.sum(1).max()))
-        positions = needed.int().argsort(dim=1, descending=True, stable=True)[:, :width]
-        place = (needed.cumsum(1) - 1).clamp_min(0)
-        logits = self.logits(hidden.take_along_dim(positions[..., None], dim=1))
+        """Log-probs of all requested labels. Logits are computed once, only at positions that predict a wanted label, and so many at a time that
+        no tensor of the whole row and vocabulary exists; where there are several such chunks, once more on the way back."""
+        (positions, places), rows = _needed(hidden, requests), hidden.flatten(0, 1)
+        size = max(1, LOGITS_AT_A_TIME // self.head.weight.shape[0])
+        results = [torch.zeros(labels.wanted.shape, device=hidden.device) for labels in requests]
+        for start in range(0, len(positions), size):
+            chunk = rows[positions[start : start + size]], [place - start for place in places], requests
+            if len(positions) <= size or not torch.is_grad_enabled():
+                found = self._chunk_log_probs(*chunk)
+            else:
+                found = checkpoint(self._chunk_log_probs, *chunk, use_reentrant=False, preserve_rng_state=False)
+            results = [result + part for result, part in zip(results, found, strict=True)]
+        return results
+
+    def _chunk_log_probs(
+        self, hidden: Float[Tensor, "P H"], places: Sequence[Int[Tensor, "B _"]], requests: Sequence[Labels]
+    ) -> list[Float[Tensor, "B _"]]:
+        """0 for labels that other positions predict."""
+        logits, found = self.logits(hidden), []
         totals = {temperature: _log_total(logits, temperature) for temperature in {labels.temperature for labels in requests}}
-        return [_gather_log_probs(logits, totals[labels.temperature], place.gather(1, labels.index), labels) for labels in requests]
+        for place, labels in zip(places, requests, strict=True):
+            inside, near = (place >= 0) & (place < len(hidden)), place.clamp(0, len(hidden) - 1)
+            log_probs = logits.flatten().take(near * logits.shape[1] + labels.tokens) / labels.temperature - totals[labels.temperature][near]
+            found.append(torch.where(inside, log_probs, 0))
+        return found
 
     @contextmanager
     def evaluating(self) -> Iterator[None]:
-        """Without dropout and without gradients."""
+        """Without dropout, and in inference mode: what a gradient is to pass later must be cloned outside."""
         was_training = self.model.training
         self.model.eval()
         try:
-            with torch.no_grad():
+            with torch.inference_mode():
                 yield
         finally:
             self.model.train(was_training)
 
 
-def _flat_index(index: Int[Tensor, "B M"], length: int) -> Int[Tensor, "B M"]:
-    return index + length * torch.arange(index.shape[0], device=index.device)[:, None]
+class Pull(torch.autograd.Function):
+    """0, whose gradient towards every tensor is the given one."""
+
+    @staticmethod
+    def forward(context: Any, gradients: Sequence[Tensor], *tensors: Tensor) -> Float[Tensor, ""]:
+        context.gradients = gradients
+        return torch.zeros((), device=tensors[0].device)
+
+    @staticmethod
+    def backward(context: Any, gradient: Float[Tensor, ""]) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        return None, *(gradient * towards for towards in context.gradients), *[None] * (len(context.needs_input_grad) - 1 - len(context.gradients))
 
 
-def _log_total(logits: Float[Tensor, "B P V"], temperature: float) -> Float[Tensor, "B P"]:
+def _needed(hidden: Float[Tensor, "B S H"], requests: Sequence[Labels]) -> tuple[Int[Tensor, "P"], list[Int[Tensor, "B _"]]]:
+    """Positions, counted over all rows, that predict a wanted label, in their order; and of every label the place of its own among them."""
+    num_rows, length = hidden.shape[:2]
+    indices = [labels.index + length * torch.arange(num_rows, device=hidden.device)[:, None] for labels in requests]
+    wanted = torch.zeros(num_rows * length, dtype=torch.long, device=hidden.device)
+    for index, labels in zip(indices, requests, strict=True):
+        wanted.index_add_(0, index.flatten(), labels.wanted.flatten().long())
+    needed = wanted > 0
+    count = largest(needed.sum()[None], sum(labels.most for labels in requests))
+    order, place = needed.int().argsort(descending=True, stable=True), needed.cumsum(0) - 1
+    return order[: max(1, count)], [place[index] for index in indices]
+
+
+def _log_total(logits: Float[Tensor, "P V"], temperature: float) -> Float[Tensor, "P"]:
     """log sum exp(logits / temperature); temperature 1 saves a copy of the largest tensor there is."""
     return (logits if temperature == 1 else logits / temperature).logsumexp(-1)
 
 
-def _gather_log_probs(
-    logits: Float[Tensor, "B P V"], totals: Float[Tensor, "B P"], index: Int[Tensor, "B M"], labels: Labels
-) -> Float[Tensor, "B M"]:
-    chosen = logits.flatten(1).gather(1, index * logits.shape[2] + labels.tokens)
-    return chosen / labels.temperature - totals.gather(1, index)
-
-
 def row_labels(batch: Batch) -> Labels:
     """The row's tokens after the first, at temperature 1, wanted where they count in the cross-entropy."""
-    index = row_positions(batch)[:, :-1]
-    return Labels(index, batch.tokens[:, 1:], batch.loss_mask[:, 1:], temperature=1.0)
+    index, wanted = row_positions(batch)[:, :-1], batch.loss_mask[:, 1:]
+    return Labels(index, batch.tokens[:, 1:], wanted, temperature=1.0, most=int(wanted.sum()))
 
 
 def branch_labels(batch: Batch, rollout: Rollout, branches: Branches, temperature: float) -> Labels:
@@ -152,7 +222,7 @@ def branch_labels(batch: Batch, rollout: Rollout, branches: Branches, temperatur
     num_samples, num_steps = rollout.tokens.shape[1], rollout.tokens.shape[3]
     index = predictors(block_branches(rollout.blocks.anchors, num_samples), branches, batch.tokens.shape[1], num_steps)
     tokens, wanted = to_branches(rollout.tokens), to_branches(rollout.valid)
-    return Labels(index.flatten(1), tokens.flatten(1), wanted.flatten(1), temperature)
+    return Labels(index.flatten(1), tokens.flatten(1), wanted.flatten(1), temperature, most=tokens.numel())
 
 
 class FeatureNetwork:
@@ -175,28 +245,33 @@ class FeatureNetwork:
                 parameter.data = parameter.data.to(torch.bfloat16)
         self.decoder = Decoder(module, dtype, depth=len(module.layers) / full)
 
-    def hidden(self, tokens: Tensor, positions: Tensor, context: Context) -> Float[Tensor, "B S L H"]:
-        """Hidden states at the taps."""
-        seen: dict[int, Tensor] = {}
-        layers = self.decoder.module.layers
+    def hidden(self, batch: Batch, branches: Branches) -> Float[Tensor, "B S L H"]:
+        """Hidden states of the flat row at the taps."""
+        with self._tapped() as seen:
+            top = self.decoder.flat(batch, branches)
+        return torch.stack([torch.cat(seen[tap], dim=1) if seen[tap] else top for tap in self.taps], dim=2)
+
+    @contextmanager
+    def _tapped(self) -> Iterator[dict[int, list[Tensor]]]:
+        """What every tapped layer is given, forward by forward; nothing for the tap behind the last layer."""
+        layers, seen = self.decoder.module.layers, {tap: list[Tensor]() for tap in self.taps}
         hooks = [
-            layers[tap].register_forward_pre_hook(lambda _, args, kwargs, tap=tap: seen.__setitem__(tap, args[0]), with_kwargs=True)
-            for tap in set(self.taps)
+            layers[tap].register_forward_pre_hook(lambda _, args, kwargs, tap=tap: seen[tap].append(args[0]), with_kwargs=True)
+            for tap in seen
             if tap < len(layers)
         ]
         try:
-            top = self.decoder.run(tokens, positions, context)
+            yield seen
         finally:
             for hook in hooks:
                 hook.remove()
-        return torch.stack([seen[tap] if tap < len(layers) else top for tap in self.taps], dim=2)
 
-    @torch.no_grad()
+    @torch.inference_mode()
     def continuations(self, batch: Batch, rollout: Rollout, reuse: bool) -> tuple[Float[Tensor, "B N K G L H"], Float[Tensor, "B K G L H"]]:
         """Tapped hidden states of every rollout, where it is valid, and of the row's real continuation of every block, from one forward."""
         _, n_samples, _, num_steps = rollout.tokens.shape
-        branches = branches_of(batch, rollout.blocks, rollout.tokens, rollout.valid, reuse)
-        hidden = self.hidden(flat_tokens(batch, branches), flat_positions(batch, branches), FlatContext.of(batch, branches))
+        branches = branches_of(batch, rollout, reuse)
+        hidden = self.hidden(batch, branches)
         places = token_places(block_branches(rollout.blocks.anchors, n_samples), branches, batch.tokens.shape[1], num_steps)
         windows = reference_windows(rollout.blocks.anchors, num_steps, batch.tokens.shape[1])
         return from_branches(_at(hidden, places), n_samples), _at(hidden, windows)

@@ -10,13 +10,25 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from transformers import get_scheduler
 
 from ebft.config import OptimizerConfig
-from ebft.methods import Method
+from ebft.methods import Method, differentiate
 from ebft.models import LanguageModel
 from ebft.types import Batch
 
 
 class NonFiniteError(RuntimeError):
     """A loss or gradient became infinite or not a number."""
+
+
+def micro_batches(row_tokens: list[int], most_rows: int, most_tokens: int | None) -> list[tuple[int, int]]:
+    """Cuts of a batch, first row and the one behind the last: as many rows as both limits allow, each counted like their longest; at least one."""
+    cuts, start = [], 0
+    for stop in range(1, len(row_tokens) + 1):
+        rows = stop + 1 - start
+        full = stop == len(row_tokens) or rows > most_rows
+        if full or (most_tokens is not None and rows * max(row_tokens[start : stop + 1]) > most_tokens):
+            cuts.append((start, stop))
+            start = stop
+    return cuts
 
 
 class Optimization:
@@ -34,24 +46,26 @@ class Optimization:
         if config.ema_decay is not None:
             self.average = AveragedModel(policy.model, multi_avg_fn=get_ema_multi_avg_fn(config.ema_decay), use_buffers=False)
 
-    def step(self, method: Method, batch: Batch, step: int, micro_batch_size: int) -> dict[str, float]:
-        """Prepare every micro-batch, add up the denominators, differentiate, clip, update. Raises NonFiniteError before anything changes."""
-        starts = range(0, len(batch), micro_batch_size)
-        prepared = [method.prepare(batch.rows(start, start + micro_batch_size), step) for start in starts]
+    def step(self, method: Method, batch: Batch, step: int, micro_batch_size: int, max_tokens: int | None) -> dict[str, float]:
+        """Prepare every micro-batch, add up the denominators, differentiate, clip, update. Raises NonFiniteError before anything changes.
+
+        A micro-batch has at most `micro_batch_size` rows, and `max_tokens` with all their rollouts if it has several rows.
+        """
+        cuts = micro_batches(method.row_tokens(batch), micro_batch_size, max_tokens)
+        prepared = [method.prepare(batch.rows(start, stop), step) for start, stop in cuts]
         counts = [method.counts(part) for part in prepared]
         totals = {name: torch.stack([count[name] for count in counts]).sum() for name in counts[0]}
 
         self.policy.model.train()
         figures: dict[str, torch.Tensor] = {}
         for part in prepared:
-            loss = method.loss(part, totals)
-            loss.total.backward()
-            for name, value in {"loss": loss.total, **loss.parts}.items():
-                figures[name] = figures.get(name, torch.zeros_like(value)) + value.detach()
+            for name, value in differentiate(method, part, totals, max_tokens).items():
+                figures[name] = figures.get(name, 0) + value
         figures["grad_norm"] = torch.nn.utils.clip_grad_norm_(self.parameters, self.config.max_grad_norm)
-        values = dict(zip(figures, torch.stack(list(figures.values())).tolist(), strict=True))
+        figures |= method.metrics(prepared)
+        values = dict(zip(figures, torch.stack([*figures.values()]).tolist(), strict=True))
         self._update(values)
-        return values | method.metrics(prepared)
+        return values
 
     def _update(self, values: dict[str, float]) -> None:
         broken = [name for name, value in values.items() if not math.isfinite(value)]

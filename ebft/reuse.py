@@ -10,14 +10,25 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from ebft.blocks import Branches, block_branches, make_branches, to_branches
-from ebft.types import Batch, Blocks
+from ebft.types import Batch, Blocks, Rollout
 
 ABOVE_TOKENS = 2**32  # what two keys of different first parts differ by
 
 
-def branches_of(batch: Batch, blocks: Blocks, tokens: Int[Tensor, "B N K G"], needed: Bool[Tensor, "B N K G"], reuse: bool) -> Branches:
-    """Branches that hold the hidden states of every needed token: with `reuse` without what the row or another branch has."""
-    return live_branches(batch, blocks, tokens, needed) if reuse else make_branches(blocks, tokens)
+def branches_of(batch: Batch, rollout: Rollout, reuse: bool, group_tokens: int | None = None) -> Branches:
+    """Branches that hold the hidden states of every valid token, with `reuse` without what the row or another branch has; in groups of at most
+    `group_tokens` own tokens of a row."""
+    return live_branches(batch, rollout, group_tokens) if reuse else make_branches(rollout.blocks, rollout.tokens, group_tokens)
+
+
+def free_to_read(x: Tensor) -> bool:
+    """Whether a number on which shapes depend costs nothing to read; elsewhere a device would have to finish what it was given first."""
+    return x.device.type == "cpu"
+
+
+def largest(counts: Int[Tensor, "B"], bound: int | None) -> int:
+    """The largest of the counts, or its bound where there is one and the count is not free to read."""
+    return int(counts.max()) if bound is None or free_to_read(counts) else bound
 
 
 def leading_matches(batch: Batch, blocks: Blocks, tokens: Int[Tensor, "B N K G"]) -> Int[Tensor, "B N K"]:
@@ -30,21 +41,59 @@ def leading_matches(batch: Batch, blocks: Blocks, tokens: Int[Tensor, "B N K G"]
     return ((tokens == reference[:, None]) & inside[:, None]).long().cumprod(-1).sum(-1)
 
 
-def live_branches(batch: Batch, blocks: Blocks, tokens: Int[Tensor, "B N K G"], needed: Bool[Tensor, "B N K G"]) -> Branches:
-    """`needed` holds for a rollout's first tokens, if for any."""
-    n_samples, num_steps = tokens.shape[1], tokens.shape[3]
-    lengths = to_branches(needed.sum(-1))
-    shared = to_branches(leading_matches(batch, blocks, tokens)).minimum(lengths)
-    anchors, lengths = block_branches(blocks.anchors, n_samples) + shared, lengths - shared
+def live_branches(batch: Batch, rollout: Rollout, group_tokens: int | None = None) -> Branches:
+    """A rollout's first tokens are valid, if any."""
+    tokens, n_samples, num_steps = rollout.tokens, rollout.tokens.shape[1], rollout.tokens.shape[3]
+    lengths = to_branches(rollout.valid.sum(-1))
+    shared = to_branches(leading_matches(batch, rollout.blocks, tokens)).minimum(lengths)
+    anchors, lengths = block_branches(rollout.blocks.anchors, n_samples) + shared, lengths - shared
     step = torch.arange(num_steps, device=tokens.device)
     own = to_branches(tokens).take_along_dim((shared[..., None] + step).clamp_max(num_steps - 1), dim=2)
     own = own.masked_fill(step >= lengths[..., None], -1)
     key = anchors
     for t in range(num_steps):
         key = dense_ranks(key * ABOVE_TOKENS + own[..., t] + 1)
-    number, first, exists = distinct(key, lengths > 0)
+    number, first, exists = distinct(key, lengths > 0, rollout.most_branches(num_steps))
     lengths = lengths.gather(1, first).masked_fill(~exists, 0)
-    return _packed(anchors.gather(1, first), lengths, own.take_along_dim(first[..., None], dim=1), shared, number)
+    starts = _starts(lengths, num_steps, group_tokens)
+    width = largest((starts + lengths).amax(1), _most_columns(rollout.most_own_tokens, num_steps, group_tokens))
+    columns = torch.where(step < lengths[..., None], starts[..., None] + step, width)
+    own = own.take_along_dim(first[..., None], dim=1)
+    packed, hung, steps = (_laid(columns, x, width, filler) for x, filler in ((own, 0), (anchors.gather(1, first)[..., None], 1), (step, 0)))
+    reach, depth = [batch.tokens.shape[1]] * width, [num_steps - 1] * width
+    if free_to_read(hung):
+        reach, depth = torch.stack([hung.amax(0), steps.amax(0)]).tolist()
+    group = max(1, width) if group_tokens is None else max(group_tokens, num_steps)
+    return Branches(packed, hung, steps, tuple(reach), tuple(depth), shared, starts.gather(1, number), group)
+
+
+def _starts(lengths: Int[Tensor, "B C"], longest: int, group_tokens: int | None) -> Int[Tensor, "B C"]:
+    """Where branches of these lengths begin if they lie one behind the other, none on both sides of a multiple of `group_tokens`.
+
+    A branch goes into the group in which its last token would fall if groups took `group_tokens` less what it can reach into the group before.
+    """
+    ends = lengths.cumsum(1)
+    starts = ends - lengths
+    if group_tokens is None:
+        return starts
+    group = max(group_tokens, longest)
+    number = (ends - 1).clamp_min(0) // (group - longest + 1)
+    opens = torch.nn.functional.pad(number[:, 1:] > number[:, :-1], (1, 0), value=True)
+    return starts - torch.where(opens, starts, 0).cummax(1).values + group * number
+
+
+def _most_columns(own_tokens: int | None, longest: int, group_tokens: int | None) -> int | None:
+    """How far branches of so many tokens reach at most, if that is known."""
+    if own_tokens is None or group_tokens is None:
+        return own_tokens
+    group = max(group_tokens, longest)
+    return -(-own_tokens // (group - longest + 1)) * group
+
+
+def _laid(columns: Int[Tensor, "B C G"], values: Int[Tensor, "..."], width: int, filler: int) -> Int[Tensor, "B W"]:
+    """Values in their columns, of which `width` and later ones are left out; elsewhere the filler, which nothing reads."""
+    row = columns.new_full((len(columns), width + 1), filler)
+    return row.scatter(1, columns.flatten(1), values.expand_as(columns).flatten(1))[:, :width]
 
 
 def dense_ranks(keys: Int[Tensor, "B R"]) -> Int[Tensor, "B R"]:
@@ -54,31 +103,18 @@ def dense_ranks(keys: Int[Tensor, "B R"]) -> Int[Tensor, "B R"]:
     return torch.empty_like(keys).scatter(1, order, rank)
 
 
-def distinct(keys: Int[Tensor, "B R"], chosen: Bool[Tensor, "B R"]) -> tuple[Int[Tensor, "B R"], Int[Tensor, "B C"], Bool[Tensor, "B C"]]:
-    """Number the different chosen keys of a row in their order, C at most: everyone's number, and of every number who has it and whether anyone does.
+def distinct(
+    keys: Int[Tensor, "B R"], chosen: Bool[Tensor, "B R"], most: int | None
+) -> tuple[Int[Tensor, "B R"], Int[Tensor, "B C"], Bool[Tensor, "B C"]]:
+    """Number the different chosen keys of a row in their order, C at `most`: everyone's number, and of every number who has it and whether anyone
+    does.
 
-    The others' numbers are arbitrary, but below max(1, C).
+    The others' numbers are arbitrary, but below C, which is at least 1.
     """
     number = dense_ranks(keys.masked_fill(~chosen, torch.iinfo(keys.dtype).max))
     counts = number.masked_fill(~chosen, -1).amax(1) + 1
-    width = int(counts.max())
+    width = max(1, largest(counts, most))
     who = torch.arange(keys.shape[1], device=keys.device).expand_as(keys)
     first = torch.zeros_like(keys[:, :1]).repeat(1, width + 1).scatter(1, number.clamp_max(width), who)[:, :width]
     exists = torch.arange(width, device=keys.device) < counts[:, None]
-    return number.clamp_max(max(0, width - 1)), first, exists
-
-
-def _packed(
-    anchors: Int[Tensor, "B C"], lengths: Int[Tensor, "B C"], tokens: Int[Tensor, "B C G"], shared: Int[Tensor, "B R"], number: Int[Tensor, "B R"]
-) -> Branches:
-    """Lay C branches of different lengths one behind the other; rows that hold less are filled up with tokens that nothing reads."""
-    ends, width = lengths.cumsum(1), int(lengths.sum(1).max())
-    place = torch.arange(width, device=anchors.device).repeat(len(anchors), 1)
-    branch = torch.searchsorted(ends, place, right=True)
-    filler, branch = branch == anchors.shape[1], branch.clamp_max(anchors.shape[1] - 1)
-    steps = (place - (ends - lengths).gather(1, branch)).masked_fill(filler, 0)
-    anchors = anchors.gather(1, branch).masked_fill(filler, 1)
-    packed = tokens.flatten(1).gather(1, branch * tokens.shape[2] + steps).masked_fill(filler, 0)
-    starts = torch.nn.functional.pad(ends, (1, 0)).gather(1, number)
-    reach, depth = torch.stack([anchors.amax(0), steps.amax(0)]).tolist()
-    return Branches(packed, anchors, steps, shared, starts, tuple(reach), tuple(depth))
+    return number.clamp_max(width - 1), first, exists

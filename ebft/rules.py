@@ -66,6 +66,12 @@ def _conflicts(config: TrainConfig) -> Iterator[str]:
         yield "Set exactly one of trainer.max_steps and trainer.max_epochs; make the other null."
     if trainer.micro_batch_size > trainer.batch_size:
         yield f"trainer.micro_batch_size={trainer.micro_batch_size} is above trainer.batch_size={trainer.batch_size}; lower it."
+    least = config.data.sequence_length + _rollout_length(config)
+    if trainer.max_tokens_per_microbatch is not None and trainer.max_tokens_per_microbatch < least:
+        yield (
+            f"trainer.max_tokens_per_microbatch={trainer.max_tokens_per_microbatch} is below the {least} tokens of a row with one rollout; raise it, "
+            "or shorten data.sequence_length."
+        )
     if len(optimizer.betas) != 2 or not all(0 <= beta < 1 for beta in optimizer.betas):
         yield f"optimizer.betas={list(optimizer.betas)} must be two numbers in [0, 1)."
     if optimizer.warmup_fraction > 1:
@@ -74,6 +80,12 @@ def _conflicts(config: TrainConfig) -> Iterator[str]:
         yield f"optimizer.ema_decay={optimizer.ema_decay} must be below 1; null turns averaging off."
     if model.config_overrides and model.init != "random":
         yield "model.config_overrides changes the architecture, so it needs model.init=random."
+
+
+def _rollout_length(config: TrainConfig) -> int:
+    if isinstance(config.method, RLVRConfig):
+        return config.method.max_new_tokens
+    return config.sampler.generate_length if isinstance(config.method, EBFTConfig) else 0
 
 
 def _method_conflicts(config: TrainConfig) -> Iterator[str]:

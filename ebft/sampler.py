@@ -6,7 +6,7 @@ leaves when it has ended.
 """
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -16,7 +16,7 @@ from torch import Tensor
 from ebft.attention import StepContext
 from ebft.blocks import block_branches, from_branches, to_branches
 from ebft.models import LanguageModel
-from ebft.reuse import ABOVE_TOKENS, distinct, leading_matches
+from ebft.reuse import ABOVE_TOKENS, distinct, largest, leading_matches
 from ebft.types import Batch, Blocks, Rollout
 
 
@@ -56,20 +56,22 @@ class Growing:
         if stop_token is not None:
             self.going &= ~((self.tokens == stop_token) & (step <= self.last[..., None])).any(-1)
 
-    def merge(self, context: StepContext) -> tuple[Int[Tensor, "B C"], Int[Tensor, "B C"]]:
+    def merge(self, context: StepContext, most: int) -> tuple[Int[Tensor, "B C"], Int[Tensor, "B C"]]:
         """Tokens and anchors of the different branches that go on; one branch for all rollouts that were one and drew the same token."""
         before, latest = self.branch, self.latest
-        self.branch, first, _ = distinct(before * ABOVE_TOKENS + latest, self.going)
+        self.branch, first, _ = distinct(before * ABOVE_TOKENS + latest, self.going, most)
         anchors = self.anchors.gather(1, first)
         context.regroup(anchors, before.gather(1, first))
         return latest.gather(1, first), anchors
 
-    def draw(self, logits: Float[Tensor, "B C V"], draws: Float[Tensor, "B R G"], temperature: float) -> None:
-        """The next token of every rollout that goes on."""
-        chosen = self.going.nonzero(as_tuple=True)
-        place = *chosen, self.last[chosen] + 1
-        drawn = _draw(logits[chosen[0], self.branch[chosen]], draws[place][:, None], temperature)
-        self.tokens[place], self.log_probs[place] = (x.squeeze(1) for x in drawn)
+    def draw(self, logits: Float[Tensor, "B C V"], draws: Float[Tensor, "B R G"], temperature: float, most: int) -> None:
+        """The next token of every rollout that goes on, of which a row has so many at `most`."""
+        chosen = self.going.int().argsort(dim=1, descending=True, stable=True)[:, :most]
+        rows, place = torch.arange(len(chosen), device=chosen.device)[:, None], (self.last.gather(1, chosen) + 1).clamp_max(self.tokens.shape[2] - 1)
+        going = self.going.gather(1, chosen)
+        drawn = _draw(logits[rows, self.branch.gather(1, chosen)], draws[rows, chosen, place][..., None], temperature)
+        for held, new in zip((self.tokens, self.log_probs), drawn, strict=True):
+            held[rows, chosen, place] = torch.where(going, new.squeeze(-1), held[rows, chosen, place])
         self.last = self.last + 1
 
 
@@ -86,17 +88,20 @@ def sample(
     with policy.evaluating():
         row, context = policy.prefill(batch, blocks, n_samples, num_steps - 1)
         rollouts = _begin(batch, blocks, *_along_the_row(policy, blocks, row, draws, temperature, num_steps if reuse else 1), num_steps, reuse)
-        for _ in range(num_steps - 1):
-            tokens, anchors = rollouts.latest, rollouts.anchors
-            if reuse:
+        matches = rollouts.last.masked_fill(~rollouts.going, num_steps).cpu() if reuse else None  # all that a step has to ask a device
+        for step in range(num_steps - 1):
+            tokens, anchors, most = rollouts.latest, rollouts.anchors, rollouts.anchors.shape[1]
+            if matches is not None:
                 rollouts.stop(stop_token)
-                if not rollouts.going.any():
+                most = largest(rollouts.going.sum(1), int((matches < num_steps - 1 - step).sum(1).max()))
+                if most == 0:
                     break
-                tokens, anchors = rollouts.merge(context)
+                tokens, anchors = rollouts.merge(context, most)
             hidden = policy.step_hidden(tokens, anchors, context)
-            rollouts.draw(policy.logits(hidden), uniform, temperature)
-    drawn, scored = (from_branches(x, n_samples) for x in (rollouts.tokens, rollouts.log_probs))
-    return until_stop(blocks, drawn, scored, stop_token), row
+            rollouts.draw(policy.logits(hidden), uniform, temperature, most)
+    drawn, scored = (from_branches(x, n_samples).clone() for x in (rollouts.tokens, rollouts.log_probs))  # out of inference mode
+    rollout = until_stop(blocks, drawn, scored, stop_token)
+    return replace(rollout, matches=None if matches is None else matches.clone()), row
 
 
 def _along_the_row(

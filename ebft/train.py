@@ -110,7 +110,8 @@ class Loop:
         before = setup.method.tokens_forwarded
         batch = setup.batch(order(len(setup.usable), config.seed, self.step, config.trainer.batch_size))
         try:
-            values = self.optimization.step(setup.method, batch, self.step, config.trainer.micro_batch_size)
+            trainer = config.trainer
+            values = self.optimization.step(setup.method, batch, self.step, trainer.micro_batch_size, trainer.max_tokens_per_microbatch)
         except NonFiniteError as error:
             path = self.run.directory / f"nonfinite_step_{self.step:06d}.pt"
             with atomic_file(path) as file:

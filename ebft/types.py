@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
 
@@ -74,8 +74,23 @@ class Rollout:
     tokens: Int[Tensor, "B N K G"]
     log_probs: Float[Tensor, "B N K G"]  # at the sampling temperature
     valid: Bool[Tensor, "B N K G"]  # False in blocks that do not exist and after a branch's EOS
+    matches: Int[Tensor, "B R"] | None = None  # with how many tokens a rollout repeats its row, on the host; None where that was not counted
 
-    def like_tokens(self, flat: Float[Tensor, "B M"]) -> Float[Tensor, "B N K G"]:
+    @property
+    def predicting(self) -> "Rollout":
+        """The tokens but the last, valid where a valid token is predicted from them."""
+        return Rollout(self.blocks, self.tokens[..., :-1], self.log_probs[..., :-1], self.valid[..., 1:], self.matches)
+
+    def most_branches(self, step: int) -> int | None:
+        """At most so many rollouts of a row have left it before `step`, if `matches` tell."""
+        return None if self.matches is None else int((self.matches < step).sum(1).max())
+
+    @property
+    def most_own_tokens(self) -> int | None:
+        """At most so many tokens of a row's rollouts are not the row's, if `matches` tell."""
+        return None if self.matches is None else int((self.tokens.shape[3] - self.matches).clamp_min(0).sum(1).max())
+
+    def like_tokens(self, flat: Shaped[Tensor, "B M"]) -> Shaped[Tensor, "B N K G"]:
         """Values of block-major branch tokens, R * G of them, in the shape of `tokens`."""
         _, num_samples, num_blocks, num_steps = self.tokens.shape
         return flat.unflatten(1, (num_blocks, num_samples, num_steps)).transpose(1, 2)

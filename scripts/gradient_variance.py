@@ -25,6 +25,7 @@ import torch
 from ebft.cli.compose import compose
 from ebft.config import EBFTConfig, TrainConfig
 from ebft.data import order
+from ebft.methods import differentiate
 from ebft.setup import Setup, prepare
 from ebft.types import Batch
 
@@ -73,8 +74,9 @@ def gradient(setup: Setup, batch: Batch, step: int) -> torch.Tensor:
     """Of the whole batch, with rollouts that belong to `step`."""
     method, parameters = setup.method, [parameter for parameter in setup.policy.model.parameters() if parameter.requires_grad]
     prepared = method.prepare(batch, step)
-    loss = method.loss(prepared, method.counts(prepared)).total
-    return torch.cat([part.flatten() for part in torch.autograd.grad(loss, parameters)])
+    setup.policy.model.zero_grad()
+    differentiate(method, prepared, method.counts(prepared), max_tokens=None)
+    return torch.cat([parameter.grad.flatten() for parameter in parameters])
 
 
 def statistics(gradients: torch.Tensor) -> dict[str, float]:

@@ -20,7 +20,7 @@ from transformers import (
 
 from ebft.blocks import find_blocks
 from ebft.config import FeaturesConfig, SamplerConfig
-from ebft.methods import Method
+from ebft.methods import Method, differentiate
 from ebft.models import FeatureNetwork, LanguageModel
 from ebft.types import Batch, Blocks, Rollout
 from tests.reference import batch_of
@@ -102,17 +102,17 @@ def random_draws(batch: Batch, blocks: Blocks, config: SamplerConfig, seed: int 
     return torch.rand(len(batch), config.n_samples, blocks.anchors.shape[1], config.generate_length, generator=draw)
 
 
-def optimiser_step(method: Method[Any], batch: Batch, size: int) -> tuple[list[Any], dict[str, Tensor], dict[str, Tensor]]:
+def optimiser_step(
+    method: Method[Any], batch: Batch, size: int, max_tokens: int | None = None
+) -> tuple[list[Any], dict[str, Tensor], dict[str, Tensor]]:
     """Experiences, summed losses and gradients of a batch cut into micro-batches of `size` rows."""
     prepared = [method.prepare(batch.rows(start, start + size), step=3) for start in range(0, len(batch), size)]
     counts = [method.counts(part) for part in prepared]
     totals = {name: torch.stack([count[name] for count in counts]).sum() for name in counts[0]}
     values: dict[str, Tensor] = {}
     for part in prepared:
-        loss = method.loss(part, totals)
-        loss.total.backward()
-        for name, value in {"loss": loss.total, **loss.parts}.items():
-            values[name] = values.get(name, torch.zeros(())) + value.detach()
+        for name, value in differentiate(method, part, totals, max_tokens).items():
+            values[name] = values.get(name, torch.zeros(())) + value
     return prepared, values, {name: parameter.grad for name, parameter in method.policy.model.named_parameters()}
 
 
@@ -132,7 +132,7 @@ def likely_text(policy: LanguageModel, batch: Batch, share: float = 0.8) -> Batc
         for _ in range(T):
             likeliest = policy.logits(policy.row_hidden(batch)).argmax(-1).roll(1, dims=1)
             batch = replace(batch, tokens=torch.where(follows, likeliest, batch.tokens))
-    return batch
+    return replace(batch, tokens=batch.tokens.clone())  # out of inference mode
 
 
 def partly_the_row(batch: Batch, rollout: Rollout, seed: int = 17) -> Rollout:

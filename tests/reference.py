@@ -54,7 +54,17 @@ def pack_loop(anchors: Tensor, lengths: Tensor, tokens: Tensor, shared: Tensor |
     at, steps, packed = filled.unbind(-1)
     starts = torch.tensor([[sum(row[:r]) for r in range(len(row))] for row in lengths.tolist()])
     shared = torch.zeros_like(anchors) if shared is None else shared
-    return Branches(packed, at, steps, shared, starts, tuple(at.amax(0).tolist()), tuple(steps.amax(0).tolist()))
+    return Branches(packed, at, steps, tuple(at.amax(0).tolist()), tuple(steps.amax(0).tolist()), shared, starts, group=max(1, width))
+
+
+def flat_tokens(batch: Batch, branches: Branches) -> Tensor:
+    """The flat row [B, S]: S = T + W."""
+    return torch.cat([batch.tokens, branches.tokens], dim=1)
+
+
+def flat_positions(batch: Batch, branches: Branches) -> Tensor:
+    """Position ids of the flat row: j for row token j, anchor + t for token t of a branch."""
+    return torch.cat([torch.arange(batch.tokens.shape[1]).expand_as(batch.tokens), branches.positions], dim=1)
 
 
 def flat_places(row_length: int, anchors: list[int], steps: list[int]) -> list[tuple[int, int, int]]:

@@ -8,12 +8,12 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from ebft import attention
-from ebft.attention import CHUNK_BRANCHES, FlatContext, StepContext
-from ebft.blocks import Branches, flat_positions, flat_tokens, make_branches
+from ebft.attention import CHUNK_BRANCHES, BranchContext, StepContext
+from ebft.blocks import Branches, make_branches
 from ebft.models import LanguageModel
 from ebft.types import Batch, Blocks
 from tests.helpers import FAMILIES, LAYOUTS, VOCABULARY, T, geometry, plain_model, policy_of, random_batch, random_rollout
-from tests.reference import batch_of, dense_mask, pack_loop
+from tests.reference import batch_of, dense_mask, flat_positions, flat_tokens, pack_loop
 
 R, G = 11, 3
 
@@ -148,11 +148,11 @@ def test_a_chunk_of_branches_reads_the_row_no_further_than_its_largest_anchor() 
     batch = batch_of([[0] * row_length])
     anchors = torch.arange(1, num_branches + 1)[None]
     branches = pack_loop(anchors, torch.full_like(anchors, G), torch.zeros(1, num_branches, G).long())
-    ones = torch.ones(1, 2, row_length + num_branches * G, 5)
-    values = ones.clone()
-    values[:, :, CHUNK_BRANCHES:row_length] = torch.nan
-    queries = torch.ones(1, 6, row_length + num_branches * G, 5)
-    out = FlatContext.of(batch, branches).attend(0, queries, ones, values, 1.0)[:, row_length:]
+    row, own = torch.ones(1, 2, row_length, 5), torch.ones(1, 2, num_branches * G, 5)
+    values = row.clone()
+    values[:, :, CHUNK_BRANCHES:] = torch.nan
+    queries = torch.ones(1, 6, num_branches * G, 5)
+    out = BranchContext.of(batch, branches, {0: (row, values)}).attend(0, queries, own, own, 1.0)
     first = CHUNK_BRANCHES * G
     torch.testing.assert_close(out[:, :first], torch.ones(1, first, 6, 5))  # they see ones only, whatever the weights
     assert out[:, first:].isnan().all()

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from ebft import blocks, cost
-from ebft.blocks import Branches, find_blocks, flat_positions, flat_tokens, from_branches, make_branches, predictors, to_branches, token_places
+from ebft.blocks import Branches, find_blocks, from_branches, make_branches, predictors, to_branches, token_places
 from ebft.types import Batch, Blocks
-from tests.reference import attention_rule, batch_of, dense_mask, find_blocks_loop, flat_places, pack_loop
+from tests.reference import attention_rule, batch_of, dense_mask, find_blocks_loop, flat_places, flat_positions, flat_tokens, pack_loop
 
 generated = settings(derandomize=True, deadline=None, database=None, max_examples=60)
 

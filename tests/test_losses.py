@@ -7,10 +7,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
-from ebft.blocks import Branches, flat_tokens, from_branches, make_branches, predictors
+from ebft.blocks import Branches, from_branches, make_branches, predictors
 from ebft.losses import cross_entropy, policy_gradient
 from ebft.types import Blocks
-from tests.reference import batch_of
+from tests.reference import batch_of, flat_tokens
 
 B, N, K, G, T = 8, 3, 5, 2, 13
 

@@ -5,8 +5,8 @@ import torch
 from torch import Tensor, nn
 from transformers import Gemma2Config, GPT2Config, PreTrainedModel
 
-from ebft.attention import RowContext
-from ebft.blocks import make_branches, row_positions
+from ebft import models
+from ebft.blocks import make_branches
 from ebft.config import UserError
 from ebft.models import FeatureNetwork, LanguageModel, branch_labels, row_labels
 from ebft.types import Batch
@@ -61,7 +61,7 @@ def test_branch_and_row_labels_in_one_pass_each_at_its_own_temperature() -> None
 
 
 def test_logits_are_computed_only_where_a_wanted_token_is_predicted() -> None:
-    """Row 0 has 4 blocks of 3 branches with 3 own predicting tokens: 4 + 36 positions; row 1 has 2 blocks, and is as wide as row 0."""
+    """Rows of 4 and 2 blocks of 3 branches with 3 own predicting tokens, 4 + 36 and 2 + 18 positions; they have 22 and 12 targets."""
     batch, config, policy = random_batch(LAYOUTS["padded"]), geometry(), policy_of()
     rollout = random_rollout(batch, config)
     assert rollout.blocks.valid.sum(1).tolist() == [4, 2]
@@ -70,7 +70,29 @@ def test_logits_are_computed_only_where_a_wanted_token_is_predicted() -> None:
     policy.log_probs(hidden, labels)
     policy.log_probs(hidden, row_labels(batch))
     policy.log_probs(hidden, labels, row_labels(batch))
-    assert head.counts == [2 * (4 + 36), 2 * (T - 1), 2 * (T - 1 + 36)]
+    assert head.counts == [40 + 20, 22 + 12, 22 + 36 + 12 + 18]
+
+
+@pytest.mark.parametrize("positions", [1, 7, 59])
+def test_logits_in_chunks_give_the_same_log_probs_and_gradients(positions: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """60 positions predict wanted tokens; a chunk is recomputed on the way back, so that no more logits are ever held."""
+    batch, config = random_batch(LAYOUTS["padded"]), geometry()
+    rollout, draw = random_rollout(batch, config), torch.Generator().manual_seed(4)
+    branches, results, gradients, head = make_branches(rollout.blocks, rollout.tokens[..., :-1]), [], [], []
+    for elements in (models.LOGITS_AT_A_TIME, positions * VOCABULARY):
+        monkeypatch.setattr(models, "LOGITS_AT_A_TIME", elements)
+        policy = policy_of()
+        head.append(Rows(policy.head))
+        labels = [branch_labels(batch, rollout, branches, 0.7), row_labels(batch)]
+        log_probs = policy.log_probs(policy.flat_hidden(batch, branches), *labels)
+        results.append([torch.where(each.wanted, found, 0) for each, found in zip(labels, log_probs, strict=True)])
+        sum((found * torch.rand(found.shape, generator=draw.manual_seed(4))).sum() for found in results[-1]).backward()
+        gradients.append([parameter.grad for parameter in policy.model.parameters()])
+    torch.testing.assert_close(results[1], results[0], rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(gradients[1], gradients[0], rtol=1e-4, atol=1e-5)
+    assert head[0].counts == [22 + 36 + 12 + 18]
+    assert max(head[1].counts) == positions
+    assert sum(head[1].counts) == 2 * 88
 
 
 def test_final_softcap_is_applied_before_the_softmax() -> None:
@@ -127,8 +149,9 @@ def test_tokens_forwarded_counts_a_backward_as_two_forwards_and_a_cut_network_by
 
 
 def row_states(phi: FeatureNetwork, batch: Batch) -> Tensor:
+    nothing = make_branches(random_rollout(batch, geometry()).blocks, torch.zeros(len(batch), 0, 0, 0, dtype=torch.long))
     with torch.no_grad():
-        return phi.hidden(batch.tokens, row_positions(batch), RowContext.of(batch))
+        return phi.hidden(batch, nothing)
 
 
 @pytest.mark.parametrize("taps", [[0], [1], [0, 2], [2, 1], [3], [0, 1, 2, 3]], ids=str)

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from ebft.config import OptimizerConfig, TrainConfig
-from ebft.methods import Loss
+from ebft.methods import Loss, differentiate
 from ebft.models import LanguageModel
-from ebft.optimization import NonFiniteError, Optimization
+from ebft.optimization import NonFiniteError, Optimization, micro_batches
 from ebft.setup import Setup, prepare
 from ebft.types import Batch
 from tests.debug_run import miniature
@@ -43,12 +43,15 @@ class Linear:
     def counts(self, prepared: Batch) -> dict[str, Tensor]:
         return {"rows": torch.tensor(len(prepared))}
 
-    def loss(self, prepared: Batch, totals: dict[str, Tensor]) -> Loss:
+    def losses(self, prepared: Batch, totals: dict[str, Tensor], max_tokens: int | None) -> Iterator[Loss]:
         loss = (self.model.weight * prepared.tokens).sum()
-        return Loss(loss, {"rows": totals["rows"].float()})
+        yield Loss(loss, {"rows": totals["rows"].float()})
 
-    def metrics(self, prepared: list[Batch]) -> dict[str, float]:
-        return {"parts": float(len(prepared))}
+    def row_tokens(self, batch: Batch) -> list[int]:
+        return [batch.tokens.shape[1]] * len(batch)
+
+    def metrics(self, prepared: list[Batch]) -> dict[str, Tensor]:
+        return {"parts": torch.tensor(float(len(prepared)))}
 
     def rollouts(self, num_blocks: float) -> str:
         return "none"
@@ -76,16 +79,16 @@ def test_two_steps_of_adamw() -> None:
     weight = 2 * 0.95 - 0.1 * 3 / 3 = 1.8, then 1.8 * 0.95 - 0.1 * 0.894737 / 2.213015 = 1.669569.
     """
     optimization, method, weight = toy([2.0], weight_decay=0.5)
-    optimization.step(method, batch_of([3]), 0, 1)
+    optimization.step(method, batch_of([3]), 0, 1, None)
     assert weight.item() == pytest.approx(1.8, abs=1e-6)
-    optimization.step(method, batch_of([-1]), 1, 1)
+    optimization.step(method, batch_of([-1]), 1, 1, None)
     assert weight.item() == pytest.approx(1.669569, abs=1e-6)
 
 
 def test_the_gradient_is_clipped_by_its_whole_norm() -> None:
     """(3, 4) has norm 5 and becomes (0.6, 0.8); the first moment is a tenth of it. The norm is reported as it was."""
     optimization, method, weight = toy([1.0, 1.0], max_grad_norm=1.0)
-    values = optimization.step(method, batch_of([1, 1], [2, 3]), 0, 1)
+    values = optimization.step(method, batch_of([1, 1], [2, 3]), 0, 1, None)
     assert values["grad_norm"] == pytest.approx(5)
     assert optimization.optimizer.state[weight]["exp_avg"].tolist() == pytest.approx([0.06, 0.08], abs=1e-6)
 
@@ -93,7 +96,7 @@ def test_the_gradient_is_clipped_by_its_whole_norm() -> None:
 def test_micro_batches_add_up_and_know_the_whole_batch() -> None:
     """Losses 1, 2 and 4 of three rows in parts of two: 7 in all; every part divides by the three rows of the batch, not by its own."""
     optimization, method, weight = toy([1.0])
-    values = optimization.step(method, batch_of([1], [2], [4]), 0, 2)
+    values = optimization.step(method, batch_of([1], [2], [4]), 0, 2, None)
     assert values == {"loss": 7.0, "rows": 6.0, "grad_norm": 7.0, "lr": 0.1, "parts": 2.0}
     assert weight.grad is None
 
@@ -110,7 +113,7 @@ def test_micro_batches_add_up_and_know_the_whole_batch() -> None:
 def test_schedules(schedule: str, factor: Any) -> None:
     """A quarter of ten steps is three steps of warm-up, whose first has rate 0; linear and cosine reach 0 after the last step."""
     optimization, method, _ = toy([1.0], schedule=schedule, warmup_fraction=0.25)
-    rates = [optimization.step(method, batch_of([1]), step, 1)["lr"] for step in range(10)]
+    rates = [optimization.step(method, batch_of([1]), step, 1, None)["lr"] for step in range(10)]
     assert rates == pytest.approx([0.1 * factor(step) for step in range(10)])
     assert optimization.schedule.get_last_lr()[0] == pytest.approx(0.0 if schedule in ("linear", "cosine") else 0.1, abs=1e-12)
 
@@ -123,7 +126,7 @@ def test_average_of_the_weights() -> None:
         assert weight.item() == 1.0
     averages = []
     for step in range(3):
-        optimization.step(method, batch_of([5]), step, 1)
+        optimization.step(method, batch_of([5]), step, 1, None)
         with optimization.averaged():
             averages.append(weight.item())
     assert averages == pytest.approx([0.9, 0.875, 0.83125], abs=1e-6)
@@ -132,7 +135,7 @@ def test_average_of_the_weights() -> None:
 def test_own_weights_come_back_exactly_even_after_an_error() -> None:
     optimization, method, weight = toy([0.1, 1 / 3], ema_decay=0.75)
     for step in range(2):
-        optimization.step(method, batch_of([5, 7]), step, 1)
+        optimization.step(method, batch_of([5, 7]), step, 1, None)
     before, identity = weight.detach().clone(), weight.data_ptr()
     with pytest.raises(AssertionError, match="seen inside"), optimization.averaged():  # noqa: PT012
         assert not torch.equal(weight, before)
@@ -143,7 +146,7 @@ def test_own_weights_come_back_exactly_even_after_an_error() -> None:
 
 def test_without_an_average_the_weights_are_the_models_own() -> None:
     optimization, method, weight = toy([1.0])
-    optimization.step(method, batch_of([5]), 0, 1)
+    optimization.step(method, batch_of([5]), 0, 1, None)
     with optimization.averaged():
         assert weight.item() == pytest.approx(0.9)
     assert optimization.state()["average"] is None
@@ -152,11 +155,11 @@ def test_without_an_average_the_weights_are_the_models_own() -> None:
 def test_what_is_not_finite_changes_nothing() -> None:
     """A gradient beyond float32 after one good step: weights, moments, schedule and average stay as they were."""
     optimization, method, weight = toy([1.0], ema_decay=0.75, schedule="linear")
-    optimization.step(method, batch_of([5]), 0, 1)
+    optimization.step(method, batch_of([5]), 0, 1, None)
     before = [value.clone() if isinstance(value, Tensor) else value for value in leaves(optimization.state())]
-    method.loss = lambda prepared, totals: Loss((method.model.weight * 1e38 * 1e38).sum(), {})  # type: ignore[method-assign]
+    method.losses = lambda *_: iter([Loss((method.model.weight * 1e38 * 1e38).sum(), {})])  # type: ignore[method-assign]
     with pytest.raises(NonFiniteError, match=r"^loss is inf, grad_norm is (inf|nan)$"):
-        optimization.step(method, batch_of([5]), 1, 1)
+        optimization.step(method, batch_of([5]), 1, 1, None)
     assert weight.item() == pytest.approx(0.9)
     assert leaves(optimization.state()) == before
 
@@ -180,12 +183,12 @@ def gradient(setup: Setup, step: int = 0) -> Tensor:
     """Of one row through the method's own loss."""
     setup.policy.model.train()
     prepared = setup.method.prepare(setup.batch([0, 1]), step)
-    setup.method.loss(prepared, setup.method.counts(prepared)).total.backward()
+    differentiate(setup.method, prepared, setup.method.counts(prepared), None)
     return torch.cat([parameter.grad.flatten() for parameter in setup.policy.model.parameters() if parameter.grad is not None])
 
 
-@pytest.mark.parametrize("method", ["sft", "ebft"])
-def test_gradient_checkpointing_recomputes_and_changes_nothing(tmp_path: Path, method: str) -> None:
+@pytest.mark.parametrize(("method", "passes"), [("sft", 1), ("ebft", 2)])  # a row, and a row and its branches
+def test_gradient_checkpointing_recomputes_and_changes_nothing(tmp_path: Path, method: str, passes: int) -> None:
     gradients, forwards = [], []
     for checkpointing in ("false", "true"):
         setup = prepare(miniature(tmp_path, f"method={method}", f"trainer.gradient_checkpointing={checkpointing}"))
@@ -194,7 +197,7 @@ def test_gradient_checkpointing_recomputes_and_changes_nothing(tmp_path: Path, m
         projection.register_forward_hook(lambda *_, calls=calls: calls.append(None) if torch.is_grad_enabled() else None)
         gradients.append(gradient(setup))
         forwards.append(len(calls))
-    assert forwards == [1, 2]
+    assert forwards == [passes, 2 * passes]
     assert gradients[0].abs().max() > 0
     torch.testing.assert_close(gradients[1], gradients[0], rtol=0, atol=0)
 
@@ -203,16 +206,32 @@ def moments(config: TrainConfig, num_rows: int) -> tuple[Tensor, dict[str, float
     """First moments after a step, which are its gradient, clipped, over ten; and the step's figures."""
     setup = prepare(config)
     optimization = Optimization(config.optimizer, setup.policy, 10)
-    values = optimization.step(setup.method, setup.batch(list(range(num_rows))), 3, config.trainer.micro_batch_size)
+    batch, trainer = setup.batch(list(range(num_rows))), config.trainer
+    values = optimization.step(setup.method, batch, 3, trainer.micro_batch_size, trainer.max_tokens_per_microbatch)
     return torch.cat([state["exp_avg"].flatten() for state in optimization.optimizer.state.values()]), values
+
+
+@pytest.mark.parametrize(
+    ("rows", "tokens", "cuts"),
+    [
+        (3, None, [(0, 3), (3, 5)]),
+        (5, 14, [(0, 2), (2, 3), (3, 5)]),  # 2 x 7 is as much as may be, 3 x 7 and 2 x 11 are more
+        (2, 33, [(0, 2), (2, 4), (4, 5)]),
+        (5, 5, [(0, 1), (1, 2), (2, 3), (3, 4), (4, 5)]),
+    ],
+)
+def test_cuts_by_hand(rows: int, tokens: int | None, cuts: list[tuple[int, int]]) -> None:
+    assert micro_batches([5, 7, 11, 3, 2], rows, tokens) == cuts
 
 
 @pytest.mark.parametrize("layout", [[], ["data.layout=padded"]], ids=["packed", "padded"])
 @pytest.mark.parametrize("method", ["sft", "ebft"])
 def test_the_micro_batch_never_changes_the_step(tmp_path: Path, method: str, layout: list[str]) -> None:
-    """1 x 8, 3 + 3 + 2 and 8 x 1, the padded rows with different numbers of blocks and of targets."""
-    options = [f"method={method}", *layout, "trainer.batch_size=8", "data.sequence_length=19"]
-    (whole, figures), *others = [moments(miniature(tmp_path, *options, f"trainer.micro_batch_size={size}"), 8) for size in (8, 3, 1)]
+    """1 x 8, 3 + 3 + 2, 8 x 1, several rows by tokens, and rows one by one whose rollouts do not fit at once; the padded rows with different numbers
+    of blocks and of targets."""
+    options, limits = [f"method={method}", *layout, "trainer.batch_size=8", "data.sequence_length=19"], [(8, "null"), (3, "null"), (1, "null")]
+    cuts = [f"trainer.micro_batch_size={size} trainer.max_tokens_per_microbatch={tokens}".split() for size, tokens in [*limits, (8, 90), (8, 23)]]
+    (whole, figures), *others = [moments(miniature(tmp_path, *options, *cut), 8) for cut in cuts]
     assert whole.abs().max() > 1e-3
     for cut, values in others:
         torch.testing.assert_close(cut, whole, rtol=1e-4, atol=1e-6)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from ebft.methods import differentiate
 from ebft.optimization import Optimization
 from ebft.plan import model_card, plan
 from ebft.setup import prepare
@@ -18,7 +19,7 @@ def test_tokens_of_a_step_are_those_of_the_plan(tmp_path: Path, method: str, geo
     setup = prepare(config)
     line = plan(config, setup)["tokens to forward per step"]
     optimization, before = Optimization(config.optimizer, setup.policy, 10), setup.method.tokens_forwarded
-    optimization.step(setup.method, setup.batch([0, 1, 2]), 0, 2)
+    optimization.step(setup.method, setup.batch([0, 1, 2]), 0, 2, None)
     measured = setup.method.tokens_forwarded - before
     assert line.startswith(f"{measured:,.0f} = ")
     assert f"; {measured / (3 * 3 * 23):.1f} times" in line
@@ -34,7 +35,7 @@ def test_phases_are_those_of_the_plan(tmp_path: Path) -> None:
     before = setup.method.tokens_forwarded
     prepared = setup.method.prepare(setup.batch([0, 1, 2]), 0)
     assert setup.method.tokens_forwarded - before == 105 + 61.5
-    setup.method.loss(prepared, setup.method.counts(prepared))
+    differentiate(setup.method, prepared, setup.method.counts(prepared), None)
     assert setup.method.tokens_forwarded - before == 105 + 61.5 + 315
     assert plan(config, setup)["tokens to forward per step"] == (
         "482 = sampling 105 + features 62 + update 315; 2.3 times supervised fine-tuning on the same rows"

@@ -7,11 +7,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from ebft.blocks import Branches, block_branches, flat_positions, flat_tokens, from_branches, predictors, token_places
-from ebft.reuse import branches_of, dense_ranks, distinct, leading_matches, live_branches
+from ebft.blocks import Branches, OwnTokens, block_branches, from_branches, predictors, token_places
+from ebft.reuse import _starts, branches_of, dense_ranks, distinct, leading_matches, live_branches
 from ebft.types import Batch, Blocks, Rollout
 from tests.helpers import existing, partly_the_row
-from tests.reference import batch_of, dense_mask, leading_matches_loop
+from tests.reference import batch_of, dense_mask, flat_positions, flat_tokens, leading_matches_loop
 
 generated = settings(derandomize=True, deadline=None, database=None, max_examples=100)
 NUM_ROWS = 3
@@ -64,7 +64,7 @@ def test_leading_matches_equal_the_comparison_token_by_token(case: tuple[list[li
 def test_every_needed_token_stands_behind_its_own_history_and_no_branch_is_there_twice(case: tuple[list[list[int]], int, int, int]) -> None:
     """Where a valid token stands, and where it is predicted, the flat row shows the context and the rollout's tokens before, and nothing else."""
     batch, rollout = made_of(case)
-    branches, T, (_, N, _, G) = live_branches(batch, rollout.blocks, rollout.tokens, rollout.valid), batch.tokens.shape[1], rollout.tokens.shape
+    branches, T, (_, N, _, G) = live_branches(batch, rollout), batch.tokens.shape[1], rollout.tokens.shape
     assert branches.tokens.shape[1] == different_tokens(batch, rollout)
     anchors = block_branches(rollout.blocks.anchors, N)
     places, before = (from_branches(find(anchors, branches, T, G), N) for find in (token_places, predictors))
@@ -82,7 +82,7 @@ def test_every_needed_token_stands_behind_its_own_history_and_no_branch_is_there
 @given(case=rollouts())
 def test_bounds_hold_for_every_row_and_branches_come_in_order_of_their_anchors(case: tuple[list[list[int]], int, int, int]) -> None:
     batch, rollout = made_of(case)
-    branches = live_branches(batch, rollout.blocks, rollout.tokens, rollout.valid)
+    branches = live_branches(batch, rollout)
     assert branches.reach == tuple(branches.anchors.amax(0).tolist())
     assert branches.depth == tuple(branches.steps.amax(0).tolist())
     filler = torch.zeros_like(branches.tokens, dtype=torch.bool)
@@ -91,15 +91,50 @@ def test_bounds_hold_for_every_row_and_branches_come_in_order_of_their_anchors(c
     assert (branches.steps * filler == 0).all()
 
 
-def by_hand(*rollouts: list[int]) -> tuple[Batch, Blocks, Tensor]:
+@generated
+@given(case=rollouts(), group_tokens=st.integers(1, 7))
+def test_groups_hold_whole_branches_and_together_all_of_them(case: tuple[list[list[int]], int, int, int], group_tokens: int) -> None:
+    batch, rollout = made_of(case)
+    whole, grouped = live_branches(batch, rollout), live_branches(batch, rollout, group_tokens)
+    assert grouped.group == max(group_tokens, rollout.tokens.shape[3])
+
+    def as_branches(tokens: OwnTokens, row: int) -> list[list[tuple[int, int]]]:
+        """Of a row, its branches as (anchor, token) pairs, without what rows are filled up with: single tokens 0 behind anchor 1."""
+        found: list[list[tuple[int, int]]] = []
+        for anchor, step, token in zip(tokens.anchors[row].tolist(), tokens.steps[row].tolist(), tokens.tokens[row].tolist(), strict=True):
+            assert step == (len(found[-1]) if step else 0)
+            found = [*found, []] if step == 0 else found
+            found[-1].append((anchor, token))
+        return [branch for branch in found if branch != [(1, 0)]]
+
+    for row in range(len(batch)):
+        assert [branch for _, group in grouped.groups() for branch in as_branches(group, row)] == as_branches(whole, row)
+    (_, n_samples, _, num_steps), row_length = rollout.tokens.shape, batch.tokens.shape[1]
+    places = from_branches(token_places(block_branches(rollout.blocks.anchors, n_samples), grouped, row_length, num_steps), n_samples)
+    for b, n, k, g in rollout.valid.nonzero().tolist():
+        assert flat_tokens(batch, grouped)[b, places[b, n, k, g]] == rollout.tokens[b, n, k, g]
+
+
+def test_groups_by_hand() -> None:
+    """Branches of 3, 2, 2, 3 and 1 tokens in groups of 5, of which 2 are for what reaches back: they end at 3, 5, 7, 10 and 11 of 3 a group."""
+    assert _starts(torch.tensor([[3, 2, 2, 3, 1]]), 3, 5).tolist() == [[0, 5, 10, 15, 18]]
+    assert _starts(torch.tensor([[3, 2, 2, 3, 1]]), 3, None).tolist() == [[0, 3, 5, 7, 10]]
+
+
+def valid_rollout(blocks: Blocks, tokens: Tensor, valid: list | None = None) -> Rollout:
+    kept = torch.ones_like(tokens, dtype=torch.bool) if valid is None else torch.tensor(valid)
+    return Rollout(blocks, tokens, torch.zeros(tokens.shape), kept)
+
+
+def by_hand(*rollouts: list[int], valid: list[bool] | None = None) -> tuple[Batch, Rollout]:
     """A row 0 .. 6 and rollouts of one block at 2, whose real continuation is 2 3 4."""
-    return batch_of([[0] * 7]), Blocks(torch.tensor([[2]]), torch.tensor([[True]]), (2,)), torch.tensor(rollouts)[None, :, None]
+    blocks, tokens = Blocks(torch.tensor([[2]]), torch.tensor([[True]]), (2,)), torch.tensor(rollouts)[None, :, None]
+    return batch_of([[0] * 7]), valid_rollout(blocks, tokens, None if valid is None else [[[valid]] * len(rollouts)])
 
 
 def test_branches_by_hand() -> None:
     """The first parts after a token; the second and fourth are the same throughout; the third is the row's."""
-    batch, blocks, tokens = by_hand([2, 8, 9], [7, 3, 4], [2, 3, 4], [7, 3, 4], [2, 8, 6])
-    live = live_branches(batch, blocks, tokens, torch.ones_like(tokens, dtype=torch.bool))
+    live = live_branches(*by_hand([2, 8, 9], [7, 3, 4], [2, 3, 4], [7, 3, 4], [2, 8, 6]))
     assert live.tokens.tolist() == [[7, 3, 4, 8, 6, 8, 9]]
     assert live.anchors.tolist() == [[2, 2, 2, 3, 3, 3, 3]]
     assert live.steps.tolist() == [[0, 1, 2, 0, 1, 0, 1]]
@@ -108,22 +143,21 @@ def test_branches_by_hand() -> None:
 
 
 def test_rollouts_that_differ_in_a_token_that_nobody_needs_are_one() -> None:
-    batch, blocks, tokens = by_hand([2, 8, 9], [2, 8, 6])
-    assert live_branches(batch, blocks, tokens, torch.tensor([[[[True, True, False]]] * 2])).tokens.tolist() == [[8]]
-    assert branches_of(batch, blocks, tokens, torch.tensor([[[[True, True, False]]] * 2]), reuse=False).tokens.tolist() == [[2, 8, 9, 2, 8, 6]]
+    made = by_hand([2, 8, 9], [2, 8, 6], valid=[True, True, False])
+    assert live_branches(*made).tokens.tolist() == [[8]]
+    assert branches_of(*made, reuse=False).tokens.tolist() == [[2, 8, 9, 2, 8, 6]]
 
 
 def test_equal_branches_of_different_blocks_are_one() -> None:
     """From 2 after the row's token 2, and from 3 at once."""
     blocks = Blocks(torch.tensor([[2, 3]]), torch.tensor([[True, True]]), (2, 3))
     tokens = torch.tensor([[[[2, 9, 8], [9, 8, 0]]]])
-    live = live_branches(batch_of([[0] * 7]), blocks, tokens, torch.tensor([[[[True, True, True], [True, True, False]]]]))
+    live = live_branches(batch_of([[0] * 7]), valid_rollout(blocks, tokens, [[[[True, True, True], [True, True, False]]]]))
     assert (live.tokens.tolist(), live.anchors.tolist()) == ([[9, 8]], [[3, 3]])
 
 
 def test_nothing_is_left_of_rollouts_that_are_the_row_s() -> None:
-    batch, blocks, tokens = by_hand([2, 3, 4], [2, 3, 4])
-    live: Branches = live_branches(batch, blocks, tokens, torch.ones_like(tokens, dtype=torch.bool))
+    live: Branches = live_branches(*by_hand([2, 3, 4], [2, 3, 4]))
     assert live.tokens.shape == (1, 0)
     assert token_places(torch.tensor([[2, 2]]), live, 7, 3).tolist() == [[[2, 3, 4], [2, 3, 4]]]
 
@@ -131,7 +165,7 @@ def test_nothing_is_left_of_rollouts_that_are_the_row_s() -> None:
 def test_numbers_of_different_keys_by_hand() -> None:
     keys, chosen = torch.tensor([[5, 3, 5, 9], [4, 4, 4, 1]]), torch.tensor([[True, True, True, False], [True, False, True, False]])
     assert dense_ranks(keys).tolist() == [[1, 0, 1, 2], [1, 1, 1, 0]]
-    number, first, exists = distinct(keys, chosen)
+    number, first, exists = distinct(keys, chosen, None)
     assert number[chosen].tolist() == [1, 0, 1, 0, 0]
     assert exists.tolist() == [[True, True], [True, False]]
     assert keys.gather(1, first)[exists].tolist() == [3, 5, 4]

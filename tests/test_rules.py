@@ -101,6 +101,10 @@ def test_the_default_passes(default: TrainConfig, pairs: TrainConfig) -> None:
             {"trainer__batch_size": 3, "trainer__micro_batch_size": 5},
             "trainer.micro_batch_size=5 is above trainer.batch_size=3; lower it.",
         ),
+        (
+            {"trainer__max_tokens_per_microbatch": 259},
+            "trainer.max_tokens_per_microbatch=259 is below the 260 tokens of a row with one rollout; raise it, or shorten data.sequence_length.",
+        ),
         ({"optimizer__betas": [0.9]}, "optimizer.betas=[0.9] must be two numbers in [0, 1)."),
         ({"optimizer__betas": [0.9, 1.0]}, "optimizer.betas=[0.9, 1.0] must be two numbers in [0, 1)."),
         ({"optimizer__warmup_fraction": 1.5}, "optimizer.warmup_fraction=1.5 must be at most 1."),

@@ -42,7 +42,7 @@ def rolled_out(policy: LanguageModel, batch: Batch, config: SamplerConfig, stop_
 
 
 def training_log_probs(policy: LanguageModel, batch: Batch, rollout: Rollout, config: SamplerConfig) -> Tensor:
-    branches = branches_of(batch, rollout.blocks, rollout.tokens[..., :-1], rollout.valid[..., 1:], config.reuse)
+    branches = branches_of(batch, rollout.predicting, config.reuse)
     labels = branch_labels(batch, rollout, branches, config.temperature)
     (log_probs,) = policy.log_probs(policy.flat_hidden(batch, branches), labels)
     return rollout.like_tokens(log_probs)

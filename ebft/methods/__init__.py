@@ -3,14 +3,14 @@
 from typing import Any
 
 from ebft.config import EBFTConfig, RLVRConfig, SFTConfig, TrainConfig
-from ebft.methods.base import Loss, Method
+from ebft.methods.base import Loss, Method, differentiate
 from ebft.methods.ebft import EBFT
 from ebft.methods.rlvr import RLVR
 from ebft.methods.sft import SFT
 from ebft.models import FeatureNetwork, LanguageModel
 from ebft.tasks.judge import Judge
 
-__all__ = ["Loss", "Method", "build"]
+__all__ = ["Loss", "Method", "build", "differentiate"]
 
 
 def build(

@@ -1,8 +1,10 @@
 """What the training loop knows of a method."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol, TypeVar, runtime_checkable
 
+import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -22,6 +24,21 @@ class Loss:
 Prepared = TypeVar("Prepared")
 
 
+def branch_tokens(batch: Batch, max_tokens: int | None) -> int | None:
+    """Of `max_tokens`, what every row of a micro-batch has for its branches beside itself."""
+    return None if max_tokens is None else max_tokens // len(batch) - batch.tokens.shape[1]
+
+
+def differentiate(method: "Method[Prepared]", prepared: Prepared, totals: Counts, max_tokens: int | None) -> dict[str, Float[Tensor, ""]]:
+    """Add the gradient of a micro-batch's loss to those of the parameters. Returns the loss, and its parts by name."""
+    figures: dict[str, Tensor] = {}
+    for loss in method.losses(prepared, totals, max_tokens):
+        loss.total.backward()
+        for name, value in {"loss": loss.total, **loss.parts}.items():
+            figures[name] = figures.get(name, torch.zeros_like(value)) + value.detach()
+    return figures
+
+
 @runtime_checkable
 class Method(Protocol[Prepared]):
     """An algorithm as the loop sees it: prepare every micro-batch of an optimiser step, then take the loss of each.
@@ -36,9 +53,16 @@ class Method(Protocol[Prepared]):
 
     def counts(self, prepared: Prepared) -> Counts: ...
 
-    def loss(self, prepared: Prepared, totals: Counts) -> Loss: ...
+    def losses(self, prepared: Prepared, totals: Counts, max_tokens: int | None) -> Iterator[Loss]:
+        """Losses that add up to the micro-batch's. The gradient of each is to be taken before the next, so that at most `max_tokens` hold activations
+        at a time."""
+        ...
 
-    def metrics(self, prepared: list[Prepared]) -> dict[str, float]:
+    def row_tokens(self, batch: Batch) -> list[int]:
+        """Tokens of every row with all its rollouts, at most."""
+        ...
+
+    def metrics(self, prepared: list[Prepared]) -> dict[str, Float[Tensor, ""]]:
         """Figures of the whole optimiser batch."""
         ...
 

@@ -8,6 +8,7 @@ reward alignment with the reference and diversity among the branches, take the p
 that a rollout shares with its row or with another rollout.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -19,13 +20,13 @@ from ebft.advantages import advantages
 from ebft.blocks import find_blocks
 from ebft.config import EBFTConfig, SamplerConfig
 from ebft.losses import cross_entropy, policy_gradient
-from ebft.methods.base import Counts, Loss
+from ebft.methods.base import Counts, Loss, branch_tokens
 from ebft.methods.metrics import signal
-from ebft.models import FeatureNetwork, LanguageModel, branch_labels, row_labels
+from ebft.models import FeatureNetwork, Labels, LanguageModel, branch_labels, row_labels
 from ebft.reuse import branches_of, leading_matches
 from ebft.rewards import alignment_and_diversity, whitening_sign
 from ebft.sampler import sample, uniforms
-from ebft.types import Batch, Rollout
+from ebft.types import Batch, Blocks, Rollout
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,7 @@ class Experience:
     """What a micro-batch contributes to an update."""
 
     batch: Batch
+    text: Labels  # the row's own tokens
     rollout: Rollout
     alignment: Float[Tensor, "B N K"]
     diversity: Float[Tensor, "B N K"]
@@ -51,8 +53,9 @@ class EBFT:
 
     def prepare(self, batch: Batch, step: int) -> Experience:
         config, geometry, device = self.config, self.sampler, self.policy.device
-        blocks = find_blocks(batch, geometry.anchors, geometry.context_length, geometry.stride, geometry.generate_length)
+        blocks = self._blocks(batch)
         draws = uniforms(f"{self.seed}/train/{step}", batch.row_ids, blocks.anchors.shape[1], geometry.n_samples, geometry.generate_length)
+        text = row_labels(batch).to(device)
         batch, blocks, draws = batch.to(device), blocks.to(device), draws.to(device)
 
         rollout, _ = sample(self.policy, batch, blocks, draws, geometry.temperature, self.stop_token, geometry.reuse)
@@ -62,29 +65,36 @@ class EBFT:
         advantage = advantages(alignment, diversity, config.alignment_coef, config.diversity_coef, config.advantage)
         matches = leading_matches(batch, blocks, rollout.tokens) if geometry.reuse else torch.zeros_like(rollout.tokens[..., 0])
         reused = matches.minimum(rollout.valid.sum(-1))
-        return Experience(batch, rollout, alignment, diversity, reward, advantage, whitening_sign(embeddings), reused)
+        return Experience(batch, text, rollout, alignment, diversity, reward, advantage, whitening_sign(embeddings), reused)
 
     def counts(self, prepared: Experience) -> Counts:
-        return {"generated": prepared.rollout.valid.sum(), "targets": prepared.batch.loss_mask[:, 1:].sum()}
+        return {"generated": prepared.rollout.valid.sum(), "targets": prepared.text.wanted.sum()}
 
-    def loss(self, prepared: Experience, totals: Counts) -> Loss:
+    def losses(self, prepared: Experience, totals: Counts, max_tokens: int | None) -> Iterator[Loss]:
+        """The branches' losses group by group, then the row's, whose first tokens of rollouts and cross-entropy it has."""
         batch, rollout, ce_coef = prepared.batch, prepared.rollout, self.config.ce_coef
-        # A token is needed where it predicts one that is valid; nothing is predicted from a branch's last token.
-        branches = branches_of(batch, rollout.blocks, rollout.tokens[..., :-1], rollout.valid[..., 1:], self.sampler.reuse)
-        hidden = self.policy.flat_hidden(batch, branches)
+        branches = branches_of(batch, rollout.predicting, self.sampler.reuse, branch_tokens(batch, max_tokens))
         generated = branch_labels(batch, rollout, branches, self.sampler.temperature)
-        text = row_labels(batch)
-        log_probs = self.policy.log_probs(hidden, *([generated, text] if ce_coef else [generated]))
+        for part in self.policy.parts(batch, branches):
+            here, text = generated.within(part), [prepared.text] if ce_coef and part.is_row else []
+            log_probs = self.policy.log_probs(part.hidden, here, *text)
+            rl = policy_gradient(rollout.like_tokens(log_probs[0]), prepared.advantages, rollout.like_tokens(here.wanted), totals["generated"])
+            total, parts = self.config.rl_coef * rl, {"policy_gradient": rl}
+            if text:
+                parts["cross_entropy"] = cross_entropy(log_probs[1], prepared.text.wanted, totals["targets"])
+                total = total + ce_coef * parts["cross_entropy"]
+            yield Loss(total + part.pull, parts)
 
-        rl = policy_gradient(rollout.like_tokens(log_probs[0]), prepared.advantages, rollout.valid, totals["generated"])
-        total, parts = self.config.rl_coef * rl, {"policy_gradient": rl}
-        if ce_coef:
-            parts["cross_entropy"] = cross_entropy(log_probs[1], text.wanted, totals["targets"])
-            total = total + ce_coef * parts["cross_entropy"]
-        return Loss(total, parts)
-
-    def metrics(self, prepared: list[Experience]) -> dict[str, float]:
+    def metrics(self, prepared: list[Experience]) -> dict[str, Tensor]:
         return signal(prepared, self.stop_token)
+
+    def row_tokens(self, batch: Batch) -> list[int]:
+        own = self.sampler.n_samples * self.sampler.generate_length
+        return [batch.tokens.shape[1] + own * num_blocks for num_blocks in self._blocks(batch).valid.sum(1).tolist()]
+
+    def _blocks(self, batch: Batch) -> Blocks:
+        geometry = self.sampler
+        return find_blocks(batch, geometry.anchors, geometry.context_length, geometry.stride, geometry.generate_length)
 
     def rollouts(self, num_blocks: float) -> str:
         return f"{self.sampler.n_samples} of {self.sampler.generate_length} tokens at each of {num_blocks:.1f} anchors a row"

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
 from ebft.types import Rollout
@@ -32,8 +32,8 @@ class Verified(Protocol):
     def advantages(self) -> Float[Tensor, "B N"]: ...
 
 
-def outcomes(prepared: Sequence[Verified]) -> dict[str, float]:
-    """Means over all completions of an optimiser batch, rewards and passes over the judged ones, in one copy to the host."""
+def outcomes(prepared: Sequence[Verified]) -> dict[str, Float[Tensor, ""]]:
+    """Means over all completions of an optimiser batch, rewards and passes over the judged ones."""
     judged = torch.cat([part.judged for part in prepared])
     spread = torch.cat([part.advantages.abs().amax(1) for part in prepared])
     figures = {
@@ -48,8 +48,7 @@ def outcomes(prepared: Sequence[Verified]) -> dict[str, float]:
     ratios = [(part.rollout.log_probs - part.reference)[part.rollout.valid] for part in prepared if part.reference is not None]
     if sum(map(len, ratios)):
         figures["kl"] = torch.cat(ratios).mean()  # per token that counts, without bias
-    values: list[float] = torch.stack(list(figures.values())).tolist()
-    return dict(zip(figures, values, strict=True))
+    return figures
 
 
 @runtime_checkable
@@ -72,35 +71,38 @@ class Rewarded(Protocol):
     def reused(self) -> Int[Tensor, "B N K"]: ...
 
 
-def signal(prepared: Sequence[Rewarded], stop_token: int | None) -> dict[str, float]:
-    """Means over all rollouts of an optimiser batch, in one copy to the host; shares lie in [0, 1]."""
+def signal(prepared: Sequence[Rewarded], stop_token: int | None) -> dict[str, Float[Tensor, ""]]:
+    """Means over all rollouts of an optimiser batch; shares lie in [0, 1]. Nothing is asked of the device."""
+    exists = torch.cat([part.rollout.blocks.valid.flatten() for part in prepared])
+
+    def mean(values: Shaped[Tensor, "M N"] | Shaped[Tensor, "M"]) -> Float[Tensor, ""]:
+        each = values.float().mean(1) if values.ndim == 2 else values.float()
+        return torch.where(exists, each, 0).sum() / exists.sum()
 
     def gather(name: str) -> Float[Tensor, "M N"]:
-        return torch.cat([_contexts(getattr(part, name), part.rollout) for part in prepared])
+        return torch.cat([_contexts(getattr(part, name)) for part in prepared])
 
     rewards, advantages = gather("reward"), gather("advantages")
-    tokens = torch.cat([_contexts(part.rollout.tokens, part.rollout) for part in prepared])
-    reused = torch.cat([_contexts(part.reused, part.rollout) for part in prepared]).sum()
-    assert len(tokens), "an optimiser batch holds rows with blocks only"
+    tokens = torch.cat([_contexts(part.rollout.tokens) for part in prepared])
+    reused = torch.cat([_contexts(part.reused) for part in prepared]).sum(1)
     figures = {
-        "reward": rewards.mean(),
-        "alignment": gather("alignment").mean(),
-        "diversity": gather("diversity").mean(),
-        "advantage_std": (advantages - advantages.mean()).square().mean().sqrt(),
-        "zero_advantage_share": (rewards.amax(1) - rewards.amin(1) <= EQUAL_REWARDS).float().mean(),
-        "duplicate_share": _has_twin(tokens).float().mean(),
-        "negative_whitening_share": (gather("whitening_sign") < 0).float().mean(),
-        "reused_share": reused / sum(part.rollout.valid.sum() for part in prepared),
+        "reward": mean(rewards),
+        "alignment": mean(gather("alignment")),
+        "diversity": mean(gather("diversity")),
+        "advantage_std": mean((advantages - mean(advantages)).square()).sqrt(),
+        "zero_advantage_share": mean(rewards.amax(1) - rewards.amin(1) <= EQUAL_REWARDS),
+        "duplicate_share": mean(_has_twin(tokens)),
+        "negative_whitening_share": mean(gather("whitening_sign") < 0),
+        "reused_share": torch.where(exists, reused, 0).sum() / sum(part.rollout.valid.sum() for part in prepared),
     }
     if stop_token is not None:
-        figures["starts_with_eos_share"] = (tokens[..., 0] == stop_token).float().mean()
-    values = torch.stack(list(figures.values())).tolist()
-    return dict(zip(figures, values, strict=True))
+        figures["starts_with_eos_share"] = mean(tokens[..., 0] == stop_token)
+    return figures
 
 
-def _contexts(x: Tensor, rollout: Rollout) -> Tensor:
-    """[B, N, K, ...] to [M, N, ...]: the M blocks that exist, one after the other."""
-    return x.transpose(1, 2)[rollout.blocks.valid]
+def _contexts(x: Tensor) -> Tensor:
+    """[B, N, K, ...] to [M, N, ...]: the M = B * K blocks, one after the other."""
+    return x.transpose(1, 2).flatten(0, 1)
 
 
 def _has_twin(tokens: Int[Tensor, "M N G"]) -> Bool[Tensor, "M N"]:

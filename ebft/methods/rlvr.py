@@ -13,6 +13,7 @@ The KL estimators are Schulman's (http://joschu.net/blog/kl-approx.html). As a l
 reward instead, log-ratio of the whole completion; k2 and k3 are means over tokens in the loss.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -25,9 +26,9 @@ from ebft.blocks import completion_blocks, make_branches
 from ebft.completions import Decoding, complete
 from ebft.config import RLVRConfig, SamplerConfig
 from ebft.losses import cross_entropy, kl_penalty, policy_gradient
-from ebft.methods.base import Counts, Loss
+from ebft.methods.base import Counts, Loss, branch_tokens
 from ebft.methods.metrics import outcomes
-from ebft.models import LanguageModel, branch_labels, row_labels
+from ebft.models import Labels, LanguageModel, branch_labels, row_labels
 from ebft.tasks.judge import Judge
 from ebft.types import Batch, Rollout
 
@@ -37,6 +38,7 @@ class Experience:
     """What a micro-batch contributes to an update."""
 
     batch: Batch
+    text: Labels  # the rows' own tokens
     rollout: Rollout  # K = 1; valid where a token counts in the loss
     reference: Float[Tensor, "B N 1 G"] | None  # the reference policy's log-probs
     rewards: Float[Tensor, "B N"]
@@ -59,6 +61,7 @@ class RLVR:
         blocks = completion_blocks(batch)
         if not config.ce_coef:
             batch = batch.columns(blocks.reach[0])  # the answers that stand behind the prompts are of no use
+        text = row_labels(batch).to(device)
         batch, blocks = batch.to(device), blocks.to(device)
         decoding, key = Decoding(self.sampler.temperature, top_p=1.0), f"{self.seed}/train/{step}"
         done = complete(self.policy, batch, blocks, self.sampler.n_samples, config.max_new_tokens, decoding, key, self.judge.stop_token)
@@ -77,46 +80,57 @@ class RLVR:
         rollout = Rollout(done.rollout.blocks, done.rollout.tokens, done.rollout.log_probs, done.rollout.valid & counted[..., None, None])
         passed = torch.tensor([[verdict.passed for verdict in row] for row in verdicts], device=device) & ~truncated
         return Experience(
-            batch, rollout, reference, rewards, passed, judged, counted, truncated, outcome_advantages(penalised, counted, config.advantage)
+            batch, text, rollout, reference, rewards, passed, judged, counted, truncated, outcome_advantages(penalised, counted, config.advantage)
         )
 
     @torch.no_grad()
     def _reference_log_probs(self, batch: Batch, rollout: Rollout) -> Float[Tensor, "B N 1 G"] | None:
-        return None if self.reference is None else self._log_probs(self.reference, batch, rollout)[0]
-
-    def _log_probs(self, model: LanguageModel, batch: Batch, rollout: Rollout, text: bool = False) -> tuple[Float[Tensor, "B N 1 G"], Tensor | None]:
-        """Log-probs of the completions, and with `text` of the rows' own tokens."""
-        branches = make_branches(rollout.blocks, rollout.tokens[..., :-1])
+        if self.reference is None:
+            return None
+        branches = make_branches(rollout.blocks, rollout.predicting.tokens)
         labels = branch_labels(batch, rollout, branches, self.sampler.temperature)
-        generated, *rest = model.log_probs(model.flat_hidden(batch, branches), labels, *([row_labels(batch)] if text else []))
-        return rollout.like_tokens(generated), rest[0] if rest else None
+        (log_probs,) = self.reference.log_probs(self.reference.flat_hidden(batch, branches), labels)
+        return rollout.like_tokens(log_probs)
 
     def counts(self, prepared: Experience) -> Counts:
         return {
             "completions": prepared.counted.sum(),
             "generated": prepared.rollout.valid.sum(),
-            "targets": prepared.batch.loss_mask[:, 1:].sum(),
+            "targets": prepared.text.wanted.sum(),
         }
 
-    def loss(self, prepared: Experience, totals: Counts) -> Loss:
-        config, rollout = self.config, prepared.rollout
-        log_probs, text = self._log_probs(self.policy, prepared.batch, rollout, text=config.ce_coef > 0)
-        weighted = prepared.advantages
-        if config.advantage == "grpo":
-            weighted = weighted / rollout.valid.sum((2, 3)).clamp_min(1)
-        elif config.advantage == "dr_grpo":
-            weighted = weighted / config.max_new_tokens
-        total = policy_gradient(log_probs, weighted[..., None], rollout.valid, totals["completions"])
-        parts = {"policy_gradient": total}
-        if prepared.reference is not None and config.kl_estimator != "k1":
-            parts["kl_penalty"] = kl_penalty(log_probs, prepared.reference, rollout.valid, totals["generated"], config.kl_estimator)
-            total = total + config.kl_coef * parts["kl_penalty"]
-        if text is not None:
-            parts["cross_entropy"] = cross_entropy(text, row_labels(prepared.batch).wanted, totals["targets"])
-            total = total + config.ce_coef * parts["cross_entropy"]
-        return Loss(total, parts)
+    def losses(self, prepared: Experience, totals: Counts, max_tokens: int | None) -> Iterator[Loss]:
+        """The completions' losses group by group, then the row's, whose first tokens of completions and cross-entropy it has."""
+        config, batch, rollout = self.config, prepared.batch, prepared.rollout
+        branches = make_branches(rollout.blocks, rollout.predicting.tokens, branch_tokens(batch, max_tokens))
+        generated = branch_labels(batch, rollout, branches, self.sampler.temperature)
+        for part in self.policy.parts(batch, branches):
+            here, text = generated.within(part), [prepared.text] if config.ce_coef and part.is_row else []
+            found = self.policy.log_probs(part.hidden, here, *text)
+            log_probs, wanted = rollout.like_tokens(found[0]), rollout.like_tokens(here.wanted)
+            total = policy_gradient(log_probs, self._weights(prepared), wanted, totals["completions"])
+            parts = {"policy_gradient": total}
+            if prepared.reference is not None and config.kl_estimator != "k1":
+                parts["kl_penalty"] = kl_penalty(log_probs, prepared.reference, wanted, totals["generated"], config.kl_estimator)
+                total = total + config.kl_coef * parts["kl_penalty"]
+            if text:
+                parts["cross_entropy"] = cross_entropy(found[1], prepared.text.wanted, totals["targets"])
+                total = total + config.ce_coef * parts["cross_entropy"]
+            yield Loss(total + part.pull, parts)
 
-    def metrics(self, prepared: list[Experience]) -> dict[str, float]:
+    def _weights(self, prepared: Experience) -> Float[Tensor, "B N 1"]:
+        """Of a completion's tokens in the policy gradient, over the denominator."""
+        weights = prepared.advantages
+        if self.config.advantage == "grpo":
+            weights = weights / prepared.rollout.valid.sum((2, 3)).clamp_min(1)
+        elif self.config.advantage == "dr_grpo":
+            weights = weights / self.config.max_new_tokens
+        return weights[..., None]
+
+    def row_tokens(self, batch: Batch) -> list[int]:
+        return [batch.tokens.shape[1] + self.sampler.n_samples * self.config.max_new_tokens] * len(batch)
+
+    def metrics(self, prepared: list[Experience]) -> dict[str, Tensor]:
         return outcomes(prepared)
 
     def rollouts(self, num_blocks: float) -> str:

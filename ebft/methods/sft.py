@@ -1,29 +1,44 @@
 """Supervised fine-tuning: mean cross-entropy over the tokens that count."""
 
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from torch import Tensor
+
 from ebft import cost
 from ebft.losses import cross_entropy
 from ebft.methods.base import Counts, Loss
-from ebft.models import LanguageModel, row_labels
+from ebft.models import Labels, LanguageModel, row_labels
 from ebft.types import Batch
+
+
+@dataclass(frozen=True)
+class Text:
+    """A micro-batch, and its tokens as they count."""
+
+    batch: Batch
+    labels: Labels
 
 
 class SFT:
     def __init__(self, policy: LanguageModel) -> None:
         self.policy = policy
 
-    def prepare(self, batch: Batch, step: int) -> Batch:
-        return batch.to(self.policy.device)
+    def prepare(self, batch: Batch, step: int) -> Text:
+        return Text(batch.to(self.policy.device), row_labels(batch).to(self.policy.device))
 
-    def counts(self, prepared: Batch) -> Counts:
-        return {"targets": prepared.loss_mask[:, 1:].sum()}
+    def counts(self, prepared: Text) -> Counts:
+        return {"targets": prepared.labels.wanted.sum()}
 
-    def loss(self, prepared: Batch, totals: Counts) -> Loss:
-        labels = row_labels(prepared)
-        (log_probs,) = self.policy.log_probs(self.policy.row_hidden(prepared), labels)
-        loss = cross_entropy(log_probs, labels.wanted, totals["targets"])
-        return Loss(loss, {"cross_entropy": loss})
+    def losses(self, prepared: Text, totals: Counts, max_tokens: int | None) -> Iterator[Loss]:
+        (log_probs,) = self.policy.log_probs(self.policy.row_hidden(prepared.batch), prepared.labels)
+        loss = cross_entropy(log_probs, prepared.labels.wanted, totals["targets"])
+        yield Loss(loss, {"cross_entropy": loss})
 
-    def metrics(self, prepared: list[Batch]) -> dict[str, float]:
+    def row_tokens(self, batch: Batch) -> list[int]:
+        return [batch.tokens.shape[1]] * len(batch)
+
+    def metrics(self, prepared: list[Text]) -> dict[str, Tensor]:
         return {}
 
     def rollouts(self, num_blocks: float) -> str:

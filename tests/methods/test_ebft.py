@@ -7,14 +7,16 @@ import pytest
 import torch
 from torch import Tensor
 
+from ebft import attention
+from ebft import reuse as reuse_module
 from ebft.config import EBFTConfig, SamplerConfig
 from ebft.losses import cross_entropy
-from ebft.methods import ebft
+from ebft.methods import differentiate, ebft
 from ebft.methods.ebft import EBFT, Experience
 from ebft.models import LanguageModel
 from ebft.reuse import leading_matches
 from ebft.rewards import alignment_and_diversity
-from ebft.types import Rollout
+from ebft.types import Batch, Blocks, Rollout
 from tests.helpers import LAYOUTS, T, blocks_of, geometry, likely_text, optimiser_step, phi_of, plain_model, policy_of, random_batch
 from tests.reference import embed_loop
 
@@ -92,6 +94,71 @@ def test_reuse_changes_no_rollout_no_reward_and_no_gradient(
     assert sum(int(part.reused.sum()) for part in found) > 0
 
 
+@pytest.mark.parametrize("reuse", [False, True])
+@pytest.mark.parametrize(("size", "max_tokens"), [(1, T + 5), (1, T + 17), (4, 4 * (T + 13))])
+def test_branches_in_groups_give_the_same_losses_and_gradients_with_fewer_tokens_at_a_time(size: int, max_tokens: int, reuse: bool) -> None:
+    sampler = geometry(stride=3, generate_length=5, reuse=reuse)
+    whole, parted = method_of(sampler, stop_token=7), method_of(sampler, stop_token=7)
+    batch, seen = likely_text(whole.policy, EIGHT), list[int]()
+    _, values, gradients = optimiser_step(whole, batch, size)
+    parted.policy.model.base_model.register_forward_pre_hook(
+        lambda _, args, kwargs: seen.append(kwargs["input_ids"].numel()) if torch.is_grad_enabled() else None, with_kwargs=True
+    )
+    _, others, found = optimiser_step(parted, batch, size, max_tokens)
+    assert max(seen) <= max(size * T, max_tokens - size * T)
+    assert len(seen) > 3 * len(batch) / size  # rows, and several groups each
+    assert {name: value.item() for name, value in others.items()} == pytest.approx(
+        {name: value.item() for name, value in values.items()}, rel=1e-5, abs=1e-6
+    )
+    largest = max(float(gradient.abs().max()) for gradient in gradients.values())
+    for name, gradient in gradients.items():
+        torch.testing.assert_close(found[name], gradient, rtol=1e-5, atol=1e-5 * largest, msg=name)
+
+
+class OnDevice(Tensor):
+    """A tensor as if on a device, and whatever comes from it: counts what would make the host wait, numbers read and shapes that depend on values."""
+
+    READS = (Tensor.item, Tensor.tolist, Tensor.__int__, Tensor.__bool__, Tensor.__float__, Tensor.__index__, Tensor.nonzero, Tensor.cpu)
+    reads = 0
+
+    @classmethod
+    def __torch_function__(cls, function, types, arguments=(), options=None):  # type: ignore[no-untyped-def]
+        keys = arguments[1] if function is Tensor.__getitem__ else ()
+        by_mask = any(isinstance(key, Tensor) and key.dtype == torch.bool for key in (keys if isinstance(keys, tuple) else (keys,)))
+        OnDevice.reads += by_mask or function in cls.READS or (function is torch.where and len(arguments) == 1)
+        result = super().__torch_function__(function, types, arguments, options or {})
+        return result.as_subclass(Tensor) if function is Tensor.cpu else result
+
+    @staticmethod
+    def of(x: Tensor) -> Tensor:
+        return x.as_subclass(OnDevice)
+
+
+@pytest.mark.parametrize("max_tokens", [None, 3 * (T + 17)])
+@pytest.mark.parametrize("reuse", [False, True])
+def test_a_device_is_asked_once_how_far_rollouts_follow_their_rows(reuse: bool, max_tokens: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where reading is not free, shapes come from bounds instead: the same rollouts and gradients, up to tokens that nothing reads."""
+    sampler = geometry(stride=3, generate_length=5, reuse=reuse)
+    freely, asked = (method_of(sampler, stop_token=7) for _ in range(2))
+    batch = likely_text(freely.policy, EIGHT).rows(0, 3)
+    (experience,), values, gradients = optimiser_step(freely, batch, 3, max_tokens)
+    monkeypatch.setattr(reuse_module, "free_to_read", lambda _: False)
+    monkeypatch.setattr(attention, "free_to_read", lambda _: False)
+    monkeypatch.setattr(Batch, "to", lambda self, _: self._map(OnDevice.of))
+    monkeypatch.setattr(Blocks, "to", lambda self, _: Blocks(OnDevice.of(self.anchors), OnDevice.of(self.valid), self.reach))
+    OnDevice.reads = 0
+    (other,), others, found = optimiser_step(asked, batch, 3, max_tokens)
+    asked.metrics([other])
+    assert OnDevice.reads == int(reuse)
+    assert torch.equal(other.rollout.tokens[other.rollout.valid], experience.rollout.tokens[experience.rollout.valid])
+    assert {name: value.item() for name, value in others.items()} == pytest.approx(
+        {name: value.item() for name, value in values.items()}, rel=1e-5, abs=1e-6
+    )
+    largest = max(float(gradient.abs().max()) for gradient in gradients.values())
+    for name, gradient in gradients.items():
+        torch.testing.assert_close(found[name], gradient, rtol=1e-5, atol=1e-5 * largest, msg=name)
+
+
 def test_a_step_whose_rollouts_are_the_row_s_costs_its_rows_alone() -> None:
     method = method_of(geometry(temperature=0.01, reuse=True))
     batch = likely_text(method.policy, EIGHT.rows(0, 2), share=1.0)
@@ -136,7 +203,8 @@ def test_tokens_behind_the_stop_token_take_no_part() -> None:
     behind = ~rollout.valid & rollout.blocks.valid[:, None, :, None]
     assert behind.any()
     other = replace(experience, rollout=replace(rollout, tokens=torch.where(behind, 11, rollout.tokens)))
-    assert method.loss(other, totals).total.item() == method.loss(experience, totals).total.item()
+    one, same = (differentiate(method, made, totals, None) for made in (other, experience))
+    assert one == same
 
 
 def test_a_step_draws_its_own_rollouts_and_always_the_same() -> None:
@@ -163,14 +231,14 @@ def test_one_rollout_needs_neither_baseline_nor_diversity() -> None:
     assert max(float(gradient.abs().max()) for gradient in gradients.values()) > 0
 
 
-@pytest.mark.parametrize(("ce_coef", "rows"), [(0.0, 4 + 4 * 3 * 3), (0.1, T - 1 + 4 * 3 * 3)])
+@pytest.mark.parametrize(("ce_coef", "rows"), [(0.0, 4), (0.1, T - 1)])
 def test_logits_exist_only_where_a_token_is_predicted(ce_coef: float, rows: int) -> None:
     """4 anchors and 12 branches of 4 tokens, the last of which predicts nothing; with cross-entropy, every row position but the last."""
     method, seen = method_of(ce_coef=ce_coef), []
     experience = method.prepare(EIGHT.rows(0, 1), 0)
     method.policy.head.register_forward_pre_hook(lambda _, args: seen.append(args[0].shape[:-1].numel()))
-    method.loss(experience, method.counts(experience))
-    assert seen == [rows]
+    differentiate(method, experience, method.counts(experience), None)
+    assert seen == [4 * 3 * 3, rows]
 
 
 # Cost (section 9)
@@ -183,7 +251,7 @@ def test_announced_tokens_are_those_that_are_forwarded() -> None:
     experience = method.prepare(batch, 0)
     assert method.policy.decoder.tokens_forwarded == pytest.approx(2 * phases["sampling"])
     assert method.phi.decoder.tokens_forwarded == pytest.approx(2 * phases["features"])
-    method.loss(experience, method.counts(experience))
+    differentiate(method, experience, method.counts(experience), None)
     assert method.tokens_forwarded == pytest.approx(2 * sum(phases.values()))
 
 
@@ -250,8 +318,7 @@ def test_expected_gradient_of_a_transformer_is_that_of_the_exact_objective(
     probability = log_probs.detach()[:, PAIRS].sum(-1).exp().T[:, None]  # [81, 1, K]
     assert probability.sum(0).flatten().tolist() == pytest.approx([1, 1], abs=1e-5)
     one_draw = torch.tensor(2 * len(ANCHORS) * 2)  # generated tokens of a single draw
-    loss = method.loss(replace(experience, advantages=experience.advantages * probability), {"generated": one_draw})
-    loss.total.backward()
+    differentiate(method, replace(experience, advantages=experience.advantages * probability), {"generated": one_draw}, None)
 
     for (name, parameter), truth in zip(method.policy.model.named_parameters(), alone.parameters(), strict=True):
         scale = float(truth.grad.abs().max())

@@ -91,8 +91,3 @@ def test_without_a_stop_token_there_is_no_share_of_it() -> None:
 def test_rounding_is_no_advantage() -> None:
     nearly = FIRST | {"reward": [-1, -1 + 1e-7, -1], "advantages": [1e-7, -2e-7, 1e-7]}
     assert signal([part_of([nearly, SECOND])], None)["zero_advantage_share"] == 0.5
-
-
-def test_a_batch_without_a_block_has_no_figures() -> None:
-    with pytest.raises(AssertionError, match="rows with blocks only"):
-        signal([part_of([]), part_of([])], 7)

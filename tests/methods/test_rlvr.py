@@ -56,8 +56,8 @@ def method_of(verifier: Parity | None = None, **changes: object) -> RLVR:
     return RLVR(config, geometry(n_samples=3, temperature=0.7), policy_of(), reference, judge, seed=6)
 
 
-def step_of(method: RLVR, size: int = 4) -> tuple[list[Experience], dict[str, Tensor], dict[str, Tensor]]:
-    return optimiser_step(method, FOUR, size)
+def step_of(method: RLVR, size: int = 4, max_tokens: int | None = None) -> tuple[list[Experience], dict[str, Tensor], dict[str, Tensor]]:
+    return optimiser_step(method, FOUR, size, max_tokens)
 
 
 def completions_of(experience: Experience) -> list[list[list[int]]]:
@@ -178,12 +178,24 @@ def test_k2_and_k3_are_means_over_tokens_in_the_loss(estimator: str) -> None:
     assert values["loss"].item() == pytest.approx((values["policy_gradient"] + 0.2 * expected).item(), rel=1e-4)
 
 
+@pytest.mark.parametrize("changes", [{"advantage": "grpo", "kl_coef": 0.2, "kl_estimator": "k3"}, {"ce_coef": 0.3}], ids=["kl", "text"])
+def test_completions_in_groups_give_the_same_losses_and_gradients(changes: dict[str, object]) -> None:
+    """Rows of T tokens with one completion at a time, and with two."""
+    (_, values, gradients), *others = [step_of(method_of(**changes), 1, max_tokens) for max_tokens in (None, T + 5, T + 11)]
+    for _, parted, found in others:
+        assert {name: value.item() for name, value in parted.items()} == pytest.approx(
+            {name: value.item() for name, value in values.items()}, rel=1e-5, abs=1e-6
+        )
+        for name, gradient in gradients.items():
+            torch.testing.assert_close(found[name], gradient, rtol=1e-4, atol=1e-6, msg=name)
+
+
 def test_figures_of_an_optimiser_batch() -> None:
     method = method_of()
     prepared, _, _ = step_of(method, 2)
-    figures = method.metrics(prepared)
+    figures = {name: value.item() for name, value in method.metrics(prepared).items()}
     (whole,), _, _ = step_of(method_of())
-    assert figures == pytest.approx(method.metrics([whole]), abs=1e-6)
+    assert figures == pytest.approx({name: value.item() for name, value in method.metrics([whole]).items()}, abs=1e-6)
     assert set(figures) == {"verifier_error_share", "truncated_share", "zero_advantage_share", "completion_tokens", "reward", "passed_share"}
     lengths = [len(tokens) for row in completions_of(whole) for tokens in row]
     assert figures["completion_tokens"] == pytest.approx(sum(lengths) / 12)

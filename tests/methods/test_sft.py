@@ -4,21 +4,17 @@ import pytest
 import torch
 from torch import Tensor
 
+from ebft.methods import differentiate
 from ebft.methods.sft import SFT
 from ebft.types import Batch
-from tests.helpers import LAYOUTS, T, plain_model, policy_of, random_batch
+from tests.helpers import LAYOUTS, T, optimiser_step, plain_model, policy_of, random_batch
 
 BATCH = random_batch([*LAYOUTS["plain"], *LAYOUTS["padded"]])
 
 
 def step(batch: Batch, size: int) -> tuple[float, dict[str, Tensor]]:
-    method = SFT(policy_of())
-    prepared = [method.prepare(batch.rows(start, start + size), 0) for start in range(0, len(batch), size)]
-    totals = {"targets": torch.stack([method.counts(part)["targets"] for part in prepared]).sum()}
-    losses = [method.loss(part, totals) for part in prepared]
-    for loss in losses:
-        loss.total.backward()
-    return sum(loss.total.item() for loss in losses), {name: parameter.grad for name, parameter in method.policy.model.named_parameters()}
+    _, values, gradients = optimiser_step(SFT(policy_of()), batch, size)
+    return values["loss"].item(), gradients
 
 
 @pytest.mark.parametrize("size", [1, 2, 4])
@@ -47,7 +43,8 @@ def test_documents_of_a_packed_row_do_not_see_each_other() -> None:
 
 def test_announced_tokens_are_those_that_are_forwarded() -> None:
     method = SFT(policy_of())
-    method.loss(BATCH, method.counts(BATCH))
+    prepared = method.prepare(BATCH, 0)
+    differentiate(method, prepared, method.counts(prepared), None)
     assert method.tokens_per_row(T, 0.0) == {"update": 69}
     assert method.tokens_forwarded == 4 * 69
-    assert method.metrics([BATCH]) == {}
+    assert method.metrics([prepared]) == {}
