@@ -9,7 +9,7 @@ A row has anchors; `n_samples` branches hang off every anchor. A branch continue
     flat row  [ T row tokens | own tokens of a branch | own tokens of the next | ... ]      rollouts block-major: r = k * N + n
 
 Source: method.md section 2 (Jelassi et al., arXiv 2603.12248). Which position holds or predicts which token is decided in `_places`, who sees
-whom in `row_visible`, `prefix_visible` and `own_visible`, nowhere else.
+whom in `row_span`, `prefix_span` and `own_span`, nowhere else: whatever a token sees of the row or of the own tokens is one run of them.
 """
 
 from collections.abc import Iterator
@@ -170,22 +170,41 @@ def _places(anchors: Int[Tensor, "B R"], branches: Branches, row_length: int, st
     return torch.where(step < shared, anchors[..., None] + step, own).clamp_max(row_length + branches.tokens.shape[1] - 1)
 
 
+def row_span(document_ids: Int[Tensor, "B T"]) -> tuple[Int[Tensor, "B T"], Int[Tensor, "B T"]]:
+    """(first, stop) at [b, i]: row position i sees row positions first <= j < stop, its document's up to itself. A document is one run of its id."""
+    whole = torch.ones_like(document_ids, dtype=torch.bool)
+    stop = torch.arange(1, document_ids.shape[1] + 1, device=document_ids.device)
+    return _run_starts(whole, document_ids), stop.expand_as(document_ids)
+
+
+def prefix_span(document_ids: Int[Tensor, "B T"], anchors: Int[Tensor, "B Q"]) -> tuple[Int[Tensor, "B Q"], Int[Tensor, "B Q"]]:
+    """(first, stop) at [b, q]: what hangs off anchor q sees row positions first <= j < stop, as the position before the anchor does."""
+    first, stop = row_span(document_ids)
+    return first.gather(1, anchors - 1), stop.gather(1, anchors - 1)
+
+
+def own_span(steps: Int[Tensor, "B Q"]) -> tuple[Int[Tensor, "B Q"], Int[Tensor, "B Q"]]:
+    """(first, stop) at [b, q]: own token q sees own tokens first <= o < stop, its branch's up to itself."""
+    query = torch.arange(steps.shape[1], device=steps.device)
+    return query - steps, (query + 1).expand_as(steps)
+
+
 def row_visible(document_ids: Int[Tensor, "B T"]) -> Bool[Tensor, "B T T"]:
     """[b, i, j]: row position i sees row position j."""
-    length = document_ids.shape[1]
-    causal = torch.ones(length, length, dtype=torch.bool, device=document_ids.device).tril()
-    return causal & (document_ids[:, :, None] == document_ids[:, None, :])
+    return _inside(*row_span(document_ids), 0, document_ids.shape[1])
 
 
 def prefix_visible(document_ids: Int[Tensor, "B T"], anchors: Int[Tensor, "B Q"]) -> Bool[Tensor, "B Q T"]:
     """[b, q, j]: what hangs off anchor q sees row position j. A branch belongs to the document of the position before its anchor."""
-    position = torch.arange(document_ids.shape[1], device=document_ids.device)
-    document = document_ids.gather(1, anchors - 1)
-    return (position < anchors[..., None]) & (document_ids[:, None, :] == document[..., None])
+    return _inside(*prefix_span(document_ids, anchors), 0, document_ids.shape[1])
 
 
 def own_visible(steps: Int[Tensor, "B Q"], lookback: int) -> Bool[Tensor, "B Q O"]:
     """[b, q, o]: own token q sees own token o, with the `lookback` tokens before the first of the Q as keys as well: O = lookback + Q."""
-    query = torch.arange(steps.shape[1], device=steps.device)
-    distance = query[:, None] - torch.arange(-lookback, steps.shape[1], device=steps.device)
-    return (distance >= 0) & (distance <= steps[..., None])
+    return _inside(*own_span(steps), -lookback, steps.shape[1])
+
+
+def _inside(first: Int[Tensor, "B Q"], stop: Int[Tensor, "B Q"], begin: int, end: int) -> Bool[Tensor, "B Q O"]:
+    """[b, q, o]: key begin + o lies in the query's span; O = end - begin."""
+    key = torch.arange(begin, end, device=first.device)
+    return (key >= first[..., None]) & (key < stop[..., None])
