@@ -100,6 +100,13 @@ def dense_mask(batch: Batch, branches: Branches) -> Tensor:
     return mask
 
 
+def dense_attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, scaling: float) -> Tensor:
+    """[B, Q, H, d] of queries [B, H, Q, d] over the keys [B, h, S, d] that a mask [B, Q, S] leaves them; H / h query heads share a key head."""
+    query, key, value = query.double(), *(x.double().repeat_interleave(query.shape[1] // x.shape[1], dim=1) for x in (key, value))
+    scores = (scaling * query @ key.mT).masked_fill(~mask[:, None], -torch.inf)
+    return (scores.softmax(-1) @ value).transpose(1, 2)
+
+
 def leading_matches_loop(batch: Batch, blocks: Blocks, tokens: Tensor) -> list[list[list[int]]]:
     """[B, N, K]: tokens are compared with the row's one by one, as long as the row goes on inside the anchor's document."""
 

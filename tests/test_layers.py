@@ -16,7 +16,7 @@ FLOORS = [
     ["blocks", "features", "rewards", "advantages", "losses"],  # 1, pure
     ["reuse"],  # pure as well
     ["rules", "identity", "cost"],
-    ["attention", "sandbox"],  # 2
+    ["attention", "flex", "sandbox"],  # 2
     ["tasks"],
     ["data"],
     ["models"],
