@@ -12,7 +12,7 @@ ROWS = {
     "documents": [[0] * 101 + [1] * 150 + [2] * 42, [7] * 17 + [2] * 213 + [9] * 30 + [-1] * 33],  # an id says nothing but who belongs together
     "padded": [[0] * LENGTH, [0] * 131 + [-1] * 162],
 }
-BRANCHES = ["sorted", "loose", "long"]
+BRANCHES = {"sorted": 263, "loose": 101, "long": 2}  # how many
 
 
 def row_ids(layout: str) -> Tensor:
@@ -27,8 +27,8 @@ def anchors_in(document_ids: Tensor, num_branches: int, seed: int = 3) -> Tensor
 
 
 def branches_in(document_ids: Tensor, kind: str) -> Branches:
-    """Many short branches in order of their anchors, the same in no order and some without a token, or a long one and a shorter one."""
-    anchors = anchors_in(document_ids, 2 if kind == "long" else 101)
+    """Short branches in order of their anchors, so many that blocks of padding follow; short ones in no order, some without a token; or long ones."""
+    anchors = anchors_in(document_ids, BRANCHES[kind])
     if kind == "long":
         lengths = torch.tensor([[307, 89], [83, 311]])
     else:

@@ -107,19 +107,19 @@ def over_blocks(mask: Tensor) -> Tensor:
     return mask.unflatten(2, (-1, BLOCK)).unflatten(1, (-1, BLOCK)).transpose(2, 3)
 
 
-def in_whole_blocks(mask: Tensor, row_keys: int, shape: tuple[int, int]) -> Tensor:
+def in_whole_blocks(mask: Tensor, shape: tuple[int, int]) -> Tensor:
     """The dense mask [B, Q, S] as it should be walked: padding behind row keys, own keys and queries, which see key 0 and nothing else."""
     whole = torch.zeros(len(mask), *shape, dtype=torch.bool)
-    num_queries, num_own = mask.shape[1], mask.shape[2] - row_keys
-    whole[:, :num_queries, :row_keys] = mask[:, :, :row_keys]
-    whole[:, :num_queries, ROW_KEYS : ROW_KEYS + num_own] = mask[:, :, row_keys:]
+    num_queries, num_own = mask.shape[1], mask.shape[2] - LENGTH
+    whole[:, :num_queries, :LENGTH] = mask[:, :, :LENGTH]
+    whole[:, :num_queries, ROW_KEYS : ROW_KEYS + num_own] = mask[:, :, LENGTH:]
     whole[:, num_queries:, 0] = True
     return whole
 
 
 def check_blocks(blocks: BlockMask, mask: Tensor) -> None:
     """Every full block is full and not masked, every other block that is named is masked right, and no block is named for nothing."""
-    expected = over_blocks(in_whole_blocks(mask, LENGTH, blocks.seq_lengths))
+    expected = over_blocks(in_whole_blocks(mask, blocks.seq_lengths))
     partial, full = listed(blocks.kv_num_blocks, blocks.kv_indices), listed(blocks.full_kv_num_blocks, blocks.full_kv_indices)
     assert torch.equal(full, expected.all((3, 4)))
     assert torch.equal(partial, expected.any(4).any(3) & ~full)
