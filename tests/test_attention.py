@@ -7,9 +7,10 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from ebft import attention
-from ebft.attention import CHUNK_BRANCHES, BranchContext, StepContext
+from ebft import chunked
+from ebft.attention import BranchContext, StepContext
 from ebft.blocks import Branches, make_branches
+from ebft.chunked import CHUNK_BRANCHES
 from ebft.models import LanguageModel
 from ebft.types import Batch, Blocks
 from tests.helpers import FAMILIES, LAYOUTS, VOCABULARY, T, geometry, plain_model, policy_of, random_batch, random_rollout
@@ -21,7 +22,7 @@ R, G = 11, 3
 @pytest.fixture
 def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Several chunks, the last one shorter, and beginning inside branches where those have different lengths."""
-    monkeypatch.setattr(attention, "CHUNK_BRANCHES", 2)
+    monkeypatch.setattr(chunked, "CHUNK_BRANCHES", 2)
 
 
 def ragged_branches(batch: Batch, lengths: int = 0) -> Branches:

@@ -16,7 +16,8 @@ FLOORS = [
     ["blocks", "features", "rewards", "advantages", "losses"],  # 1, pure
     ["reuse"],  # pure as well
     ["rules", "identity", "cost"],
-    ["attention", "flex", "sandbox"],  # 2
+    ["chunked", "flex", "sandbox"],  # 2
+    ["attention"],
     ["tasks"],
     ["data"],
     ["models"],

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from ebft import attention
+from ebft import chunked
 from ebft import reuse as reuse_module
 from ebft.config import EBFTConfig, SamplerConfig
 from ebft.losses import cross_entropy
@@ -143,7 +143,7 @@ def test_a_device_is_asked_once_how_far_rollouts_follow_their_rows(reuse: bool, 
     batch = likely_text(freely.policy, EIGHT).rows(0, 3)
     (experience,), values, gradients = optimiser_step(freely, batch, 3, max_tokens)
     monkeypatch.setattr(reuse_module, "free_to_read", lambda _: False)
-    monkeypatch.setattr(attention, "free_to_read", lambda _: False)
+    monkeypatch.setattr(chunked, "free_to_read", lambda _: False)
     monkeypatch.setattr(Batch, "to", lambda self, _: self._map(OnDevice.of))
     monkeypatch.setattr(Blocks, "to", lambda self, _: Blocks(OnDevice.of(self.anchors), OnDevice.of(self.valid), self.reach))
     OnDevice.reads = 0
