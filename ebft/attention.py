@@ -148,6 +148,7 @@ class CompletionContext(Context):
         return fused(query, keys, values, self.visible[..., : passed + 1], scaling)
 
 
+@torch.compiler.disable  # flex attention, in it, is compiled by itself
 def branch_attention(
     module: torch.nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: None, scaling: float, context: Context, **_: Any
 ) -> tuple[Float[Tensor, "B S H d"], None]:

@@ -192,6 +192,8 @@ class TrainerConfig:
     device: str = one_of("auto", "cpu", "cuda")
     dtype: str = one_of("fp32", "bf16")  # bf16: autocast over fp32 weights
     gradient_checkpointing: bool
+    compile: bool  # layers by torch.compile; attention has kernels of its own
+    liger: bool  # norms and gates in Liger's kernels
     checkpoint_every_steps: int = at_least(1)
     keep_checkpoints: int = at_least(1)
 

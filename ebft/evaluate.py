@@ -76,7 +76,7 @@ def load(source: str, config: EvaluateConfig, material: Material) -> LanguageMod
     if load_tokenizer(other).get_vocab() != material.tokenizer.get_vocab():
         raise UserError(f"{source} has another tokenizer than model.path={config.model.path}; evaluate it on its own.")
     theirs, architecture = replace(config, model=other), load_architecture(other)
-    check_architecture(architecture, theirs)
+    check_architecture(architecture, theirs, material.device)
     return load_policy(theirs, architecture, material.device)
 
 

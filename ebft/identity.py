@@ -13,6 +13,8 @@ CHANGEABLE_KEYS = (
     "trainer.max_tokens_per_microbatch",
     "trainer.device",
     "trainer.gradient_checkpointing",
+    "trainer.compile",
+    "trainer.liger",
     "trainer.checkpoint_every_steps",
     "trainer.keep_checkpoints",
     "eval.micro_batch_size",

@@ -9,8 +9,9 @@ from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from ebft.blocks import make_branches
-from ebft.config import FeaturesConfig, ModelConfig, TrainConfig, UserError
+from ebft.config import FeaturesConfig, ModelConfig, TrainConfig, TrainerConfig, UserError
 from ebft.features import tap_indices
+from ebft.kernels import check_kernels, use_liger
 from ebft.models import FeatureNetwork, LanguageModel
 from ebft.types import Batch, Blocks
 
@@ -62,13 +63,16 @@ def _first_line(error: Exception) -> str:
     return str(error).strip().splitlines()[0]
 
 
-def check_architecture(architecture: PreTrainedConfig, config: TrainConfig) -> None:
-    """Refuse, by name, what the geometry cannot run: too short positions, taps beyond the depth, dropout, unknown attention."""
+def check_architecture(architecture: PreTrainedConfig, config: TrainConfig, device: str) -> None:
+    """Refuse, by name, what the geometry cannot run: too short positions, taps beyond the depth, dropout, unknown attention; and kernels that are
+    not there."""
+    check_kernels(config.trainer, architecture, f"model.path={config.model.path}", device)
     _check_network(architecture, f"model.path={config.model.path}", config)
     phi = architecture
     if config.features.network == "checkpoint":
         phi = load_architecture(_feature_model(config.features, config.model), key="features.path")
         _check_network(phi, f"features.path={config.features.path}", config)
+        check_kernels(config.trainer, phi, f"features.path={config.features.path}", device)
         if phi.vocab_size != architecture.vocab_size:
             raise UserError(
                 f"features.path={config.features.path} has {phi.vocab_size} tokens and model.path={config.model.path} {architecture.vocab_size}; "
@@ -143,8 +147,11 @@ def _load_model(config: ModelConfig, architecture: PreTrainedConfig, seed: int, 
 def load_policy(config: TrainConfig, architecture: PreTrainedConfig, device: str) -> LanguageModel:
     """The policy in float32 on `device`, after a check that rows and branches give the logits of the model's own forward."""
     model = _load_model(config.model, architecture, config.seed).to(device)
-    _verify(model, f"model.path={config.model.path}")
-    return LanguageModel(model, config.trainer.dtype)
+    _prepare(model, f"model.path={config.model.path}", config.trainer)
+    policy = LanguageModel(model, config.trainer.dtype)
+    if config.trainer.compile:
+        policy.decoder.compile()
+    return policy
 
 
 def load_feature_network(config: TrainConfig, architecture: PreTrainedConfig, device: str) -> FeatureNetwork:
@@ -157,8 +164,17 @@ def load_feature_network(config: TrainConfig, architecture: PreTrainedConfig, de
         source = ModelConfig(source.path, source.revision, "random", source.config_overrides, source.trust_remote_code)
     seed = config.seed if config.features.network == "policy" else config.seed + 1
     model = _load_model(source, architecture, seed, key).to(device)
-    _verify(model, f"{key}={source.path}")
-    return FeatureNetwork(model, config.features, config.trainer.dtype)
+    _prepare(model, f"{key}={source.path}", config.trainer)
+    phi = FeatureNetwork(model, config.features, config.trainer.dtype)
+    if config.trainer.compile:
+        phi.decoder.compile()
+    return phi
+
+
+def _prepare(model: PreTrainedModel, name: str, trainer: TrainerConfig) -> None:
+    if trainer.liger:
+        use_liger(model)
+    _verify(model, name)
 
 
 def _verify(model: PreTrainedModel, name: str) -> None:

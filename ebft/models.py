@@ -31,6 +31,11 @@ class Decoder:
         self.depth = depth  # share of the full network's layers
         self.tokens_forwarded = 0.0  # full-network forwards; a backward counts as two (method.md section 9)
 
+    def compile(self) -> None:
+        """Compile every layer for any length; attention is left out (see `attention.py`)."""
+        for layer in self.module.layers:
+            layer.compile(dynamic=True)
+
     def run(self, tokens: Int[Tensor, "B S"], positions: Int[Tensor, "B S"], context: Context) -> Float[Tensor, "B S H"]:
         """Last hidden states."""
         self.tokens_forwarded += tokens.numel() * self.depth * (3 if torch.is_grad_enabled() else 1)
@@ -189,7 +194,7 @@ class Pull(torch.autograd.Function):
         return torch.zeros((), device=tensors[0].device)
 
     @staticmethod
-    def backward(context: Any, gradient: Float[Tensor, ""]) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(context: Any, gradient: Float[Tensor, ""]) -> tuple[Tensor | None, ...]:
         return None, *(gradient * towards for towards in context.gradients), *[None] * (len(context.needs_input_grad) - 1 - len(context.gradients))
 
 

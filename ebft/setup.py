@@ -50,7 +50,7 @@ def gather(config: TrainConfig) -> Material:
     device = choose_device(config)
     tokenizer = load_tokenizer(config.model)
     architecture = load_architecture(config.model)
-    check_architecture(architecture, config)
+    check_architecture(architecture, config, device)
     trained, examined = isinstance(config.method, RLVRConfig), config.eval.num_questions > 0
     loaded = data.load(config.data, tokenizer, train_questions=trained, validation_questions=examined)
     _check_vocabulary(loaded, architecture.vocab_size, config)

@@ -20,7 +20,7 @@ FLOORS = [
     ["attention"],
     ["tasks"],
     ["data"],
-    ["models"],
+    ["models", "kernels"],
     ["loading"],
     ["sampler"],  # 3
     ["completions"],

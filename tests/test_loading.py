@@ -96,7 +96,7 @@ def shape_of(**changes: object) -> PreTrainedConfig:
     ids=["positions", "rollout positions", "taps", "dropout", "another dropout", "softcap", "layer types", "sliding window"],
 )
 def test_an_architecture_is_refused_by_name(config: TrainConfig, shape: PreTrainedConfig, message: str) -> None:
-    assert refusal(lambda: check_architecture(shape, config)) == message
+    assert refusal(lambda: check_architecture(shape, config, "cpu")) == message
 
 
 @pytest.mark.parametrize(
@@ -110,14 +110,14 @@ def test_an_architecture_is_refused_by_name(config: TrainConfig, shape: PreTrain
     ids=["positions just enough", "classifier dropout", "unused window", "window just enough"],
 )
 def test_an_architecture_that_only_looks_alike_is_let_through(config: TrainConfig, shape: PreTrainedConfig) -> None:
-    check_architecture(shape, config)
+    check_architecture(shape, config, "cpu")
 
 
 def test_rollouts_shorter_than_every_horizon_begin_later(config: TrainConfig) -> None:
     """Anchors reach as far as the shortest rollout that is scored, and that may be the sampler's: 23 - 2 + 11 = 32 positions."""
     short = replace(config, sampler=replace(config.sampler, generate_length=2), eval=replace(config.eval, horizons=[4, 11]))
-    check_architecture(shape_of(max_position_embeddings=32), short)
-    assert "reach over the 31 positions" in refusal(lambda: check_architecture(shape_of(max_position_embeddings=31), short))
+    check_architecture(shape_of(max_position_embeddings=32), short, "cpu")
+    assert "reach over the 31 positions" in refusal(lambda: check_architecture(shape_of(max_position_embeddings=31), short, "cpu"))
 
 
 def test_a_path_without_a_model_is_refused(config: TrainConfig, tmp_path: Path) -> None:
@@ -254,7 +254,7 @@ def test_a_checkpoint_as_feature_network(config: TrainConfig, saved: Callable[..
     saved("other", seed=2)
     both = with_features(with_model(config, "policy"), network="checkpoint", path="other")
     shape = load_architecture(both.model)
-    check_architecture(shape, both)
+    check_architecture(shape, both, "cpu")
     phi = load_feature_network(both, shape, "cpu")
     assert torch.equal(weights_of(phi), model_of(architecture(), seed=2).model.layers[0].mlp.up_proj.weight)
 
@@ -276,13 +276,13 @@ def test_a_checkpoint_that_does_not_fit_is_refused(config: TrainConfig, saved: C
     saved("policy", weights=False)
     saved("other", changes, weights=False)
     both = with_features(with_model(config, "policy"), network="checkpoint", path="other")
-    assert refusal(lambda: check_architecture(load_architecture(both.model), both)) == message
+    assert refusal(lambda: check_architecture(load_architecture(both.model), both, "cpu")) == message
 
 
 def test_a_missing_checkpoint_names_its_own_key(config: TrainConfig, saved: Callable[..., str]) -> None:
     saved("policy", weights=False)
     both = with_features(with_model(config, "policy"), network="checkpoint", path="other")
     shape = load_architecture(both.model)
-    assert refusal(lambda: check_architecture(shape, both)).startswith("features.path=other holds no model that can be loaded: ")
+    assert refusal(lambda: check_architecture(shape, both, "cpu")).startswith("features.path=other holds no model that can be loaded: ")
     saved("other", weights=False)
     assert refusal(lambda: load_feature_network(both, shape, "cpu")).startswith("features.path=other holds no weights that can be loaded: ")
