@@ -40,7 +40,7 @@ class Experience:
     diversity: Float[Tensor, "B N K"]
     reward: Float[Tensor, "B N K"]
     advantages: Float[Tensor, "B N K"]
-    whitening_sign: Float[Tensor, "B N K"]
+    whitening_sign: Float[Tensor, "B N K"] | None  # of the authors' whitening alone
     reused: Int[Tensor, "B N K"]  # tokens that the row's forward stood for
 
 
@@ -65,7 +65,8 @@ class EBFT:
         advantage = advantages(alignment, diversity, config.alignment_coef, config.diversity_coef, config.advantage)
         matches = leading_matches(batch, blocks, rollout.tokens) if geometry.reuse else torch.zeros_like(rollout.tokens[..., 0])
         reused = matches.minimum(rollout.valid.sum(-1))
-        return Experience(batch, text, rollout, alignment, diversity, reward, advantage, whitening_sign(embeddings), reused)
+        sign = whitening_sign(embeddings) if self.phi.features.whitening == "reference_code" else None
+        return Experience(batch, text, rollout, alignment, diversity, reward, advantage, sign, reused)
 
     def counts(self, prepared: Experience) -> Counts:
         return {"generated": prepared.rollout.valid.sum(), "targets": prepared.text.wanted.sum()}

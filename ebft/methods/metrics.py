@@ -66,7 +66,7 @@ class Rewarded(Protocol):
     @property
     def advantages(self) -> Float[Tensor, "B N K"]: ...
     @property
-    def whitening_sign(self) -> Float[Tensor, "B N K"]: ...
+    def whitening_sign(self) -> Float[Tensor, "B N K"] | None: ...
     @property
     def reused(self) -> Int[Tensor, "B N K"]: ...
 
@@ -92,9 +92,10 @@ def signal(prepared: Sequence[Rewarded], stop_token: int | None) -> dict[str, Fl
         "advantage_std": mean((advantages - mean(advantages)).square()).sqrt(),
         "zero_advantage_share": mean(rewards.amax(1) - rewards.amin(1) <= EQUAL_REWARDS),
         "duplicate_share": mean(_has_twin(tokens)),
-        "negative_whitening_share": mean(gather("whitening_sign") < 0),
         "reused_share": torch.where(exists, reused, 0).sum() / sum(part.rollout.valid.sum() for part in prepared),
     }
+    if prepared[0].whitening_sign is not None:
+        figures["negative_whitening_share"] = mean(gather("whitening_sign") < 0)
     if stop_token is not None:
         figures["starts_with_eos_share"] = mean(tokens[..., 0] == stop_token)
     return figures

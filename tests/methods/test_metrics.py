@@ -1,6 +1,6 @@
 """Signal figures by hand (method.md section 6)."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
@@ -17,7 +17,7 @@ class Part:
     diversity: Tensor
     reward: Tensor
     advantages: Tensor
-    whitening_sign: Tensor
+    whitening_sign: Tensor | None
     reused: Tensor
 
 
@@ -82,6 +82,11 @@ def test_figures_by_hand(parts: list[list[dict[str, list]]]) -> None:
         },
         rel=1e-6,
     )
+
+
+def test_without_the_authors_whitening_there_is_no_sign_of_it() -> None:
+    part = replace(part_of([FIRST]), whitening_sign=None)
+    assert "negative_whitening_share" not in signal([part], stop_token=None)
 
 
 def test_without_a_stop_token_there_is_no_share_of_it() -> None:
