@@ -70,9 +70,9 @@ def check_architecture(architecture: PreTrainedConfig, config: TrainConfig, devi
     _check_network(architecture, f"model.path={config.model.path}", config)
     phi = architecture
     if config.features.network == "checkpoint":
-        phi = load_architecture(_feature_model(config.features, config.model), key="features.path")
-        _check_network(phi, f"features.path={config.features.path}", config)
-        check_kernels(config.trainer, phi, f"features.path={config.features.path}", device)
+        phi, name = feature_architecture(config, architecture)
+        _check_network(phi, name, config)
+        check_kernels(config.trainer, phi, name, device)
         if phi.vocab_size != architecture.vocab_size:
             raise UserError(
                 f"features.path={config.features.path} has {phi.vocab_size} tokens and model.path={config.model.path} {architecture.vocab_size}; "
@@ -121,6 +121,13 @@ def _check_positions(settings: dict, name: str, config: TrainConfig, longest: in
 def _feature_model(features: FeaturesConfig, model: ModelConfig) -> ModelConfig:
     assert features.path is not None
     return ModelConfig(features.path, None, "pretrained", {}, model.trust_remote_code)
+
+
+def feature_architecture(config: TrainConfig, architecture: PreTrainedConfig) -> tuple[PreTrainedConfig, str]:
+    """Of the feature network before it is cut, where `architecture` is the policy's, with the key that names its model."""
+    if config.features.network != "checkpoint":
+        return architecture, f"model.path={config.model.path}"
+    return load_architecture(_feature_model(config.features, config.model), key="features.path"), f"features.path={config.features.path}"
 
 
 def _load_model(config: ModelConfig, architecture: PreTrainedConfig, seed: int, key: str = "model.path") -> PreTrainedModel:

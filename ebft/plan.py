@@ -1,13 +1,13 @@
 """What a run is going to do, before it does it, and what it did, in the exported model's card."""
 
-from ebft import cost, data
+from ebft import cost, data, memory
 from ebft.config import TrainConfig
 from ebft.evaluation import Evaluator
 from ebft.setup import Setup
 
 
 def plan(config: TrainConfig, setup: Setup) -> dict[str, str]:
-    """Method, model, data, geometry and cost as lines for people."""
+    """Method, model, data, geometry, cost and memory as lines for people."""
     trainer, evaluator = config.trainer, setup.evaluator
     num_parameters = sum(parameter.numel() for parameter in setup.policy.model.parameters())
     left_out = len(setup.rows) - len(setup.usable)
@@ -20,6 +20,7 @@ def plan(config: TrainConfig, setup: Setup) -> dict[str, str]:
         + (f" ({setup.material.data.num_dropped} dropped)" if setup.material.data.num_dropped else ""),
         "rollouts": setup.method.rollouts(setup.num_blocks),
         "tokens to forward per step": _cost(config, setup),
+        "memory": memory.line(setup.workload),
         **setup.material.judging.plan(),
         "steps": f"{setup.max_steps} of {trainer.batch_size} rows, {epochs:.2f} epochs",
         "held out": _held_out(config, evaluator),

@@ -7,7 +7,7 @@ import torch
 import transformers
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
-from ebft import data
+from ebft import budget, data
 from ebft.blocks import find_blocks
 from ebft.config import EvalConfig, RLVRConfig, TrainConfig, UserError
 from ebft.data import Data, Rows
@@ -17,6 +17,7 @@ from ebft.loading import check_architecture, load_architecture, load_feature_net
 from ebft.methods import Method, build
 from ebft.models import FeatureNetwork, LanguageModel
 from ebft.types import Batch
+from ebft.workload import Workload
 
 ROWS_AT_A_TIME = 1024
 
@@ -65,6 +66,7 @@ class Setup:
     rows: Rows
     usable: list[int]  # rows with room for a block, the same for every method
     num_blocks: float  # mean over the usable rows
+    workload: Workload
     policy: LanguageModel
     method: Method
     evaluator: Evaluator
@@ -84,10 +86,13 @@ class Setup:
 
 
 def prepare(config: TrainConfig) -> Setup:
-    """Raises UserError for anything that config, machine, data or model do not allow."""
+    """Raises UserError for anything that config, machine, data or model do not allow; before weights are loaded, if they and a step find no room."""
     material = gather(config)
     rows = training_rows(material.data, config)
     usable, num_blocks = usable_rows(rows, config)
+    workload = budget.workload(config, material.architecture, num_blocks, material.device)
+    if material.device == "cuda":
+        budget.check_room(workload)
     policy = load_policy(config, material.architecture, material.device)
     phi = load_feature_network(config, material.architecture, material.device)
     if config.trainer.gradient_checkpointing:
@@ -95,7 +100,7 @@ def prepare(config: TrainConfig) -> Setup:
     penalised = isinstance(config.method, RLVRConfig) and config.method.kl_coef > 0
     reference = load_policy(config, material.architecture, material.device) if penalised else None
     method = build(config, policy, phi, material.stop_token, material.judging.judge(), reference)
-    return Setup(material, rows, usable, num_blocks, policy, method, material.evaluator(phi), _max_steps(config, len(usable)))
+    return Setup(material, rows, usable, num_blocks, workload, policy, method, material.evaluator(phi), _max_steps(config, len(usable)))
 
 
 def training_rows(loaded: Data, config: TrainConfig) -> Rows:

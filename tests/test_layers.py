@@ -15,7 +15,8 @@ FLOORS = [
     ["types", "config"],  # 0
     ["blocks", "features", "rewards", "advantages", "losses"],  # 1, pure
     ["reuse"],  # pure as well
-    ["rules", "identity", "cost"],
+    ["rules", "identity", "cost", "workload"],
+    ["memory"],
     ["chunked", "flex", "sandbox"],  # 2
     ["attention"],
     ["tasks"],
@@ -30,7 +31,7 @@ FLOORS = [
     ["report"],
     ["comparison", "run"],
     ["sweep"],
-    ["judging"],  # 6
+    ["judging", "budget", "profiling"],  # 6
     ["setup"],
     ["plan"],
     ["train", "evaluate"],

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from ebft import memory
 from ebft.methods import differentiate
 from ebft.optimization import Optimization
 from ebft.plan import model_card, plan
@@ -63,6 +64,7 @@ def test_lines_of_the_plan(tmp_path: Path) -> None:
         "documents": "6 in 7 rows of 23 tokens (1 more too short for a block)",
         "rollouts": "none",
         "tokens to forward per step": "207 = update 207; 1.0 times supervised fine-tuning on the same rows",
+        "memory": memory.line(setup.workload),
         "steps": "4 of 3 rows, 2.00 epochs",  # an epoch is two whole batches of the seven rows
         "held out": "3 rows every 3 steps, horizons 1, 3",
         "device": "cpu, fp32",

@@ -1,0 +1,83 @@
+"""The workload of a run, and whether the device has room for it, before any weights are loaded."""
+
+from copy import deepcopy
+
+import torch
+from transformers import AutoModelForCausalLM, PreTrainedConfig
+
+from ebft import cost, memory
+from ebft.attention import CHUNK_BRANCHES, CHUNK_TOKENS
+from ebft.config import EBFTConfig, RLVRConfig, TrainConfig, UserError
+from ebft.features import tap_indices
+from ebft.loading import feature_architecture
+from ebft.workload import Network, Workload
+
+
+def workload(config: TrainConfig, architecture: PreTrainedConfig, num_blocks: float, device: str) -> Workload:
+    """A micro-batch of rows with so many blocks. Raises UserError for an architecture that is no language model."""
+    method, sampler, trainer, length = config.method, config.sampler, config.trainer, config.data.sequence_length
+    branches, branch_tokens, reach = 0.0, 0, 0.0
+    if isinstance(method, EBFTConfig):
+        branches, branch_tokens = num_blocks * sampler.n_samples, sampler.generate_length - 1
+        reach = (sampler.context_length + length - sampler.generate_length) / 2
+    elif isinstance(method, RLVRConfig):
+        branches, branch_tokens, reach = float(sampler.n_samples), method.max_new_tokens - 1, float(length)
+    return Workload(
+        network=network(architecture, f"model.path={config.model.path}", config.model.trust_remote_code),
+        feature_parameters=_feature_parameters(config, architecture),
+        rows=trainer.micro_batch_size,
+        row_tokens=length,
+        branches=branches,
+        branch_tokens=branch_tokens,
+        reach=reach,
+        chunk_tokens=branch_tokens * max(1, min(CHUNK_BRANCHES, CHUNK_TOKENS // max(1, branch_tokens))),
+        own_rows=isinstance(method, RLVRConfig),
+        bf16=trainer.dtype == "bf16",
+        checkpointing=trainer.gradient_checkpointing,
+        averaged=config.optimizer.ema_decay is not None,
+        has_reference=isinstance(method, RLVRConfig) and method.kl_coef > 0,
+        max_tokens=None,
+        max_logits=None,
+        steps_at_once=device == "cuda",
+        is_bound=cost.depends_on_rollouts(config),
+    )
+
+
+def network(architecture: PreTrainedConfig, name: str, trust_remote_code: bool) -> Network:
+    """Widths from the architecture, parameters counted on a model without storage. Raises UserError where there is no such model."""
+    try:
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(deepcopy(architecture), dtype=torch.float32, trust_remote_code=trust_remote_code)
+    except ValueError as error:
+        raise UserError(f"{name} ({architecture.model_type}) is no causal language model; choose one that AutoModelForCausalLM loads.") from error
+    settings = architecture.to_dict()
+    hidden, heads, layers = architecture.hidden_size, architecture.num_attention_heads, architecture.num_hidden_layers
+    head_size = settings.get("head_dim") or hidden // heads
+    outside = {id(module.weight): module.weight.numel() for module in (model.get_input_embeddings(), model.get_output_embeddings())}
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    return Network(
+        layers=layers,
+        hidden=hidden,
+        intermediate=settings.get("intermediate_size") or 4 * hidden,
+        heads=heads,
+        query=heads * head_size,
+        key=(settings.get("num_key_value_heads") or heads) * head_size,
+        vocabulary=architecture.vocab_size,
+        parameters=parameters,
+        layer_parameters=(parameters - sum(outside.values())) // layers,
+    )
+
+
+def _feature_parameters(config: TrainConfig, architecture: PreTrainedConfig) -> int:
+    """Of the embedding and the layers up to the deepest tap."""
+    architecture, name = feature_architecture(config, architecture)
+    whole = network(architecture, name, config.model.trust_remote_code)
+    return whole.cut(max(1, *tap_indices(list(config.features.feature_layers), whole.layers)))
+
+
+def check_room(work: Workload) -> None:
+    """Raises UserError if the CUDA device has not the memory that a step needs."""
+    free, _ = torch.cuda.mem_get_info()
+    message = memory.refusal(work, free + torch.cuda.memory_reserved() - torch.cuda.memory_allocated())  # what earlier runs left over is free too
+    if message is not None:
+        raise UserError(message)

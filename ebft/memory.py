@@ -1,0 +1,169 @@
+"""What an optimiser step holds in memory, in bytes, before anything is loaded. Arithmetic alone; evaluation is not counted.
+
+Float32 weights, AdamW's moments, the feature network and the reference policy stay. On top of them comes the largest of the phases, which follow
+one another: rollouts; update, with gradient checkpointing also the recomputation of a layer, when the logits are gone; optimiser step.
+
+Activations are what autograd saves in a forward of a Llama-like stack. Per token and layer, with widths H (hidden), I (intermediate), Q and K (all
+heads of queries, of keys):
+
+    two norms    4 H in float32, their inputs before and after normalisation; 2 H of outputs, under autocast 5 H: a copy each for q, k, v, gate, up
+    attention    2 Q, rotated queries and output, with branches 3 Q, for the output is put together from parts; 2 K; a log-sum-exp a head in float32
+    MLP          4 I: gate, silu(gate), up, their product
+
+In bf16 attention, MLP and the norms' outputs have two bytes a number. Branches go in chunks, each with copies of the keys and values that it reads.
+"""
+
+import math
+from collections.abc import Iterator
+from dataclasses import replace
+
+from ebft.workload import Workload
+
+FLOAT, HALF = 4, 2
+UPDATE_COPIES = 5  # float32 copies of the logits at the peak of the backward through their log-softmax
+DRAW_COPIES = 4  # the same of a draw: logits, log-softmax, probabilities, their sums
+TOKENS_STEP = 256  # between the limits of tokens that a refusal proposes
+LASTING = ("weights", "optimizer", "feature network", "reference policy")
+PHASES = {
+    "rollouts": ("bf16 weights", "cache", "draws"),
+    "update": ("bf16 weights", "gradients", "activations", "logits"),
+    "recomputation": ("bf16 weights", "gradients", "activations", "one layer"),
+    "optimizer step": ("gradients", "temporaries"),
+}
+
+
+def estimate(work: Workload) -> dict[str, int]:
+    """Bytes by part; those of `LASTING` and of one of `PHASES` are there at a time."""
+    weights = FLOAT * work.network.parameters
+    parts = {
+        "weights": weights,
+        "optimizer": (3 if work.averaged else 2) * weights,
+        "feature network": _element(work) * work.feature_parameters,
+        "reference policy": weights if work.has_reference else 0,
+        "bf16 weights": HALF * work.network.cut(work.network.layers) if work.bf16 else 0,  # autocast's copies, of the output head too
+        "gradients": weights,
+        "activations": activations(work),
+        "one layer": layer_activations(work) if work.checkpointing else 0,
+        "logits": FLOAT * UPDATE_COPIES * _logits(work, work.held_tokens),
+        "cache": _cache(work),
+        "draws": FLOAT * DRAW_COPIES * _logits(work, work.rows * work.branches),
+        "temporaries": weights if work.steps_at_once else 0,  # square roots of all second moments
+    }
+    return {name: round(size) for name, size in parts.items()}
+
+
+def activations(work: Workload) -> float:
+    """What autograd saves: of all layers everything, with checkpointing their inputs; rotary cosines and sines; the final norm with its output."""
+    network, tokens = work.network, work.held_tokens
+    inputs = FLOAT * network.hidden * tokens
+    layer = inputs if work.checkpointing else layer_activations(work)
+    return network.layers * layer + 3 * inputs + 2 * FLOAT * network.query / network.heads * tokens
+
+
+def layer_activations(work: Workload) -> float:
+    """What autograd saves of one layer."""
+    network, element = work.network, _element(work)
+    norms = 4 * FLOAT * network.hidden + (5 if work.bf16 else 2) * element * network.hidden
+    attention = ((3 if work.branches else 2) * network.query + 2 * network.key) * element + FLOAT * network.heads
+    return (norms + attention + 4 * element * network.intermediate) * work.held_tokens + _chunks(work)
+
+
+def _chunks(work: Workload) -> float:
+    """Copies of the keys and values that the chunks read, and their masks."""
+    own = work.branches * work.branch_tokens
+    if not own:
+        return 0.0
+    queries = min(work.chunk_tokens, own)
+    keys = math.ceil(own / work.chunk_tokens) * (work.reach + queries)
+    at_a_time = work.rows * work.held_tokens / work.tokens
+    return at_a_time * keys * (2 * work.network.key + queries) * _element(work)
+
+
+def _cache(work: Workload) -> float:
+    """Keys and values of rows and branches; rotated keys are float32 even under autocast. Nothing is cached where nothing is sampled."""
+    if not work.branches:
+        return 0.0
+    each = work.branch_tokens + (work.row_tokens if work.own_rows else 0)
+    tokens = work.rows * (work.row_tokens + work.branches * each)
+    return work.network.layers * work.network.key * (FLOAT + _element(work)) * tokens
+
+
+def _element(work: Workload) -> int:
+    return HALF if work.bf16 else FLOAT
+
+
+def _logits(work: Workload, positions: float) -> float:
+    """Elements of the logits at so many positions that are there at a time."""
+    elements = positions * work.network.vocabulary
+    return elements if work.max_logits is None else min(elements, work.max_logits)
+
+
+def peak(parts: dict[str, int]) -> tuple[str, int]:
+    """The phase that holds most, and the bytes that it and what stays hold."""
+    phase = max(PHASES, key=lambda name: sum(parts[part] for part in PHASES[name]))
+    return phase, sum(parts[part] for part in (*LASTING, *PHASES[phase]))
+
+
+def line(work: Workload) -> str:
+    """The phase that holds most, part by part, for people."""
+    parts = estimate(work)
+    phase, total = peak(parts)
+    unit, digits, name = (2**30, 2, "GiB") if total >= 2**30 else (2**20, 1, "MiB")
+    shown = " + ".join(f"{part} {parts[part] / unit:.{digits}f}" for part in (*LASTING, *PHASES[phase]) if parts[part])
+    return f"{_about(work)} {total / unit:.{digits}f} {name} = {shown}, in the {phase}"
+
+
+def refusal(work: Workload, capacity: int) -> str | None:
+    """None if the workload fits into so many bytes; otherwise one sentence with the cheapest change that makes it fit."""
+    phase, needed = peak(estimate(work))
+    if needed <= capacity:
+        return None
+    fitting = (change for change, smaller in _changes(work) if peak(estimate(smaller))[1] <= capacity)
+    cure = next(fitting, None)
+    return f"A step needs {_about(work)} {needed / 2**30:.1f} GiB in its {phase}, and the device has {capacity / 2**30:.1f} GiB free; " + (
+        "neither smaller micro-batches nor recomputed activations nor bf16 save enough, so use a smaller model or a larger device."
+        if cure is None
+        else f"set {cure}."
+    )
+
+
+def _about(work: Workload) -> str:
+    return "at most about" if work.is_bound else "about"
+
+
+def _changes(work: Workload) -> Iterator[tuple[str, Workload]]:
+    """Settings that hold less, the cheapest first: smaller micro-batches change nothing, recomputing costs a forward, bf16 changes figures."""
+    yield from _smaller(work)
+    settings = []
+    if not work.checkpointing:
+        settings.append("trainer.gradient_checkpointing=true")
+        work = replace(work, checkpointing=True)
+        yield from _with(settings, work)
+    if not work.bf16:
+        settings.append("trainer.dtype=bf16")
+        yield from _with(settings, replace(work, bf16=True))
+
+
+def _with(settings: list[str], work: Workload) -> Iterator[tuple[str, Workload]]:
+    yield " ".join(settings), work
+    for change, smaller in _smaller(work):
+        yield " ".join([*settings, change]), smaller
+
+
+def _smaller(work: Workload) -> Iterator[tuple[str, Workload]]:
+    """A smaller limit of tokens where there is one, then fewer rows at a time, then a limit for one row. Rows and completions are not divided, only
+    the branches of a row, of which one is the least."""
+    divisible = work.branches > 0 and not work.own_rows
+    if divisible and work.max_tokens is not None:
+        yield from _limited(work)
+    for rows in range(work.rows - 1, 0, -1):
+        yield f"trainer.micro_batch_size={rows}", replace(work, rows=rows)
+    if divisible:
+        rows_first = "" if work.rows == 1 else "trainer.micro_batch_size=1 "
+        yield from ((rows_first + change, smaller) for change, smaller in _limited(replace(work, rows=1)))
+
+
+def _limited(work: Workload) -> Iterator[tuple[str, Workload]]:
+    most, least = math.ceil(work.held_tokens) - 1, work.row_tokens + work.branch_tokens
+    for tokens in range(most - most % TOKENS_STEP, least - 1, -TOKENS_STEP):
+        yield f"trainer.max_tokens_per_microbatch={tokens}", replace(work, max_tokens=tokens)

@@ -1,0 +1,63 @@
+"""How large an optimiser step is: the network's widths and the tokens of a micro-batch. Memory and floating-point operations follow from it."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Network:
+    """Widths and exact numbers of parameters of a stack of layers; `query` and `key` are the widths of all their heads together."""
+
+    layers: int
+    hidden: int
+    intermediate: int
+    heads: int
+    query: int
+    key: int
+    vocabulary: int
+    parameters: int
+    layer_parameters: int
+
+    def cut(self, layers: int) -> int:
+        """Parameters of the embedding and of the first `layers` layers."""
+        return self.vocabulary * self.hidden + layers * self.layer_parameters
+
+
+@dataclass(frozen=True)
+class Workload:
+    """A micro-batch as its config announces it, and how it is computed."""
+
+    network: Network
+    feature_parameters: int  # of the feature network, as far as it is kept
+    rows: int
+    row_tokens: int
+    branches: float  # of a row
+    branch_tokens: int  # of a branch, in the update
+    reach: float  # row tokens that a branch reads, on average
+    chunk_tokens: int  # of branches, that attend together with one copy of the keys and values they read
+    own_rows: bool  # every branch has a copy of its row's keys and values in the cache
+    bf16: bool
+    checkpointing: bool
+    averaged: bool  # a running average of the weights is kept
+    has_reference: bool  # a second policy is kept, without gradients
+    max_tokens: int | None  # that hold activations at a time; None: those of a micro-batch
+    max_logits: int | None  # elements at a time; None: those of a micro-batch
+    steps_at_once: bool  # AdamW takes all parameters at once, as it does on CUDA
+    is_bound: bool  # rollouts may turn out shorter
+
+    @property
+    def tokens(self) -> float:
+        """Of an update of the micro-batch."""
+        return self.rows * (self.row_tokens + self.branches * self.branch_tokens)
+
+    @property
+    def held_tokens(self) -> float:
+        """Tokens that hold activations at a time."""
+        return self.tokens if self.max_tokens is None else min(self.tokens, self.max_tokens)
+
+
+def flops_per_token(work: Workload) -> float:
+    """Floating-point operations of one token's forward through all layers: 2 for each parameter of theirs, and 4 Q a layer for each token that it
+    sees, the mean over full rows and branches. Left out are the output head, norms and activations, so that a share of a peak is from below."""
+    network, own = work.network, work.branches * work.branch_tokens
+    pairs = work.row_tokens * (work.row_tokens + 1) / 2 + own * (work.reach + (work.branch_tokens + 1) / 2)
+    return network.layers * (2 * network.layer_parameters + 4 * network.query * pairs / (work.row_tokens + own))
