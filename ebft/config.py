@@ -196,6 +196,7 @@ class TrainerConfig:
     liger: bool  # norms and gates in Liger's kernels
     checkpoint_every_steps: int = at_least(1)
     keep_checkpoints: int = at_least(1)
+    profile: bool  # a torch profile of a few steps, written into the run folder
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ FIGURES = {
     "train/reward": "reward",
     "train/cross_entropy": "cross-entropy",
     "train/tokens_per_second": "tokens/s",
+    "train/mfu": "mfu",
 }
 
 

@@ -17,6 +17,7 @@ CHANGEABLE_KEYS = (
     "trainer.liger",
     "trainer.checkpoint_every_steps",
     "trainer.keep_checkpoints",
+    "trainer.profile",
     "eval.micro_batch_size",
     "sampler.reuse",
 )

@@ -19,8 +19,10 @@ from ebft.evaluation import Evaluation
 from ebft.files import atomic_file
 from ebft.optimization import NonFiniteError, Optimization, save_batch
 from ebft.plan import model_card, plan
+from ebft.profiling import NoProfile, Profile, matmul_peak, utilization
 from ebft.run import Run, StopSignals
 from ebft.setup import Setup, prepare
+from ebft.workload import flops_per_token
 
 
 class Stopped(Exception):
@@ -69,6 +71,8 @@ class Loop:
     def __init__(self, config: TrainConfig, setup: Setup, run: Run, stop: StopSignals) -> None:
         self.config, self.setup, self.run, self.stop = config, setup, run, stop
         self.optimization = Optimization(config.optimizer, setup.policy, setup.max_steps)
+        self.peak = matmul_peak(torch.bfloat16 if config.trainer.dtype == "bf16" else torch.float32) if setup.device == "cuda" else None
+        self.profile: Profile = NoProfile()
         self.step = 0
         self.evaluated = -1  # the step of the latest evaluation
         self.base: Evaluation | None = None
@@ -80,15 +84,19 @@ class Loop:
 
     def run_to_the_end(self) -> str:
         """Returns `completed` or `interrupted`."""
+        if self.config.trainer.profile:
+            self.profile = Profile(self.run.directory, self.setup.device, self.setup.max_steps - self.step, self.run.say)
         try:
             with self.run.progress(self.setup.max_steps, self.step) as progress:
                 while self._settle():
-                    metrics = self._train_step()
+                    with self.profile.step(self.step + 1):
+                        metrics = self._train_step()
                     progress.update(self.step, metrics)
             done = self.step == self.setup.max_steps and self.evaluated == self.step
             if done:
                 self._export()
         except BaseException as error:
+            self.profile.discard()
             self._finish("failed", error=f"{type(error).__name__}: {error}")
             raise
         status = "completed" if done else "interrupted"
@@ -99,9 +107,11 @@ class Loop:
         """What is due between two steps: evaluate, save. True if another step follows."""
         config, step, last = self.config, self.step, self.step == self.setup.max_steps
         if (last or step % config.eval.every_steps == 0) and self.evaluated < step and not self.stop.requested:
+            self.profile.close()
             self._evaluate()
         ends = last or self.stop.requested
         if ends or (step > 0 and step % config.trainer.checkpoint_every_steps == 0):
+            self.profile.close()
             checkpoint.save(self.run.directory, step, self.state(), config.trainer.keep_checkpoints)
         return not ends
 
@@ -123,6 +133,8 @@ class Loop:
         self.train_seconds += seconds
         metrics = {f"train/{name}": value for name, value in values.items()}
         metrics["train/tokens_per_second"] = tokens / seconds
+        if self.peak is not None:
+            metrics["train/mfu"] = utilization(tokens, flops_per_token(setup.workload), seconds, self.peak)
         self.run.log(self.step, metrics)
         return metrics
 

@@ -27,6 +27,7 @@ Often changed, as KEY=VALUE:
   features.feature_layers=[0.5]   fractions of the depth, or layer indices
   optimizer.lr=1e-6               learning rate
   trainer.max_steps=200           also trainer.batch_size, trainer.device=cuda, trainer.dtype=bf16
+  trainer.profile=true            where a step's time goes: profile/ in the run folder
   eval.every_steps=50             steps between evaluations
   eval.num_questions=200          held-out questions answered and verified, where data.task says how
   hydra.run.dir=outputs/mine      the run folder; the same command again resumes in it
