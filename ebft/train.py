@@ -84,6 +84,8 @@ class Loop:
 
     def run_to_the_end(self) -> str:
         """Returns `completed` or `interrupted`."""
+        if self.peak is not None:
+            self.run.say(f"train/mfu is a share of {self.peak / 1e12:.1f} TFLOP/s, which a large {self.config.trainer.dtype} matmul reaches here.")
         if self.config.trainer.profile:
             self.profile = Profile(self.run.directory, self.setup.device, self.setup.max_steps - self.step, self.run.say)
         try:

@@ -270,7 +270,7 @@ def test_the_line_names_the_parts_of_the_largest_phase(monkeypatch: pytest.Monke
 # Refusals
 
 GIB = 2**30
-# Qwen2.5-1.5B, four rows of 1,024 tokens with 127 blocks of four rollouts of eight tokens: the paper's shape on a larger model.
+# Qwen2.5-1.5B, four rows of 1,024 tokens with 127 blocks of four rollouts of eight tokens, the paper's geometry.
 QWEN = Network(28, 1536, 8960, 12, 1536, 256, 151936, 1_543_714_304, 46_797_824)
 LARGE = replace(
     SUPERVISED,

@@ -14,7 +14,8 @@ from ebft import report
 from ebft.optimization import Optimization
 from ebft.profiling import Profile, operators, utilization
 from ebft.run import StopSignals
-from ebft.train import train
+from ebft.setup import prepare
+from ebft.train import Loop, train
 from tests.debug_run import assert_same_run, miniature, summary
 
 CPU, GPU = torch.autograd.DeviceType.CPU, torch.autograd.DeviceType.CUDA
@@ -84,6 +85,33 @@ def test_a_device_of_which_torch_saw_nothing_is_named() -> None:
 def test_utilisation() -> None:
     """11 tokens of 13 operations in 7 seconds, of 17 a second."""
     assert utilization(11, 13, 7, 17) == pytest.approx(143 / 119)
+
+
+def test_a_run_with_a_peak_logs_its_share_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Per token 2 layers of 2 operations a parameter and 4 * 48 for each of the (23 + 1) / 2 tokens that one sees."""
+    begin = Loop.__init__
+
+    def with_peak(self: Loop, *args: Any) -> None:
+        begin(self, *args)
+        self.peak = 7e12
+
+    monkeypatch.setattr(Loop, "__init__", with_peak)
+    config, run = miniature(tmp_path, "method=sft", "trainer.max_steps=2"), tmp_path / "run"
+    train(config, run)
+    layer = prepare(config).workload.network.layer_parameters
+    found = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    shares = [(row["train/mfu"], row["train/tokens_per_second"]) for row in found if "train/loss" in row]
+    assert len(shares) == 2
+    for share, tokens_per_second in shares:
+        assert share == pytest.approx(tokens_per_second * 2 * (2 * layer + 4 * 48 * 12) / 7e12)
+    log = (run / "train.log").read_text()
+    assert "train/mfu is a share of 7.0 TFLOP/s, which a large fp32 matmul reaches here." in log
+    assert ", mfu 0.000" in log
+
+
+def test_a_run_on_a_cpu_has_no_utilisation(tmp_path: Path) -> None:
+    train(miniature(tmp_path, "method=sft", "trainer.max_steps=1"), tmp_path / "run")
+    assert "mfu" not in (tmp_path / "run" / "metrics.jsonl").read_text() + (tmp_path / "run" / "train.log").read_text()
 
 
 def test_a_profiled_run_is_the_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
