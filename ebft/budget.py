@@ -6,10 +6,11 @@ import torch
 from transformers import AutoModelForCausalLM, PreTrainedConfig
 
 from ebft import cost, memory
-from ebft.attention import CHUNK_BRANCHES, CHUNK_TOKENS
+from ebft.chunked import CHUNK_BRANCHES, CHUNK_TOKENS
 from ebft.config import EBFTConfig, RLVRConfig, TrainConfig, UserError
 from ebft.features import tap_indices
 from ebft.loading import feature_architecture
+from ebft.models import LOGITS_AT_A_TIME
 from ebft.workload import Network, Workload
 
 
@@ -30,14 +31,14 @@ def workload(config: TrainConfig, architecture: PreTrainedConfig, num_blocks: fl
         branches=branches,
         branch_tokens=branch_tokens,
         reach=reach,
-        chunk_tokens=branch_tokens * max(1, min(CHUNK_BRANCHES, CHUNK_TOKENS // max(1, branch_tokens))),
+        chunk_tokens=0 if device == "cuda" else branch_tokens * max(1, min(CHUNK_BRANCHES, CHUNK_TOKENS // max(1, branch_tokens))),
         own_rows=isinstance(method, RLVRConfig),
         bf16=trainer.dtype == "bf16",
         checkpointing=trainer.gradient_checkpointing,
         averaged=config.optimizer.ema_decay is not None,
         has_reference=isinstance(method, RLVRConfig) and method.kl_coef > 0,
-        max_tokens=None,
-        max_logits=None,
+        max_tokens=trainer.max_tokens_per_microbatch if branches else None,
+        max_logits=LOGITS_AT_A_TIME,
         steps_at_once=device == "cuda",
         is_bound=cost.depends_on_rollouts(config),
     )

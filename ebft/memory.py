@@ -44,7 +44,7 @@ def estimate(work: Workload) -> dict[str, int]:
         "gradients": weights,
         "activations": activations(work),
         "one layer": layer_activations(work) if work.checkpointing else 0,
-        "logits": FLOAT * UPDATE_COPIES * _logits(work, work.held_tokens),
+        "logits": FLOAT * UPDATE_COPIES * _logits(work, work.positions),
         "cache": _cache(work),
         "draws": FLOAT * DRAW_COPIES * _logits(work, work.rows * work.branches),
         "temporaries": weights if work.steps_at_once else 0,  # square roots of all second moments
@@ -71,7 +71,7 @@ def layer_activations(work: Workload) -> float:
 def _chunks(work: Workload) -> float:
     """Copies of the keys and values that the chunks read, and their masks."""
     own = work.branches * work.branch_tokens
-    if not own:
+    if not own or not work.chunk_tokens:
         return 0.0
     queries = min(work.chunk_tokens, own)
     keys = math.ceil(own / work.chunk_tokens) * (work.reach + queries)
@@ -151,9 +151,9 @@ def _with(settings: list[str], work: Workload) -> Iterator[tuple[str, Workload]]
 
 
 def _smaller(work: Workload) -> Iterator[tuple[str, Workload]]:
-    """A smaller limit of tokens where there is one, then fewer rows at a time, then a limit for one row. Rows and completions are not divided, only
-    the branches of a row, of which one is the least."""
-    divisible = work.branches > 0 and not work.own_rows
+    """A smaller limit of tokens where there is one, then fewer rows at a time, then a limit for one row. Rows are not divided, only the branches of a
+    row, of which one is the least."""
+    divisible = work.branches > 0
     if divisible and work.max_tokens is not None:
         yield from _limited(work)
     for rows in range(work.rows - 1, 0, -1):

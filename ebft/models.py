@@ -18,7 +18,7 @@ from ebft.features import embed, reference_windows, tap_indices
 from ebft.reuse import branches_of, largest
 from ebft.types import Batch, Blocks, Embeddings, Rollout
 
-LOGITS_AT_A_TIME = 2**25
+LOGITS_AT_A_TIME = 2**25  # elements, of 4 bytes each, and a few copies of them
 
 
 class Decoder:
@@ -101,6 +101,11 @@ class LanguageModel:
     def device(self) -> torch.device:
         return self.model.device
 
+    @property
+    def positions_at_a_time(self) -> int:
+        """Whose logits may exist together."""
+        return max(1, LOGITS_AT_A_TIME // self.head.weight.shape[0])
+
     def row_hidden(self, batch: Batch) -> Float[Tensor, "B T H"]:
         return self.decoder.run(batch.tokens, row_positions(batch), RowContext.of(batch))
 
@@ -150,7 +155,7 @@ class LanguageModel:
         """Log-probs of all requested labels. Logits are computed once, only at positions that predict a wanted label, and so many at a time that
         no tensor of the whole row and vocabulary exists; where there are several such chunks, once more on the way back."""
         (positions, places), rows = _needed(hidden, requests), hidden.flatten(0, 1)
-        size = max(1, LOGITS_AT_A_TIME // self.head.weight.shape[0])
+        size = self.positions_at_a_time
         results = [torch.zeros(labels.wanted.shape, device=hidden.device) for labels in requests]
         for start in range(0, len(positions), size):
             chunk = rows[positions[start : start + size]], [place - start for place in places], requests

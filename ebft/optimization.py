@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from typing import Any, BinaryIO
 
 import torch
+from torch.autograd.profiler import record_function
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from transformers import get_scheduler
 
@@ -52,19 +53,22 @@ class Optimization:
         A micro-batch has at most `micro_batch_size` rows, and `max_tokens` with all their rollouts if it has several rows.
         """
         cuts = micro_batches(method.row_tokens(batch), micro_batch_size, max_tokens)
-        prepared = [method.prepare(batch.rows(start, stop), step) for start, stop in cuts]
+        with record_function("prepare"):
+            prepared = [method.prepare(batch.rows(start, stop), step) for start, stop in cuts]
         counts = [method.counts(part) for part in prepared]
         totals = {name: torch.stack([count[name] for count in counts]).sum() for name in counts[0]}
 
         self.policy.model.train()
         figures: dict[str, torch.Tensor] = {}
-        for part in prepared:
-            for name, value in differentiate(method, part, totals, max_tokens).items():
-                figures[name] = figures.get(name, 0) + value
+        with record_function("update"):
+            for part in prepared:
+                for name, value in differentiate(method, part, totals, max_tokens).items():
+                    figures[name] = figures.get(name, 0) + value
         figures["grad_norm"] = torch.nn.utils.clip_grad_norm_(self.parameters, self.config.max_grad_norm)
         figures |= method.metrics(prepared)
         values = dict(zip(figures, torch.stack([*figures.values()]).tolist(), strict=True))
-        self._update(values)
+        with record_function("optimizer"):
+            self._update(values)
         return values
 
     def _update(self, values: dict[str, float]) -> None:

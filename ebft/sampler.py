@@ -64,12 +64,12 @@ class Growing:
         context.regroup(anchors, before.gather(1, first))
         return latest.gather(1, first), anchors
 
-    def draw(self, logits: Float[Tensor, "B C V"], draws: Float[Tensor, "B R G"], temperature: float, most: int) -> None:
+    def draw(self, policy: LanguageModel, hidden: Float[Tensor, "B C H"], draws: Float[Tensor, "B R G"], temperature: float, most: int) -> None:
         """The next token of every rollout that goes on, of which a row has so many at `most`."""
         chosen = self.going.int().argsort(dim=1, descending=True, stable=True)[:, :most]
         rows, place = torch.arange(len(chosen), device=chosen.device)[:, None], (self.last.gather(1, chosen) + 1).clamp_max(self.tokens.shape[2] - 1)
         going = self.going.gather(1, chosen)
-        drawn = _draw(logits[rows, self.branch.gather(1, chosen)], draws[rows, chosen, place][..., None], temperature)
+        drawn = _draw(policy, hidden[rows, self.branch.gather(1, chosen)], draws[rows, chosen, place][..., None], temperature)
         for held, new in zip((self.tokens, self.log_probs), drawn, strict=True):
             held[rows, chosen, place] = torch.where(going, new.squeeze(-1), held[rows, chosen, place])
         self.last = self.last + 1
@@ -98,7 +98,7 @@ def sample(
                     break
                 tokens, anchors = rollouts.merge(context, most)
             hidden = policy.step_hidden(tokens, anchors, context)
-            rollouts.draw(policy.logits(hidden), uniform, temperature, most)
+            rollouts.draw(policy, hidden, uniform, temperature, most)
     drawn, scored = (from_branches(x, n_samples).clone() for x in (rollouts.tokens, rollouts.log_probs))  # out of inference mode
     rollout = until_stop(blocks, drawn, scored, stop_token)
     return replace(rollout, matches=None if matches is None else matches.clone()), row
@@ -111,8 +111,7 @@ def _along_the_row(
     steps = []
     for step in range(num_steps):
         before = (blocks.anchors + step - 1).clamp_max(row.shape[1] - 1)
-        logits = policy.logits(row.take_along_dim(before[..., None], dim=1))
-        steps.append(_draw(logits, draws[..., step].transpose(1, 2), temperature))
+        steps.append(_draw(policy, row.take_along_dim(before[..., None], dim=1), draws[..., step].transpose(1, 2), temperature))
     tokens, log_probs = (torch.stack(drawn, dim=-1).transpose(1, 2) for drawn in zip(*steps, strict=True))
     return tokens, log_probs
 
@@ -129,11 +128,17 @@ def _begin(batch: Batch, blocks: Blocks, tokens: Int[Tensor, "B N K J"], log_pro
     return Growing(tokens, log_probs, shared, torch.ones_like(exists), anchors, branch=every)
 
 
-def _draw(logits: Float[Tensor, "*b V"], uniform: Float[Tensor, "*b J"], temperature: float) -> tuple[Int[Tensor, "*b J"], Float[Tensor, "*b J"]]:
-    """J tokens from every distribution, and their log-probs."""
-    log_probs = (logits / temperature).log_softmax(-1)
-    token = inverse_cdf(log_probs.exp(), uniform)
-    return token, log_probs.gather(-1, token)
+def _draw(
+    policy: LanguageModel, hidden: Float[Tensor, "B C H"], uniform: Float[Tensor, "B C J"], temperature: float
+) -> tuple[Int[Tensor, "B C J"], Float[Tensor, "B C J"]]:
+    """J tokens from the distribution behind every position, and their log-probs; so many positions at a time as their logits allow."""
+    drawn, size = [], policy.positions_at_a_time
+    for states, targets in zip(*(x.flatten(0, 1).split(size) for x in (hidden, uniform)), strict=True):
+        log_probs = (policy.logits(states) / temperature).log_softmax(-1)
+        token = inverse_cdf(log_probs.exp(), targets)
+        drawn.append((token, log_probs.gather(-1, token)))
+    tokens, log_probs = (torch.cat(parts).unflatten(0, uniform.shape[:2]) for parts in zip(*drawn, strict=True))
+    return tokens, log_probs
 
 
 def inverse_cdf(probabilities: Float[Tensor, "*b V"], uniform: Float[Tensor, "*b J"]) -> Int[Tensor, "*b J"]:

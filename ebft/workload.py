@@ -33,7 +33,7 @@ class Workload:
     branches: float  # of a row
     branch_tokens: int  # of a branch, in the update
     reach: float  # row tokens that a branch reads, on average
-    chunk_tokens: int  # of branches, that attend together with one copy of the keys and values they read
+    chunk_tokens: int  # of branches, that attend together with one copy of the keys and values they read; 0: without copies
     own_rows: bool  # every branch has a copy of its row's keys and values in the cache
     bf16: bool
     checkpointing: bool
@@ -48,6 +48,12 @@ class Workload:
     def tokens(self) -> float:
         """Of an update of the micro-batch."""
         return self.rows * (self.row_tokens + self.branches * self.branch_tokens)
+
+    @property
+    def positions(self) -> float:
+        """Tokens whose logits are wanted together: the rows', or those of the branches that are held with them."""
+        rows = float(self.rows * self.row_tokens)
+        return max(rows, self.held_tokens - rows)
 
     @property
     def held_tokens(self) -> float:

@@ -8,8 +8,8 @@ import torch
 from transformers import PreTrainedConfig, T5Config
 
 from ebft import budget, memory, setup
-from ebft.attention import FlatContext
 from ebft.blocks import make_branches
+from ebft.chunked import ChunkedBranches
 from ebft.config import UserError
 from ebft.loading import load_architecture
 from ebft.setup import prepare
@@ -80,7 +80,7 @@ def test_the_workload_of_block_rollouts(tmp_path: Path) -> None:
 def test_the_workload_of_completions(tmp_path: Path) -> None:
     config = miniature(tmp_path, "method=rlvr", *pairs(tmp_path), "method.max_new_tokens=12", "method.kl_coef=0.1", "trainer.dtype=bf16")
     work = budget.workload(config, debug_architecture(tmp_path), 1.0, "cuda")
-    assert (work.branches, work.branch_tokens, work.reach, work.chunk_tokens, work.own_rows) == (2.0, 11, 23.0, 121, True)
+    assert (work.branches, work.branch_tokens, work.reach, work.chunk_tokens, work.own_rows) == (2.0, 11, 23.0, 0, True)
     assert (work.averaged, work.has_reference, work.is_bound, work.bf16, work.steps_at_once) == (False, True, True, True, True)
 
 
@@ -94,9 +94,9 @@ def test_the_workload_of_rows(tmp_path: Path) -> None:
 def test_chunks_are_those_of_attention(tmp_path: Path, generate_length: int) -> None:
     batch = random_batch([[0] * 23] * 2)
     rollout = random_rollout(batch, geometry(stride=1, generate_length=generate_length))
-    context = FlatContext.of(batch, make_branches(rollout.blocks, rollout.tokens[..., :-1]))
+    chunks = ChunkedBranches.of(batch.document_ids, make_branches(rollout.blocks, rollout.tokens[..., :-1]))
     config = miniature(tmp_path, "method=ebft", f"sampler.generate_length={generate_length}")
-    assert budget.workload(config, debug_architecture(tmp_path), 1.0, "cpu").chunk_tokens == context.chunk_tokens
+    assert budget.workload(config, debug_architecture(tmp_path), 1.0, "cpu").chunk_tokens == chunks.chunk_tokens
 
 
 # Room

@@ -11,8 +11,8 @@ from torch.profiler import ProfilerActivity, profile
 from transformers import LlamaConfig
 
 from ebft import memory
-from ebft.attention import CHUNK_BRANCHES, CHUNK_TOKENS
 from ebft.blocks import make_branches
+from ebft.chunked import CHUNK_BRANCHES, CHUNK_TOKENS
 from ebft.models import LanguageModel, branch_labels, row_labels
 from ebft.types import Batch, Rollout
 from ebft.workload import Network, Workload, flops_per_token
@@ -165,7 +165,9 @@ def test_an_update_allocates_what_is_estimated(dtype: str, checkpointing: bool, 
 
     def update() -> None:
         labels = branch_labels(batch, rollout, branches, 1.0), row_labels(batch)
-        sum(values.sum() for values in policy.log_probs(policy.flat_hidden(batch, branches), *labels)).backward()
+        for part in policy.parts(batch, branches):
+            here = [labels[0].within(part), *([labels[1]] if part.is_row else [])]
+            (sum(values.sum() for values in policy.log_probs(part.hidden, *here)) + part.pull).backward()
 
     update()
     policy.model.zero_grad(set_to_none=True)
@@ -220,8 +222,8 @@ def test_a_limit_of_tokens_limits_what_grows_with_them() -> None:
 
 
 def test_logits_are_bounded_by_what_is_computed_at_a_time() -> None:
-    """82 positions of 13 tokens, five copies; the next tokens of 12 branches, four."""
-    assert [memory.estimate(BRANCHED)[name] for name in ("logits", "draws")] == [4 * 5 * 82 * 13, 4 * 4 * 12 * 13]
+    """48 positions of branches, apart from 34 of rows, of 13 tokens, five copies; the next tokens of 12 branches, four."""
+    assert [memory.estimate(BRANCHED)[name] for name in ("logits", "draws")] == [4 * 5 * 48 * 13, 4 * 4 * 12 * 13]
     assert [memory.estimate(replace(BRANCHED, max_logits=101))[name] for name in ("logits", "draws")] == [4 * 5 * 101, 4 * 4 * 101]
     assert memory.estimate(SUPERVISED)["draws"] == 0
 
@@ -321,9 +323,9 @@ def test_a_row_that_is_too_long_alone_is_recomputed_and_then_halved() -> None:
     assert (memory.refusal(whole, needed(halved)) or "").endswith("; set trainer.gradient_checkpointing=true trainer.dtype=bf16.")
 
 
-def test_completions_are_not_divided() -> None:
+def test_completions_are_divided_like_blocks() -> None:
     work = replace(LARGE, rows=1, branches=5.0, branch_tokens=4099, own_rows=True)
-    assert (memory.refusal(work, needed(work) - 1) or "").endswith("; set trainer.gradient_checkpointing=true.")
+    assert (memory.refusal(work, needed(work) - 1) or "").endswith("; set trainer.max_tokens_per_microbatch=21504.")
 
 
 def test_settings_are_named_together_where_one_is_not_enough() -> None:

@@ -148,9 +148,9 @@ def interrupt(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
     enter = StopSignals.__enter__
     monkeypatch.setattr(StopSignals, "__enter__", lambda self: (signals.append(self), enter(self))[1])
 
-    def stepped(self: Optimization, method: Any, batch: Any, number: int, size: int) -> dict[str, float]:
+    def stepped(self: Optimization, method: Any, batch: Any, number: int, *limits: Any) -> dict[str, float]:
         signals[-1].requested |= number == step
-        return original(self, method, batch, number, size)
+        return original(self, method, batch, number, *limits)
 
     monkeypatch.setattr(Optimization, "step", stepped)
 
@@ -173,10 +173,10 @@ def test_an_interrupted_run_has_the_steps_it_took_and_a_resumed_one_its_own(tmp_
 def test_a_run_that_fails_in_a_profiled_step_leaves_no_profile_and_no_profiler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config, run, original = miniature(tmp_path, *ROOMY, "trainer.profile=true"), tmp_path / "run", Optimization.step
 
-    def failing(self: Optimization, method: Any, batch: Any, number: int, size: int) -> dict[str, float]:
+    def failing(self: Optimization, method: Any, batch: Any, number: int, *limits: Any) -> dict[str, float]:
         if number == 2:
             raise RuntimeError("out of luck")
-        return original(self, method, batch, number, size)
+        return original(self, method, batch, number, *limits)
 
     monkeypatch.setattr(Optimization, "step", failing)
     with pytest.raises(RuntimeError, match="out of luck"):
