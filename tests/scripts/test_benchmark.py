@@ -8,10 +8,17 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import benchmark
+import benchmark_completions
+import benchmark_contenders
+import benchmark_growth
+import benchmark_models
 import pytest
 import torch
+from benchmark_contenders import Meter, Setting, contender
+from benchmark_models import Sizes, multiply_adds
+from benchmark_profile import write_profiles
 from naive import NaiveEBFT, layout
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from ebft.config import EBFTConfig, FeaturesConfig, SamplerConfig
 from ebft.methods.ebft import EBFT
@@ -79,29 +86,42 @@ def test_naive_twin_takes_the_same_step(ce_coef: float, whitening: str, reuse: b
         torch.testing.assert_close(mine.grad, its.grad, rtol=1e-5, atol=1e-5, msg=name)
 
 
-def small_model(monkeypatch: pytest.MonkeyPatch) -> None:
+SMALL = Setting("small", "cpu", "fp32", n_samples=4, num_documents=1, threads=1)
+
+
+@pytest.fixture
+def _smaller(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A 16-wide model, and no processes of their own for its memory."""
     for name, size in {"hidden_size": 16, "intermediate_size": 29, "vocab_size": 31}.items():
-        monkeypatch.setitem(benchmark.MODEL, name, size)
-    monkeypatch.setattr(benchmark, "SHARPNESS", 0.01)
+        monkeypatch.setitem(benchmark_models.SHAPES["small"][1], name, size)
+    monkeypatch.setattr(benchmark, "peak_memory", lambda name, *_: 3 * 2**20 if name == "naive" else 2**20)
 
 
 def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
-    monkeypatch.setattr(sys, "argv", ["benchmark.py", "--threads", "1", *arguments])
+    monkeypatch.setattr(sys, "argv", ["benchmark.py", "--threads", "1", "--device", "cpu", *arguments])
     benchmark.main()
 
 
-def test_formula_gives_the_rows_of_section_9(monkeypatch: pytest.MonkeyPatch) -> None:
-    small_model(monkeypatch)
-    racers = benchmark.contenders(benchmark.random_model(1024))
-    ours, naive, sft = (benchmark.with_total(racers[name].method.tokens_per_row(1024, 127)) for name in ("ours", "naive", "sft"))
+@pytest.mark.usefixtures("_smaller")
+def test_formula_gives_the_rows_of_section_9() -> None:
+    batch = SMALL.rows(SMALL.build(1024), 1024)
+    ours, naive, sft = (contender(name, SMALL.build(1024), SMALL).formula(batch, 0.0) for name in ("ours", "naive", "sft"))
     assert ours == {"sampling": 4580, "features": 3816, "update": 13740, "step": 22136}
     assert naive == {"sampling": 46992, "features": 8160, "update": 24480, "step": 79632}
     assert sft == {"update": 3072, "step": 3072}
 
 
+@pytest.mark.usefixtures("_smaller")
+def test_formula_at_a_share_is_the_last_row_of_section_9() -> None:
+    """55 % live: 1024 + 0.55 * 3556 and 0.75 * (1024 + 0.55 * 4064) of each of 3 rows."""
+    setting = replace(SMALL, num_documents=3)
+    reuse = contender("reuse", setting.build(1024), setting).formula(setting.rows(setting.build(1024), 1024), 0.45)
+    assert reuse == pytest.approx({"sampling": 8939.4, "features": 7333.2, "update": 26818.2, "step": 43090.8})
+
+
+@pytest.mark.usefixtures("_smaller")
 def test_benchmark_counts_what_it_forwards(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """T = 25 has K = 2 blocks of N = 4 rollouts of 8: ours 25 + 8 * 7, 0.75 * (25 + 8 * 8); the twin 4 * (8 * 25 + 2 * 28), 4 * (25 + 16)."""
-    small_model(monkeypatch)
     run(monkeypatch, "--lengths", "25", "--repetitions", "2", "--json", str(tmp_path / "figures.json"))
     figures = json.loads((tmp_path / "figures.json").read_text())["lengths"]["25"]
     expected = {
@@ -109,13 +129,17 @@ def test_benchmark_counts_what_it_forwards(monkeypatch: pytest.MonkeyPatch, tmp_
         "naive": {"sampling": 1024, "features": 164, "update": 492, "step": 1680},
         "sft": {"update": 75, "step": 75},
     }
-    assert figures["tokens_by_formula"] == expected | {"reuse": expected["ours"]}
-    reusing = figures["tokens_forwarded"].pop("reuse")
-    assert figures["tokens_forwarded"] == expected
+    reusing, formula = (figures[name].pop("reuse") for name in ("tokens_forwarded", "tokens_by_formula"))
+    assert figures["tokens_forwarded"] == figures["tokens_by_formula"] == expected
     assert all(reusing[phase] <= tokens for phase, tokens in expected["ours"].items())
+    assert figures["reused_share"]["ours"] == 0
+    live = 1 - figures["reused_share"]["reuse"]
+    assert formula["features"] == pytest.approx(0.75 * (25 + 64 * live))
+    assert figures["tokens_over_formula"]["reuse"] == reusing["step"] / formula["step"]
     seconds = {name: phases["step"] for name, phases in figures["seconds"].items()}
     assert figures["naive_over_ours_seconds"] == {name: seconds["naive"] / seconds[name] for name in ("ours", "reuse")}
     assert figures["ours_over_sft_seconds"] == {name: seconds[name] / seconds["sft"] for name in ("ours", "reuse")}
+    assert figures["peak_memory_bytes"] == {"ours": 2**20, "reuse": 2**20, "naive": 3 * 2**20, "sft": 2**20}
     table = capsys.readouterr().out.splitlines()[1:]
     assert table[0].split()[:4] == ["T", "phase", "reuse", "tokens"]
     assert [line.split()[:6] for line in table[1:5]] == [
@@ -124,21 +148,141 @@ def test_benchmark_counts_what_it_forwards(monkeypatch: pytest.MonkeyPatch, tmp_
         ["25", "update", "off", "243", "243", "492"],
         ["25", "step", "off", "391", "391", "1,680"],
     ]
-    assert [line.split()[1:3] for line in table[5:]] == [[phase, "on"] for phase in ("sampling", "features", "update", "step")]
+    assert [line.split()[1:3] for line in table[5:9]] == [[phase, "on"] for phase in ("sampling", "features", "update", "step")]
+    assert [line.split()[1] for line in table[10:]] == ["ours", "reuse", "naive", "sft"]
+    assert table[10].split() == ["25", "ours", "0.000", "1.000", f"{figures['utilisation']['ours']:.0%}", "1", "0.33"]
+
+
+@pytest.mark.usefixtures("_smaller")
+def test_benchmark_without_the_twin(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Of 2 rows of T = 25 with 3 rollouts at both anchors: 2 * (25 + 6 * 7)."""
+    options = ("--without-naive", "--documents", "2", "--samples", "3", "--dtype", "bf16")
+    run(monkeypatch, "--lengths", "25", "--repetitions", "1", "--json", str(tmp_path / "figures.json"), *options)
+    document = json.loads((tmp_path / "figures.json").read_text())
+    assert document["setting"] == {"model": "small", "device": "cpu", "dtype": "bf16", "n_samples": 3, "num_documents": 2, "threads": 1}
+    figures = document["lengths"]["25"]
+    assert figures["tokens_forwarded"]["ours"]["sampling"] == 134
+    assert figures["naive_over_ours_seconds"] == {}
+    assert capsys.readouterr().out.splitlines()[2].split()[5:8] == ["-", f"{figures['seconds']['ours']['sampling']:.3f}", "-"]
+
+
+@pytest.mark.usefixtures("_smaller")
+def test_twin_in_bf16_has_the_product_loss() -> None:
+    setting = replace(SMALL, dtype="bf16", num_documents=2)
+    batch = setting.rows(setting.build(25), 25)
+    mine, its = (contender(name, setting.build(25), setting).step(batch, 0).figures["cross_entropy"] for name in ("ours", "naive"))
+    assert mine == pytest.approx(its, rel=1e-2)
 
 
 def test_rollouts_follow_the_row_as_far_as_the_benchmark_says() -> None:
     """45 % of the tokens, 55 % live; a short row's few rollouts scatter."""
-    racer = benchmark.contenders(benchmark.random_model(512))["reuse"]
-    racer.meter.reset()
-    prepared = racer.method.prepare(benchmark.ascending_row(512), 0)
-    assert racer.method.metrics([prepared])["reused_share"] == pytest.approx(0.45, abs=0.06)
+    share = contender("reuse", SMALL.build(512), SMALL).step(SMALL.rows(SMALL.build(512), 512), 0).figures["reused_share"]
+    assert share == pytest.approx(0.45, abs=0.06)
 
 
+def test_rollouts_follow_a_row_of_one_token_where_the_head_is_the_embeddings(monkeypatch: pytest.MonkeyPatch) -> None:
+    make, settings = benchmark_models.SHAPES["qwen2.5-0.5b"]
+    shrunk = settings | {"hidden_size": 196, "intermediate_size": 37, "num_hidden_layers": 5, "vocab_size": 3001}
+    monkeypatch.setitem(benchmark_models.SHAPES, "qwen2.5-0.5b", (make, shrunk))
+    setting = replace(SMALL, model="qwen2.5-0.5b")
+    model = setting.build(512)
+    assert model.get_output_embeddings().weight is model.get_input_embeddings().weight
+    batch = setting.rows(model, 512)
+    assert contender("reuse", model, setting).step(batch, 0).figures["reused_share"] == pytest.approx(0.45, abs=0.06)
+
+
+@pytest.mark.parametrize(
+    ("name", "num_parameters"), [("qwen2.5-0.5b", 494_032_768), ("qwen2.5-1.5b", 1_543_714_304), ("llama-3.2-1b", 1_235_814_400)]
+)
+def test_shapes_have_the_published_number_of_parameters(name: str, num_parameters: int) -> None:
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(benchmark_models.architecture(name, longest=17))
+    assert sum(parameter.numel() for parameter in model.parameters()) == num_parameters
+
+
+def test_tiny_gets_rows_of_text() -> None:
+    batch = benchmark_models.rows("tiny", 2048, length=37, num_documents=3)
+    assert batch.tokens.shape == (3, 37)
+    assert len({tuple(row) for row in batch.tokens.tolist()}) == 3
+    assert len(batch.tokens.unique()) > 37
+
+
+@pytest.mark.usefixtures("_smaller")
+def test_sizes_are_those_of_the_matrices() -> None:
+    """8 layers of 4 * 16 * 16 + 3 * 16 * 29 weights; a pair takes 2 * 16 multiply-adds in each."""
+    assert Sizes.of(SMALL.build(25)) == Sizes(token=8 * 2416, logits=16 * 31, pair=8 * 32)
+
+
+@pytest.mark.parametrize("reuse", [False, True])
+def test_multiply_adds_are_those_of_every_token(reuse: bool) -> None:
+    """Each token through the layers, each pair that sees the other, each position that predicts."""
+    sizes, sampler, length, anchors = Sizes(token=101, logits=1009, pair=11), replace(SAMPLER, reuse=reuse), 23, range(3, 19, 2)
+
+    def forward(steps: int) -> int:
+        seen = [position + 1 for position in range(length)]
+        seen += [anchor + step + 1 for anchor in anchors for _ in range(3) for step in range(steps)]
+        return 101 * len(seen) + 11 * sum(seen)
+
+    branches = 3 * len(anchors) * 4
+    sampling = forward(4) + 1009 * (len(anchors) * (5 if reuse else 1) + branches)
+    expected = sampling + 0.75 * forward(5) + 3 * (forward(4) + 1009 * (length + branches))
+    assert multiply_adds(sizes, sampler, length, depth=0.75, live=1.0) == expected
+
+
+@pytest.mark.usefixtures("_smaller")
+def test_growth_stands_beside_its_arithmetic(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name, value in {"LENGTHS": (25, 33), "DOCUMENTS": (1, 2), "SAMPLES": (3,), "LENGTH_OF_OTHERS": 25}.items():
+        monkeypatch.setattr(benchmark_growth, name, value)
+    run(monkeypatch, "--lengths", "--growth", "--repetitions", "1", "--json", str(tmp_path / "figures.json"))
+    document = json.loads((tmp_path / "figures.json").read_text())
+    lines = [line for line in document["growth"] if line["contender"] == "ours"]
+    assert len(document["growth"]) == 2 * len(lines)
+    assert [(line["grows"], line["T"], line["rows"], line["N"]) for line in lines] == [
+        ("T", 25, 1, 4),
+        ("T", 33, 1, 4),
+        ("rows", 25, 1, 4),
+        ("rows", 25, 2, 4),
+        ("N", 25, 1, 3),
+    ]
+    assert [line["tokens_forwarded"] for line in lines] == [390.75, 564.75, 390.75, 781.5, 322.75]
+    assert lines[0]["seconds_over_multiply_adds"] == 1
+    assert [line["seconds_over_line_before"] for line in lines] == [
+        None,
+        lines[1]["seconds"] / lines[0]["seconds"],
+        None,
+        lines[3]["seconds"] / lines[2]["seconds"],
+        None,
+    ]
+    assert lines[3]["multiply_adds"] == 2 * lines[2]["multiply_adds"]
+    table = capsys.readouterr().out.splitlines()[1:]
+    assert [line.split()[:5] for line in table[1:4]] == [["T", "25", "1", "4", "off"], ["T", "33", "1", "4", "off"], ["T", "25", "1", "4", "on"]]
+
+
+@pytest.mark.usefixtures("_smaller")
+def test_profile_names_the_operators(tmp_path: Path) -> None:
+    files = write_profiles(tmp_path / "profile", SMALL, 17)
+    assert [file.name for file in files] == ["ours.md", "reuse.md"]
+    for file in files:
+        heading, _, header, _, *rows = file.read_text().splitlines()
+        assert heading == f"One step, `{file.stem}`, small, fp32, T = 17."
+        assert header == "| operator | calls | ms on the CPU | share |"
+        assert len(rows) == 10
+        assert any("`aten::mm`" in row or "`aten::addmm`" in row for row in rows)
+
+
+def test_peak_memory_is_of_weights_gradients_and_moments() -> None:
+    """9.4 M parameters: 16 bytes each, and little beside them."""
+    setting = replace(SMALL, num_documents=2)
+    model = setting.build(25)
+    held = 16 * sum(parameter.numel() for parameter in model.parameters())
+    assert held * 0.95 < benchmark_contenders.peak_memory("sft", model, setting, 25) < held * 2
+
+
+@pytest.mark.usefixtures("_smaller")
 def test_completions_and_generate_say_the_same(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    small_model(monkeypatch)
-    for name, value in {"COMPLETED_ROWS": (3,), "SHORTEST_PROMPT": 2, "LONGEST_PROMPT": 7, "NEW_TOKENS": 5}.items():
-        monkeypatch.setattr(benchmark, name, value)
+    monkeypatch.setattr(benchmark, "COMPLETED_ROWS", (3,))
+    for name, value in {"SHORTEST_PROMPT": 2, "LONGEST_PROMPT": 7, "NEW_TOKENS": 5}.items():
+        monkeypatch.setattr(benchmark_completions, name, value)
     run(monkeypatch, "--lengths", "--completions", "--repetitions", "1", "--json", str(tmp_path / "figures.json"))
     document = json.loads((tmp_path / "figures.json").read_text())
     figures = document["completions"]["3"]
@@ -153,8 +297,8 @@ def test_completions_and_generate_say_the_same(monkeypatch: pytest.MonkeyPatch, 
 def test_meter_charges_inner_phases_to_themselves(monkeypatch: pytest.MonkeyPatch) -> None:
     method = SimpleNamespace(tokens_forwarded=0.0)
     clock = iter([0.0, 1.0, 11.0, 111.0])
-    monkeypatch.setattr(benchmark.time, "perf_counter", lambda: next(clock))
-    meter = benchmark.Meter(method)
+    monkeypatch.setattr(benchmark_contenders.time, "perf_counter", lambda: next(clock))
+    meter = Meter(method, "cpu")
     meter.reset()
     with meter.phase("outer"):
         method.tokens_forwarded += 2
@@ -165,7 +309,22 @@ def test_meter_charges_inner_phases_to_themselves(monkeypatch: pytest.MonkeyPatc
     assert meter.tokens == {"outer": 402.0, "inner": 30.0}
 
 
-def test_row_without_a_block_is_refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--lengths", "15"], "--lengths 15 leaves no block; rows need at least 16 tokens."),
+        (["--model", "gpt-5"], "--model gpt-5 is not known; choose from small, qwen2.5-0.5b, qwen2.5-1.5b, llama-3.2-1b, tiny."),
+        (["--device", "cuda"], "--device cuda, but torch finds no CUDA device here; use --device cpu."),
+        (
+            ["--model", "tiny", "--growth"],
+            "Rows of 4096 tokens are over the 2048 positions of --model tiny; shorten --lengths or leave out --growth.",
+        ),
+        (["--samples", "1"], "--repetitions, --threads and --documents must be at least 1, and --samples at least 2."),
+        (["--lengths", "--profile", "x"], "--profile takes a step of the longest of --lengths; name one."),
+    ],
+)
+def test_mistakes_are_refused(arguments: list[str], sentence: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(SystemExit):
-        run(monkeypatch, "--lengths", "15")
-    assert "--lengths 15 leaves no block; rows need at least 16 tokens." in capsys.readouterr().err
+        run(monkeypatch, *arguments)
+    assert sentence in capsys.readouterr().err
