@@ -9,8 +9,8 @@
     python scripts/benchmark.py --lengths --completions      # completions only, beside transformers' `generate`
 
 No network, no data: weights are random, or the tiny base's (`benchmark_models.py`). Random models are made so that rollouts follow their row for 45 %
-of their tokens; only reuse (`sampler.reuse`) takes notice. All run whole optimiser steps through `ebft.optimization`, on a CPU in turn, so that what
-else the machine does meets them alike; seconds are the median over the repetitions, tokens and shares the mean. Phases:
+of their tokens; only reuse (`sampler.reuse`) takes notice. All run whole optimiser steps through `ebft.optimization`, small and tiny models on a CPU
+in turn, so that what else the machine does meets them alike. Seconds are the median over the repetitions, tokens and shares the mean. Phases:
 
     sampling    rollouts, rewards and advantages
     features    phi of rollouts and references
@@ -35,7 +35,7 @@ from typing import Any
 import torch
 from benchmark_completions import COMPLETED_ROWS, LONGEST_PROMPT, NEW_TOKENS, completion_row, measure_completions
 from benchmark_completions import HEADER as COMPLETIONS_HEADER
-from benchmark_contenders import FEATURES, METHOD, OURS, SAMPLER, UNIT, Runs, Setting, matmul_peak, peak_memory, race
+from benchmark_contenders import FEATURES, METHOD, OURS, SAMPLER, UNIT, Runs, Setting, matmul_peak, peak_memory, race, tells_memory
 from benchmark_growth import HEADER as GROWTH_HEADER
 from benchmark_growth import LENGTHS as GROWTH_LENGTHS
 from benchmark_growth import arithmetic, growth_row, in_order, measure_growth
@@ -68,7 +68,7 @@ def measure(model: PreTrainedModel, setting: Setting, length: int, repetitions: 
         "ours_over_sft_seconds": {name: seconds[name] / seconds["sft"] for name in OURS},
         "multiply_adds": work,
         "utilisation": {name: count / seconds[name] / peak for name, count in work.items()},
-        "peak_memory_bytes": {name: peak_memory(name, model, setting, length) for name in names},
+        "peak_memory_bytes": {name: peak_memory(name, model, setting, length) for name in names if tells_memory(setting)},
     }
 
 
@@ -108,18 +108,18 @@ def whole_rows(length: int, figures: dict[str, Any]) -> list[list[str]]:
     memory = figures["peak_memory_bytes"]
 
     def line(name: str) -> list[str]:
-        share, used = figures["reused_share"].get(name), figures["utilisation"].get(name)
+        share, used, peak = figures["reused_share"].get(name), figures["utilisation"].get(name), memory.get(name)
         return [
             str(length),
             name,
             "-" if share is None else f"{share:.3f}",
             f"{figures['tokens_over_formula'][name]:.3f}",
             "-" if used is None else f"{used:.0%}",
-            f"{memory[name] / 2**20:,.0f}",
-            f"{memory[name] / memory['naive']:.2f}" if "naive" in memory else "-",
+            "-" if peak is None else f"{peak / 2**20:,.0f}",
+            "-" if peak is None or "naive" not in memory else f"{peak / memory['naive']:.2f}",
         ]
 
-    return [line(name) for name in memory]
+    return [line(name) for name in figures["tokens_over_formula"]]
 
 
 def show(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

@@ -5,6 +5,7 @@ import copy
 import gc
 import re
 import statistics
+import sys
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from benchmark_models import build, rows
+from benchmark_models import LIGHT, build, rows
 from jaxtyping import Float, Int
 from naive import NaiveEBFT, NaiveExperience
 from torch import Tensor
@@ -224,9 +225,10 @@ def with_total(phases: dict[str, float]) -> dict[str, float]:
 
 
 def race(names: Sequence[str], model: PreTrainedModel, setting: Setting, batch: Batch, repetitions: int) -> dict[str, Runs]:
-    """Each has its own copy of the same weights. On a CPU all in turn, so that what else the machine does meets them alike; on a GPU, whose memory
-    may not hold them all, one after the other. The first step of each warms up and is not counted."""
-    if setting.device == "cuda" and len(names) > 1:
+    """Each has its own copy of the same weights. Light models on a CPU step in turn, so that what else the machine does meets them alike; others
+    come one after the other, because memory may not hold them all. The first step of each warms up and is not counted."""
+    in_turn = setting.device == "cpu" and setting.model in LIGHT
+    if len(names) > 1 and not in_turn:
         return {name: race([name], model, setting, batch, repetitions)[name] for name in names}
     racers = {name: contender(name, copy.deepcopy(model), setting) for name in names}
     costs = [{name: racer.step(batch, step) for name, racer in racers.items()} for step in range(repetitions + 1)]
@@ -234,6 +236,10 @@ def race(names: Sequence[str], model: PreTrainedModel, setting: Setting, batch: 
     del racers
     gc.collect()  # a watched method refers to itself
     return runs
+
+
+def tells_memory(setting: Setting) -> bool:
+    return setting.device == "cuda" or sys.platform == "linux"
 
 
 def peak_memory(name: str, model: PreTrainedModel, setting: Setting, length: int) -> int:

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 import transformers
+from torch.nn.functional import normalize
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, PreTrainedConfig, PreTrainedModel, Qwen2Config
 
 from ebft.config import SamplerConfig, StdlibDataConfig
@@ -47,6 +48,7 @@ SHAPES: dict[str, tuple[Callable[..., PreTrainedConfig], dict[str, Any]]] = {
     ),
 }
 MODELS = (*SHAPES, "tiny")
+LIGHT = ("small", "tiny")  # models of which memory holds many copies
 FOLLOWED = 0.82  # probability of the row's next token behind the row: its first 8 powers have the mean 0.45, which leaves 55 % live
 EMBEDDING_SCALE = 32.0  # 28 layers of the initial weights add about 5
 
@@ -79,11 +81,12 @@ def build(name: str, longest: int, temperature: float) -> PreTrainedModel:
 def make_repetitive(model: PreTrainedModel, temperature: float) -> None:
     """The likeliest token is the latest, or the one above it, with probability `FOLLOWED` at the temperature.
 
-    Embeddings are independent and normal, of width d. Divided by |embedding|, the right token's logit is sqrt(d), those of others are normal. With
-    s times that at the temperature, exp(s sqrt(d)) stands against V exp(s^2 / 2) in the mean, and s follows from the odds.
+    Embeddings point in random directions in d dimensions, all of length sqrt(d) times their scale. Their products, over that length and scale, are
+    sqrt(d) with themselves and normal with each other. With s times that as logits, exp(s sqrt(d)) stands against V exp(s^2 / 2) in the mean, and s
+    follows from the odds.
     """
     embeddings, head, width = model.get_input_embeddings().weight, model.get_output_embeddings().weight, model.config.hidden_size
-    torch.nn.init.normal_(embeddings, std=EMBEDDING_SCALE)
+    embeddings.copy_(normalize(torch.randn_like(embeddings), dim=-1) * EMBEDDING_SCALE * width**0.5)
     odds = math.log(model.config.vocab_size * FOLLOWED / (1 - FOLLOWED))
     scale = width**0.5 - (width - 2 * odds) ** 0.5
     model.base_model.norm.weight.fill_(scale * temperature / width**0.5 / EMBEDDING_SCALE)
