@@ -179,6 +179,8 @@ def mistake(arguments: argparse.Namespace) -> str | None:
         return f"Rows of {longest} tokens are over the {limit} positions of --model {arguments.model}; shorten --lengths or leave out --growth."
     if min(arguments.repetitions, arguments.threads, arguments.documents) < 1 or arguments.samples < 2:
         return "--repetitions, --threads and --documents must be at least 1, and --samples at least 2."
+    if arguments.completions and arguments.dtype == "bf16":
+        return "--completions with --dtype bf16 has nothing to stand beside: transformers' static cache does not run under autocast; use fp32."
     if arguments.profile is not None and not arguments.lengths:
         return "--profile takes a step of the longest of --lengths; name one."
     return None

@@ -49,8 +49,7 @@ def decoders(model: PreTrainedModel, setting: Setting, prompts: list[list[int]])
         return complete(policy, batch, blocks, 1, NEW_TOKENS, Decoding(0.0, 1.0), "benchmark", None).rollout.tokens[:, 0, 0]
 
     def generate() -> Tensor:
-        with setting.autocast():
-            return its.generate(padded, attention_mask=mask, **settings)[:, width:]
+        return its.generate(padded, attention_mask=mask, **settings)[:, width:]
 
     return ours, generate
 

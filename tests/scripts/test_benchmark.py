@@ -14,7 +14,7 @@ import benchmark_growth
 import benchmark_models
 import pytest
 import torch
-from benchmark_contenders import Meter, Setting, contender
+from benchmark_contenders import Meter, Setting, contender, race
 from benchmark_models import Sizes, multiply_adds
 from benchmark_profile import write_profiles
 from naive import NaiveEBFT, layout
@@ -187,8 +187,9 @@ def test_rollouts_follow_a_row_of_one_token_where_the_head_is_the_embeddings(mon
     setting = replace(SMALL, model="qwen2.5-0.5b")
     model = setting.build(512)
     assert model.get_output_embeddings().weight is model.get_input_embeddings().weight
-    batch = setting.rows(model, 512)
-    assert contender("reuse", model, setting).step(batch, 0).figures["reused_share"] == pytest.approx(0.45, abs=0.06)
+    runs = race(["reuse", "unit"], model, setting, setting.rows(model, 512), repetitions=1)
+    assert runs["reuse"].reused_share == pytest.approx(0.45, abs=0.06)
+    assert runs["unit"].tokens == {"forward": 4 * 512, "step": 4 * 512}
 
 
 @pytest.mark.parametrize(
@@ -320,6 +321,10 @@ def test_meter_charges_inner_phases_to_themselves(monkeypatch: pytest.MonkeyPatc
             "Rows of 4096 tokens are over the 2048 positions of --model tiny; shorten --lengths or leave out --growth.",
         ),
         (["--samples", "1"], "--repetitions, --threads and --documents must be at least 1, and --samples at least 2."),
+        (
+            ["--completions", "--dtype", "bf16"],
+            "--completions with --dtype bf16 has nothing to stand beside: transformers' static cache does not run under autocast; use fp32.",
+        ),
         (["--lengths", "--profile", "x"], "--profile takes a step of the longest of --lengths; name one."),
     ],
 )
