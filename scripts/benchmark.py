@@ -151,6 +151,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--lengths", type=int, nargs="*", default=[128, 256, 512, 1024], metavar="T", help="tokens per row; none for no step")
     parser.add_argument("--documents", type=int, default=1, metavar="B", help="rows a step, in one micro-batch")
     parser.add_argument("--samples", type=int, default=SAMPLER.n_samples, metavar="N", help="rollouts at every anchor")
+    parser.add_argument("--max-tokens", type=int, metavar="M", help="that hold activations at a time, as trainer.max_tokens_per_microbatch")
     parser.add_argument("--without-naive", action="store_true", help="leave the naive twin out, where rows are long")
     parser.add_argument("--growth", action="store_true", help="measure how a step grows with T, rows and N as well, without the twin")
     parser.add_argument("--profile", type=Path, metavar="DIR", help="write a table of operators of a step of the longest length to DIR as well")
@@ -174,6 +175,10 @@ def mistake(arguments: argparse.Namespace) -> str | None:
         return "--device cuda, but torch finds no CUDA device here; use --device cpu."
     if arguments.lengths and min(arguments.lengths) < shortest:
         return f"--lengths {min(arguments.lengths)} leaves no block; rows need at least {shortest} tokens."
+    if arguments.max_tokens is not None and arguments.max_tokens < longest + SAMPLER.generate_length:
+        return (
+            f"--max-tokens {arguments.max_tokens} is below the {longest + SAMPLER.generate_length} of a row of {longest} with one rollout; raise it."
+        )
     if longest > positions(arguments.model):
         limit = positions(arguments.model)
         return f"Rows of {longest} tokens are over the {limit} positions of --model {arguments.model}; shorten --lengths or leave out --growth."
@@ -193,7 +198,8 @@ def rows_to_come(arguments: argparse.Namespace) -> list[int]:
 def main() -> None:
     arguments = parse()
     torch.set_num_threads(arguments.threads)
-    setting = Setting(arguments.model, arguments.device, arguments.dtype, arguments.samples, arguments.documents, arguments.threads)
+    sizes = arguments.samples, arguments.documents, arguments.max_tokens
+    setting = Setting(arguments.model, arguments.device, arguments.dtype, *sizes, arguments.threads)
     model = setting.build(max([*rows_to_come(arguments), LONGEST_PROMPT + NEW_TOKENS]))
     figures, machine = everything(model, setting, arguments), environment(arguments.device)
     print(f"{machine['device']}, {setting.threads} threads, {setting.model}, {setting.dtype}, N = {setting.n_samples}, B = {setting.num_documents}")

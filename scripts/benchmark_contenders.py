@@ -25,7 +25,8 @@ from transformers import PreTrainedModel
 
 from ebft.config import EBFTConfig, FeaturesConfig, OptimizerConfig, SamplerConfig
 from ebft.cost import num_blocks
-from ebft.methods import Method
+from ebft.methods import Loss, Method
+from ebft.methods.base import Counts
 from ebft.methods.ebft import EBFT
 from ebft.methods.sft import SFT
 from ebft.models import FeatureNetwork, LanguageModel
@@ -48,7 +49,8 @@ class Setting:
     device: str
     dtype: str
     n_samples: int
-    num_documents: int  # rows a step, one micro-batch
+    num_documents: int  # rows a step, one micro-batch where `max_tokens` allows it
+    max_tokens: int | None  # that hold activations at a time, as trainer.max_tokens_per_microbatch; the twin takes no notice
     threads: int
 
     def sampler(self, reuse: bool) -> SamplerConfig:
@@ -128,7 +130,7 @@ class Contender:
     def step(self, batch: Batch, step: int) -> Cost:
         self.meter.reset()
         with self.meter.phase("update"):
-            figures = self.optimization.step(self.method, batch, step, micro_batch_size=self.setting.num_documents)
+            figures = self.optimization.step(self.method, batch, step, self.setting.num_documents, self.setting.max_tokens)
         return Cost(dict(self.meter.tokens), dict(self.meter.seconds), figures)
 
     def formula(self, batch: Batch, reused_share: float) -> dict[str, float]:
@@ -173,6 +175,15 @@ class Twin(NaiveEBFT):
 
     def sample(self, row: Tensor, anchors: Tensor, draws: Float[Tensor, "B N K G"]) -> tuple[Int[Tensor, "B N K G"], Float[Tensor, "B N K G"]]:
         return super().sample(row, anchors, draws.to(row.device))
+
+    def losses(self, prepared: NaiveExperience, totals: Counts, max_tokens: int | None) -> Iterator[Loss]:
+        yield self.loss(prepared, totals)
+
+    def row_tokens(self, batch: Batch) -> list[int]:
+        return [0] * len(batch)
+
+    def metrics(self, prepared: list[NaiveExperience]) -> dict[str, Tensor]:  # type: ignore[override]
+        return {}
 
     def logits(self, row: Tensor, anchors: Tensor, tokens: Int[Tensor, "B N K G"]) -> Float[Tensor, "B N S V"]:
         return super().logits(row, anchors, tokens).float()

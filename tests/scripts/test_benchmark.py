@@ -21,6 +21,7 @@ from naive import NaiveEBFT, layout
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from ebft.config import EBFTConfig, FeaturesConfig, SamplerConfig
+from ebft.methods import differentiate
 from ebft.methods.ebft import EBFT
 from ebft.models import FeatureNetwork, LanguageModel
 from ebft.types import Batch
@@ -77,16 +78,15 @@ def test_naive_twin_takes_the_same_step(ce_coef: float, whitening: str, reuse: b
     torch.testing.assert_close(embeddings.reference, slow.embeddings.reference, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(fast.advantages, slow.advantages, rtol=1e-5, atol=1e-5)
 
-    ours_loss, naive_loss = ours.loss(fast, ours.counts(fast)), naive.loss(slow, naive.counts(slow))
-    torch.testing.assert_close(ours_loss.total, naive_loss.total, rtol=1e-5, atol=1e-5)
-    ours_loss.total.backward()
-    naive_loss.total.backward()
+    ours_loss, naive_loss = differentiate(ours, fast, ours.counts(fast), max_tokens=None)["loss"], naive.loss(slow, naive.counts(slow)).total
+    torch.testing.assert_close(ours_loss, naive_loss, rtol=1e-5, atol=1e-5)
+    naive_loss.backward()
     for (name, mine), its in zip(ours.policy.model.named_parameters(), naive.model.parameters(), strict=True):
         assert mine.grad.abs().max() > 1e-4, name
         torch.testing.assert_close(mine.grad, its.grad, rtol=1e-5, atol=1e-5, msg=name)
 
 
-SMALL = Setting("small", "cpu", "fp32", n_samples=4, num_documents=1, threads=1)
+SMALL = Setting("small", "cpu", "fp32", n_samples=4, num_documents=1, max_tokens=None, threads=1)
 
 
 @pytest.fixture
@@ -314,6 +314,10 @@ def test_meter_charges_inner_phases_to_themselves(monkeypatch: pytest.MonkeyPatc
     ("arguments", "sentence"),
     [
         (["--lengths", "15"], "--lengths 15 leaves no block; rows need at least 16 tokens."),
+        (
+            ["--lengths", "25", "31", "--max-tokens", "38"],
+            "--max-tokens 38 is below the 39 of a row of 31 with one rollout; raise it.",
+        ),
         (["--model", "gpt-5"], "--model gpt-5 is not known; choose from small, qwen2.5-0.5b, qwen2.5-1.5b, llama-3.2-1b, tiny."),
         (["--device", "cuda"], "--device cuda, but torch finds no CUDA device here; use --device cpu."),
         (
