@@ -159,7 +159,15 @@ def test_benchmark_without_the_twin(monkeypatch: pytest.MonkeyPatch, tmp_path: P
     options = ("--without-naive", "--documents", "2", "--samples", "3", "--dtype", "bf16")
     run(monkeypatch, "--lengths", "25", "--repetitions", "1", "--json", str(tmp_path / "figures.json"), *options)
     document = json.loads((tmp_path / "figures.json").read_text())
-    assert document["setting"] == {"model": "small", "device": "cpu", "dtype": "bf16", "n_samples": 3, "num_documents": 2, "threads": 1}
+    assert document["setting"] == {
+        "model": "small",
+        "device": "cpu",
+        "dtype": "bf16",
+        "n_samples": 3,
+        "num_documents": 2,
+        "max_tokens": None,
+        "threads": 1,
+    }
     figures = document["lengths"]["25"]
     assert figures["tokens_forwarded"]["ours"]["sampling"] == 134
     assert figures["naive_over_ours_seconds"] == {}
