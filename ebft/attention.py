@@ -16,7 +16,7 @@ from torch import Tensor
 from transformers import AttentionInterface
 
 from ebft.blocks import OwnTokens, block_branches, prefix_visible, row_visible
-from ebft.chunked import BranchKeysValues, ChunkedBranches, ChunkedSteps, KeysValues, fused
+from ebft.chunked import ChunkedBranches, ChunkedSteps, KeysValues, fused
 from ebft.flex import FlexBranches, FlexRow, FlexSteps
 from ebft.types import Batch, Blocks
 
@@ -80,7 +80,7 @@ class StepContext(Context):
     num_steps: int  # tokens per branch that will pass
     seen: ChunkedSteps | FlexSteps
     step: int = 0
-    own_cache: dict[int, BranchKeysValues] = field(default_factory=dict)
+    own_cache: dict[int, tuple[Float[Tensor, "B R h U d"], Float[Tensor, "B R h U d"]]] = field(default_factory=dict)  # branch by branch
 
     @classmethod
     def of(cls, batch: Batch, blocks: Blocks, n_samples: int, row_cache: dict[int, KeysValues], num_steps: int) -> "StepContext":
@@ -91,21 +91,18 @@ class StepContext(Context):
         """Go on with branches at `anchors`, each behind the tokens that its parent among the branches so far has seen."""
         self.seen = _seen_by_steps(self.document_ids, anchors, self.num_steps)
         for layer, (keys, values) in self.own_cache.items():
-            self.own_cache[layer] = self._inherited(keys, parents), self._inherited(values, parents)
-
-    def _inherited(self, cached: Float[Tensor, "B h R U d"], parents: Int[Tensor, "B C"]) -> Float[Tensor, "B h C U d"]:
-        roomy = cached.new_zeros((*cached.shape[:2], parents.shape[1], *cached.shape[3:]))
-        rows = torch.arange(len(parents), device=parents.device)[:, None]
-        roomy[:, :, :, : self.step] = cached[rows, :, parents, : self.step].transpose(1, 2)
-        return roomy
+            chosen = (parents + keys.shape[1] * torch.arange(len(parents), device=parents.device)[:, None]).flatten()
+            inherited = (x.flatten(0, 1).index_select(0, chosen).unflatten(0, parents.shape) for x in (keys, values))
+            self.own_cache[layer] = next(inherited), next(inherited)
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
+        key, value = key.transpose(1, 2), value.transpose(1, 2)
         if layer not in self.own_cache:
             keys, values = (x.new_zeros((*x.shape[:3], self.num_steps, x.shape[3])) for x in (key, value))
             self.own_cache[layer] = keys, values
         keys, values = self.own_cache[layer]
         keys[:, :, :, self.step], values[:, :, :, self.step] = key, value
-        return self.seen.attend(query, self.row_cache[layer], (keys, values), self.step, scaling)
+        return self.seen.attend(query, self.row_cache[layer], (keys.transpose(1, 2), values.transpose(1, 2)), self.step, scaling)
 
 
 def _seen_by_steps(document_ids: Int[Tensor, "B T"], anchors: Int[Tensor, "B R"], num_steps: int) -> ChunkedSteps | FlexSteps:

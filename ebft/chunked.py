@@ -66,20 +66,21 @@ class ChunkedBranches:
 class ChunkedSteps:
     """One more token of every branch: R queries over [T row keys | each one's own keys so far]."""
 
-    hidden: list[Bool[Tensor, "B _ _"]]  # of the chunks, each with its own sizes: row tokens that they read and a branch does not see
+    unseen: list[Float[Tensor, "B _ _"]]  # of the chunks, each with its own sizes: minus infinity at row tokens that a branch does not see
 
     @classmethod
     def of(cls, document_ids: Int[Tensor, "B T"], anchors: Int[Tensor, "B R"]) -> "ChunkedSteps":
         reach = anchors.amax(0).tolist() if free_to_read(anchors) else [document_ids.shape[1]] * anchors.shape[1]
         chunks = zip(anchors.split(CHUNK_BRANCHES, dim=1), _limits(reach, CHUNK_BRANCHES), strict=True)
-        return cls([~prefix_visible(document_ids[:, :limit], chunk) for chunk, limit in chunks])
+        visible = (prefix_visible(document_ids[:, :limit], chunk) for chunk, limit in chunks)
+        return cls([torch.zeros_like(seen, dtype=torch.float32).masked_fill_(~seen, -torch.inf) for seen in visible])
 
     def attend(self, query: Float[Tensor, "B H R d"], row: KeysValues, own: BranchKeysValues, step: int, scaling: float) -> Float[Tensor, "B R H d"]:
         """Own keys of steps 0 .. `step` are seen."""
         grouped = (query * scaling).unflatten(1, (row[0].shape[1], -1))  # query heads by the key head that they share
         seen = (x[:, :, :, : step + 1].split(CHUNK_BRANCHES, dim=2) for x in own)
-        split = zip(grouped.split(CHUNK_BRANCHES, dim=3), *seen, self.hidden, strict=True)
-        parts = [_attend_step(queries, row, (keys, values), hidden) for queries, keys, values, hidden in split]
+        split = zip(grouped.split(CHUNK_BRANCHES, dim=3), *seen, self.unseen, strict=True)
+        parts = [_attend_step(queries, row, (keys, values), unseen) for queries, keys, values, unseen in split]
         return torch.cat(parts, dim=3).flatten(1, 2).transpose(1, 2)
 
 
@@ -108,14 +109,14 @@ def _attend_step(
     query: Float[Tensor, "B h g C d"],
     row: KeysValues,
     own: tuple[Float[Tensor, "B h C U d"], Float[Tensor, "B h C U d"]],
-    hidden: Bool[Tensor, "B C P"],
+    unseen: Float[Tensor, "B C P"],
 ) -> Float[Tensor, "B h g C d"]:
-    """softmax over [row keys not hidden | own keys] of scaled queries, one a branch."""
-    shape, limit = query.shape[2:4], hidden.shape[2]
+    """softmax over [row keys | own keys] of scaled queries, one a branch; `unseen` is added to the row's scores."""
+    shape, limit = query.shape[2:4], unseen.shape[2]
     row_key, row_value = (x[:, :, :limit] for x in row)
-    row_scores = (query.flatten(2, 3) @ row_key.mT).unflatten(2, shape).masked_fill_(hidden[:, None, None], -torch.inf)
-    own_scores = (own[0][:, :, None] @ query[..., None]).squeeze(-1)
+    row_scores = (query.flatten(2, 3) @ row_key.mT).unflatten(2, shape).add_(unseen[:, None, None])
+    own_scores = (own[0][:, :, None] * query[..., None, :]).sum(-1)
     weights = torch.cat([row_scores, own_scores], dim=-1).softmax(-1, dtype=torch.float32).to(query.dtype)
     row_weights, own_weights = weights.tensor_split([limit], dim=-1)
     from_row = (row_weights.flatten(2, 3) @ row_value).unflatten(2, shape)
-    return from_row + (own_weights[..., None, :] @ own[1][:, :, None]).squeeze(-2)
+    return from_row.add_((own_weights[..., None] * own[1][:, :, None]).sum(-2))

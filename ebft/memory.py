@@ -20,7 +20,7 @@ from dataclasses import replace
 from ebft.workload import Workload
 
 FLOAT, HALF = 4, 2
-UPDATE_COPIES = 5  # float32 copies of the logits at the peak of the backward through their log-softmax
+UPDATE_COPIES = 2  # float32 copies of the logits at the peak of the update: they and their gradient
 DRAW_COPIES = 4  # the same of a draw: logits, log-softmax, probabilities, their sums
 TOKENS_STEP = 256  # between the limits of tokens that a refusal proposes
 LASTING = ("weights", "optimizer", "feature network", "reference policy")

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
@@ -18,6 +19,7 @@ from ebft.features import embed, reference_windows, tap_indices
 from ebft.reuse import branches_of, largest
 from ebft.types import Batch, Blocks, Embeddings, Rollout
 
+FORWARD_TOKENS = {"cpu": 1024, "cuda": 16384}  # of a row's branches at a time where no gradient is taken: what caches hold, and what fills a GPU
 LOGITS_AT_A_TIME = 2**25  # elements, of 4 bytes each, and a few copies of them
 
 
@@ -171,11 +173,9 @@ class LanguageModel:
     ) -> list[Float[Tensor, "B _"]]:
         """0 for labels that other positions predict."""
         logits, found = self.logits(hidden), []
-        totals = {temperature: _log_total(logits, temperature) for temperature in {labels.temperature for labels in requests}}
         for place, labels in zip(places, requests, strict=True):
             inside, near = (place >= 0) & (place < len(hidden)), place.clamp(0, len(hidden) - 1)
-            log_probs = logits.flatten().take(near * logits.shape[1] + labels.tokens) / labels.temperature - totals[labels.temperature][near]
-            found.append(torch.where(inside, log_probs, 0))
+            found.append(torch.where(inside, TokenLogProbs.apply(logits, near, labels.tokens, labels.temperature), 0))
         return found
 
     @contextmanager
@@ -188,6 +188,29 @@ class LanguageModel:
                 yield
         finally:
             self.model.train(was_training)
+
+
+class TokenLogProbs(torch.autograd.Function):
+    """log softmax(logits / temperature) of tokens, each at its position; with one copy of the logits on the way back, not several."""
+
+    @staticmethod
+    def forward(
+        context: Any, logits: Float[Tensor, "P V"], place: Int[Tensor, "B M"], tokens: Int[Tensor, "B M"], temperature: float
+    ) -> Float[Tensor, "B M"]:
+        totals = (logits if temperature == 1 else logits / temperature).logsumexp(-1)
+        context.save_for_backward(logits, totals, place, tokens)
+        context.temperature = temperature
+        return logits[place, tokens] / temperature - totals[place]
+
+    @staticmethod
+    @once_differentiable
+    def backward(context: Any, gradient: Float[Tensor, "B M"]) -> tuple[Float[Tensor, "P V"], None, None, None]:
+        logits, totals, place, tokens = context.saved_tensors
+        scaled, place = gradient.flatten() / context.temperature, place.flatten()
+        weights = torch.zeros_like(totals).index_add_(0, place, scaled)
+        towards = (logits / context.temperature).sub_(totals[:, None]).exp_().mul_(-weights[:, None])
+        towards.view(-1).index_add_(0, place * logits.shape[1] + tokens.flatten(), scaled)
+        return towards, None, None, None
 
 
 class Pull(torch.autograd.Function):
@@ -214,11 +237,6 @@ def _needed(hidden: Float[Tensor, "B S H"], requests: Sequence[Labels]) -> tuple
     count = largest(needed.sum()[None], sum(labels.most for labels in requests))
     order, place = needed.int().argsort(descending=True, stable=True), needed.cumsum(0) - 1
     return order[: max(1, count)], [place[index] for index in indices]
-
-
-def _log_total(logits: Float[Tensor, "P V"], temperature: float) -> Float[Tensor, "P"]:
-    """log sum exp(logits / temperature); temperature 1 saves a copy of the largest tensor there is."""
-    return (logits if temperature == 1 else logits / temperature).logsumexp(-1)
 
 
 def row_labels(batch: Batch) -> Labels:
@@ -280,7 +298,7 @@ class FeatureNetwork:
     def continuations(self, batch: Batch, rollout: Rollout, reuse: bool) -> tuple[Float[Tensor, "B N K G L H"], Float[Tensor, "B K G L H"]]:
         """Tapped hidden states of every rollout, where it is valid, and of the row's real continuation of every block, from one forward."""
         _, n_samples, _, num_steps = rollout.tokens.shape
-        branches = branches_of(batch, rollout, reuse)
+        branches = branches_of(batch, rollout, reuse, FORWARD_TOKENS[batch.tokens.device.type])
         hidden = self.hidden(batch, branches)
         places = token_places(block_branches(rollout.blocks.anchors, n_samples), branches, batch.tokens.shape[1], num_steps)
         windows = reference_windows(rollout.blocks.anchors, num_steps, batch.tokens.shape[1])

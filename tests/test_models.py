@@ -95,6 +95,20 @@ def test_logits_in_chunks_give_the_same_log_probs_and_gradients(positions: int, 
     assert sum(head[1].counts) == 2 * 88
 
 
+@pytest.mark.parametrize("temperature", [0.6, 1.0])
+def test_log_probs_of_tokens_and_their_gradient(temperature: float) -> None:
+    """Several tokens at one position, none at another."""
+    draw = torch.Generator().manual_seed(8)
+    logits, weight = torch.randn(3, 7, generator=draw).requires_grad_(), torch.randn(1, 5, generator=draw)
+    place, tokens = torch.tensor([[0, 2, 2, 0, 2]]), torch.tensor([[6, 1, 1, 3, 5]])
+    expected = (logits / temperature).log_softmax(-1)[place, tokens]
+    found = models.TokenLogProbs.apply(logits, place, tokens, temperature)
+    torch.testing.assert_close(found, expected)
+    gradients = [torch.autograd.grad((weight * log_probs).sum(), logits)[0] for log_probs in (found, expected)]
+    torch.testing.assert_close(*gradients)
+    assert (gradients[0][1] == 0).all()
+
+
 def test_final_softcap_is_applied_before_the_softmax() -> None:
     settings = GROUPED | {"head_dim": 10, "pad_token_id": 0, "attn_logit_softcapping": None, "final_logit_softcapping": 3.0}
     batch = random_batch(LAYOUTS["plain"])
