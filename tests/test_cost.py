@@ -28,7 +28,7 @@ def measured(config: TrainConfig) -> float:
     """What the method counts in one step of three rows."""
     setup = prepare(config)
     before = setup.method.tokens_forwarded
-    Optimization(config.optimizer, setup.policy, 10).step(setup.method, setup.batch([0, 1, 2]), 0, 2)
+    Optimization(config.optimizer, setup.policy, 10).step(setup.method, setup.batch([0, 1, 2]), 0, 2, None)
     return setup.method.tokens_forwarded - before
 
 
