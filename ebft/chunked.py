@@ -29,7 +29,7 @@ class ChunkedBranches:
     segments: list[int]  # row tokens that each chunk reads beyond the chunk before, and the rest
     chunk_tokens: int
     own_segments: list[int]  # of every chunk, the tokens that it alone reads and those that the next chunk reads too
-    masks: list[Bool[Tensor, "B 1 _ _"]]  # of the chunks, each with its own sizes, over the row tokens and own tokens that they read
+    masks: list[Float[Tensor, "B 1 _ _"]]  # of the chunks, each with its own sizes, over the row tokens and own tokens that they read: to be added
 
     @classmethod
     def of(cls, document_ids: Int[Tensor, "B T"], own: OwnTokens) -> "ChunkedBranches":
@@ -41,7 +41,8 @@ class ChunkedBranches:
         for chunk, (start, limit) in enumerate(zip(starts, limits, strict=True)):
             anchors, steps = (x[:, start : start + size] for x in (own.anchors, own.steps))
             own_segments += [anchors.shape[1] - lookback[chunk + 1], lookback[chunk + 1]]
-            masks.append(_chunk_mask(prefix_visible(document_ids[:, :limit], anchors), own_visible(steps, lookback[chunk])))
+            seen = torch.cat([prefix_visible(document_ids[:, :limit], anchors), own_visible(steps, lookback[chunk])], dim=-1)
+            masks.append(_additive(seen)[:, None])
         return cls([stop - start for start, stop in pairwise(bounds)], size, own_segments, masks)
 
     def attend(
@@ -55,6 +56,7 @@ class ChunkedBranches:
         rows = [x.split(self.segments, dim=2) for x in row]
         owns = [x.split(self.own_segments, dim=2) for x in (own_key, own_value)]
         queries, parts = query.split(self.chunk_tokens, dim=2), []
+        self.masks = [mask.to(query.dtype) for mask in self.masks]  # once; later layers find them so
         for chunk, mask in enumerate(self.masks):
             mine = slice(max(0, 2 * chunk - 1), 2 * chunk + 2)
             keys, values = (torch.cat([*parts_of_row[: chunk + 1], *own[mine]], dim=2) for parts_of_row, own in zip(rows, owns, strict=True))
@@ -72,8 +74,7 @@ class ChunkedSteps:
     def of(cls, document_ids: Int[Tensor, "B T"], anchors: Int[Tensor, "B R"]) -> "ChunkedSteps":
         reach = anchors.amax(0).tolist() if free_to_read(anchors) else [document_ids.shape[1]] * anchors.shape[1]
         chunks = zip(anchors.split(CHUNK_BRANCHES, dim=1), _limits(reach, CHUNK_BRANCHES), strict=True)
-        visible = (prefix_visible(document_ids[:, :limit], chunk) for chunk, limit in chunks)
-        return cls([torch.zeros_like(seen, dtype=torch.float32).masked_fill_(~seen, -torch.inf) for seen in visible])
+        return cls([_additive(prefix_visible(document_ids[:, :limit], chunk)) for chunk, limit in chunks])
 
     def attend(self, query: Float[Tensor, "B H R d"], row: KeysValues, own: BranchKeysValues, step: int, scaling: float) -> Float[Tensor, "B R H d"]:
         """Own keys of steps 0 .. `step` are seen."""
@@ -89,9 +90,9 @@ def _limits(reach: Sequence[int], size: int) -> list[int]:
     return list(accumulate((max(reach[start : start + size]) for start in range(0, len(reach), size)), max))
 
 
-def _chunk_mask(row: Bool[Tensor, "B Q P"], own: Bool[Tensor, "B Q O"]) -> Bool[Tensor, "B 1 Q S"]:
-    """[row tokens | own tokens] that the chunk's tokens see."""
-    return torch.cat([row, own], dim=-1)[:, None]
+def _additive(seen: Bool[Tensor, "B Q S"]) -> Float[Tensor, "B Q S"]:
+    """Minus infinity for scores of what is not seen: converted once, where attention would convert truth values in every layer."""
+    return torch.zeros_like(seen, dtype=torch.float32).masked_fill_(~seen, -torch.inf)
 
 
 def fused(

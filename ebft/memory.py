@@ -43,7 +43,7 @@ def estimate(work: Workload) -> dict[str, int]:
         "bf16 weights": HALF * work.network.cut(work.network.layers) if work.bf16 else 0,  # autocast's copies, of the output head too
         "gradients": weights,
         "activations": activations(work),
-        "one layer": layer_activations(work) if work.checkpointing else 0,
+        "one layer": layer_activations(work) + _masks(work) if work.checkpointing else 0,
         "logits": FLOAT * UPDATE_COPIES * _logits(work, work.positions),
         "cache": _cache(work),
         "draws": FLOAT * DRAW_COPIES * _logits(work, work.rows * work.branches),
@@ -53,11 +53,12 @@ def estimate(work: Workload) -> dict[str, int]:
 
 
 def activations(work: Workload) -> float:
-    """What autograd saves: of all layers everything, with checkpointing their inputs; rotary cosines and sines; the final norm with its output."""
+    """What autograd saves: of all layers everything, with checkpointing their inputs; masks; rotary cosines and sines; the final norm with its
+    output."""
     network, tokens = work.network, work.held_tokens
     inputs = FLOAT * network.hidden * tokens
-    layer = inputs if work.checkpointing else layer_activations(work)
-    return network.layers * layer + 3 * inputs + 2 * FLOAT * network.query / network.heads * tokens
+    layer, masks = (inputs, 0.0) if work.checkpointing else (layer_activations(work), _masks(work))
+    return network.layers * layer + masks + 3 * inputs + 2 * FLOAT * network.query / network.heads * tokens
 
 
 def layer_activations(work: Workload) -> float:
@@ -65,18 +66,21 @@ def layer_activations(work: Workload) -> float:
     network, element = work.network, _element(work)
     norms = 4 * FLOAT * network.hidden + (5 if work.bf16 else 2) * element * network.hidden
     attention = ((3 if work.branches else 2) * network.query + 2 * network.key) * element + FLOAT * network.heads
-    return (norms + attention + 4 * element * network.intermediate) * work.held_tokens + _chunks(work)
+    return (norms + attention + 4 * element * network.intermediate) * work.held_tokens + 2 * network.key * element * _chunk_keys(work)
 
 
-def _chunks(work: Workload) -> float:
-    """Copies of the keys and values that the chunks read, and their masks."""
+def _chunk_keys(work: Workload) -> float:
+    """Keys that the chunks of branches read, each chunk a copy of its own."""
     own = work.branches * work.branch_tokens
     if not own or not work.chunk_tokens:
         return 0.0
-    queries = min(work.chunk_tokens, own)
-    keys = math.ceil(own / work.chunk_tokens) * (work.reach + queries)
     at_a_time = work.rows * work.held_tokens / work.tokens
-    return at_a_time * keys * (2 * work.network.key + queries) * _element(work)
+    return at_a_time * math.ceil(own / work.chunk_tokens) * (work.reach + min(work.chunk_tokens, own))
+
+
+def _masks(work: Workload) -> float:
+    """Of the chunks; all layers share them."""
+    return _element(work) * _chunk_keys(work) * min(work.chunk_tokens, work.branches * work.branch_tokens)
 
 
 def _cache(work: Workload) -> float:

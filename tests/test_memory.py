@@ -209,9 +209,11 @@ def test_activations_of_rows() -> None:
 
 def test_branches_copy_keys_and_values_by_the_chunk() -> None:
     """A row has 17 + 6 * 4 = 41 tokens, 22 numbers more each in a layer. Its 24 own tokens are two chunks of 20, with 9 + 20 keys each, two times 11
-    numbers a key and a mask of 20 queries."""
+    numbers a key; all layers share their masks of 20 queries."""
     assert BRANCHED.tokens == 82
-    assert memory.layer_activations(BRANCHED) == 4 * (82 * (126 + 22) + 2 * 58 * (22 + 20))
+    layer = 4 * (82 * (126 + 22) + 2 * 58 * 22)
+    assert memory.layer_activations(BRANCHED) == layer
+    assert memory.activations(BRANCHED) == 3 * layer + 4 * (2 * 58 * 20 + 82 * (15 + 22))
 
 
 def test_a_limit_of_tokens_limits_what_grows_with_them() -> None:
