@@ -36,22 +36,22 @@ class Context(ABC):
 class RowContext(Context):
     """A row alone. With `keep`, its keys and values stay in `cache` for branches that follow."""
 
-    mask: Bool[Tensor, "B 1 T T"] | FlexRow | None  # None: causal
+    seen: Bool[Tensor, "B 1 T T"] | FlexRow | None  # None: causal
     keep: bool = False
     cache: dict[int, KeysValues] = field(default_factory=dict)
 
     @classmethod
     def of(cls, batch: Batch, keep: bool = False) -> "RowContext":
-        if not batch.masked:
-            return cls(None, keep)
-        return cls(FlexRow.of(batch.document_ids) if batch.tokens.is_cuda else row_visible(batch.document_ids)[:, None], keep)
+        if batch.tokens.is_cuda:
+            return cls(FlexRow.of(batch.document_ids), keep)
+        return cls(row_visible(batch.document_ids)[:, None] if batch.masked else None, keep)
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
         if self.keep:
-            self.cache[layer] = key, value
-        if isinstance(self.mask, FlexRow):
-            return self.mask.attend(query, key, value, scaling)
-        return fused(query, key, value, self.mask, scaling)
+            self.cache.setdefault(layer, (key, value))  # gradient checkpointing comes by again, with a graph of its own
+        if isinstance(self.seen, FlexRow):
+            return self.seen.attend(query, key, value, scaling)
+        return fused(query, key, value, self.seen, scaling)
 
 
 @dataclass
@@ -78,24 +78,25 @@ class StepContext(Context):
     document_ids: Int[Tensor, "B T"]
     row_cache: dict[int, KeysValues]
     num_steps: int  # tokens per branch that will pass
-    seen: ChunkedSteps | FlexSteps
+    anchors: Int[Tensor, "B R"]
+    seen: ChunkedSteps | FlexSteps | None = None  # of these branches; None: not yet needed
     step: int = 0
     own_cache: dict[int, tuple[Float[Tensor, "B R h U d"], Float[Tensor, "B R h U d"]]] = field(default_factory=dict)  # branch by branch
 
     @classmethod
     def of(cls, batch: Batch, blocks: Blocks, n_samples: int, row_cache: dict[int, KeysValues], num_steps: int) -> "StepContext":
-        anchors = block_branches(blocks.anchors, n_samples)
-        return cls(batch.document_ids, row_cache, num_steps, _seen_by_steps(batch.document_ids, anchors, num_steps))
+        return cls(batch.document_ids, row_cache, num_steps, block_branches(blocks.anchors, n_samples))
 
     def regroup(self, anchors: Int[Tensor, "B C"], parents: Int[Tensor, "B C"]) -> None:
         """Go on with branches at `anchors`, each behind the tokens that its parent among the branches so far has seen."""
-        self.seen = _seen_by_steps(self.document_ids, anchors, self.num_steps)
+        self.anchors, self.seen = anchors, None
         for layer, (keys, values) in self.own_cache.items():
             chosen = (parents + keys.shape[1] * torch.arange(len(parents), device=parents.device)[:, None]).flatten()
             inherited = (x.flatten(0, 1).index_select(0, chosen).unflatten(0, parents.shape) for x in (keys, values))
             self.own_cache[layer] = next(inherited), next(inherited)
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
+        self.seen = self.seen or _seen_by_steps(self.document_ids, self.anchors, self.num_steps)
         key, value = key.transpose(1, 2), value.transpose(1, 2)
         if layer not in self.own_cache:
             keys, values = (x.new_zeros((*x.shape[:3], self.num_steps, x.shape[3])) for x in (key, value))
@@ -139,10 +140,12 @@ class CompletionContext(Context):
         return roomy
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
-        passed = self.row_length + self.step
+        """Query heads that share a key head stand in the place of several queries."""
+        passed, num_heads = self.row_length + self.step, key.shape[1]
         keys, values = (x[:, :, : passed + 1] for x in self.cache[layer])
         keys[:, :, passed:], values[:, :, passed:] = key, value
-        return fused(query, keys, values, self.visible[..., : passed + 1], scaling)
+        grouped = query.squeeze(2).unflatten(1, (num_heads, -1))
+        return fused(grouped, keys, values, self.visible[..., : passed + 1], scaling).transpose(1, 2).flatten(1, 2)[:, None]
 
 
 @torch.compiler.disable  # flex attention, in it, is compiled by itself

@@ -37,7 +37,7 @@ def workload(config: TrainConfig, architecture: PreTrainedConfig, num_blocks: fl
         checkpointing=trainer.gradient_checkpointing,
         averaged=config.optimizer.ema_decay is not None,
         has_reference=isinstance(method, RLVRConfig) and method.kl_coef > 0,
-        max_tokens=trainer.max_tokens_per_microbatch if branches else None,
+        max_tokens=trainer.max_tokens_per_microbatch,
         max_logits=LOGITS_AT_A_TIME,
         steps_at_once=device == "cuda",
         is_bound=cost.depends_on_rollouts(config),

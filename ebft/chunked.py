@@ -56,7 +56,7 @@ class ChunkedBranches:
         rows = [x.split(self.segments, dim=2) for x in row]
         owns = [x.split(self.own_segments, dim=2) for x in (own_key, own_value)]
         queries, parts = query.split(self.chunk_tokens, dim=2), []
-        self.masks = [mask.to(query.dtype) for mask in self.masks]  # once; later layers find them so
+        self.masks = [mask.to(own_value.dtype) for mask in self.masks]  # once, as autocast wants them; later layers find them so
         for chunk, mask in enumerate(self.masks):
             mine = slice(max(0, 2 * chunk - 1), 2 * chunk + 2)
             keys, values = (torch.cat([*parts_of_row[: chunk + 1], *own[mine]], dim=2) for parts_of_row, own in zip(rows, owns, strict=True))

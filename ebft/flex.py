@@ -18,11 +18,10 @@ from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask, flex_attention, or_masks
 
 from ebft.blocks import own_span, prefix_span, row_span
-from ebft.config import UserError
 
 BLOCK = 128  # queries, and keys, that are left out or read together
-MAX_KERNELS = 128  # of all shapes, with and without gradients; one more is an error, never attention without a kernel
-MIN_HEAD_DIM = 16  # of flex attention's CUDA kernels
+MAX_KERNELS = 512  # of all shapes, with and without gradients; one more is an error, never attention without a kernel
+MIN_HEAD_DIM = 16  # of flex attention's CUDA kernels; narrower heads are filled up with zeros
 Span = tuple[Int[Tensor, "B Q"], Int[Tensor, "B Q"]]  # first <= key < stop
 RowKeysValues = tuple[Float[Tensor, "B h T d"], Float[Tensor, "B h T d"]]
 OwnKeysValues = tuple[Float[Tensor, "B h O d"], Float[Tensor, "B h O d"]]
@@ -36,15 +35,15 @@ class FlexRow:
 
     @classmethod
     def of(cls, document_ids: Int[Tensor, "B T"]) -> "FlexRow":
-        length = _rounded_up(document_ids.shape[1], BLOCK)
+        length = bucket(document_ids.shape[1])
         return cls(_block_mask(length, _longer(*row_span(document_ids), length)))
 
     def attend(
         self, query: Float[Tensor, "B H T d"], key: Float[Tensor, "B h T d"], value: Float[Tensor, "B h T d"], scaling: float
     ) -> Float[Tensor, "B T H d"]:
-        length = query.shape[2]
-        if length % BLOCK:
-            query, key, value = (_padded(x, _rounded_up(length, BLOCK)) for x in (query, key, value))
+        length, padded = query.shape[2], bucket(query.shape[2])
+        if padded > length:
+            query, key, value = (_padded(x, padded) for x in (query, key, value))
         return _flex(query, key, value, self.mask, scaling)[:, :length]
 
 
@@ -56,7 +55,7 @@ class FlexBranches:
 
     @classmethod
     def of(cls, document_ids: Int[Tensor, "B T"], anchors: Int[Tensor, "B W"], steps: Int[Tensor, "B W"]) -> "FlexBranches":
-        row_keys, length = _rounded_up(document_ids.shape[1], BLOCK), bucket(steps.shape[1])
+        row_keys, length = bucket(document_ids.shape[1]), bucket(steps.shape[1])
         first, stop = own_span(steps)
         spans = prefix_span(document_ids, anchors), (row_keys + first, row_keys + stop)
         return cls(_block_mask(row_keys + length, *(_longer(*span, length) for span in spans)))
@@ -82,7 +81,7 @@ class FlexSteps:
 
     @classmethod
     def of(cls, document_ids: Int[Tensor, "B T"], anchors: Int[Tensor, "B R"], num_steps: int) -> "FlexSteps":
-        row_keys, length = _rounded_up(document_ids.shape[1], BLOCK), bucket(anchors.shape[1])
+        row_keys, length = bucket(document_ids.shape[1]), bucket(anchors.shape[1])
         first = (row_keys + num_steps * torch.arange(anchors.shape[1], device=anchors.device)).expand_as(anchors)
         prefix, own = (_longer(*span, length) for span in (prefix_span(document_ids, anchors), (first, first + num_steps)))
         return cls(_block_mask(row_keys + length * num_steps, prefix, own), *own)
@@ -159,7 +158,7 @@ def _attend_behind_row(
 
 
 def _joined(row: Float[Tensor, "B h T d"], own: Float[Tensor, "B h O d"], length: int) -> Float[Tensor, "B h S d"]:
-    row_keys = _rounded_up(row.shape[2], BLOCK)
+    row_keys = bucket(row.shape[2])
     return torch.cat([row, _zeros(row, row_keys - row.shape[2]), own, _zeros(own, length - row_keys - own.shape[2])], dim=2)
 
 
@@ -176,19 +175,11 @@ def _flex(
     query: Float[Tensor, "B H Q d"], key: Float[Tensor, "B h S d"], value: Float[Tensor, "B h S d"], mask: BlockMask, scaling: float
 ) -> Float[Tensor, "B Q H d"]:
     """Under autocast, rotated queries and keys are wider than the values; they are read as what the values are."""
-    device = query.device.type
-    check_head_dim(query.shape[3], device)
-    query, key = query.to(value.dtype), key.to(value.dtype)
-    out = _kernel(device)(query, key, value, block_mask=mask, scale=scaling, enable_gqa=query.shape[1] != key.shape[1])
-    return out.transpose(1, 2)
-
-
-def check_head_dim(head_dim: int, device: str) -> None:
-    if device == "cuda" and head_dim < MIN_HEAD_DIM:
-        raise UserError(
-            f"model.path has attention heads of {head_dim}, and flex attention on CUDA needs at least {MIN_HEAD_DIM}; use a model with wider heads, "
-            "or trainer.device=cpu."
-        )
+    head_dim, query, key = query.shape[3], query.to(value.dtype), key.to(value.dtype)
+    if head_dim < MIN_HEAD_DIM:
+        query, key, value = (torch.nn.functional.pad(x, (0, MIN_HEAD_DIM - head_dim)) for x in (query, key, value))
+    out = _kernel(query.device.type)(query, key, value, block_mask=mask, scale=scaling, enable_gqa=query.shape[1] != key.shape[1])
+    return out[..., :head_dim].transpose(1, 2)
 
 
 @cache
@@ -196,4 +187,5 @@ def _kernel(device: str) -> Callable[..., Tensor]:
     """Flex attention, compiled for CUDA. Elsewhere, for tests, only traced: recompiled as often, and computed with all scores."""
     dynamo = torch._dynamo.config
     dynamo.recompile_limit = max(dynamo.recompile_limit, MAX_KERNELS)
+    dynamo.accumulated_recompile_limit = max(dynamo.accumulated_recompile_limit, MAX_KERNELS)
     return torch.compile(flex_attention, fullgraph=True, dynamic=False, backend="inductor" if device == "cuda" else "eager")

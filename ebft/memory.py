@@ -1,7 +1,9 @@
-"""What an optimiser step holds in memory, in bytes, before anything is loaded. Arithmetic alone; evaluation is not counted.
+"""What an optimiser step holds in memory, in bytes, before anything is loaded. Arithmetic alone. Not counted are evaluation, the feature network's own
+forward, which holds less than an update, and on CUDA the copies that flex attention makes of a layer's keys and values.
 
 Float32 weights, AdamW's moments, the feature network and the reference policy stay. On top of them comes the largest of the phases, which follow
-one another: rollouts; update, with gradient checkpointing also the recomputation of a layer, when the logits are gone; optimiser step.
+one another: rollouts; update of the branches, then of their rows, with gradient checkpointing also the recomputation of a layer, when the logits are
+gone; optimiser step.
 
 Activations are what autograd saves in a forward of a Llama-like stack. Per token and layer, with widths H (hidden), I (intermediate), Q and K (all
 heads of queries, of keys):
@@ -20,14 +22,15 @@ from dataclasses import replace
 from ebft.workload import Workload
 
 FLOAT, HALF = 4, 2
-UPDATE_COPIES = 2  # float32 copies of the logits at the peak of the update: they and their gradient
+UPDATE_COPIES = 2  # float32 copies of the logits at the peak of an update: they and their gradient; one more for rows, at two temperatures
 DRAW_COPIES = 4  # the same of a draw: logits, log-softmax, probabilities, their sums
 TOKENS_STEP = 256  # between the limits of tokens that a refusal proposes
 LASTING = ("weights", "optimizer", "feature network", "reference policy")
 PHASES = {
     "rollouts": ("bf16 weights", "cache", "draws"),
-    "update": ("bf16 weights", "gradients", "activations", "logits"),
-    "recomputation": ("bf16 weights", "gradients", "activations", "one layer"),
+    "update": ("bf16 weights", "gradients", "activations", "row keys", "logits"),
+    "update of the rows": ("bf16 weights", "gradients", "row activations", "row keys", "row logits"),
+    "recomputation": ("bf16 weights", "gradients", "activations", "row keys", "one layer"),
     "optimizer step": ("gradients", "temporaries"),
 }
 
@@ -40,13 +43,16 @@ def estimate(work: Workload) -> dict[str, int]:
         "optimizer": (3 if work.averaged else 2) * weights,
         "feature network": _element(work) * work.feature_parameters,
         "reference policy": weights if work.has_reference else 0,
-        "bf16 weights": HALF * work.network.cut(work.network.layers) if work.bf16 else 0,  # autocast's copies, of the output head too
+        "bf16 weights": _cast_weights(work),
         "gradients": weights,
         "activations": activations(work),
-        "one layer": layer_activations(work) + _masks(work) if work.checkpointing else 0,
-        "logits": FLOAT * UPDATE_COPIES * _logits(work, work.positions),
+        "row keys": _row_keys(work),
+        "one layer": _one_layer(work) if work.checkpointing else 0,
+        "logits": FLOAT * UPDATE_COPIES * _logits(work, work.held_tokens - work.held_row_tokens if work.branches else work.held_tokens),
+        "row activations": activations(work.of_rows) if work.branches else 0,
+        "row logits": FLOAT * (UPDATE_COPIES + 1) * _logits(work, work.held_row_tokens) if work.branches else 0,
         "cache": _cache(work),
-        "draws": FLOAT * DRAW_COPIES * _logits(work, work.rows * work.branches),
+        "draws": FLOAT * DRAW_COPIES * _logits(work, work.rows_at_a_time * work.branches),
         "temporaries": weights if work.steps_at_once else 0,  # square roots of all second moments
     }
     return {name: round(size) for name, size in parts.items()}
@@ -74,7 +80,7 @@ def _chunk_keys(work: Workload) -> float:
     own = work.branches * work.branch_tokens
     if not own or not work.chunk_tokens:
         return 0.0
-    at_a_time = work.rows * work.held_tokens / work.tokens
+    at_a_time = work.rows_at_a_time * work.held_tokens / work.tokens
     return at_a_time * math.ceil(own / work.chunk_tokens) * (work.reach + min(work.chunk_tokens, own))
 
 
@@ -83,12 +89,35 @@ def _masks(work: Workload) -> float:
     return _element(work) * _chunk_keys(work) * min(work.chunk_tokens, work.branches * work.branch_tokens)
 
 
+def _one_layer(work: Workload) -> float:
+    """Of the rows, or of the branches that are held with them: their layers are not computed again together."""
+    larger = max(work.held_row_tokens, work.held_tokens - work.held_row_tokens)
+    return layer_activations(work) * larger / work.held_tokens + _masks(work)
+
+
+def _cast_weights(work: Workload) -> float:
+    """Autocast's copies, of the output head too; the rows' and the branches' forwards have their own. With checkpointing, a layer's at a time."""
+    if not work.bf16:
+        return 0.0
+    if work.checkpointing:
+        return HALF * work.network.cut(1)
+    return (2 if work.branches else 1) * HALF * work.network.cut(work.network.layers)
+
+
+def _row_keys(work: Workload) -> float:
+    """Gradients of the rows' keys and values in all layers, for the branches come first; with checkpointing also they themselves."""
+    if not work.branches:
+        return 0.0
+    each = work.network.layers * work.network.key * (FLOAT + _element(work))
+    return (2 if work.checkpointing else 1) * each * work.rows_at_a_time * work.row_tokens
+
+
 def _cache(work: Workload) -> float:
     """Keys and values of rows and branches; rotated keys are float32 even under autocast. Nothing is cached where nothing is sampled."""
     if not work.branches:
         return 0.0
     each = work.branch_tokens + (work.row_tokens if work.own_rows else 0)
-    tokens = work.rows * (work.row_tokens + work.branches * each)
+    tokens = work.rows_at_a_time * (work.row_tokens + work.branches * each)
     return work.network.layers * work.network.key * (FLOAT + _element(work)) * tokens
 
 

@@ -17,7 +17,7 @@ from ebft.blocks import Branches, block_branches, from_branches, predictors, row
 from ebft.config import FeaturesConfig, UserError
 from ebft.features import embed, reference_windows, tap_indices
 from ebft.reuse import branches_of, largest
-from ebft.types import Batch, Blocks, Embeddings, Rollout
+from ebft.types import Batch, Blocks, Embeddings, Rollout, moved
 
 FORWARD_TOKENS = {"cpu": 1024, "cuda": 16384}  # of a row's branches at a time where no gradient is taken: what caches hold, and what fills a GPU
 LOGITS_AT_A_TIME = 2**25  # elements, of 4 bytes each, and a few copies of them
@@ -68,13 +68,14 @@ class Labels:
     most: int  # at most so many positions predict a wanted token
 
     def to(self, device: torch.device) -> "Labels":
-        return Labels(self.index.to(device), self.tokens.to(device), self.wanted.to(device), self.temperature, self.most)
+        return Labels(moved(self.index, device), moved(self.tokens, device), moved(self.wanted, device), self.temperature, self.most)
 
     def within(self, part: "Part") -> "Labels":
         """Those that a part's hidden states predict."""
         index, length = self.index - part.start, part.hidden.shape[1]
         inside = (index >= 0) & (index < length)
-        return Labels(index.clamp(0, length - 1), self.tokens, self.wanted & inside, self.temperature, self.most)
+        most = min(self.most, part.hidden.shape[:2].numel())
+        return Labels(index.clamp(0, length - 1), self.tokens, self.wanted & inside, self.temperature, most)
 
 
 @dataclass(frozen=True)
@@ -127,6 +128,7 @@ class LanguageModel:
         for start, group in groups:
             hidden = self.decoder.run(group.tokens, group.positions, BranchContext.of(batch, group, leaves))
             yield Part(batch.tokens.shape[1] + start, hidden, torch.zeros((), device=hidden.device))
+            del hidden
         reached = [leaf.grad for pair in leaves.values() for leaf in pair if groups]
         yield Part(0, row, Pull.apply(reached, *(x for pair in cache.values() for x in pair)))
 
@@ -191,13 +193,15 @@ class LanguageModel:
 
 
 class TokenLogProbs(torch.autograd.Function):
-    """log softmax(logits / temperature) of tokens, each at its position; with one copy of the logits on the way back, not several."""
+    """log softmax(logits / temperature) of tokens, each at its position; one copy of the logits on the way there and one on the way back."""
 
     @staticmethod
     def forward(
         context: Any, logits: Float[Tensor, "P V"], place: Int[Tensor, "B M"], tokens: Int[Tensor, "B M"], temperature: float
     ) -> Float[Tensor, "B M"]:
-        totals = (logits if temperature == 1 else logits / temperature).logsumexp(-1)
+        scaled = logits / temperature
+        highest = scaled.amax(-1, keepdim=True)
+        totals = scaled.sub_(highest).exp_().sum(-1).log_().add_(highest.squeeze(-1))
         context.save_for_backward(logits, totals, place, tokens)
         context.temperature = temperature
         return logits[place, tokens] / temperature - totals[place]

@@ -79,7 +79,7 @@ def _starts(lengths: Int[Tensor, "B C"], longest: int, group_tokens: int | None)
     group = max(group_tokens, longest)
     number = (ends - 1).clamp_min(0) // (group - longest + 1)
     opens = torch.nn.functional.pad(number[:, 1:] > number[:, :-1], (1, 0), value=True)
-    return starts - torch.where(opens, starts, 0).cummax(1).values + group * number
+    return starts - torch.where(opens, starts, 0).cummax(1).values + group * (opens.cumsum(1) - 1)
 
 
 def _most_columns(own_tokens: int | None, longest: int, group_tokens: int | None) -> int | None:

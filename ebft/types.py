@@ -18,6 +18,11 @@ from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
 
+def moved(x: Shaped[Tensor, "..."], device: torch.device) -> Shaped[Tensor, "..."]:
+    """On its way to the device, without waiting until it has arrived: only pinned memory is read behind the host's back."""
+    return x.pin_memory().to(device, non_blocking=True) if device.type == "cuda" and not x.is_cuda else x.to(device)
+
+
 @dataclass(frozen=True)
 class Batch:
     """Rows of tokens with everything that the stages need to know about them."""
@@ -32,8 +37,8 @@ class Batch:
     def __len__(self) -> int:
         return self.tokens.shape[0]
 
-    def to(self, device: torch.device | str) -> "Batch":
-        return self._map(lambda x: x.to(device))
+    def to(self, device: torch.device) -> "Batch":
+        return self._map(lambda x: moved(x, device))
 
     def rows(self, start: int, stop: int) -> "Batch":
         """The rows start..stop-1 as a batch of their own."""
@@ -62,8 +67,8 @@ class Blocks:
     valid: Bool[Tensor, "B K"]  # False: no such block in this row; its anchor is a placeholder
     reach: tuple[int, ...]  # the largest anchor of block k over the batch, known without asking the device
 
-    def to(self, device: torch.device | str) -> "Blocks":
-        return Blocks(self.anchors.to(device), self.valid.to(device), self.reach)
+    def to(self, device: torch.device) -> "Blocks":
+        return Blocks(moved(self.anchors, device), moved(self.valid, device), self.reach)
 
 
 @dataclass(frozen=True)
@@ -74,7 +79,7 @@ class Rollout:
     tokens: Int[Tensor, "B N K G"]
     log_probs: Float[Tensor, "B N K G"]  # at the sampling temperature
     valid: Bool[Tensor, "B N K G"]  # False in blocks that do not exist and after a branch's EOS
-    matches: Int[Tensor, "B R"] | None = None  # with how many tokens a rollout repeats its row, on the host; None where that was not counted
+    matches: Int[Tensor, "B R"] | None = None  # on the host: tokens with which a rollout repeats its row, G where no block is; None: not counted
 
     @property
     def predicting(self) -> "Rollout":

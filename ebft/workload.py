@@ -1,6 +1,6 @@
 """How large an optimiser step is: the network's widths and the tokens of a micro-batch. Memory and floating-point operations follow from it."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True)
@@ -45,15 +45,26 @@ class Workload:
     is_bound: bool  # rollouts may turn out shorter
 
     @property
-    def tokens(self) -> float:
-        """Of an update of the micro-batch."""
-        return self.rows * (self.row_tokens + self.branches * self.branch_tokens)
+    def rows_at_a_time(self) -> int:
+        """What a limit of tokens leaves of the micro-batch's rows, which it counts with their rollouts' last tokens."""
+        if self.max_tokens is None:
+            return self.rows
+        return max(1, min(self.rows, int(self.max_tokens / (self.row_tokens + self.branches * (self.branch_tokens + 1)))))
 
     @property
-    def positions(self) -> float:
-        """Tokens whose logits are wanted together: the rows', or those of the branches that are held with them."""
-        rows = float(self.rows * self.row_tokens)
-        return max(rows, self.held_tokens - rows)
+    def tokens(self) -> float:
+        """Of an update of the rows at a time."""
+        return self.rows_at_a_time * (self.row_tokens + self.branches * self.branch_tokens)
+
+    @property
+    def held_row_tokens(self) -> float:
+        """Of the rows at a time, which hold activations until their branches are done."""
+        return float(self.rows_at_a_time * self.row_tokens)
+
+    @property
+    def of_rows(self) -> "Workload":
+        """What is left when the branches are done."""
+        return replace(self, rows=self.rows_at_a_time, branches=0.0, max_tokens=None)
 
     @property
     def held_tokens(self) -> float:

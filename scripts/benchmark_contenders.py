@@ -171,7 +171,7 @@ class Twin(NaiveEBFT):
 
     def prepare(self, batch: Batch, step: int) -> NaiveExperience:
         with torch.device(self.setting.device):
-            return super().prepare(batch.to(self.setting.device), step)
+            return super().prepare(batch.to(torch.device(self.setting.device)), step)
 
     def sample(self, row: Tensor, anchors: Tensor, draws: Float[Tensor, "B N K G"]) -> tuple[Int[Tensor, "B N K G"], Float[Tensor, "B N K G"]]:
         return super().sample(row, anchors, draws.to(row.device))

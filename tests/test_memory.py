@@ -13,8 +13,9 @@ from transformers import LlamaConfig
 from ebft import memory
 from ebft.blocks import make_branches
 from ebft.chunked import CHUNK_BRANCHES, CHUNK_TOKENS
+from ebft.methods.base import branch_tokens
 from ebft.models import LanguageModel, branch_labels, row_labels
-from ebft.types import Batch, Rollout
+from ebft.types import Batch, Blocks, Rollout
 from ebft.workload import Network, Workload, flops_per_token
 from tests.helpers import geometry, model_of, random_batch, random_rollout
 
@@ -153,18 +154,23 @@ def test_one_layer_is_what_another_layer_adds(dtype: str, rows: str) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:`gradient_checkpointing_enable` is deprecated")
-@pytest.mark.parametrize("vocabulary", [31, 1009], ids=["layers", "logits"])
-@pytest.mark.parametrize("checkpointing", [False, True], ids=["whole", "checkpointed"])
+@pytest.mark.parametrize(("vocabulary", "layers"), [(31, 3), (1009, 3), (31, 23), (4001, 3)], ids=["layers", "logits", "depth", "vocabulary"])
+@pytest.mark.parametrize("max_tokens", [None, 907], ids=["whole", "limited"])
+@pytest.mark.parametrize("checkpointing", [False, True], ids=["kept", "checkpointed"])
 @pytest.mark.parametrize("dtype", ["fp32", "bf16"])
-def test_an_update_allocates_what_is_estimated(dtype: str, checkpointing: bool, vocabulary: int) -> None:
-    """Forward, log-probs of rollouts and rows, backward: whichever of logits and layers needs more."""
-    policy, work, batch, rollout = built("grouped", "chunks", dtype, checkpointing, vocab_size=vocabulary)
+def test_an_update_allocates_what_is_estimated(dtype: str, checkpointing: bool, max_tokens: int | None, vocabulary: int, layers: int) -> None:
+    """Forward, log-probs of rollouts and rows, backward: whichever of logits and layers, of branches and rows needs more."""
+    policy, work, batch, rollout = built("grouped", "chunks", dtype, checkpointing, vocab_size=vocabulary, num_hidden_layers=layers)
     assert rollout is not None
-    work = replace(work, network=replace(work.network, vocabulary=vocabulary))
-    branches = make_branches(rollout.blocks, rollout.tokens[..., :-1])
+    work = replace(work, network=replace(work.network, vocabulary=vocabulary), max_tokens=max_tokens)
+    if max_tokens is not None:
+        assert work.rows_at_a_time == 1
+        batch, rollout = batch.rows(0, 1), replace(rollout, tokens=rollout.tokens[:1], valid=rollout.valid[:1], log_probs=rollout.log_probs[:1])
+        rollout = replace(rollout, blocks=Blocks(rollout.blocks.anchors[:1], rollout.blocks.valid[:1], rollout.blocks.reach))
+    branches = make_branches(rollout.blocks, rollout.tokens[..., :-1], branch_tokens(batch, max_tokens))
 
     def update() -> None:
-        labels = branch_labels(batch, rollout, branches, 1.0), row_labels(batch)
+        labels = branch_labels(batch, rollout, branches, 0.6), row_labels(batch)
         for part in policy.parts(batch, branches):
             here = [labels[0].within(part), *([labels[1]] if part.is_row else [])]
             (sum(values.sum() for values in policy.log_probs(part.hidden, *here)) + part.pull).backward()
@@ -172,7 +178,7 @@ def test_an_update_allocates_what_is_estimated(dtype: str, checkpointing: bool, 
     update()
     policy.model.zero_grad(set_to_none=True)
     parts = memory.estimate(work)
-    most = max(sum(parts[part] for part in memory.PHASES[phase]) for phase in ("update", "recomputation"))
+    most = max(sum(parts[part] for part in memory.PHASES[phase]) for phase in ("update", "update of the rows", "recomputation"))
     assert most == pytest.approx(peak_bytes(update), rel=0.15)
 
 
@@ -219,8 +225,11 @@ def test_branches_copy_keys_and_values_by_the_chunk() -> None:
 def test_a_limit_of_tokens_limits_what_grows_with_them() -> None:
     limited = replace(BRANCHED, max_tokens=41)
     assert (limited.held_tokens, replace(BRANCHED, max_tokens=1000).held_tokens) == (41, 82)
-    assert memory.activations(limited) == memory.activations(replace(BRANCHED, rows=1))
-    assert memory.estimate(limited)["cache"] == memory.estimate(BRANCHED)["cache"]
+    assert [replace(BRANCHED, max_tokens=tokens).rows_at_a_time for tokens in (46, 47, 93, 94)] == [1, 1, 1, 2]  # of 17 + 6 * 5 tokens
+    assert [replace(SUPERVISED, max_tokens=tokens).rows_at_a_time for tokens in (17, 33, 34)] == [1, 1, 2]
+    one_row = replace(BRANCHED, rows=1)
+    assert memory.activations(limited) == memory.activations(one_row)
+    assert [memory.estimate(limited)[part] for part in ("cache", "draws")] == [memory.estimate(one_row)[part] for part in ("cache", "draws")]
 
 
 def test_logits_are_bounded_by_what_is_computed_at_a_time() -> None:

@@ -26,7 +26,7 @@ from ebft.models import FeatureNetwork, Labels, LanguageModel, branch_labels, ro
 from ebft.reuse import branches_of, leading_matches
 from ebft.rewards import alignment_and_diversity, whitening_sign
 from ebft.sampler import sample, uniforms
-from ebft.types import Batch, Blocks, Rollout
+from ebft.types import Batch, Blocks, Rollout, moved
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class EBFT:
         blocks = self._blocks(batch)
         draws = uniforms(f"{self.seed}/train/{step}", batch.row_ids, blocks.anchors.shape[1], geometry.n_samples, geometry.generate_length)
         text = row_labels(batch).to(device)
-        batch, blocks, draws = batch.to(device), blocks.to(device), draws.to(device)
+        batch, blocks, draws = batch.to(device), blocks.to(device), moved(draws, device)
 
         rollout, _ = sample(self.policy, batch, blocks, draws, geometry.temperature, self.stop_token, geometry.reuse)
         embeddings = self.phi.embeddings(batch, rollout, geometry.reuse)

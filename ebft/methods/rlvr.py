@@ -28,7 +28,7 @@ from ebft.config import RLVRConfig, SamplerConfig
 from ebft.losses import cross_entropy, kl_penalty, policy_gradient
 from ebft.methods.base import Counts, Loss, branch_tokens
 from ebft.methods.metrics import outcomes
-from ebft.models import Labels, LanguageModel, branch_labels, row_labels
+from ebft.models import FORWARD_TOKENS, Labels, LanguageModel, branch_labels, row_labels
 from ebft.tasks.judge import Judge
 from ebft.types import Batch, Rollout
 
@@ -87,7 +87,7 @@ class RLVR:
     def _reference_log_probs(self, batch: Batch, rollout: Rollout) -> Float[Tensor, "B N 1 G"] | None:
         if self.reference is None:
             return None
-        branches = make_branches(rollout.blocks, rollout.predicting.tokens)
+        branches = make_branches(rollout.blocks, rollout.predicting.tokens, FORWARD_TOKENS[batch.tokens.device.type])
         labels = branch_labels(batch, rollout, branches, self.sampler.temperature)
         (log_probs,) = self.reference.log_probs(self.reference.flat_hidden(batch, branches), labels)
         return rollout.like_tokens(log_probs)
