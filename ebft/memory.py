@@ -1,5 +1,5 @@
-"""What an optimiser step holds in memory, in bytes, before anything is loaded. Arithmetic alone. Not counted are evaluation, the feature network's own
-forward, which holds less than an update, and on CUDA the copies that flex attention makes of a layer's keys and values.
+"""What an optimiser step holds in memory, in bytes, before anything is loaded. Arithmetic alone. Not counted are evaluation, the feature network's
+own forward, which holds less than an update, and on CUDA the copies that flex attention makes of a layer's keys and values.
 
 Float32 weights, AdamW's moments, the feature network and the reference policy stay. On top of them comes the largest of the phases, which follow
 one another: rollouts; update of the branches, then of their rows, with gradient checkpointing also the recomputation of a layer, when the logits are

@@ -11,9 +11,10 @@ from torch.profiler import ProfilerActivity, profile, record_function
 
 from ebft.files import atomic_folder
 
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 FOLDER, TRACE, OPERATORS = "profile", "trace.json.gz", "operators.md"
 NUM_STEPS, NUM_OPERATORS = 3, 10
-MATMUL_WIDTH, NUM_MATMULS = 8192, 10
+MATMUL_WIDTH, NUM_MATMULS = {"cpu": 1024, "cuda": 8192}, 10
 
 
 def utilization(tokens: float, flops_per_token: float, seconds: float, peak: float) -> float:
@@ -22,24 +23,31 @@ def utilization(tokens: float, flops_per_token: float, seconds: float, peak: flo
     return tokens * flops_per_token / (seconds * peak)
 
 
-def matmul_peak(dtype: torch.dtype) -> float:
-    """Floating-point operations a second of the CUDA device in a large matmul: the best of ten. Frees what it
-    took, and starts the count of peak memory anew."""
-    factor = torch.randn(MATMUL_WIDTH, MATMUL_WIDTH, device="cuda", dtype=dtype)
+def matmul_peak(dtype: torch.dtype, device: str) -> float:
+    """Floating-point operations a second of the device in a large matmul: the best of ten. On CUDA it frees what it took, and starts the count of
+    peak memory anew."""
+    width = MATMUL_WIDTH[device]
+    factor = torch.randn(width, width, device=device, dtype=dtype)
     product = factor @ factor  # the first one chooses a kernel
     seconds = min(_matmul_seconds(factor, product) for _ in range(NUM_MATMULS))
     del factor, product
-    torch.cuda.empty_cache()
-    torch.cuda.reset_peak_memory_stats()
-    return 2 * MATMUL_WIDTH**3 / seconds
+    if device == "cuda":
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+    return 2 * width**3 / seconds
 
 
 def _matmul_seconds(factor: torch.Tensor, product: torch.Tensor) -> float:
-    torch.cuda.synchronize()
-    started = time.perf_counter()
+    started = now_seconds(factor.device.type)
     torch.mm(factor, factor, out=product)
-    torch.cuda.synchronize()
-    return time.perf_counter() - started
+    return now_seconds(factor.device.type) - started
+
+
+def now_seconds(device: str) -> float:
+    """When the device has done all that it was asked for."""
+    if device == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter()
 
 
 class Profile:

@@ -19,7 +19,7 @@ from ebft.evaluation import Evaluation
 from ebft.files import atomic_file
 from ebft.optimization import NonFiniteError, Optimization, save_batch
 from ebft.plan import model_card, plan
-from ebft.profiling import NoProfile, Profile, matmul_peak, utilization
+from ebft.profiling import DTYPES, NoProfile, Profile, matmul_peak, utilization
 from ebft.run import Run, StopSignals
 from ebft.setup import Setup, prepare
 from ebft.workload import flops_per_token
@@ -71,7 +71,7 @@ class Loop:
     def __init__(self, config: TrainConfig, setup: Setup, run: Run, stop: StopSignals) -> None:
         self.config, self.setup, self.run, self.stop = config, setup, run, stop
         self.optimization = Optimization(config.optimizer, setup.policy, setup.max_steps)
-        self.peak = matmul_peak(torch.bfloat16 if config.trainer.dtype == "bf16" else torch.float32) if setup.device == "cuda" else None
+        self.peak = matmul_peak(DTYPES[config.trainer.dtype], "cuda") if setup.device == "cuda" else None
         self.profile: Profile = NoProfile()
         self.step = 0
         self.evaluated = -1  # the step of the latest evaluation

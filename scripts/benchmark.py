@@ -35,7 +35,7 @@ from typing import Any
 import torch
 from benchmark_completions import COMPLETED_ROWS, LONGEST_PROMPT, NEW_TOKENS, completion_row, measure_completions
 from benchmark_completions import HEADER as COMPLETIONS_HEADER
-from benchmark_contenders import FEATURES, METHOD, OURS, SAMPLER, UNIT, Runs, Setting, matmul_peak, peak_memory, race, tells_memory
+from benchmark_contenders import FEATURES, METHOD, OURS, SAMPLER, UNIT, Runs, Setting, peak_memory, race, tells_memory
 from benchmark_growth import HEADER as GROWTH_HEADER
 from benchmark_growth import LENGTHS as GROWTH_LENGTHS
 from benchmark_growth import arithmetic, growth_row, in_order, measure_growth
@@ -44,6 +44,7 @@ from benchmark_profile import write_profiles
 from transformers import PreTrainedModel
 
 from ebft.environment import environment
+from ebft.profiling import DTYPES, matmul_peak
 
 PHASES = ("sampling", "features", "update")
 HEADER = ("T", "phase", "reuse", "tokens", "formula", "naive tokens", "seconds", "naive seconds", "naive/ours", "units", "SFT steps")
@@ -52,7 +53,7 @@ LEFT_ALIGNED = ("phase", "contender", "grows")
 
 
 def measure(model: PreTrainedModel, setting: Setting, length: int, repetitions: int, names: Sequence[str], peak: float) -> dict[str, Any]:
-    """All figures of one row length, by contender; `peak` is of `matmul_peak`."""
+    """All figures of one row length, by contender; `peak` is the device's in multiply-adds a second."""
     runs = race([*names, UNIT], model, setting, setting.rows(model, length), repetitions)
     unit = runs.pop(UNIT).seconds["step"]
     seconds = {name: run.seconds["step"] for name, run in runs.items()}
@@ -218,7 +219,7 @@ def main() -> None:
 def everything(model: PreTrainedModel, setting: Setting, arguments: argparse.Namespace) -> dict[str, Any]:
     """What was asked for, as in the JSON file."""
     names = [name for name in (*OURS, "naive", "sft") if name != "naive" or not arguments.without_naive]
-    peak, lengths, growth, completions = matmul_peak(setting), {}, [], {}
+    peak, lengths, growth, completions = matmul_peak(DTYPES[setting.dtype], setting.device) / 2, {}, [], {}
     for length in arguments.lengths:
         report(f"T = {length}")
         lengths[length] = measure(model, setting, length, arguments.repetitions, names, peak)

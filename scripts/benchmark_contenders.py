@@ -6,7 +6,6 @@ import gc
 import re
 import statistics
 import sys
-import time
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -31,6 +30,7 @@ from ebft.methods.ebft import EBFT
 from ebft.methods.sft import SFT
 from ebft.models import FeatureNetwork, LanguageModel
 from ebft.optimization import Optimization
+from ebft.profiling import now_seconds
 from ebft.types import Batch
 
 METHOD = EBFTConfig("ebft", rl_coef=1.0, ce_coef=0.1, alignment_coef=1.0, diversity_coef=1.0, advantage="rloo")
@@ -100,13 +100,6 @@ class Meter:
             self.seconds[self._open[-1]] += now[0] - self._last[0]
             self.tokens[self._open[-1]] += now[1] - self._last[1]
         self._last = now
-
-
-def now_seconds(device: str) -> float:
-    """When the device has done all that it was asked for."""
-    if device == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter()
 
 
 @dataclass(frozen=True)
@@ -292,16 +285,3 @@ def two_steps(name: str, model: PreTrainedModel, setting: Setting, length: int) 
     racer, batch = contender(name, model, setting), setting.rows(model, length)
     for step in range(2):
         racer.step(batch, step)
-
-
-def matmul_peak(setting: Setting) -> float:
-    """Multiply-adds a second of a large square matrix product in the setting's precision, the best of ten."""
-    size = 8192 if setting.device == "cuda" else 1024
-    dtype = torch.bfloat16 if setting.dtype == "bf16" else torch.float32
-    left, right = (torch.randn(size, size, device=setting.device, dtype=dtype) for _ in range(2))
-    seconds = []
-    for _ in range(10):
-        start = now_seconds(setting.device)
-        left @ right
-        seconds.append(now_seconds(setting.device) - start)
-    return size**3 / min(seconds)

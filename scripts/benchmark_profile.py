@@ -4,9 +4,8 @@ from pathlib import Path
 
 from benchmark_contenders import OURS, Setting, contender
 from torch.profiler import ProfilerActivity, profile
-from transformers import PreTrainedModel
 
-NUM_OPERATORS = 10
+from ebft.profiling import operators
 
 
 def write_profiles(folder: Path, setting: Setting, length: int) -> list[Path]:
@@ -15,22 +14,16 @@ def write_profiles(folder: Path, setting: Setting, length: int) -> list[Path]:
     files = []
     for name in OURS:
         files.append(folder / f"{name}.md")
-        files[-1].write_text(
-            f"One step, `{name}`, {setting.model}, {setting.dtype}, T = {length}.\n\n{operators(name, setting.build(length), setting, length)}"
-        )
+        title = f"`{name}`, {setting.model}, {setting.dtype}, T = {length}."
+        files[-1].write_text(f"{title} {_profiled(name, setting, length)}")
     return files
 
 
-def operators(name: str, model: PreTrainedModel, setting: Setting, length: int) -> str:
+def _profiled(name: str, setting: Setting, length: int) -> str:
+    model = setting.build(length)
     racer, batch = contender(name, model, setting), setting.rows(model, length)
     racer.step(batch, 0)
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if setting.device == "cuda" else [])]
-    with profile(activities=activities) as profiled:
+    with profile(activities=activities) as profiler:
         racer.step(batch, 1)
-    field = "self_device_time_total" if setting.device == "cuda" else "self_cpu_time_total"
-    times = sorted(((getattr(event, field), event.count, event.key) for event in profiled.key_averages()), reverse=True)
-    total = sum(microseconds for microseconds, _, _ in times)
-    lines = [
-        f"| `{key}` | {count:,} | {microseconds / 1000:,.1f} | {microseconds / total:.1%} |" for microseconds, count, key in times[:NUM_OPERATORS]
-    ]
-    return "\n".join([f"| operator | calls | ms on the {setting.device.upper()} | share |", "| --- | --- | --- | --- |", *lines]) + "\n"
+    return operators(profiler.key_averages(), setting.device, [1])

@@ -8,7 +8,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from ebft import chunked
-from ebft.attention import BranchContext, StepContext
+from ebft.attention import BranchContext, RowContext, StepContext
 from ebft.blocks import Branches, make_branches
 from ebft.chunked import CHUNK_BRANCHES
 from ebft.models import LanguageModel
@@ -157,6 +157,14 @@ def test_a_chunk_of_branches_reads_the_row_no_further_than_its_largest_anchor() 
     first = CHUNK_BRANCHES * G
     torch.testing.assert_close(out[:, :first], torch.ones(1, first, 6, 5))  # they see ones only, whatever the weights
     assert out[:, first:].isnan().all()
+
+
+def test_a_row_keeps_the_keys_of_its_first_pass() -> None:
+    """Gradient checkpointing passes again on the way back; kept, its keys held the activations of every layer that had been recomputed."""
+    context, heads = RowContext.of(batch_of([[0] * 5]), keep=True), [torch.ones(1, 3, 5, 7) for _ in range(4)]
+    context.attend(0, heads[0], heads[1], heads[2], 1.0)
+    context.attend(0, heads[0], heads[3], heads[3], 1.0)
+    assert [kept is first for kept, first in zip(context.cache[0], heads[1:3], strict=True)] == [True, True]
 
 
 def test_scores_are_softmaxed_over_row_and_own_keys_together() -> None:
