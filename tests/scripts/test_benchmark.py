@@ -20,6 +20,7 @@ from benchmark_profile import write_profiles
 from naive import NaiveEBFT, layout
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
+from ebft import profiling
 from ebft.config import EBFTConfig, FeaturesConfig, SamplerConfig
 from ebft.methods import differentiate
 from ebft.methods.ebft import EBFT
@@ -307,7 +308,7 @@ def test_completions_and_generate_say_the_same(monkeypatch: pytest.MonkeyPatch, 
 def test_meter_charges_inner_phases_to_themselves(monkeypatch: pytest.MonkeyPatch) -> None:
     method = SimpleNamespace(tokens_forwarded=0.0)
     clock = iter([0.0, 1.0, 11.0, 111.0])
-    monkeypatch.setattr(benchmark_contenders.time, "perf_counter", lambda: next(clock))
+    monkeypatch.setattr(profiling.time, "perf_counter", lambda: next(clock))
     meter = Meter(method, "cpu")
     meter.reset()
     with meter.phase("outer"):
