@@ -153,11 +153,12 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--documents", type=int, default=1, metavar="B", help="rows a step, in one micro-batch")
     parser.add_argument("--samples", type=int, default=SAMPLER.n_samples, metavar="N", help="rollouts at every anchor")
     parser.add_argument("--max-tokens", type=int, metavar="M", help="that hold activations at a time, as trainer.max_tokens_per_microbatch")
+    parser.add_argument("--compile", action="store_true", help="compile the layers of all but the twin, as trainer.compile; a minute each to warm up")
     parser.add_argument("--without-naive", action="store_true", help="leave the naive twin out, where rows are long")
     parser.add_argument("--growth", action="store_true", help="measure how a step grows with T, rows and N as well, without the twin")
     parser.add_argument("--profile", type=Path, metavar="DIR", help="write a table of operators of a step of the longest length to DIR as well")
     parser.add_argument("--completions", action="store_true", help="measure completions beside transformers' generate as well")
-    parser.add_argument("--repetitions", type=int, default=3, help="counted steps of each contender, after one that warms up")
+    parser.add_argument("--repetitions", type=int, default=3, help="counted steps of each contender, each after one that warms up")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of torch; all cores by default")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the same figures, and the machine's, to FILE")
     arguments = parser.parse_args()
@@ -200,10 +201,14 @@ def main() -> None:
     arguments = parse()
     torch.set_num_threads(arguments.threads)
     sizes = arguments.samples, arguments.documents, arguments.max_tokens
-    setting = Setting(arguments.model, arguments.device, arguments.dtype, *sizes, arguments.threads)
+    setting = Setting(arguments.model, arguments.device, arguments.dtype, *sizes, arguments.compile, arguments.threads)
     model = setting.build(max([*rows_to_come(arguments), LONGEST_PROMPT + NEW_TOKENS]))
     figures, machine = everything(model, setting, arguments), environment(arguments.device)
-    print(f"{machine['device']}, {setting.threads} threads, {setting.model}, {setting.dtype}, N = {setting.n_samples}, B = {setting.num_documents}")
+    compiled = ", compiled" if setting.compile else ""
+    print(
+        f"{machine['device']}, {setting.threads} threads, {setting.model}, {setting.dtype}{compiled}, N = {setting.n_samples}, "
+        f"B = {setting.num_documents}"
+    )
     for header, rows in tables(figures):
         if rows:
             show(header, rows)

@@ -51,6 +51,7 @@ class Setting:
     n_samples: int
     num_documents: int  # rows a step, one micro-batch where `max_tokens` allows it
     max_tokens: int | None  # that hold activations at a time, as trainer.max_tokens_per_microbatch; the twin takes no notice
+    compile: bool  # the layers, as trainer.compile; the twin and the unit stay as they are
     threads: int
 
     def sampler(self, reuse: bool) -> SamplerConfig:
@@ -192,12 +193,16 @@ def contender(name: str, model: PreTrainedModel, setting: Setting) -> Contender 
     if name == UNIT:
         return PlainForward(model, setting)
     policy = LanguageModel(model, setting.dtype)
+    if setting.compile and name != "naive":
+        policy.decoder.compile()
     if name == "sft":
         return Contender(SFT(policy), policy, setting, [])
     if name == "naive":
         twin = Twin(setting, policy, copy.deepcopy(model))
         return Contender(twin, policy, setting, [(twin, "prepare", "sampling"), (twin, "embeddings", "features")])
     phi = FeatureNetwork(copy.deepcopy(model), FEATURES, setting.dtype)
+    if setting.compile:
+        phi.decoder.compile()
     method = EBFT(METHOD, setting.sampler(name == "reuse"), policy, phi, seed=0, stop_token=None)
     return Contender(method, policy, setting, [(method, "prepare", "sampling"), (phi, "embeddings", "features")])
 
@@ -230,20 +235,27 @@ def with_total(phases: dict[str, float]) -> dict[str, float]:
 
 def race(names: Sequence[str], model: PreTrainedModel, setting: Setting, batch: Batch, repetitions: int) -> dict[str, Runs]:
     """Each has its own copy of the same weights. Light models on a CPU step in turn, so that what else the machine does meets them alike; others
-    come one after the other, because memory may not hold them all. The first step of each warms up and is not counted."""
+    come one after the other, because memory may not hold them all. A turn is two steps, of which the second counts: the first brings back what the
+    others' turns drove out of memory and caches."""
     in_turn = setting.device == "cpu" and setting.model in LIGHT
     if len(names) > 1 and not in_turn:
         return {name: race([name], model, setting, batch, repetitions)[name] for name in names}
     racers = {name: contender(name, copy.deepcopy(model), setting) for name in names}
-    costs = [{name: racer.step(batch, step) for name, racer in racers.items()} for step in range(repetitions + 1)]
-    runs = {name: Runs.of([cost[name] for cost in costs[1:]], racer, batch) for name, racer in racers.items()}
+    costs = [{name: _turn(racer, batch, turn) for name, racer in racers.items()} for turn in range(repetitions)]
+    runs = {name: Runs.of([cost[name] for cost in costs], racer, batch) for name, racer in racers.items()}
     del racers
     gc.collect()  # a watched method refers to itself
     return runs
 
 
+def _turn(racer: Contender | PlainForward, batch: Batch, turn: int) -> Cost:
+    racer.step(batch, 2 * turn)
+    return racer.step(batch, 2 * turn + 1)
+
+
 def tells_memory(setting: Setting) -> bool:
-    return setting.device == "cuda" or sys.platform == "linux"
+    """Of a CPU not where layers are compiled, for the compiler would count."""
+    return setting.device == "cuda" or (sys.platform == "linux" and not setting.compile)
 
 
 def peak_memory(name: str, model: PreTrainedModel, setting: Setting, length: int) -> int:

@@ -87,7 +87,7 @@ def test_naive_twin_takes_the_same_step(ce_coef: float, whitening: str, reuse: b
         torch.testing.assert_close(mine.grad, its.grad, rtol=1e-5, atol=1e-5, msg=name)
 
 
-SMALL = Setting("small", "cpu", "fp32", n_samples=4, num_documents=1, max_tokens=None, threads=1)
+SMALL = Setting("small", "cpu", "fp32", n_samples=4, num_documents=1, max_tokens=None, compile=False, threads=1)
 
 
 @pytest.fixture
@@ -167,6 +167,7 @@ def test_benchmark_without_the_twin(monkeypatch: pytest.MonkeyPatch, tmp_path: P
         "n_samples": 3,
         "num_documents": 2,
         "max_tokens": None,
+        "compile": False,
         "threads": 1,
     }
     figures = document["lengths"]["25"]
