@@ -10,7 +10,8 @@ from ebft.chunked import CHUNK_BRANCHES, CHUNK_TOKENS
 from ebft.config import EBFTConfig, RLVRConfig, TrainConfig, UserError
 from ebft.features import tap_indices
 from ebft.loading import feature_architecture
-from ebft.models import LOGITS_AT_A_TIME
+from ebft.models import FORWARD_TOKENS, LOGITS_AT_A_TIME
+from ebft.scaling import Step
 from ebft.workload import Network, Workload
 
 
@@ -23,9 +24,12 @@ def workload(config: TrainConfig, architecture: PreTrainedConfig, num_blocks: fl
         reach = (sampler.context_length + length - sampler.generate_length) / 2
     elif isinstance(method, RLVRConfig):
         branches, branch_tokens, reach = float(sampler.n_samples), method.max_new_tokens - 1, float(length)
+    policy = network(architecture, f"model.path={config.model.path}", config.model.trust_remote_code)
+    phi = _feature_network(config, architecture, policy)
     return Workload(
-        network=network(architecture, f"model.path={config.model.path}", config.model.trust_remote_code),
-        feature_parameters=_feature_parameters(config, architecture),
+        network=policy,
+        phi=phi,
+        phi_layers=max(1, *tap_indices(list(config.features.feature_layers), phi.layers)),
         rows=trainer.micro_batch_size,
         row_tokens=length,
         branches=branches,
@@ -69,16 +73,27 @@ def network(architecture: PreTrainedConfig, name: str, trust_remote_code: bool) 
     )
 
 
-def _feature_parameters(config: TrainConfig, architecture: PreTrainedConfig) -> int:
-    """Of the embedding and the layers up to the deepest tap."""
-    architecture, name = feature_architecture(config, architecture)
-    whole = network(architecture, name, config.model.trust_remote_code)
-    return whole.cut(max(1, *tap_indices(list(config.features.feature_layers), whole.layers)))
+def _feature_network(config: TrainConfig, architecture: PreTrainedConfig, policy: Network) -> Network:
+    """Before it is cut; the policy's own unless it is another checkpoint."""
+    if config.features.network != "checkpoint":
+        return policy
+    return network(*feature_architecture(config, architecture), config.model.trust_remote_code)
+
+
+def planned_step(config: TrainConfig, architecture: PreTrainedConfig, num_blocks: float) -> Step:
+    """An optimiser step as CUDA devices would take it, whatever this machine has."""
+    work = workload(config, architecture, num_blocks, "cuda")
+    return Step(work, config.trainer.batch_size, cost.by_phase(config, num_blocks, work.phi_depth), FORWARD_TOKENS["cuda"])
+
+
+def lack_of_room(work: Workload) -> str | None:
+    """None if the CUDA device has the memory that a step needs; otherwise one sentence with a cure."""
+    free, _ = torch.cuda.mem_get_info()
+    return memory.refusal(work, free + torch.cuda.memory_reserved() - torch.cuda.memory_allocated())  # what earlier runs left over is free too
 
 
 def check_room(work: Workload) -> None:
     """Raises UserError if the CUDA device has not the memory that a step needs."""
-    free, _ = torch.cuda.mem_get_info()
-    message = memory.refusal(work, free + torch.cuda.memory_reserved() - torch.cuda.memory_allocated())  # what earlier runs left over is free too
+    message = lack_of_room(work)
     if message is not None:
         raise UserError(message)

@@ -258,6 +258,7 @@ class SandboxConfig:
 class TrainConfig:
     seed: int = at_least(0)
     resume: str  # auto | never | a checkpoint folder
+    plan_only: bool  # print the plan and its scaling over GPUs, and train nothing
     method: MethodConfig
     model: ModelConfig
     data: DataConfig

@@ -27,9 +27,9 @@ FIGURES = {
 
 
 class Console:
-    """The terminal (or whatever stdout is) and a log file."""
+    """The terminal (or whatever stdout is) and a log file, if there is one."""
 
-    def __init__(self, log_path: Path) -> None:
+    def __init__(self, log_path: Path | None) -> None:
         self._rich = rich_console.Console()
         self._log_path = log_path
         self._live: Progress | None = None
@@ -98,6 +98,8 @@ class Console:
         self._rich.print(Text(text), soft_wrap=True)
 
     def _write(self, text: str) -> None:
+        if self._log_path is None:
+            return
         with naming_full_disk(self._log_path), self._log_path.open("a", encoding="utf-8") as log:
             log.write(text + "\n")
 

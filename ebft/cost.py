@@ -29,18 +29,33 @@ def completions(row_length: int, n_samples: int, max_new_tokens: int, has_refere
     return {"sampling": once, "update": 3 * once} | ({"reference": once} if has_reference else {})
 
 
+def by_phase(config: TrainConfig, num_blocks: float, depth: float) -> dict[str, float]:
+    """Tokens of a row with so many blocks by phase; phi keeps `depth` of its network's layers."""
+    length, sampler, method = config.data.sequence_length, config.sampler, config.method
+    if isinstance(method, EBFTConfig):
+        return block_rollouts(length, num_blocks, sampler.n_samples, sampler.generate_length, depth)
+    if isinstance(method, RLVRConfig):
+        return completions(length, sampler.n_samples, method.max_new_tokens, method.kl_coef > 0)
+    return supervised(length)
+
+
 def planned(config: TrainConfig) -> dict[str, float]:
     """Tokens of a row by phase as far as the config tells, which is from above: rows that end early, rows of several documents and completions hold
     fewer anchors than a whole row, reuse leaves out tokens of rollouts, and a layer that is named by its index may be the last. A fraction of the
     depth is taken as it is, where phi keeps whole layers."""
-    length, sampler, method = config.data.sequence_length, config.sampler, config.method
+    sampler = config.sampler
+    blocks = num_blocks(config.data.sequence_length, sampler.context_length, sampler.stride, sampler.generate_length)
+    return by_phase(config, blocks, max(layer if isinstance(layer, float) else 1.0 for layer in config.features.feature_layers))
+
+
+def rollouts(config: TrainConfig, num_blocks: float) -> str:
+    """What is sampled of a row with so many blocks, for people."""
+    sampler, method = config.sampler, config.method
     if isinstance(method, EBFTConfig):
-        blocks = num_blocks(length, sampler.context_length, sampler.stride, sampler.generate_length)
-        depth = max(layer if isinstance(layer, float) else 1.0 for layer in config.features.feature_layers)
-        return block_rollouts(length, blocks, sampler.n_samples, sampler.generate_length, depth)
+        return f"{sampler.n_samples} of {sampler.generate_length} tokens at each of {num_blocks:.1f} anchors a row"
     if isinstance(method, RLVRConfig):
-        return completions(length, sampler.n_samples, method.max_new_tokens, method.kl_coef > 0)
-    return supervised(length)
+        return f"{sampler.n_samples} completions a prompt, of at most {method.max_new_tokens} tokens"
+    return "none"
 
 
 def depends_on_rollouts(config: TrainConfig) -> bool:

@@ -8,6 +8,7 @@ LENGTH_KEYS = ("trainer.max_steps", "trainer.max_epochs")
 CHANGEABLE_KEYS = (
     *LENGTH_KEYS,
     "resume",
+    "plan_only",
     "tracker",
     "trainer.micro_batch_size",
     "trainer.max_tokens_per_microbatch",

@@ -19,9 +19,8 @@ import math
 from collections.abc import Iterator
 from dataclasses import replace
 
-from ebft.workload import Workload
+from ebft.workload import FLOAT, HALF, Workload
 
-FLOAT, HALF = 4, 2
 UPDATE_COPIES = 2  # float32 copies of the logits at the peak of an update: they and their gradient; one more for rows, at two temperatures
 DRAW_COPIES = 4  # the same of a draw: logits, log-softmax, probabilities, their sums
 TOKENS_STEP = 256  # between the limits of tokens that a refusal proposes
@@ -41,7 +40,7 @@ def estimate(work: Workload) -> dict[str, int]:
     parts = {
         "weights": weights,
         "optimizer": (3 if work.averaged else 2) * weights,
-        "feature network": _element(work) * work.feature_parameters,
+        "feature network": work.element_bytes * work.feature_parameters,
         "reference policy": weights if work.has_reference else 0,
         "bf16 weights": _cast_weights(work),
         "gradients": weights,
@@ -69,7 +68,7 @@ def activations(work: Workload) -> float:
 
 def layer_activations(work: Workload) -> float:
     """What autograd saves of one layer."""
-    network, element = work.network, _element(work)
+    network, element = work.network, work.element_bytes
     norms = 4 * FLOAT * network.hidden + (5 if work.bf16 else 2) * element * network.hidden
     attention = ((3 if work.branches else 2) * network.query + 2 * network.key) * element + FLOAT * network.heads
     return (norms + attention + 4 * element * network.intermediate) * work.held_tokens + 2 * network.key * element * _chunk_keys(work)
@@ -86,7 +85,7 @@ def _chunk_keys(work: Workload) -> float:
 
 def _masks(work: Workload) -> float:
     """Of the chunks; all layers share them."""
-    return _element(work) * _chunk_keys(work) * min(work.chunk_tokens, work.branches * work.branch_tokens)
+    return work.element_bytes * _chunk_keys(work) * min(work.chunk_tokens, work.branches * work.branch_tokens)
 
 
 def _one_layer(work: Workload) -> float:
@@ -108,7 +107,7 @@ def _row_keys(work: Workload) -> float:
     """Gradients of the rows' keys and values in all layers, for the branches come first; with checkpointing also they themselves."""
     if not work.branches:
         return 0.0
-    each = work.network.layers * work.network.key * (FLOAT + _element(work))
+    each = work.network.layers * work.network.key * (FLOAT + work.element_bytes)
     return (2 if work.checkpointing else 1) * each * work.rows_at_a_time * work.row_tokens
 
 
@@ -118,11 +117,7 @@ def _cache(work: Workload) -> float:
         return 0.0
     each = work.branch_tokens + (work.row_tokens if work.own_rows else 0)
     tokens = work.rows_at_a_time * (work.row_tokens + work.branches * each)
-    return work.network.layers * work.network.key * (FLOAT + _element(work)) * tokens
-
-
-def _element(work: Workload) -> int:
-    return HALF if work.bf16 else FLOAT
+    return work.network.layers * work.network.key * (FLOAT + work.element_bytes) * tokens
 
 
 def _logits(work: Workload, positions: float) -> float:

@@ -2,41 +2,41 @@
 
 from ebft import cost, data, memory
 from ebft.config import TrainConfig
-from ebft.evaluation import Evaluator
-from ebft.setup import Setup
+from ebft.evaluation import horizons
+from ebft.setup import Groundwork, Material
 
 
-def plan(config: TrainConfig, setup: Setup) -> dict[str, str]:
+def plan(config: TrainConfig, setup: Groundwork) -> dict[str, str]:
     """Method, model, data, geometry, cost and memory as lines for people."""
-    trainer, evaluator = config.trainer, setup.evaluator
-    num_parameters = sum(parameter.numel() for parameter in setup.policy.model.parameters())
+    trainer = config.trainer
     left_out = len(setup.rows) - len(setup.usable)
     epochs = setup.max_steps / data.steps_per_epoch(len(setup.usable), trainer.batch_size)
     return {
         "method": config.method.name,
-        "model": f"{config.model.path}, {num_parameters / 1e6:.1f} M parameters, {config.model.init}",
+        "model": f"{config.model.path}, {setup.workload.network.parameters / 1e6:.1f} M parameters, {config.model.init}",
         "documents": f"{setup.rows.num_documents} in {len(setup.usable)} rows of {config.data.sequence_length} tokens"
         + (f" ({left_out} more too short for a block)" if left_out else "")
         + (f" ({setup.material.data.num_dropped} dropped)" if setup.material.data.num_dropped else ""),
-        "rollouts": setup.method.rollouts(setup.num_blocks),
+        "rollouts": cost.rollouts(config, setup.num_blocks),
         "tokens to forward per step": _cost(config, setup),
         "memory": memory.line(setup.workload),
         **setup.material.judging.plan(),
         "steps": f"{setup.max_steps} of {trainer.batch_size} rows, {epochs:.2f} epochs",
-        "held out": _held_out(config, evaluator),
+        "held out": _held_out(config, setup.material),
         "device": f"{setup.device}, {trainer.dtype}",
     }
 
 
-def _held_out(config: TrainConfig, evaluator: Evaluator) -> str:
+def _held_out(config: TrainConfig, material: Material) -> str:
     """How much is evaluated, how often, and how long the rollouts are."""
-    rows, long_rows = (sum(map(len, batches)) for batches in (evaluator.batches, evaluator.long_batches))
-    long = f", {_join(evaluator.long)} on {long_rows} of them" if evaluator.long else ""
-    return f"{rows} rows every {config.eval.every_steps} steps, horizons {_join(evaluator.short)}{long}"
+    rows, long_rows = (sum(map(len, batches)) for batches in (material.held_out, material.held_out_long))
+    short, long = horizons(config.eval, config.sampler, config.data.sequence_length)
+    longer = f", {_join(long)} on {long_rows} of them" if long else ""
+    return f"{rows} rows every {config.eval.every_steps} steps, horizons {_join(short)}{longer}"
 
 
-def _cost(config: TrainConfig, setup: Setup) -> str:
-    phases = setup.method.tokens_per_row(config.data.sequence_length, setup.num_blocks)
+def _cost(config: TrainConfig, setup: Groundwork) -> str:
+    phases = cost.by_phase(config, setup.num_blocks, setup.workload.phi_depth)
     rows = config.trainer.batch_size
     parts = " + ".join(f"{name} {rows * tokens:,.0f}" for name, tokens in phases.items())
     total, supervised = sum(phases.values()), sum(cost.supervised(config.data.sequence_length).values())

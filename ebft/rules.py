@@ -11,6 +11,7 @@ from ebft.config import (
     DataConfig,
     EBFTConfig,
     EvalConfig,
+    EvaluateConfig,
     FeaturesConfig,
     GeneratedDataConfig,
     HubDataConfig,
@@ -56,6 +57,8 @@ def _check_limits(key: str, value: Any, metadata: Any) -> None:
 
 
 def _conflicts(config: TrainConfig) -> Iterator[str]:
+    if isinstance(config, EvaluateConfig) and config.plan_only:
+        yield "plan_only=true plans a run of ebft-train; ebft-eval has none, so leave it out."
     yield from _method_conflicts(config)
     yield from _geometry_conflicts(config)
     yield from _evaluation_conflicts(config.eval)

@@ -61,15 +61,14 @@ def gather(config: TrainConfig) -> Material:
 
 
 @dataclass(frozen=True)
-class Setup:
+class Groundwork:
+    """What is known of a run before weights are loaded."""
+
     material: Material
     rows: Rows
     usable: list[int]  # rows with room for a block, the same for every method
     num_blocks: float  # mean over the usable rows
     workload: Workload
-    policy: LanguageModel
-    method: Method
-    evaluator: Evaluator
     max_steps: int
 
     @property
@@ -85,14 +84,30 @@ class Setup:
         return self.rows.batch([self.usable[index] for index in indices])
 
 
-def prepare(config: TrainConfig) -> Setup:
-    """Raises UserError for anything that config, machine, data or model do not allow; before weights are loaded, if they and a step find no room."""
+@dataclass(frozen=True)
+class Setup(Groundwork):
+    """A run with its models."""
+
+    policy: LanguageModel
+    method: Method
+    evaluator: Evaluator
+
+
+def survey(config: TrainConfig) -> Groundwork:
+    """Raises UserError for anything that config, machine or data do not allow; loads no weights, and asks for no room for them."""
     material = gather(config)
     rows = training_rows(material.data, config)
     usable, num_blocks = usable_rows(rows, config)
     workload = budget.workload(config, material.architecture, num_blocks, material.device)
+    return Groundwork(material, rows, usable, num_blocks, workload, _max_steps(config, len(usable)))
+
+
+def prepare(config: TrainConfig) -> Setup:
+    """Raises UserError for anything that config, machine, data or model do not allow; before weights are loaded, if they and a step find no room."""
+    ground = survey(config)
+    material = ground.material
     if material.device == "cuda":
-        budget.check_room(workload)
+        budget.check_room(ground.workload)
     policy = load_policy(config, material.architecture, material.device)
     phi = load_feature_network(config, material.architecture, material.device)
     if config.trainer.gradient_checkpointing:
@@ -100,7 +115,7 @@ def prepare(config: TrainConfig) -> Setup:
     penalised = isinstance(config.method, RLVRConfig) and config.method.kl_coef > 0
     reference = load_policy(config, material.architecture, material.device) if penalised else None
     method = build(config, policy, phi, material.stop_token, material.judging.judge(), reference)
-    return Setup(material, rows, usable, num_blocks, workload, policy, method, material.evaluator(phi), _max_steps(config, len(usable)))
+    return Setup(**vars(ground), policy=policy, method=method, evaluator=material.evaluator(phi))
 
 
 def training_rows(loaded: Data, config: TrainConfig) -> Rows:

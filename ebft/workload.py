@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass, replace
 
+FLOAT, HALF = 4, 2  # bytes of a number
+
 
 @dataclass(frozen=True)
 class Network:
@@ -27,7 +29,8 @@ class Workload:
     """A micro-batch as its config announces it, and how it is computed."""
 
     network: Network
-    feature_parameters: int  # of the feature network, as far as it is kept
+    phi: Network  # of the feature network before it is cut
+    phi_layers: int  # that are kept of it, up to the deepest tap
     rows: int
     row_tokens: int
     branches: float  # of a row
@@ -50,6 +53,21 @@ class Workload:
         if self.max_tokens is None:
             return self.rows
         return max(1, min(self.rows, int(self.max_tokens / (self.row_tokens + self.branches * (self.branch_tokens + 1)))))
+
+    @property
+    def element_bytes(self) -> int:
+        """Of a number while computing."""
+        return HALF if self.bf16 else FLOAT
+
+    @property
+    def phi_depth(self) -> float:
+        """Share of the feature network's layers that is kept."""
+        return self.phi_layers / self.phi.layers
+
+    @property
+    def feature_parameters(self) -> int:
+        """Of the feature network, as far as it is kept."""
+        return self.phi.cut(self.phi_layers)
 
     @property
     def tokens(self) -> float:

@@ -17,6 +17,8 @@ FLOORS = [
     ["reuse"],  # pure as well
     ["rules", "identity", "cost", "workload"],
     ["memory"],
+    ["scaling"],
+    ["scaling_table"],
     ["chunked", "flex", "sandbox"],  # 2
     ["attention"],
     ["tasks"],
@@ -34,7 +36,7 @@ FLOORS = [
     ["judging", "budget", "profiling"],  # 6
     ["setup"],
     ["plan"],
-    ["train", "evaluate"],
+    ["train", "evaluate", "preview"],
     ["cli"],  # 7
 ]
 FLOOR = {name: number for number, names in enumerate(FLOORS) for name in names}

@@ -30,7 +30,8 @@ ROWS = {"row": (3, 29, 0, 1, 1, 1), "few": (2, 61, 3, 7, 5, 5), "many": (3, 131,
 NETWORK = Network(layers=3, hidden=5, intermediate=7, heads=2, query=22, key=11, vocabulary=13, parameters=1009, layer_parameters=293)
 SUPERVISED = Workload(
     network=NETWORK,
-    feature_parameters=401,
+    phi=NETWORK,
+    phi_layers=1,
     rows=2,
     row_tokens=17,
     branches=0.0,
@@ -186,12 +187,12 @@ def test_an_update_allocates_what_is_estimated(dtype: str, checkpointing: bool, 
 
 
 def test_what_stays_is_counted_in_weights() -> None:
-    """1009 parameters of 4 bytes: 4036 of weights, as much of gradients, twice of moments; phi has 401."""
+    """1009 parameters of 4 bytes: 4036 of weights, as much of gradients, twice of moments; phi has 13 * 5 + 293 = 358."""
     parts = memory.estimate(SUPERVISED)
     assert {name: parts[name] for name in (*memory.LASTING, "gradients", "bf16 weights", "temporaries")} == {
         "weights": 4036,
         "optimizer": 8072,
-        "feature network": 1604,
+        "feature network": 1432,
         "reference policy": 0,
         "gradients": 4036,
         "bf16 weights": 0,
@@ -199,7 +200,7 @@ def test_what_stays_is_counted_in_weights() -> None:
     }
     more = memory.estimate(replace(SUPERVISED, averaged=True, has_reference=True, steps_at_once=True, bf16=True))
     assert (more["optimizer"], more["reference policy"], more["temporaries"]) == (12108, 4036, 4036)
-    assert (more["feature network"], more["bf16 weights"]) == (802, 2 * (13 * 5 + 3 * 293))
+    assert (more["feature network"], more["bf16 weights"]) == (716, 2 * (13 * 5 + 3 * 293))
 
 
 def test_activations_of_rows() -> None:
@@ -288,7 +289,8 @@ QWEN = Network(28, 1536, 8960, 12, 1536, 256, 151936, 1_543_714_304, 46_797_824)
 LARGE = replace(
     SUPERVISED,
     network=QWEN,
-    feature_parameters=QWEN.cut(21),
+    phi=QWEN,
+    phi_layers=21,
     rows=4,
     row_tokens=1024,
     branches=508.0,

@@ -53,9 +53,6 @@ class Linear:
     def metrics(self, prepared: list[Batch]) -> dict[str, Tensor]:
         return {"parts": torch.tensor(float(len(prepared)))}
 
-    def rollouts(self, num_blocks: float) -> str:
-        return "none"
-
     def tokens_per_row(self, row_length: int, num_blocks: float) -> dict[str, float]:
         return {}
 

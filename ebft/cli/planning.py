@@ -59,9 +59,12 @@ class Planner:
 
     def _config(self, variant: str, cell: Sequence[str]) -> TrainConfig:
         try:
-            return self._composer.config(cell)
+            config = self._composer.config(cell)
+            if config.plan_only:
+                raise UserError("plan_only=true trains nothing; leave it out, and plan a sweep with mode=plan.")
         except UserError as error:
             raise UserError(f"{f'sweep.variants.{variant}: ' if variant else ''}{' '.join(cell)} cannot run: {error}") from error
+        return config
 
 
 def _key(variant: str) -> str:

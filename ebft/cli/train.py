@@ -37,11 +37,17 @@ def _run(cfg: DictConfig) -> None:
     from ebft.config import UserError
 
     with one_sentence():  # here too: Hydra would announce an exception that leaves its task
-        config = to_config(cfg)
-        from ebft.train import train
-
+        config, run_dir = to_config(cfg), Path(HydraConfig.get().runtime.output_dir)
         try:
-            if train(config, Path(HydraConfig.get().runtime.output_dir)) == "interrupted":
+            if config.plan_only:
+                from ebft.preview import preview
+
+                preview(config, run_dir)
+                remove_created_folders()
+                return
+            from ebft.train import train
+
+            if train(config, run_dir) == "interrupted":
                 raise KeyboardInterrupt  # for whoever started this: the run is saved, not done, and no further job of a grid starts
         except UserError:
             remove_created_folders()

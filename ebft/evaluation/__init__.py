@@ -16,7 +16,7 @@ from ebft.models import FeatureNetwork, LanguageModel
 from ebft.sampler import sample, uniforms
 from ebft.types import Batch, Rollout
 
-__all__ = ["Evaluation", "Evaluator", "Examiner", "Sample"]
+__all__ = ["Evaluation", "Evaluator", "Examiner", "Sample", "horizons"]
 
 NUM_SAMPLES_SHOWN = 8
 NUM_ANSWERS_SHOWN = 32
@@ -68,6 +68,14 @@ def _named(scores: dict[str, tuple[float, float]]) -> dict[str, float]:
     return {f"eval/{name}{suffix}": value for name, score in scores.items() for suffix, value in zip(("", "_stderr"), score, strict=True)}
 
 
+def horizons(config: EvalConfig, sampler: SamplerConfig, row_length: int) -> tuple[list[int], list[int]]:
+    """Lengths of rollouts that are scored, as far as rows have room for them: up to the training length, which is one of them, and above it."""
+    longest = row_length - config.first_context(sampler.anchors)
+    fitting = sorted({horizon for horizon in (*config.horizons, sampler.generate_length) if horizon <= longest})
+    short = [horizon for horizon in fitting if horizon <= sampler.generate_length]
+    return short, fitting[len(short) :]
+
+
 class Evaluator:
     """Scores any policy on the given rows. Draws are a function of `config.seed` and the row, so that two policies can be compared in pairs.
 
@@ -89,10 +97,8 @@ class Evaluator:
         self.examiner = examiner
         self.config, self.sampler, self.batches, self.phi, self.stop_token = config, sampler, batches, phi, stop_token
         self.first_context = config.first_context(sampler.anchors)
-        longest = batches[0].tokens.shape[1] - self.first_context
-        self.horizons = sorted({horizon for horizon in (*config.horizons, sampler.generate_length) if horizon <= longest})
-        self.short = [horizon for horizon in self.horizons if horizon <= sampler.generate_length]
-        self.long = self.horizons[len(self.short) :]
+        self.short, self.long = horizons(config, sampler, batches[0].tokens.shape[1])
+        self.horizons = self.short + self.long
         self.long_batches = long_batches if self.long else []
 
     @property

@@ -66,10 +66,6 @@ class Method(Protocol[Prepared]):
         """Figures of the whole optimiser batch."""
         ...
 
-    def rollouts(self, num_blocks: float) -> str:
-        """What is sampled of a row with so many blocks, for people."""
-        ...
-
     def tokens_per_row(self, row_length: int, num_blocks: float) -> dict[str, float]:
         """What a row with so many blocks costs in each phase, in the unit of `tokens_forwarded` (method.md section 9)."""
         ...

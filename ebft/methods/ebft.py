@@ -97,9 +97,6 @@ class EBFT:
         geometry = self.sampler
         return find_blocks(batch, geometry.anchors, geometry.context_length, geometry.stride, geometry.generate_length)
 
-    def rollouts(self, num_blocks: float) -> str:
-        return f"{self.sampler.n_samples} of {self.sampler.generate_length} tokens at each of {num_blocks:.1f} anchors a row"
-
     def tokens_per_row(self, row_length: int, num_blocks: float) -> dict[str, float]:
         return cost.block_rollouts(row_length, num_blocks, self.sampler.n_samples, self.sampler.generate_length, self.phi.decoder.depth)
 

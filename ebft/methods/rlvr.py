@@ -133,9 +133,6 @@ class RLVR:
     def metrics(self, prepared: list[Experience]) -> dict[str, Tensor]:
         return outcomes(prepared)
 
-    def rollouts(self, num_blocks: float) -> str:
-        return f"{self.sampler.n_samples} completions a prompt, of at most {self.config.max_new_tokens} tokens"
-
     def tokens_per_row(self, row_length: int, num_blocks: float) -> dict[str, float]:
         return cost.completions(row_length, self.sampler.n_samples, self.config.max_new_tokens, self.reference is not None)
 

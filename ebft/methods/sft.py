@@ -41,9 +41,6 @@ class SFT:
     def metrics(self, prepared: list[Text]) -> dict[str, Tensor]:
         return {}
 
-    def rollouts(self, num_blocks: float) -> str:
-        return "none"
-
     def tokens_per_row(self, row_length: int, num_blocks: float) -> dict[str, float]:
         return cost.supervised(row_length)
 

@@ -16,7 +16,7 @@ def test_help_says_what_it_does_and_lists_groups(launch: Launcher) -> None:
     outcome = launch("--help")
     assert (outcome.code, outcome.out) == (0, help_text() + "\n")
     assert re.search(r"^  method +ebft, rlvr, sft +the algorithm$", outcome.out, re.MULTILINE)
-    assert re.search(r"^  \+experiment +smoke, .*tiny_base.* +a named run$", outcome.out, re.MULTILINE)
+    assert re.search(r"^  \+experiment +scaling, smoke, .*tiny_base.* +a named run$", outcome.out, re.MULTILINE)
     assert max(map(len, outcome.out.splitlines())) <= 130
 
 

@@ -1,0 +1,29 @@
+"""plan_only=true: what a run would do and cost, told without running it."""
+
+from pathlib import Path
+
+from ebft import budget, checkpoint, scaling_table
+from ebft.config import TrainConfig
+from ebft.console import Console
+from ebft.plan import plan
+from ebft.run import Run
+from ebft.setup import survey
+
+
+def preview(config: TrainConfig, run_dir: Path) -> None:
+    """Print the plan of `config` and its scaling over GPUs; load no weights, write nothing.
+
+    Raises UserError as a run in `run_dir` would, but for weights and checkpoints that cannot be loaded, and for a device that is too small: that is
+    a line of the plan.
+    """
+    Run.check(run_dir, config)
+    checkpoint.resolve(config.resume, run_dir)
+    ground, console = survey(config), Console(None)
+    lines = plan(config, ground)
+    if ground.device == "cuda":
+        lines["room"] = budget.lack_of_room(ground.workload) or "enough"
+    step = budget.planned_step(config, ground.material.architecture, ground.num_blocks)
+    console.pairs(f"Plan of {config.method.name}, nothing is trained", lines)
+    console.pairs(f"A step of {step.documents} documents on several GPUs under FSDP2, on paper", scaling_table.assumptions())
+    console.table("Operations, traffic and memory", *scaling_table.table(step))
+    console.table("Memory by part, weights resharded and phi sharded", *scaling_table.memory_table(step))

@@ -1,0 +1,206 @@
+"""What an optimiser step would compute, send and hold on n GPUs under FSDP2 (torch's `fully_shard`), on paper: ebft trains in one process.
+
+Weights, gradients and AdamW's moments lie in n shards of float32 numbers. Before a forward the weights are gathered, layer by layer, in the dtype
+that computes, of e bytes a number (2 in bf16, 4 in fp32). Documents are split over GPUs, a document is not. With B documents a step, P parameters and
+L layers of p parameters each, the busiest GPU has in a step:
+
+    documents    d = ceil(B / n), in M = ceil(d / rows) micro-batches of at most so many rows
+    passes       of a micro-batch through the layers: 1 for its rows; then in sampling one for every token of the branches but the last, in other
+                 phases one for every group of branches, which the limits of tokens make
+    operations   d * tokens of the phase * flops_per_token, of the update 4/3 times as many with gradient checkpointing
+    gathered     e * P * (n - 1) / n bytes a forward, and e * L p * (n - 1) / n a backward, if weights are resharded after every forward;
+                 kept to sample: all sampling gathers once; kept: the step gathers once
+    scattered    4 * P * (n - 1) / n bytes a backward: gradients are summed in float32, as they are on one GPU
+    computing    seconds: operations / (utilisation * peak), or if that is longer what it takes to read e * P bytes in every forward and backward
+    traffic      seconds: gathered + scattered over the bandwidth of the slowest link
+    step         sum over phases of the longer of computing and traffic, which overlap within a phase and not across phases
+
+The feature network and a reference policy are gathered in every pass, never in a backward. Left out are latency, the optimiser's own time,
+stragglers, fragmentation, and like `flops_per_token` the output head. On one GPU there is no FSDP: the step is the program's as it is.
+"""
+
+import math
+from dataclasses import dataclass, replace
+
+from ebft import memory
+from ebft.workload import FLOAT, Network, Workload, flops_per_token
+
+RESHARDED, KEPT_TO_SAMPLE, KEPT = WEIGHTS = ("resharded", "kept to sample", "kept")
+SHARDED = ("weights", "optimizer", "gradients", "temporaries", "reference policy")
+IN_FLIGHT = 2  # layers gathered at a time: the one that computes and the next
+
+
+@dataclass(frozen=True)
+class Device:
+    """A GPU and its links, as their makers state them, and the share of its peak that a step is assumed to reach."""
+
+    name: str
+    utilisation: float
+    bf16_flops: float  # a second, dense
+    fp32_flops: float
+    memory_bytes: int
+    memory_bandwidth: float  # bytes a second, as all below
+    gpus_per_node: int
+    node_bandwidth: float  # of a GPU within its node, each direction
+    network_bandwidth: float  # of a GPU's adapter between nodes, each direction
+
+    def bandwidth(self, num_gpus: int) -> float:
+        """Of a collective: within a node the GPU's link. Across nodes a ring for every adapter carries an equal share of the bytes, so that a node
+        takes them in by all its adapters and hands them on by its links: the slower of the two."""
+        whole_node = self.gpus_per_node * self.network_bandwidth
+        return self.node_bandwidth if num_gpus <= self.gpus_per_node else min(self.node_bandwidth, whole_node)
+
+
+# Peaks, 80 GB, 3.35 TB/s and NVLink's 900 GB/s of both directions: NVIDIA's data sheet of the H100 SXM (half of its figures with sparsity). An
+# adapter of 400 Gbit/s for each of 8 GPUs: NVIDIA's DGX H100. The utilisation is an assumption.
+H100 = Device("H100", 0.35, 989e12, 67e12, 80 * 10**9, 3.35e12, 8, 450e9, 50e9)
+
+
+@dataclass(frozen=True)
+class Step:
+    """An optimiser step."""
+
+    work: Workload  # its largest micro-batch
+    documents: int
+    tokens: dict[str, float]  # of a document by phase (`cost.by_phase`)
+    forward_tokens: int  # of a row's branches that go through at a time where no gradient is taken
+
+
+@dataclass(frozen=True)
+class Sharding:
+    """When the policy's weights are unsharded (one of `WEIGHTS`), and whether the feature network has shards or a whole copy on every GPU."""
+
+    weights: str = RESHARDED
+    phi_is_sharded: bool = True
+
+
+@dataclass(frozen=True)
+class Phase:
+    """Of one GPU: operations, bytes that it receives, and seconds."""
+
+    flops: float
+    gathered: float
+    scattered: float
+    computing: float
+    traffic: float
+
+
+@dataclass(frozen=True)
+class Scaling:
+    documents: int  # of the busiest GPU
+    phases: dict[str, Phase]
+    memory: dict[str, int]  # bytes of a GPU by part, in the phase that holds most
+
+    @property
+    def total(self) -> Phase:
+        names = Phase.__dataclass_fields__
+        return Phase(*(sum(getattr(phase, name) for phase in self.phases.values()) for name in names))
+
+    @property
+    def seconds(self) -> float:
+        return sum(max(phase.computing, phase.traffic) for phase in self.phases.values())
+
+    @property
+    def bound_by_traffic(self) -> list[str]:
+        """Phases that wait for the network rather than for the GPU."""
+        return [name for name, phase in self.phases.items() if phase.traffic > phase.computing]
+
+
+def scaling(step: Step, num_gpus: int, device: Device, sharding: Sharding) -> Scaling:
+    """The formulae above."""
+    documents = math.ceil(step.documents / num_gpus)
+    work = replace(step.work, rows=_rows(step.work, documents))
+    phases = {name: _phase(replace(step, work=work), name, documents, num_gpus, device, sharding) for name in step.tokens}
+    return Scaling(documents, phases, _memory(work, num_gpus, sharding))
+
+
+def _phase(step: Step, name: str, documents: int, num_gpus: int, device: Device, sharding: Sharding) -> Phase:
+    work, backward, share = step.work, name == "update", (num_gpus - 1) / num_gpus
+    network, kept = (work.phi, work.feature_parameters) if name == "features" else (work.network, work.network.parameters)
+    passes = math.ceil(documents / work.rows) * _passes(work, name, step.forward_tokens)
+    flops = documents * step.tokens[name] * flops_per_token(replace(work, network=network)) * (4 / 3 if backward and work.checkpointing else 1)
+    computing = flops / (device.utilisation * (device.bf16_flops if work.bf16 else device.fp32_flops))
+    reading = (2 if backward else 1) * passes * work.element_bytes * kept / device.memory_bandwidth
+    is_first = name == next(iter(step.tokens))
+    gathered = share * work.element_bytes * _gathered(name, is_first, passes, network, kept, sharding)
+    scattered = share * FLOAT * passes * kept if backward else 0.0
+    return Phase(flops, gathered, scattered, max(computing, reading), (gathered + scattered) / device.bandwidth(num_gpus))
+
+
+def _rows(work: Workload, documents: int) -> int:
+    """Of a micro-batch, as `optimization.micro_batches` cuts rows that are alike."""
+    if work.max_tokens is None:
+        return min(work.rows, documents)
+    tokens = work.row_tokens + work.branches * (work.branch_tokens + 1)
+    return min(work.rows, documents, max(1, int(work.max_tokens // tokens)))
+
+
+def _passes(work: Workload, phase: str, forward_tokens: int) -> int:
+    """Of a micro-batch through the layers."""
+    if not work.branches:
+        return 1
+    if phase == "sampling":
+        return 1 + work.branch_tokens
+    if phase == "features":
+        return 1 + _groups(work.branches, work.branch_tokens + 1, forward_tokens)
+    limited = phase == "update" and work.max_tokens is not None
+    return 1 + _groups(work.branches, work.branch_tokens, work.max_tokens // work.rows - work.row_tokens if limited else None)
+
+
+def _groups(branches: float, tokens: int, room: int | None) -> int:
+    """Of whole branches with so many tokens each; none where branches have no token of their own."""
+    if not tokens:
+        return 0
+    return 1 if room is None else math.ceil(branches / max(1, room // tokens))
+
+
+def _gathered(phase: str, is_first: bool, passes: int, network: Network, kept: int, sharding: Sharding) -> int:
+    """Numbers that a phase gathers."""
+    if phase == "features":
+        return passes * kept if sharding.phi_is_sharded else 0
+    if phase == "reference":
+        return passes * kept
+    if sharding.weights == KEPT or (sharding.weights == KEPT_TO_SAMPLE and phase == "sampling"):
+        return kept if is_first else 0
+    return passes * (kept + (network.layers * network.layer_parameters if phase == "update" else 0))
+
+
+def _memory(work: Workload, num_gpus: int, sharding: Sharding) -> dict[str, int]:
+    """`memory.estimate`, of which `SHARDED` is divided by n, and with gathered weights in place of autocast's copies."""
+    parts = memory.estimate(work)
+    divided = (*SHARDED, "feature network") if sharding.phi_is_sharded else SHARDED
+    parts |= {name: math.ceil(parts[name] / num_gpus) for name in divided}
+    phases = {}
+    for phase, names in memory.PHASES.items():
+        held = {name: parts[name] for name in (*memory.LASTING, *names)}
+        if num_gpus > 1:
+            held |= {"bf16 weights": 0, "gathered": _gathered_bytes(work, phase, sharding)}
+        phases[phase] = {name: size for name, size in held.items() if size}
+    return max(phases.values(), key=lambda held: sum(held.values()))
+
+
+def _gathered_bytes(work: Workload, phase: str, sharding: Sharding) -> int:
+    """Weights on their way: all of them while they are kept, otherwise what lies outside the layers and `IN_FLIGHT` layers; and in the update the
+    gradients of the group at work, once as computed and once in float32."""
+    if phase == "optimizer step":
+        return 0
+    samples, element = phase == "rollouts", work.element_bytes
+    kept = sharding.weights == KEPT or (sharding.weights == KEPT_TO_SAMPLE and samples)
+    numbers = work.network.parameters if kept else _window(work.network)
+    if samples:
+        frozen = (_phi_window(work) if sharding.phi_is_sharded else 0) + (_window(work.network) if work.has_reference else 0)
+        return element * (numbers + frozen)
+    return element * numbers + (element + FLOAT) * max(_outside(work.network), work.network.layer_parameters)
+
+
+def _outside(network: Network) -> int:
+    """Parameters outside the layers."""
+    return network.parameters - network.layers * network.layer_parameters
+
+
+def _window(network: Network) -> int:
+    return _outside(network) + min(IN_FLIGHT, network.layers) * network.layer_parameters
+
+
+def _phi_window(work: Workload) -> int:
+    return work.phi.cut(min(IN_FLIGHT, work.phi_layers))
