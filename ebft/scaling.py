@@ -22,12 +22,8 @@ stragglers, fragmentation, and like `flops_per_token` the output head. On one GP
 import math
 from dataclasses import dataclass, replace
 
-from ebft import memory
+from ebft.sharding import KEPT, KEPT_TO_SAMPLE, Sharding, held
 from ebft.workload import FLOAT, Network, Workload, flops_per_token
-
-RESHARDED, KEPT_TO_SAMPLE, KEPT = WEIGHTS = ("resharded", "kept to sample", "kept")
-SHARDED = ("weights", "optimizer", "gradients", "temporaries", "reference policy")
-IN_FLIGHT = 2  # layers gathered at a time: the one that computes and the next
 
 
 @dataclass(frozen=True)
@@ -67,14 +63,6 @@ class Step:
 
 
 @dataclass(frozen=True)
-class Sharding:
-    """When the policy's weights are unsharded (one of `WEIGHTS`), and whether the feature network has shards or a whole copy on every GPU."""
-
-    weights: str = RESHARDED
-    phi_is_sharded: bool = True
-
-
-@dataclass(frozen=True)
 class Phase:
     """Of one GPU: operations, bytes that it receives, and seconds."""
 
@@ -111,7 +99,7 @@ def scaling(step: Step, num_gpus: int, device: Device, sharding: Sharding) -> Sc
     documents = math.ceil(step.documents / num_gpus)
     work = replace(step.work, rows=_rows(step.work, documents))
     phases = {name: _phase(replace(step, work=work), name, documents, num_gpus, device, sharding) for name in step.tokens}
-    return Scaling(documents, phases, _memory(work, num_gpus, sharding))
+    return Scaling(documents, phases, held(work, num_gpus, sharding))
 
 
 def _phase(step: Step, name: str, documents: int, num_gpus: int, device: Device, sharding: Sharding) -> Phase:
@@ -143,8 +131,8 @@ def _passes(work: Workload, phase: str, forward_tokens: int) -> int:
         return 1 + work.branch_tokens
     if phase == "features":
         return 1 + _groups(work.branches, work.branch_tokens + 1, forward_tokens)
-    limited = phase == "update" and work.max_tokens is not None
-    return 1 + _groups(work.branches, work.branch_tokens, work.max_tokens // work.rows - work.row_tokens if limited else None)
+    room = work.max_tokens // work.rows - work.row_tokens if phase == "update" and work.max_tokens is not None else None
+    return 1 + _groups(work.branches, work.branch_tokens, room)
 
 
 def _groups(branches: float, tokens: int, room: int | None) -> int:
@@ -163,44 +151,3 @@ def _gathered(phase: str, is_first: bool, passes: int, network: Network, kept: i
     if sharding.weights == KEPT or (sharding.weights == KEPT_TO_SAMPLE and phase == "sampling"):
         return kept if is_first else 0
     return passes * (kept + (network.layers * network.layer_parameters if phase == "update" else 0))
-
-
-def _memory(work: Workload, num_gpus: int, sharding: Sharding) -> dict[str, int]:
-    """`memory.estimate`, of which `SHARDED` is divided by n, and with gathered weights in place of autocast's copies."""
-    parts = memory.estimate(work)
-    divided = (*SHARDED, "feature network") if sharding.phi_is_sharded else SHARDED
-    parts |= {name: math.ceil(parts[name] / num_gpus) for name in divided}
-    phases = {}
-    for phase, names in memory.PHASES.items():
-        held = {name: parts[name] for name in (*memory.LASTING, *names)}
-        if num_gpus > 1:
-            held |= {"bf16 weights": 0, "gathered": _gathered_bytes(work, phase, sharding)}
-        phases[phase] = {name: size for name, size in held.items() if size}
-    return max(phases.values(), key=lambda held: sum(held.values()))
-
-
-def _gathered_bytes(work: Workload, phase: str, sharding: Sharding) -> int:
-    """Weights on their way: all of them while they are kept, otherwise what lies outside the layers and `IN_FLIGHT` layers; and in the update the
-    gradients of the group at work, once as computed and once in float32."""
-    if phase == "optimizer step":
-        return 0
-    samples, element = phase == "rollouts", work.element_bytes
-    kept = sharding.weights == KEPT or (sharding.weights == KEPT_TO_SAMPLE and samples)
-    numbers = work.network.parameters if kept else _window(work.network)
-    if samples:
-        frozen = (_phi_window(work) if sharding.phi_is_sharded else 0) + (_window(work.network) if work.has_reference else 0)
-        return element * (numbers + frozen)
-    return element * numbers + (element + FLOAT) * max(_outside(work.network), work.network.layer_parameters)
-
-
-def _outside(network: Network) -> int:
-    """Parameters outside the layers."""
-    return network.parameters - network.layers * network.layer_parameters
-
-
-def _window(network: Network) -> int:
-    return _outside(network) + min(IN_FLIGHT, network.layers) * network.layer_parameters
-
-
-def _phi_window(work: Workload) -> int:
-    return work.phi.cut(min(IN_FLIGHT, work.phi_layers))

@@ -1,6 +1,7 @@
 """`scaling` over numbers of GPUs, as tables for people."""
 
-from ebft.scaling import H100, KEPT_TO_SAMPLE, RESHARDED, WEIGHTS, Device, Scaling, Sharding, Step, scaling
+from ebft.scaling import H100, Device, Scaling, Step, scaling
+from ebft.sharding import KEPT_TO_SAMPLE, RESHARDED, WEIGHTS, Sharding
 
 NUM_GPUS = (1, 8, 64, 512)
 GIB = 2**30

@@ -17,6 +17,7 @@ FLOORS = [
     ["reuse"],  # pure as well
     ["rules", "identity", "cost", "workload"],
     ["memory"],
+    ["sharding"],
     ["scaling"],
     ["scaling_table"],
     ["chunked", "flex", "sandbox"],  # 2

@@ -18,6 +18,7 @@ from ebft.models import LanguageModel, branch_labels, row_labels
 from ebft.types import Batch, Blocks, Rollout
 from ebft.workload import Network, Workload, flops_per_token
 from tests.helpers import geometry, model_of, random_batch, random_rollout
+from tests.workloads import BRANCHED, SUPERVISED
 
 VOCABULARY = 31
 SHAPES = {  # layers, hidden, intermediate, heads of queries, of keys, their size
@@ -26,29 +27,6 @@ SHAPES = {  # layers, hidden, intermediate, heads of queries, of keys, their siz
     "wide": (2, 176, 311, 11, 11, 16),
 }
 ROWS = {"row": (3, 29, 0, 1, 1, 1), "few": (2, 61, 3, 7, 5, 5), "many": (3, 131, 5, 11, 7, 7), "chunks": (2, 307, 5, 7, 7, 7)}  # B, T, N, s, c0, G
-
-NETWORK = Network(layers=3, hidden=5, intermediate=7, heads=2, query=22, key=11, vocabulary=13, parameters=1009, layer_parameters=293)
-SUPERVISED = Workload(
-    network=NETWORK,
-    phi=NETWORK,
-    phi_layers=1,
-    rows=2,
-    row_tokens=17,
-    branches=0.0,
-    branch_tokens=0,
-    reach=0.0,
-    chunk_tokens=0,
-    own_rows=False,
-    bf16=False,
-    checkpointing=False,
-    averaged=False,
-    has_reference=False,
-    max_tokens=None,
-    max_logits=None,
-    steps_at_once=False,
-    is_bound=False,
-)
-BRANCHED = replace(SUPERVISED, branches=6.0, branch_tokens=4, reach=9.0, chunk_tokens=20)
 
 
 def built(shape: str, rows: str, dtype: str, checkpointing: bool = False, **changes: Any) -> tuple[LanguageModel, Workload, Batch, Rollout | None]:

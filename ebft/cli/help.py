@@ -31,6 +31,7 @@ Often changed, as KEY=VALUE:
   eval.every_steps=50             steps between evaluations
   eval.num_questions=200          held-out questions answered and verified, where data.task says how
   hydra.run.dir=outputs/mine      the run folder; the same command again resumes in it
+  plan_only=true                  only what the run would do and cost, here and by formula on 1 to 512 GPUs
 
 Examples:
   ebft-train +experiment=smoke

@@ -9,6 +9,7 @@ import pytest
 
 from ebft.config import EBFTConfig, RunFailure, SFTConfig, TrainConfig, UserError
 from tests.cli.conftest import Launcher
+from tests.debug_run import MINIATURE, write_rows
 
 
 def refuse(config: TrainConfig, run_dir: Path) -> None:
@@ -22,6 +23,46 @@ def test_the_loop_gets_a_typed_config_and_its_folder(launch: Launcher) -> None:
     assert (type(config.method), config.sampler.n_samples) == (EBFTConfig, 5)
     assert run_dir == launch.folder / "out" / "mine"
     assert launch.files() == ["out", "out/mine"]
+
+
+PLAN = [override for override in MINIATURE if not override.startswith("trainer.max_steps")] + ["method=sft", "plan_only=true"]
+
+
+@pytest.fixture
+def planned(launch: Launcher) -> list[str]:
+    """Overrides of a run that is only planned; its rows lie outside the folder where it is started."""
+    folder = launch.folder.parent / f"{launch.folder.name}_rows"
+    folder.mkdir()
+    rows = write_rows(folder / "rows.jsonl", 6)
+    return [*PLAN, f"data.path={rows}", f"data.validation_path={rows}"]
+
+
+@pytest.mark.parametrize("where", [[], ["hydra.run.dir=out/mine"]])
+def test_a_plan_starts_no_loop_and_leaves_no_folder(launch: Launcher, planned: list[str], where: list[str]) -> None:
+    outcome = launch(*planned, *where)
+    assert (outcome.code, outcome.err, launch.jobs, launch.files()) == (0, "", [], [])
+    assert outcome.out.startswith("Plan of sft, nothing is trained\n")
+
+
+def test_a_plan_keeps_a_folder_that_was_there(launch: Launcher, planned: list[str]) -> None:
+    (launch.folder / "out").mkdir()
+    (launch.folder / "out" / ".kept").touch()
+    assert launch(*planned, "hydra.run.dir=out").code == 0
+    assert launch.files() == ["out", "out/.kept"]
+
+
+def test_a_plan_of_every_job_of_a_grid(launch: Launcher, planned: list[str]) -> None:
+    outcome = launch("--multirun", *planned, "trainer.batch_size=3,5")
+    assert (outcome.code, launch.jobs, launch.files()) == (0, [], [])
+    assert [line for line in outcome.out.splitlines() if line.startswith("A step of ")] == [
+        f"A step of {rows} documents on several GPUs under FSDP2, on paper" for rows in (3, 5)
+    ]
+
+
+def test_a_refused_plan_leaves_no_folder(launch: Launcher, planned: list[str]) -> None:
+    outcome = launch(*planned, "trainer.batch_size=1000")
+    assert (outcome.code, outcome.out, launch.files()) == (2, "", [])
+    assert outcome.err.startswith("Only 7 of 8 training rows ")
 
 
 def test_the_default_folder_names_time_and_method(launch: Launcher) -> None:

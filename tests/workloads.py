@@ -1,0 +1,28 @@
+"""Workloads in small primes."""
+
+from dataclasses import replace
+
+from ebft.workload import Network, Workload
+
+NETWORK = Network(layers=3, hidden=5, intermediate=7, heads=2, query=22, key=11, vocabulary=13, parameters=1009, layer_parameters=293)
+SUPERVISED = Workload(
+    network=NETWORK,
+    phi=NETWORK,
+    phi_layers=1,
+    rows=2,
+    row_tokens=17,
+    branches=0.0,
+    branch_tokens=0,
+    reach=0.0,
+    chunk_tokens=0,
+    own_rows=False,
+    bf16=False,
+    checkpointing=False,
+    averaged=False,
+    has_reference=False,
+    max_tokens=None,
+    max_logits=None,
+    steps_at_once=False,
+    is_bound=False,
+)
+BRANCHED = replace(SUPERVISED, branches=6.0, branch_tokens=4, reach=9.0, chunk_tokens=20)
