@@ -30,7 +30,7 @@ def completions(row_length: int, n_samples: int, max_new_tokens: int, has_refere
 
 
 def by_phase(config: TrainConfig, num_blocks: float, depth: float) -> dict[str, float]:
-    """Tokens of a row with so many blocks by phase; phi keeps `depth` of its network's layers."""
+    """Tokens of a row with so many blocks by phase; phi has `depth` times the policy's layers."""
     length, sampler, method = config.data.sequence_length, config.sampler, config.method
     if isinstance(method, EBFTConfig):
         return block_rollouts(length, num_blocks, sampler.n_samples, sampler.generate_length, depth)
@@ -74,5 +74,6 @@ def is_bound(config: TrainConfig) -> bool:
 def line(config: TrainConfig) -> str:
     """A step's tokens, and what that is in steps of supervised fine-tuning on the same rows."""
     tokens, alone = sum(planned(config).values()), sum(supervised(config.data.sequence_length).values())
-    bound = "at most " if is_bound(config) else ""
+    other = isinstance(config.method, EBFTConfig) and config.features.network == "checkpoint"  # of which the config does not tell the size
+    bound = "about " if other else "at most " if is_bound(config) else ""
     return f"{bound}{config.trainer.batch_size * tokens:,.0f} tokens a step, {tokens / alone:.1f} times sft"

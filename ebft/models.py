@@ -30,7 +30,7 @@ class Decoder:
         module.set_attn_implementation(NAME)
         self.module = module
         self.autocast = dtype == "bf16"
-        self.depth = depth  # share of the full network's layers
+        self.depth = depth  # a forward's cost over that of the full policy
         self.tokens_forwarded = 0.0  # full-network forwards; a backward counts as two (method.md section 9)
 
     def compile(self) -> None:

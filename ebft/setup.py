@@ -110,6 +110,7 @@ def prepare(config: TrainConfig) -> Setup:
         budget.check_room(ground.workload)
     policy = load_policy(config, material.architecture, material.device)
     phi = load_feature_network(config, material.architecture, material.device)
+    phi.decoder.depth = ground.workload.phi_share  # in the policy's layers, for it may be another network
     if config.trainer.gradient_checkpointing:
         _recompute_activations(policy)
     penalised = isinstance(config.method, RLVRConfig) and config.method.kl_coef > 0

@@ -65,6 +65,11 @@ class Workload:
         return self.phi_layers / self.phi.layers
 
     @property
+    def phi_share(self) -> float:
+        """Its kept layers over all of the policy's, by their parameters: `phi_depth` where both are the same network."""
+        return self.phi_layers * self.phi.layer_parameters / (self.network.layers * self.network.layer_parameters)
+
+    @property
     def feature_parameters(self) -> int:
         """Of the feature network, as far as it is kept."""
         return self.phi.cut(self.phi_layers)

@@ -70,12 +70,26 @@ def test_what_is_planned_by_hand(lines: tuple[str, ...], phases: dict[str, float
 
 
 @pytest.mark.parametrize(
+    ("lines", "text"),
+    [
+        ((GEOMETRY, "method=sft"), "none"),
+        ((GEOMETRY, "method=ebft"), "3 of 5 tokens at each of 2.5 anchors a row"),
+        ((COMPLETIONS,), "3 completions a prompt, of at most 13 tokens"),
+    ],
+)
+def test_what_is_sampled(lines: tuple[str, ...], text: str) -> None:
+    assert cost.rollouts(config(*lines), 2.5) == text
+
+
+@pytest.mark.parametrize(
     ("line", "text"),
     [
         ("method=sft", "606 tokens a step, 1.0 times sft"),
         ("method=ebft", "at most 2,500 tokens a step, 4.1 times sft"),
         ("method=ebft sampler.reuse=false", "2,500 tokens a step, 4.1 times sft"),  # 257 + 222 + 771 = 1250 a row, and 1250 / 303 = 4.13
         ("method=ebft features.feature_layers=[1]", "at most 2,648 tokens a step, 4.4 times sft"),
+        ("method=ebft features.network=checkpoint features.path=x", "about 2,500 tokens a step, 4.1 times sft"),
+        ("method=sft features.network=checkpoint features.path=x", "606 tokens a step, 1.0 times sft"),
     ],
 )
 def test_the_line_of_a_plan(line: str, text: str) -> None:

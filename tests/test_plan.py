@@ -45,6 +45,21 @@ def test_phases_are_those_of_the_plan(tmp_path: Path) -> None:
     assert plan(reusing, prepare(reusing))["tokens to forward per step"].startswith("at most 482 = ")
 
 
+def test_another_feature_network_is_counted_in_the_policy_s_layers(tmp_path: Path) -> None:
+    """The shipped model: its first of six layers has many times the parameters of the two of the debug model. Measured as planned, on full rows."""
+    config = miniature(
+        tmp_path, "method=ebft", "sampler.reuse=false", "features.network=checkpoint", "features.path=tiny", "features.feature_layers=[1]"
+    )
+    setup = prepare(config)
+    layers = [
+        sum(parameter.numel() for parameter in decoder.module.layers[0].parameters()) for decoder in (setup.policy.decoder, setup.method.phi.decoder)
+    ]
+    setup.method.prepare(setup.batch([0, 1, 2]), 0)
+    features = setup.method.phi.decoder.tokens_forwarded
+    assert features == pytest.approx(3 * (23 + 6 * 3) * layers[1] / (2 * layers[0]), rel=0.01)  # but for the final norms
+    assert f"features {features:,.0f} +" in plan(config, setup)["tokens to forward per step"]
+
+
 def test_the_papers_setting_costs_what_section_9_says(tmp_path: Path) -> None:
     """T = 1024, K = 127, N = 4, G = 8, phi at three quarters of the depth: 4,580 + 3,816 + 13,740 = 22,136 tokens, 7.2 times 3 * 1024."""
     geometry = "sampler.n_samples=4 sampler.stride=8 sampler.context_length=8 sampler.generate_length=8"

@@ -89,6 +89,12 @@ def test_runs_tracked_by_wandb_form_a_group() -> None:
         ("seed=0,1", {"variants": {"a": ["optimizer.lr=-1"]}}, "sweep.variants.a: optimizer.lr=-1 seed=0 cannot run: optimizer.lr=-1"),
         ("seed=0 hydra.run.dir=x", {}, "hydra.run.dir=x is for ebft-sweep to set; leave it out, and choose the folder with sweep.dir."),
         ("resume=never", {}, "resume=never is for ebft-sweep to set; leave it out, and choose the folder with sweep.dir."),
+        (
+            "seed=0 plan_only=true",
+            {},
+            "seed=0 plan_only=true cannot run: plan_only=true trains nothing; leave it out, and plan a sweep with mode=plan.",
+        ),
+        ("+experiment=scaling", {}, "+experiment=scaling cannot run: plan_only=true trains nothing; leave it out, and plan a sweep with mode=plan."),
         ("optimizer.lr=1e-4,0.0001", {}, "Two runs of the grid are the same, optimizer.lr=0.0001 and optimizer.lr=0.0001; leave one out"),
         ("trainer.device=cpu,cuda", {}, "Two runs of the grid are the same, trainer.device=cpu and trainer.device=cuda; leave one out"),
         ("seed=0", {"variants": {"a": ["model.path=run:b"]}}, "sweep.variants.a starts from run:b, which is no variant; there are a."),
