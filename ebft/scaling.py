@@ -105,7 +105,7 @@ def scaling(step: Step, num_gpus: int, device: Device, sharding: Sharding) -> Sc
 def _phase(step: Step, name: str, documents: int, num_gpus: int, device: Device, sharding: Sharding) -> Phase:
     work, backward, share = step.work, name == "update", (num_gpus - 1) / num_gpus
     network, kept = (work.phi, work.feature_parameters) if name == "features" else (work.network, work.network.parameters)
-    passes = math.ceil(documents / work.rows) * _passes(work, name, step.forward_tokens)
+    passes = math.ceil(documents / work.rows) * passes_of(work, name, step.forward_tokens)
     flops = documents * step.tokens[name] * flops_per_token(replace(work, network=network)) * (4 / 3 if backward and work.checkpointing else 1)
     computing = flops / (device.utilisation * (device.bf16_flops if work.bf16 else device.fp32_flops))
     reading = (2 if backward else 1) * passes * work.element_bytes * kept / device.memory_bandwidth
@@ -123,8 +123,8 @@ def _rows(work: Workload, documents: int) -> int:
     return min(work.rows, documents, max(1, int(work.max_tokens // tokens)))
 
 
-def _passes(work: Workload, phase: str, forward_tokens: int) -> int:
-    """Of a micro-batch through the layers."""
+def passes_of(work: Workload, phase: str, forward_tokens: int) -> int:
+    """Passes of a micro-batch through the layers."""
     if not work.branches:
         return 1
     if phase == "sampling":

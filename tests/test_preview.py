@@ -1,14 +1,18 @@
 """plan_only=true: the plan of a run, and nothing of the run."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
-from ebft import budget, loading, setup
+from ebft import budget, cost, loading, setup
 from ebft.config import UserError
+from ebft.methods import differentiate
+from ebft.models import FORWARD_TOKENS, Decoder
 from ebft.plan import plan
 from ebft.preview import preview as show
+from ebft.scaling import passes_of
 from ebft.setup import prepare, survey
 from ebft.train import train
 from tests.debug_run import miniature, pairs
@@ -76,6 +80,27 @@ def test_a_gpu_that_is_too_small_is_a_line_of_the_plan(
     monkeypatch.setattr(budget, "lack_of_room", lambda work: message)
     show(miniature(tmp_path), tmp_path / "run")
     assert f"  room: {line}\n" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("limit", [None, 82, 56])
+def test_passes_are_those_of_the_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str, limit: int | None) -> None:
+    """Forwards of policy, feature network and reference in a micro-batch of two rows. 82 tokens hold two rows with their branches, 56 two rows and two
+    branches of each; completions may be over earlier, and leave more room behind prompts."""
+    questions = pairs(tmp_path) if method == "rlvr" else []
+    config = miniature(tmp_path, f"method={method}", *questions, *METHODS[method], "sampler.reuse=false")
+    run, work = prepare(config), replace(survey(config).workload, max_tokens=None if method == "sft" else limit)
+    made, original = list[Decoder](), Decoder.run
+    monkeypatch.setattr(Decoder, "run", lambda self, *arguments: made.append(self) or original(self, *arguments))
+    prepared = run.method.prepare(run.batch([0, 1]), 0)
+    sampled, phi = made.count(run.policy.decoder), run.evaluator.phi.decoder
+    differentiate(run.method, prepared, run.method.counts(prepared), limit)
+    others = [decoder for decoder in made if decoder not in (run.policy.decoder, phi)]
+    phases = {"sampling": sampled, "features": made.count(phi), "reference": len(others), "update": made.count(run.policy.decoder) - sampled}
+    phases = {phase: number for phase, number in phases.items() if number}
+    expected = {phase: passes_of(work, phase, FORWARD_TOKENS["cpu"]) for phase in phases}
+    assert set(phases) == set(cost.by_phase(config, 1.0, 1.0))
+    assert phases == expected or (method == "rlvr" and all(number <= expected[phase] for phase, number in phases.items()))
 
 
 def test_the_planned_step_is_a_gpu_s_whatever_this_machine_has(tmp_path: Path) -> None:
