@@ -85,8 +85,8 @@ def test_a_gpu_that_is_too_small_is_a_line_of_the_plan(
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("limit", [None, 82, 56])
 def test_passes_are_those_of_the_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str, limit: int | None) -> None:
-    """Forwards of policy, feature network and reference in a micro-batch of two rows. 82 tokens hold two rows with their branches, 56 two rows and two
-    branches of each; completions may be over earlier, and leave more room behind prompts."""
+    """Forwards of policy, feature network and reference in a micro-batch of two rows. 82 tokens hold two rows with their branches, 56 two rows and
+    two branches of each; completions may be over earlier, and leave more room behind prompts."""
     questions = pairs(tmp_path) if method == "rlvr" else []
     config = miniature(tmp_path, f"method={method}", *questions, *METHODS[method], "sampler.reuse=false")
     run, work = prepare(config), replace(survey(config).workload, max_tokens=None if method == "sft" else limit)
