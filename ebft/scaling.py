@@ -97,7 +97,8 @@ class Scaling:
 def scaling(step: Step, num_gpus: int, device: Device, sharding: Sharding) -> Scaling:
     """The formulae above."""
     documents = math.ceil(step.documents / num_gpus)
-    work = replace(step.work, rows=_rows(step.work, documents))
+    at_most = replace(step.work, rows=min(step.work.rows, documents))
+    work = replace(at_most, rows=at_most.rows_at_a_time)
     phases = {name: _phase(replace(step, work=work), name, documents, num_gpus, device, sharding) for name in step.tokens}
     return Scaling(documents, phases, held(work, num_gpus, sharding))
 
@@ -113,14 +114,6 @@ def _phase(step: Step, name: str, documents: int, num_gpus: int, device: Device,
     gathered = share * work.element_bytes * _gathered(name, is_first, passes, network, kept, sharding)
     scattered = share * FLOAT * passes * kept if backward else 0.0
     return Phase(flops, gathered, scattered, max(computing, reading), (gathered + scattered) / device.bandwidth(num_gpus))
-
-
-def _rows(work: Workload, documents: int) -> int:
-    """Of a micro-batch, as `optimization.micro_batches` cuts rows that are alike."""
-    if work.max_tokens is None:
-        return min(work.rows, documents)
-    tokens = work.row_tokens + work.branches * (work.branch_tokens + 1)
-    return min(work.rows, documents, max(1, int(work.max_tokens // tokens)))
 
 
 def passes_of(work: Workload, phase: str, forward_tokens: int) -> int:
