@@ -1,15 +1,15 @@
 """The workload of a run, and whether the device has room for it, before any weights are loaded."""
 
-from copy import deepcopy
+from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, PreTrainedConfig
+from transformers import PreTrainedConfig
 
 from ebft import cost, memory
 from ebft.chunked import CHUNK_BRANCHES, CHUNK_TOKENS
-from ebft.config import EBFTConfig, RLVRConfig, TrainConfig, UserError
+from ebft.config import EBFTConfig, LoRAConfig, RLVRConfig, TrainConfig, UserError
 from ebft.features import tap_indices
-from ebft.loading import feature_architecture
+from ebft.loading import adapted_modules, feature_architecture, shares_base, without_storage
 from ebft.models import FORWARD_TOKENS, LOGITS_AT_A_TIME
 from ebft.scaling import Step
 from ebft.workload import Network, Workload
@@ -28,8 +28,10 @@ def workload(config: TrainConfig, architecture: PreTrainedConfig, num_blocks: fl
     phi = _feature_network(config, architecture, policy)
     return Workload(
         network=policy,
+        **_adapters(config, architecture),
         phi=phi,
         phi_layers=max(1, *tap_indices(list(config.features.feature_layers), phi.layers)),
+        phi_is_base=shares_base(config),
         rows=trainer.micro_batch_size,
         row_tokens=length,
         branches=branches,
@@ -40,7 +42,7 @@ def workload(config: TrainConfig, architecture: PreTrainedConfig, num_blocks: fl
         bf16=trainer.dtype == "bf16",
         checkpointing=trainer.gradient_checkpointing,
         averaged=config.optimizer.ema_decay is not None,
-        has_reference=isinstance(method, RLVRConfig) and method.kl_coef > 0,
+        has_reference=isinstance(method, RLVRConfig) and method.kl_coef > 0 and not isinstance(config.model.adapter, LoRAConfig),
         max_tokens=trainer.max_tokens_per_microbatch,
         max_logits=LOGITS_AT_A_TIME,
         steps_at_once=device == "cuda",
@@ -50,11 +52,7 @@ def workload(config: TrainConfig, architecture: PreTrainedConfig, num_blocks: fl
 
 def network(architecture: PreTrainedConfig, name: str, trust_remote_code: bool) -> Network:
     """Widths from the architecture, parameters counted on a model without storage. Raises UserError where there is no such model."""
-    try:
-        with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(deepcopy(architecture), dtype=torch.float32, trust_remote_code=trust_remote_code)
-    except ValueError as error:
-        raise UserError(f"{name} ({architecture.model_type}) is no causal language model; choose one that AutoModelForCausalLM loads.") from error
+    model = without_storage(architecture, name, trust_remote_code)
     settings = architecture.to_dict()
     hidden, heads, layers = architecture.hidden_size, architecture.num_attention_heads, architecture.num_hidden_layers
     head_size = settings.get("head_dim") or hidden // heads
@@ -71,6 +69,15 @@ def network(architecture: PreTrainedConfig, name: str, trust_remote_code: bool) 
         parameters=parameters,
         layer_parameters=(parameters - sum(outside.values())) // layers,
     )
+
+
+def _adapters(config: TrainConfig, architecture: PreTrainedConfig) -> dict[str, Any]:
+    """Of every adapted module A has a row of its inputs for each rank, B a column of its outputs."""
+    adapter, sizes = config.model.adapter, [module.in_features + module.out_features for module in adapted_modules(config, architecture)]
+    if not isinstance(adapter, LoRAConfig):
+        return {"adapters": 0, "adapter_width": 0, "quantized": False}
+    width = adapter.rank * len(sizes) // architecture.num_hidden_layers
+    return {"adapters": adapter.rank * sum(sizes), "adapter_width": width, "quantized": adapter.quantize != "none"}
 
 
 def _feature_network(config: TrainConfig, architecture: PreTrainedConfig, policy: Network) -> Network:

@@ -4,6 +4,7 @@ A checkpoint counts once `state.pt` has its name, which it gets in one rename: w
 complete, and the next save removes it.
 """
 
+import json
 import pickle
 import random
 import re
@@ -15,6 +16,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from ebft.adapters import BASE, BASE_FILE, Adapters
 from ebft.config import UserError
 from ebft.files import atomic_file, atomic_folder, atomic_write_text
 
@@ -96,6 +98,15 @@ def export(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, directory
     with atomic_folder(directory) as folder:
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
+        atomic_write_text(folder / "README.md", card)
+
+
+def export_adapters(adapters: Adapters, directory: Path, source: str, card: str) -> None:
+    """Adapters in peft's format with the model card, and `base.json`, which says over which weights of `source` they were trained."""
+    with atomic_folder(directory) as folder:
+        adapters.save(folder)
+        base = {"path": source, "fingerprint": int(adapters.trained.get_buffer(BASE))}
+        atomic_write_text(folder / BASE_FILE, json.dumps(base) + "\n")
         atomic_write_text(folder / "README.md", card)
 
 

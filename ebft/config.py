@@ -69,12 +69,32 @@ class RLVRConfig(MethodConfig):
 
 
 @dataclass(frozen=True)
+class AdapterConfig:
+    """Which weights are trained: all of the model's."""
+
+    name: str
+
+
+@dataclass(frozen=True)
+class LoRAConfig(AdapterConfig):
+    """Those of low-rank adapters beside linear modules alone (Hu et al., arXiv 2106.09685)."""
+
+    targets: list[str] | None  # ends of the names of linear modules in the layers; null: all of them
+    rank: int = at_least(1)
+    alpha: float = above(0)  # an adapter's output is scaled by alpha / rank
+    rslora: bool  # by alpha / sqrt(rank) instead (Kalajdzievski, arXiv 2312.03732)
+    dropout: float = at_least(0)  # of the adapters' inputs
+    quantize: str = one_of("none", "nf4")  # the linear modules of the frozen base (QLoRA, arXiv 2305.14314)
+
+
+@dataclass(frozen=True)
 class ModelConfig:
     path: str  # `tiny` (shipped with the package), a folder, or a hub id
     revision: str | None
     init: str = one_of("pretrained", "random")  # random: the path's architecture and tokenizer, fresh weights
     config_overrides: dict[str, Any]  # changes to the architecture, with init=random only
     trust_remote_code: bool
+    adapter: AdapterConfig
 
 
 @dataclass(frozen=True)
@@ -151,7 +171,7 @@ class FeaturesConfig:
     embed_method: str = one_of("last_token", "mean_pooling", "concat")
     normalize: str = one_of("joint", "per_layer", "none")
     whitening: str = one_of("none", "paper", "reference_code")
-    network: str = one_of("policy", "checkpoint", "random")  # policy: a copy of the policy before training
+    network: str = one_of("policy", "checkpoint", "random")  # policy: the policy before training, a copy of it or its base without adapters
     path: str | None  # the checkpoint, with network=checkpoint only
 
 
@@ -348,6 +368,7 @@ class SweepConfig:
 
 # The class behind each value of a group's selector key.
 METHODS = {"sft": SFTConfig, "rlvr": RLVRConfig, "ebft": EBFTConfig}
+ADAPTERS = {"none": AdapterConfig, "lora": LoRAConfig}
 SOURCES = {
     "stdlib": StdlibDataConfig,
     "code_qa": GeneratedDataConfig,

@@ -13,7 +13,8 @@ from typing import Any
 import yaml
 
 from ebft import checkpoint, files, plots, tracking
-from ebft.config import EvaluateConfig, UserError
+from ebft.adapters import ADAPTER_FILE, attach, check_packages, is_of_adapters, same_base
+from ebft.config import AdapterConfig, EvaluateConfig, LoRAConfig, UserError
 from ebft.console import Console
 from ebft.environment import environment
 from ebft.evaluation import Evaluation
@@ -61,7 +62,7 @@ def labels(sources: Sequence[str]) -> dict[str, str]:
 def load(source: str, config: EvaluateConfig, material: Material) -> LanguageModel:
     """The model that `source` names: `base`, a run folder, a checkpoint, a folder in Hugging Face format or a hub id. Raises UserError."""
     if source == BASE:
-        return load_policy(config, material.architecture, material.device)
+        return load_policy(_without_adapters(config), material.architecture, material.device)
     folder, path = Path(source), source  # the path as it was written: ./a is a folder, a may be a hub id
     saved = folder if (folder / checkpoint.STATE).is_file() else None
     if (folder / "config.yaml").is_file():
@@ -72,7 +73,11 @@ def load(source: str, config: EvaluateConfig, material: Material) -> LanguageMod
             raise UserError(f"{source} is a run folder without a model or a checkpoint; let its run reach one, or leave it out.")
     if saved is not None:
         return _from_checkpoint(saved, config, material)
-    other = replace(config.model, path=path, revision=None, init="pretrained", config_overrides={})
+    if (folder / ADAPTER_FILE).is_file():
+        policy = load(BASE, config, material)
+        attach(policy.model, folder, config.model.path)
+        return policy
+    other = replace(config.model, path=path, revision=None, init="pretrained", config_overrides={}, adapter=AdapterConfig("none"))
     if load_tokenizer(other).get_vocab() != material.tokenizer.get_vocab():
         raise UserError(f"{source} has another tokenizer than model.path={config.model.path}; evaluate it on its own.")
     theirs, architecture = replace(config, model=other), load_architecture(other)
@@ -80,16 +85,26 @@ def load(source: str, config: EvaluateConfig, material: Material) -> LanguageMod
     return load_policy(theirs, architecture, material.device)
 
 
+def _without_adapters(config: EvaluateConfig) -> EvaluateConfig:
+    return replace(config, model=replace(config.model, adapter=AdapterConfig("none")))
+
+
 def _from_checkpoint(path: Path, config: EvaluateConfig, material: Material) -> LanguageModel:
     """The averaged weights where the run keeps an average, as in its own evaluations."""
-    state, policy = checkpoint.load(path), load_policy(config, material.architecture, material.device)
+    state = checkpoint.load(path)
     weights = state["model"]
+    if not is_of_adapters(weights):
+        config = _without_adapters(config)
+    elif isinstance(config.model.adapter, LoRAConfig):
+        check_packages(config.model.adapter, material.device)
+    policy = load_policy(config, material.architecture, material.device)
     if state["average"] is not None:
         weights = {name.removeprefix("module."): value for name, value in state["average"].items() if name != "n_averaged"}
     shapes = {name: value.shape for name, value in weights.items()}
-    if shapes != {name: value.shape for name, value in policy.model.state_dict().items()}:
+    own = policy.trained.state_dict()
+    if shapes != {name: value.shape for name, value in own.items()} or not same_base(weights, own):
         raise UserError(f"{path} is a checkpoint of another model than model.path={config.model.path}; name that one.")
-    policy.model.load_state_dict(weights)
+    policy.trained.load_state_dict(weights)
     return policy
 
 

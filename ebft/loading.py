@@ -1,18 +1,22 @@
 """From a model config to tokenizer, policy and feature network, with every check that needs no weights made before any are loaded."""
 
 from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
+from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+from ebft.adapters import ADAPTER_FILE, Adapters, fingerprint, target_modules
 from ebft.blocks import make_branches
-from ebft.config import FeaturesConfig, ModelConfig, TrainConfig, TrainerConfig, UserError
+from ebft.config import AdapterConfig, FeaturesConfig, LoRAConfig, ModelConfig, TrainConfig, TrainerConfig, UserError
 from ebft.features import tap_indices
 from ebft.kernels import check_kernels, use_liger
 from ebft.models import FeatureNetwork, LanguageModel
+from ebft.quantization import quantize, round_to_bfloat16
 from ebft.types import Batch, Blocks
 
 TINY = Path(__file__).parent / "assets" / "tiny"
@@ -25,6 +29,8 @@ def model_path(path: str, key: str) -> str:
     if path == "tiny":
         return str(TINY)
     folder = Path(path)
+    if (folder / ADAPTER_FILE).is_file():
+        raise UserError(f"{key}={path} holds adapters, not a model; name one that has them merged, such as model/ in a run folder.")
     if folder.exists() and not (folder / "config.json").is_file():
         raise UserError(f"{key}={path} has no config.json; name a folder in Hugging Face format, such as model/ in a run folder, or a hub id.")
     if not folder.exists() and (path.startswith((".", "/", "~")) or path.count("/") > 1):
@@ -118,9 +124,26 @@ def _check_positions(settings: dict, name: str, config: TrainConfig, longest: in
         )
 
 
+def without_storage(architecture: PreTrainedConfig, name: str, trust_remote_code: bool) -> PreTrainedModel:
+    """The model's modules with their shapes alone. Raises UserError where there is no such model."""
+    try:
+        with torch.device("meta"):
+            return AutoModelForCausalLM.from_config(deepcopy(architecture), dtype=torch.float32, trust_remote_code=trust_remote_code)
+    except ValueError as error:
+        raise UserError(f"{name} ({architecture.model_type}) is no causal language model; choose one that AutoModelForCausalLM loads.") from error
+
+
+def adapted_modules(config: TrainConfig, architecture: PreTrainedConfig) -> list[nn.Linear]:
+    """Without storage; none where all weights are trained. Raises UserError for a target that the model does not have."""
+    adapter, name = config.model.adapter, f"model.path={config.model.path}"
+    if not isinstance(adapter, LoRAConfig):
+        return []
+    return list(target_modules(without_storage(architecture, name, config.model.trust_remote_code), adapter, name).values())
+
+
 def _feature_model(features: FeaturesConfig, model: ModelConfig) -> ModelConfig:
     assert features.path is not None
-    return ModelConfig(features.path, None, "pretrained", {}, model.trust_remote_code)
+    return ModelConfig(features.path, None, "pretrained", {}, model.trust_remote_code, AdapterConfig("none"))
 
 
 def feature_architecture(config: TrainConfig, architecture: PreTrainedConfig) -> tuple[PreTrainedConfig, str]:
@@ -152,10 +175,21 @@ def _load_model(config: ModelConfig, architecture: PreTrainedConfig, seed: int, 
 
 
 def load_policy(config: TrainConfig, architecture: PreTrainedConfig, device: str) -> LanguageModel:
-    """The policy in float32 on `device`, after a check that rows and branches give the logits of the model's own forward."""
-    model = _load_model(config.model, architecture, config.seed).to(device)
-    _prepare(model, f"model.path={config.model.path}", config.trainer)
-    policy = LanguageModel(model, config.trainer.dtype)
+    """The policy on `device`, after a check that rows and branches give the logits of the model's own forward; in float32, but for the frozen base of
+    adapters, which is rounded to `trainer.dtype` as a feature network is."""
+    name, adapter, dtype = f"model.path={config.model.path}", config.model.adapter, config.trainer.dtype
+    model = _load_model(config.model, architecture, config.seed)
+    base = fingerprint(model) if isinstance(adapter, LoRAConfig) else None
+    if isinstance(adapter, LoRAConfig) and adapter.quantize != "none":
+        quantize(model)
+    model.to(device)
+    _prepare(model, name, config.trainer)
+    adapters = None
+    if isinstance(adapter, LoRAConfig) and base is not None:
+        if dtype == "bf16":
+            round_to_bfloat16(model)
+        adapters = Adapters(model, base, adapter, name, config.seed + 2)
+    policy = LanguageModel(model, dtype, adapters)
     if config.trainer.compile:
         policy.decoder.compile()
     return policy
@@ -168,7 +202,7 @@ def load_feature_network(config: TrainConfig, architecture: PreTrainedConfig, de
         source, key = _feature_model(config.features, config.model), "features.path"
         architecture = load_architecture(source, key)
     elif config.features.network == "random":
-        source = ModelConfig(source.path, source.revision, "random", source.config_overrides, source.trust_remote_code)
+        source = replace(source, init="random")
     seed = config.seed if config.features.network == "policy" else config.seed + 1
     model = _load_model(source, architecture, seed, key).to(device)
     _prepare(model, f"{key}={source.path}", config.trainer)
@@ -176,6 +210,18 @@ def load_feature_network(config: TrainConfig, architecture: PreTrainedConfig, de
     if config.trainer.compile:
         phi.decoder.compile()
     return phi
+
+
+def shares_base(config: TrainConfig) -> bool:
+    """Whether the feature network is the policy itself, without its adapters."""
+    return isinstance(config.model.adapter, LoRAConfig) and config.features.network == "policy"
+
+
+def feature_network_of(policy: LanguageModel, config: TrainConfig, architecture: PreTrainedConfig, device: str) -> FeatureNetwork:
+    """phi beside a policy: of its own weights where it has adapters to leave out, loaded otherwise."""
+    if not shares_base(config):
+        return load_feature_network(config, architecture, device)
+    return FeatureNetwork(policy.model, config.features, config.trainer.dtype, policy.adapters)
 
 
 def _prepare(model: PreTrainedModel, name: str, trainer: TrainerConfig) -> None:

@@ -13,6 +13,8 @@ heads of queries, of keys):
     MLP          4 I: gate, silu(gate), up, their product
 
 In bf16 attention, MLP and the norms' outputs have two bytes a number. Branches go in chunks, each with copies of the keys and values that it reads.
+
+Adapters alone have gradients and moments, and their frozen base is there once; in bf16 it is kept in bf16.
 """
 
 import math
@@ -23,6 +25,7 @@ from ebft.workload import FLOAT, HALF, Workload
 
 UPDATE_COPIES = 2  # float32 copies of the logits at the peak of an update: they and their gradient; one more for rows, at two temperatures
 DRAW_COPIES = 4  # the same of a draw: logits, log-softmax, probabilities, their sums
+PACKED = 0.5 + 1 / 64 + 4 / (64 * 256)  # bytes a weight in nf4: four bits, a byte for 64 of them, and a float32 for 256 such bytes
 TOKENS_STEP = 256  # between the limits of tokens that a refusal proposes
 LASTING = ("weights", "optimizer", "feature network", "reference policy")
 PHASES = {
@@ -36,11 +39,11 @@ PHASES = {
 
 def estimate(work: Workload) -> dict[str, int]:
     """Bytes by part; those of `LASTING` and of one of `PHASES` are there at a time."""
-    weights = FLOAT * work.network.parameters
+    weights = FLOAT * (work.adapters or work.network.parameters)
     parts = {
-        "weights": weights,
+        "weights": weights + (_base(work) if work.adapters else 0),
         "optimizer": (3 if work.averaged else 2) * weights,
-        "feature network": work.element_bytes * work.feature_parameters,
+        "feature network": 0 if work.phi_is_base else work.element_bytes * work.feature_parameters,
         "reference policy": weights if work.has_reference else 0,
         "bf16 weights": _cast_weights(work),
         "gradients": weights,
@@ -55,6 +58,12 @@ def estimate(work: Workload) -> dict[str, int]:
         "temporaries": weights if work.steps_at_once else 0,  # square roots of all second moments
     }
     return {name: round(size) for name, size in parts.items()}
+
+
+def _base(work: Workload) -> float:
+    """Of adapters, which is frozen."""
+    layers = work.network.layers * work.network.layer_parameters
+    return (PACKED if work.quantized else work.element_bytes) * layers + work.element_bytes * (work.network.parameters - layers)
 
 
 def activations(work: Workload) -> float:
@@ -95,12 +104,13 @@ def _one_layer(work: Workload) -> float:
 
 
 def _cast_weights(work: Workload) -> float:
-    """Autocast's copies, of the output head too; the rows' and the branches' forwards have their own. With checkpointing, a layer's at a time."""
+    """Autocast's copies, of the output head too; the rows' and the branches' forwards have their own. With checkpointing, a layer's at a time. A
+    frozen base has none."""
     if not work.bf16:
         return 0.0
     if work.checkpointing:
-        return HALF * work.network.cut(1)
-    return (2 if work.branches else 1) * HALF * work.network.cut(work.network.layers)
+        return HALF * (work.adapters / work.network.layers if work.adapters else work.network.cut(1))
+    return (2 if work.branches else 1) * HALF * (work.adapters or work.network.cut(work.network.layers))
 
 
 def _row_keys(work: Workload) -> float:

@@ -1,7 +1,8 @@
 """Language models behind the geometry: run them over rows and branches, read log-probs and hidden states where they are needed."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,10 +13,12 @@ from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
+from ebft.adapters import Adapters
 from ebft.attention import NAME, BranchContext, CompletionContext, Context, KeysValues, RowContext, StepContext
 from ebft.blocks import Branches, block_branches, from_branches, predictors, row_positions, to_branches, token_places
 from ebft.config import FeaturesConfig, UserError
 from ebft.features import embed, reference_windows, tap_indices
+from ebft.quantization import round_to_bfloat16
 from ebft.reuse import branches_of, largest
 from ebft.types import Batch, Blocks, Embeddings, Rollout, moved
 
@@ -24,11 +27,14 @@ LOGITS_AT_A_TIME = 2**25  # elements, of 4 bytes each, and a few copies of them
 
 
 class Decoder:
-    """A stack of transformer layers that runs rows and branches and counts the tokens it forwards."""
+    """A stack of transformer layers that runs rows and branches, each time inside `state`, and counts the tokens it forwards."""
 
-    def __init__(self, module: PreTrainedModel, dtype: str, depth: float = 1.0) -> None:
+    def __init__(
+        self, module: PreTrainedModel, dtype: str, depth: float = 1.0, state: Callable[[], AbstractContextManager[None]] = nullcontext
+    ) -> None:
         module.set_attn_implementation(NAME)
-        self.module = module
+        self.module, self.state = module, state
+        self.dtype = dtype
         self.autocast = dtype == "bf16"
         self.depth = depth  # a forward's cost over that of the full policy
         self.tokens_forwarded = 0.0  # full-network forwards; a backward counts as two (method.md section 9)
@@ -41,7 +47,7 @@ class Decoder:
     def run(self, tokens: Int[Tensor, "B S"], positions: Int[Tensor, "B S"], context: Context) -> Float[Tensor, "B S H"]:
         """Last hidden states."""
         self.tokens_forwarded += tokens.numel() * self.depth * (3 if torch.is_grad_enabled() else 1)
-        with torch.autocast(tokens.device.type, torch.bfloat16, enabled=self.autocast):
+        with self.state(), torch.autocast(tokens.device.type, torch.bfloat16, enabled=self.autocast):
             output = self.module(input_ids=tokens, position_ids=positions, use_cache=False, context=context)
         return output.last_hidden_state
 
@@ -92,10 +98,10 @@ class Part:
 
 
 class LanguageModel:
-    """The policy: a decoder and its output head."""
+    """The policy: a decoder and its output head, and adapters where they are what is trained."""
 
-    def __init__(self, model: PreTrainedModel, dtype: str) -> None:
-        self.model = model
+    def __init__(self, model: PreTrainedModel, dtype: str, adapters: Adapters | None = None) -> None:
+        self.model, self.adapters = model, adapters
         self.decoder = Decoder(model.base_model, dtype)
         self.head = model.get_output_embeddings()
         self.softcap = model.config.to_dict().get("final_logit_softcapping")
@@ -103,6 +109,18 @@ class LanguageModel:
     @property
     def device(self) -> torch.device:
         return self.model.device
+
+    @property
+    def trained(self) -> nn.Module:
+        """Holds the weights that training changes, which are what a checkpoint keeps."""
+        return self.model if self.adapters is None else self.adapters.trained
+
+    def base(self) -> "LanguageModel":
+        """The same weights with the adapters off, which counts its own tokens. Its output head has no adapters."""
+        assert self.adapters is not None
+        alone = LanguageModel(self.model, self.decoder.dtype)
+        alone.decoder.state = self.adapters.off
+        return alone
 
     @property
     def positions_at_a_time(self) -> int:
@@ -258,12 +276,17 @@ def branch_labels(batch: Batch, rollout: Rollout, branches: Branches, temperatur
 
 
 class FeatureNetwork:
-    """phi: a frozen decoder, cut at its deepest tap and without an output head."""
+    """phi: a frozen decoder, cut at its deepest tap and without an output head.
 
-    def __init__(self, model: PreTrainedModel, features: FeaturesConfig, dtype: str) -> None:
+    With a policy's `adapters` it consists of that policy's own layers, run with the adapters off.
+    """
+
+    def __init__(self, model: PreTrainedModel, features: FeaturesConfig, dtype: str, adapters: Adapters | None = None) -> None:
         module = model.base_model
         if not hasattr(module, "layers"):
             raise UserError(f"{type(module).__name__} keeps its layers where ebft cannot tap them; use a Llama-like model.")
+        if adapters is not None:
+            module = _with_own_list(module)
         self.features = features
         self.taps = tap_indices(list(features.feature_layers), len(module.layers))
         deepest, full = max(self.taps), len(module.layers)
@@ -271,11 +294,11 @@ class FeatureNetwork:
             del module.layers[max(1, deepest) :]
             module.config.num_hidden_layers = len(module.layers)
             _replace_final_norm(module)
-        module.requires_grad_(False).eval()
-        if dtype == "bf16":  # parameters only: rotary frequencies, which are buffers, turn wrong angles when rounded
-            for parameter in module.parameters():
-                parameter.data = parameter.data.to(torch.bfloat16)
-        self.decoder = Decoder(module, dtype, depth=len(module.layers) / full)
+        if adapters is None:
+            module.requires_grad_(False).eval()
+            if dtype == "bf16":
+                round_to_bfloat16(module)
+        self.decoder = Decoder(module, dtype, len(module.layers) / full, nullcontext if adapters is None else adapters.off)
 
     def hidden(self, batch: Batch, branches: Branches) -> Float[Tensor, "B S L H"]:
         """Hidden states of the flat row at the taps."""
@@ -320,6 +343,13 @@ class FeatureNetwork:
 
 def _at(hidden: Float[Tensor, "B S L H"], places: Int[Tensor, "B X G"]) -> Float[Tensor, "B X G L H"]:
     return hidden[torch.arange(len(places), device=places.device)[:, None, None], places]
+
+
+def _with_own_list(module: PreTrainedModel) -> PreTrainedModel:
+    """A decoder of the same layers, embedding and norm, whose list of layers and config are its own to cut."""
+    alike = deepcopy(module, {id(part): part for part in module.children()})
+    alike.layers = nn.ModuleList(module.layers)
+    return alike
 
 
 def _replace_final_norm(module: PreTrainedModel) -> None:

@@ -37,7 +37,7 @@ class Optimization:
 
     def __init__(self, config: OptimizerConfig, policy: LanguageModel, max_steps: int) -> None:
         self.config, self.policy = config, policy
-        self.parameters = [parameter for parameter in policy.model.parameters() if parameter.requires_grad]
+        self.parameters = [parameter for parameter in policy.trained.parameters() if parameter.requires_grad]
         self.optimizer = torch.optim.AdamW(
             self.parameters, lr=config.lr, betas=(config.betas[0], config.betas[1]), eps=config.eps, weight_decay=config.weight_decay
         )
@@ -45,7 +45,7 @@ class Optimization:
         self.schedule = get_scheduler(config.schedule, self.optimizer, num_warmup_steps=warmup, num_training_steps=max_steps)
         self.average = None
         if config.ema_decay is not None:
-            self.average = AveragedModel(policy.model, multi_avg_fn=get_ema_multi_avg_fn(config.ema_decay), use_buffers=False)
+            self.average = AveragedModel(policy.trained, multi_avg_fn=get_ema_multi_avg_fn(config.ema_decay), use_buffers=False)
 
     def step(self, method: Method, batch: Batch, step: int, micro_batch_size: int, max_tokens: int | None) -> dict[str, float]:
         """Prepare every micro-batch, add up the denominators, differentiate, clip, update. Raises NonFiniteError before anything changes.
@@ -80,7 +80,7 @@ class Optimization:
         self.optimizer.zero_grad(set_to_none=True)
         self.schedule.step()
         if self.average is not None:
-            self.average.update_parameters(self.policy.model)
+            self.average.update_parameters(self.policy.trained)
 
     @contextmanager
     def averaged(self) -> Iterator[None]:
@@ -89,7 +89,7 @@ class Optimization:
             yield
             return
         with torch.no_grad():
-            own = [parameter.clone() for parameter in self.policy.model.parameters()]
+            own = [parameter.clone() for parameter in self.policy.trained.parameters()]
             self._assign(list(self.average.module.parameters()))
             try:
                 yield
@@ -97,12 +97,12 @@ class Optimization:
                 self._assign(own)
 
     def _assign(self, values: list[torch.Tensor]) -> None:
-        for parameter, value in zip(self.policy.model.parameters(), values, strict=True):
+        for parameter, value in zip(self.policy.trained.parameters(), values, strict=True):
             parameter.copy_(value)
 
     def state(self) -> dict[str, Any]:
         return {
-            "model": self.policy.model.state_dict(),
+            "model": self.policy.trained.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "schedule": self.schedule.state_dict(),
             "average": None if self.average is None else self.average.state_dict(),
@@ -110,7 +110,7 @@ class Optimization:
 
     def restore(self, state: dict[str, Any]) -> None:
         """Weights, moments and the place in the schedule come from `state`, every setting from the config: a run may have become longer."""
-        self.policy.model.load_state_dict(state["model"])
+        self.policy.trained.load_state_dict(state["model"])
         self.optimizer.load_state_dict(self.optimizer.state_dict() | {"state": state["optimizer"]["state"]})
         self.schedule.last_epoch = state["schedule"]["last_epoch"]
         for group, factor in zip(self.optimizer.param_groups, self.schedule.lr_lambdas, strict=True):

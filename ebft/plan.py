@@ -1,7 +1,7 @@
 """What a run is going to do, before it does it, and what it did, in the exported model's card."""
 
 from ebft import cost, data, memory
-from ebft.config import TrainConfig
+from ebft.config import LoRAConfig, TrainConfig
 from ebft.evaluation import horizons
 from ebft.setup import Groundwork, Material
 
@@ -13,7 +13,7 @@ def plan(config: TrainConfig, setup: Groundwork) -> dict[str, str]:
     epochs = setup.max_steps / data.steps_per_epoch(len(setup.usable), trainer.batch_size)
     return {
         "method": config.method.name,
-        "model": f"{config.model.path}, {setup.workload.network.parameters / 1e6:.1f} M parameters, {config.model.init}",
+        "model": f"{config.model.path}, {setup.workload.network.parameters / 1e6:.1f} M parameters, {config.model.init}" + _trained(config, setup),
         "documents": f"{setup.rows.num_documents} in {len(setup.usable)} rows of {config.data.sequence_length} tokens"
         + (f" ({left_out} more too short for a block)" if left_out else "")
         + (f" ({setup.material.data.num_dropped} dropped)" if setup.material.data.num_dropped else ""),
@@ -25,6 +25,15 @@ def plan(config: TrainConfig, setup: Groundwork) -> dict[str, str]:
         "held out": _held_out(config, setup.material),
         "device": f"{setup.device}, {trainer.dtype}",
     }
+
+
+def _trained(config: TrainConfig, setup: Groundwork) -> str:
+    """What is trained, where that is not the model itself."""
+    adapter = config.model.adapter
+    if not isinstance(adapter, LoRAConfig):
+        return ""
+    packed = "" if adapter.quantize == "none" else f" in {adapter.quantize}"
+    return f"{packed}; adapters of rank {adapter.rank}, {setup.workload.adapters / 1e6:.2f} M"
 
 
 def _held_out(config: TrainConfig, material: Material) -> str:
@@ -48,12 +57,12 @@ def _join(numbers: list[int]) -> str:
     return ", ".join(map(str, numbers))
 
 
-def model_card(config: TrainConfig, step: int, metrics: dict[str, float]) -> str:
-    """The README.md of an exported model."""
+def model_card(config: TrainConfig, step: int, metrics: dict[str, float], library: str) -> str:
+    """The README.md of an exported model, or of adapters, which `library` loads."""
     figures = "\n".join(f"| `{name}` | {value:.4f} |" for name, value in metrics.items())
     return f"""---
 base_model: {config.model.path}
-library_name: transformers
+library_name: {library}
 tags: [{config.method.name}]
 ---
 Post-trained with `ebft` (method `{config.method.name}`) from `{config.model.path}` for {step} steps of {config.trainer.batch_size} rows of

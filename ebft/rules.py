@@ -15,6 +15,7 @@ from ebft.config import (
     FeaturesConfig,
     GeneratedDataConfig,
     HubDataConfig,
+    LoRAConfig,
     MixtureDataConfig,
     RLVRConfig,
     SamplerConfig,
@@ -83,6 +84,21 @@ def _conflicts(config: TrainConfig) -> Iterator[str]:
         yield f"optimizer.ema_decay={optimizer.ema_decay} must be below 1; null turns averaging off."
     if model.config_overrides and model.init != "random":
         yield "model.config_overrides changes the architecture, so it needs model.init=random."
+    if isinstance(model.adapter, LoRAConfig):
+        yield from _adapter_conflicts(model.adapter, config)
+
+
+def _adapter_conflicts(adapter: LoRAConfig, config: TrainConfig) -> Iterator[str]:
+    if adapter.targets == []:
+        yield "model.adapter.targets is empty; name at least one linear module, or null for all of them."
+    if adapter.dropout >= 1:
+        yield f"model.adapter.dropout={adapter.dropout} must be below 1."
+    if isinstance(config, EvaluateConfig):  # which trains nothing
+        return
+    if adapter.dropout and isinstance(config.method, EBFTConfig | RLVRConfig):
+        yield f"model.adapter.dropout={adapter.dropout} needs method=sft: rollouts and update must agree, so use model.adapter.dropout=0."
+    if adapter.quantize != "none" and config.trainer.device == "cpu":
+        yield f"model.adapter.quantize={adapter.quantize} needs a CUDA device; use model.adapter.quantize=none, or trainer.device=cuda."
 
 
 def _rollout_length(config: TrainConfig) -> int:

@@ -8,12 +8,13 @@ import transformers
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 from ebft import budget, data
+from ebft.adapters import check_packages
 from ebft.blocks import find_blocks
-from ebft.config import EvalConfig, RLVRConfig, TrainConfig, UserError
+from ebft.config import EvalConfig, LoRAConfig, RLVRConfig, TrainConfig, UserError
 from ebft.data import Data, Rows
 from ebft.evaluation import Evaluator
 from ebft.judging import Judging
-from ebft.loading import check_architecture, load_architecture, load_feature_network, load_policy, load_tokenizer
+from ebft.loading import check_architecture, feature_network_of, load_architecture, load_policy, load_tokenizer
 from ebft.methods import Method, build
 from ebft.models import FeatureNetwork, LanguageModel
 from ebft.types import Batch
@@ -98,6 +99,8 @@ def survey(config: TrainConfig) -> Groundwork:
     material = gather(config)
     rows = training_rows(material.data, config)
     usable, num_blocks = usable_rows(rows, config)
+    if isinstance(config.model.adapter, LoRAConfig):
+        check_packages(config.model.adapter, material.device)
     workload = budget.workload(config, material.architecture, num_blocks, material.device)
     return Groundwork(material, rows, usable, num_blocks, workload, _max_steps(config, len(usable)))
 
@@ -109,14 +112,19 @@ def prepare(config: TrainConfig) -> Setup:
     if material.device == "cuda":
         budget.check_room(ground.workload)
     policy = load_policy(config, material.architecture, material.device)
-    phi = load_feature_network(config, material.architecture, material.device)
+    phi = feature_network_of(policy, config, material.architecture, material.device)
     phi.decoder.depth = ground.workload.phi_share  # in the policy's layers, for it may be another network
     if config.trainer.gradient_checkpointing:
         _recompute_activations(policy)
     penalised = isinstance(config.method, RLVRConfig) and config.method.kl_coef > 0
-    reference = load_policy(config, material.architecture, material.device) if penalised else None
+    reference = _reference_of(policy, config, material) if penalised else None
     method = build(config, policy, phi, material.stop_token, material.judging.judge(), reference)
     return Setup(**vars(ground), policy=policy, method=method, evaluator=material.evaluator(phi))
+
+
+def _reference_of(policy: LanguageModel, config: TrainConfig, material: Material) -> LanguageModel:
+    """The policy before training: itself without its adapters, or else a copy."""
+    return load_policy(config, material.architecture, material.device) if policy.adapters is None else policy.base()
 
 
 def training_rows(loaded: Data, config: TrainConfig) -> Rows:
@@ -128,10 +136,11 @@ def training_rows(loaded: Data, config: TrainConfig) -> Rows:
 
 
 def _recompute_activations(policy: LanguageModel) -> None:
-    """transformers gave the switch a new name between 5.17 and 5.23, which warns about the old one."""
+    """transformers gave the switch a new name between 5.17 and 5.23, which warns about the old one. The reentrant kind has no gradients for adapters,
+    whose layers' inputs need none."""
     model = policy.model
     enable = model.activation_checkpointing_enable if hasattr(model, "activation_checkpointing_enable") else model.gradient_checkpointing_enable
-    enable()
+    enable({"use_reentrant": False})
 
 
 def choose_device(config: TrainConfig) -> str:

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from ebft import checkpoint
+from ebft.adapters import same_base
 from ebft.config import RunFailure, TrainConfig, UserError
 from ebft.data import order
 from ebft.evaluation import Evaluation
@@ -53,9 +54,12 @@ def train(config: TrainConfig, run_dir: Path) -> str:
 
 def check_continues(config: TrainConfig, setup: Setup, saved: dict[str, Any]) -> None:
     """Raises UserError for a checkpoint that this run cannot go on from."""
-    there, here = ({name: value.shape for name, value in weights.items()} for weights in (saved["model"], setup.policy.model.state_dict()))
+    own = setup.policy.trained.state_dict()
+    there, here = ({name: value.shape for name, value in weights.items()} for weights in (saved["model"], own))
     if there != here:
         raise UserError(f"resume={config.resume} leads to a checkpoint of another model; set model as it was there, or use another checkpoint.")
+    if not same_base(saved["model"], own):
+        raise UserError(f"resume={config.resume} leads to adapters of another base than model.path={config.model.path}; set model as it was there.")
     if (saved["average"] is None) != (config.optimizer.ema_decay is None):
         raise UserError(f"optimizer.ema_decay={config.optimizer.ema_decay}, but the checkpoint of resume={config.resume} is not from such a run.")
     if saved["step"] > setup.max_steps:
@@ -188,9 +192,13 @@ class Loop:
 
     def _export(self) -> None:
         assert self.latest is not None
-        card = model_card(self.config, self.step, self.latest.metrics())
+        config, directory, model, adapters = self.config, self.run.directory, self.setup.policy.model, self.setup.policy.adapters
+        metrics = self.latest.metrics()
         with self.optimization.averaged():
-            checkpoint.export(self.setup.policy.model, self.setup.tokenizer, self.run.directory / "model", card)
+            if adapters is not None:
+                checkpoint.export_adapters(adapters, directory / "adapter", config.model.path, model_card(config, self.step, metrics, "peft"))
+                model = adapters.merged()
+            checkpoint.export(model, self.setup.tokenizer, directory / "model", model_card(config, self.step, metrics, "transformers"))
 
     def _finish(self, status: str, error: str | None = None) -> None:
         base, final = self.base, self.latest

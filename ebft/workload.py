@@ -29,8 +29,12 @@ class Workload:
     """A micro-batch as its config announces it, and how it is computed."""
 
     network: Network
+    adapters: int  # parameters of adapters, over a frozen base; 0: all weights are trained
+    adapter_width: int  # sum of the ranks of a layer's adapters
+    quantized: bool  # the base's layers have four bits a weight
     phi: Network  # of the feature network before it is cut
     phi_layers: int  # that are kept of it, up to the deepest tap
+    phi_is_base: bool  # the feature network is the policy without its adapters, not kept beside it
     rows: int
     row_tokens: int
     branches: float  # of a row

@@ -24,6 +24,8 @@ FLOORS = [
     ["attention"],
     ["tasks"],
     ["data"],
+    ["quantization"],
+    ["adapters"],
     ["models", "kernels"],
     ["loading"],
     ["sampler"],  # 3

@@ -65,7 +65,7 @@ def batch_of(*rows: list[int]) -> Batch:
 
 def toy(weights: list[float], max_steps: int = 10, **changes: Any) -> tuple[Optimization, Linear, nn.Parameter]:
     model, policy = Weights(weights), LanguageModel.__new__(LanguageModel)
-    policy.model = model
+    policy.model, policy.adapters = model, None
     return Optimization(replace(CONFIG, **changes), policy, max_steps), Linear(model), model.weight
 
 

@@ -94,7 +94,7 @@ def test_rollouts_are_named_by_what_the_method_samples(tmp_path: Path) -> None:
 
 
 def test_the_model_card_names_base_method_and_figures(tmp_path: Path) -> None:
-    card = model_card(miniature(tmp_path, "method=sft"), 7, {"eval/cross_entropy": 1.23456})
+    card = model_card(miniature(tmp_path, "method=sft"), 7, {"eval/cross_entropy": 1.23456}, "transformers")
     header = re.match(r"---\n(.*?)\n---\n", card, re.DOTALL)
     assert header is not None
     assert header[1].splitlines() == ["base_model: tiny", "library_name: transformers", "tags: [sft]"]

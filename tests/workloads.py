@@ -7,8 +7,12 @@ from ebft.workload import Network, Workload
 NETWORK = Network(layers=3, hidden=5, intermediate=7, heads=2, query=22, key=11, vocabulary=13, parameters=1009, layer_parameters=293)
 SUPERVISED = Workload(
     network=NETWORK,
+    adapters=0,
+    adapter_width=0,
+    quantized=False,
     phi=NETWORK,
     phi_layers=1,
+    phi_is_base=False,
     rows=2,
     row_tokens=17,
     branches=0.0,

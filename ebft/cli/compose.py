@@ -1,6 +1,7 @@
 """From Hydra's composed tree of strings and numbers to a typed, checked `TrainConfig`."""
 
-from dataclasses import Field, fields, is_dataclass
+from collections.abc import Iterator
+from dataclasses import fields, is_dataclass
 from functools import cache
 from typing import Any
 
@@ -33,41 +34,59 @@ def to_config(cfg: DictConfig) -> TrainConfig:
 def typed(tree: DictConfig, whole: Any) -> Any:
     """The tree as an object of the dataclass `whole`. Raises UserError for unknown keys, wrong types and missing values."""
     try:
-        merged = OmegaConf.merge(_schema(tree, whole), tree)
+        merged: Any = OmegaConf.merge(_schema(tree, whole), tree)
         _refuse_nested_lists(merged)
         return OmegaConf.to_object(merged)
     except OmegaConfBaseException as error:
         raise UserError(explain(error, [], tree)) from error
 
 
-def _refuse_nested_lists(tree: Any) -> None:
+def _refuse_nested_lists(tree: DictConfig) -> None:
     """OmegaConf lets [[1]] pass for a list of numbers."""
-    for group, branch in tree.items():
-        for key, value in branch.items() if OmegaConf.is_dict(branch) else ():
-            if OmegaConf.is_list(value) and any(OmegaConf.is_config(item) for item in value):
-                raise UserError(wrong_type(f"{group}.{key}", tree))
+    for key, value in _leaves(tree):
+        if OmegaConf.is_list(value) and any(OmegaConf.is_config(item) for item in value):
+            raise UserError(wrong_type(key, tree))
+
+
+def _leaves(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in node.items():
+        if OmegaConf.is_dict(value):
+            yield from _leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
 
 
 def _schema(tree: DictConfig, whole: Any) -> DictConfig:
     """Every type known, every value missing: merging onto it refuses what a composed tree lets pass, unknown keys and wrong types."""
-    return _schema_of(whole, tuple((item.name, _class_of(item, tree)) for item in fields(whole) if is_dataclass(item.type)))
+    return _schema_of(whole, tuple(_classes(whole, tree)))
 
 
 @cache
 def _schema_of(whole: Any, classes: tuple[tuple[str, Any], ...]) -> DictConfig:
     schema = _writable(whole)
-    for name, cls in classes:
-        schema[name] = _writable(cls)
+    for group, cls in classes:
+        OmegaConf.update(schema, group, _writable(cls), merge=False)
     return schema
 
 
-def _class_of(item: Field[Any], tree: DictConfig) -> Any:
-    if item.name not in SELECTORS:
-        return item.type
-    key, classes = SELECTORS[item.name]
-    choice = str(OmegaConf.select(tree, f"{item.name}.{key}"))
+def _classes(whole: Any, tree: DictConfig, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted group and class of every node of the tree, a node before what is inside it."""
+    for item in fields(whole):
+        if is_dataclass(item.type):
+            group = f"{prefix}{item.name}"
+            cls = _choice(group, tree) if group in SELECTORS else item.type
+            yield group, cls
+            yield from _classes(cls, tree, f"{group}.")
+
+
+def _choice(group: str, tree: DictConfig) -> Any:
+    key, classes = SELECTORS[group]
+    chosen = OmegaConf.select(tree, group)
+    if isinstance(chosen, str):
+        raise UserError(f"{group}={chosen} is a choice of a group; write {group.replace('.', '/')}={chosen}.")
+    choice = str(OmegaConf.select(tree, f"{group}.{key}"))
     if choice not in classes:
-        raise UserError(f"{item.name}.{key}={choice} is not one of {', '.join(classes)}.")
+        raise UserError(f"{group}.{key}={choice} is not one of {', '.join(classes)}.")
     return classes[choice]
 
 

@@ -68,8 +68,10 @@ def with_run(arguments: list[str]) -> list[str]:
 
 
 def _is_replaced(key: str, mentioned: set[str]) -> bool:
-    """By the same key on the command line, or by a choice of its group, or of the group that it follows."""
-    return bool({key, key.split(".")[0], FOLLOWS.get(key)} & mentioned)
+    """By the same key on the command line, or by a choice of a group that it is in, or of the group that it follows."""
+    parts = key.replace("/", ".").split(".")
+    groups = {".".join(parts[:length]) for length in range(1, len(parts) + 1)}
+    return bool({*groups, FOLLOWS.get(key)} & {name.replace("/", ".") for name in mentioned})
 
 
 def _listed(text: str) -> list[str]:
@@ -92,10 +94,11 @@ def overrides_of(folder: Path) -> list[str]:
     try:
         config = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
         groups = {name: config[name] for name in TAKEN if name in config}
-        overrides = [f"data={config['data']['source']}"]
+        adapter = config["model"].pop("adapter", {})  # which runs had not from the start
+        overrides = [f"data={config['data']['source']}", *(f"model/adapter={adapter[key]}" for key in adapter if key == "name")]
     except (yaml.YAMLError, UnicodeDecodeError, TypeError, KeyError) as error:
         raise UserError(f"{folder / 'config.yaml'} is not a config of ebft; name a run folder of ebft-train.") from error
-    for name, values in groups.items():
+    for name, values in {**groups, "model.adapter": adapter}.items():
         keys = {f"{name}.{key}": value for key, value in values.items()} if isinstance(values, dict) else {name: values}
         overrides += [f"{key}={literal(value)}" for key, value in keys.items()]
     return overrides

@@ -6,7 +6,9 @@ from collections.abc import Iterator
 from importlib import resources
 from importlib.resources.abc import Traversable
 
-OPTIONS_WIDTH = 52
+from ebft.cli.keys import NESTED_GROUPS
+
+NAME_WIDTH, OPTIONS_WIDTH = 13, 52
 HELP = """\
 ebft-train [GROUP=OPTION ...] [KEY=VALUE ...]
 
@@ -26,6 +28,7 @@ Often changed, as KEY=VALUE:
   sampler.generate_length=16      also sampler.n_samples, .stride, .context_length, .temperature
   features.feature_layers=[0.5]   fractions of the depth, or layer indices
   optimizer.lr=1e-6               learning rate
+  model.adapter.rank=8            with model/adapter=lora optimizer=lora; also model.adapter.targets, .alpha, .rslora
   trainer.max_steps=200           also trainer.batch_size, trainer.device=cuda, trainer.dtype=bf16
   trainer.profile=true            where a step's time goes: profile/ in the run folder
   eval.every_steps=50             steps between evaluations
@@ -45,20 +48,26 @@ Hydra's own flags:         ebft-train --hydra-help"""
 
 
 def help_text() -> str:
-    """The options are the files of conf/, their descriptions the comments of its train.yaml."""
-    defaults = re.findall(r"^  - (\w+): (\S+)  # (.+)$", resources.files("ebft.conf").joinpath("train.yaml").read_text(), re.MULTILINE)
-    rows = [*defaults, ("+experiment", "", "a named run")]
+    """The options are the files of conf/, their descriptions the comments of its train.yaml and, of groups inside another, of that one's first file."""
+    rows = [*_defaults("train.yaml"), *_defaults("model/hf.yaml", "model/"), ("+experiment", "", "a named run")]
     return HELP.format(groups="\n".join(_group(group, ", ".join(_options(group, first)), what) for group, first, what in rows))
+
+
+def _defaults(file: str, prefix: str = "") -> list[tuple[str, str, str]]:
+    """Group, its first option and what it chooses."""
+    found = re.findall(r"^  - (\w+): (\S+)  # (.+)$", resources.files("ebft.conf").joinpath(file).read_text(), re.MULTILINE)
+    return [(prefix + group, first, what) for group, first, what in found]
 
 
 def _group(name: str, options: str, what: str) -> str:
     """Name, options and meaning; more options than a line holds go on under the first."""
     first, *rest = textwrap.wrap(options, OPTIONS_WIDTH)
-    return "\n".join([f"  {name:12} {first:{OPTIONS_WIDTH}} {what}", *(f"  {'':12} {line}" for line in rest)])
+    return "\n".join([f"  {name:{NAME_WIDTH}} {first:{OPTIONS_WIDTH}} {what}", *(f"  {'':{NAME_WIDTH}} {line}" for line in rest)])
 
 
 def _options(group: str, first: str) -> list[str]:
-    names = _names(resources.files("ebft.conf").joinpath(group.lstrip("+")))
+    folder = resources.files("ebft.conf").joinpath(group.lstrip("+"))
+    names = [name for name in _names(folder) if f"{group}/{name.partition('/')[0]}" not in NESTED_GROUPS]
     return sorted(names, key=lambda name: (name != first, "/" in name, name))
 
 

@@ -1,67 +1,73 @@
 """Every key that a command line may name, read off the dataclasses, and the nearest one to a name that is none of them."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import fields, is_dataclass
 from difflib import SequenceMatcher
 from typing import Any, get_args
 
-from ebft.config import LAUNCHERS, METHODS, SOURCES, TRACKERS, EvaluateConfig, SweepConfig, TrainConfig
+from ebft.config import ADAPTERS, LAUNCHERS, METHODS, SOURCES, TRACKERS, EvaluateConfig, SweepConfig, TrainConfig
 
-# The groups whose class depends on a key of theirs: group -> (that key, class for each of its values).
+# The groups whose class depends on a key of theirs: dotted group -> (that key, class for each of its values).
 SELECTORS: dict[str, tuple[str, dict[str, Any]]] = {
     "method": ("name", METHODS),
+    "model.adapter": ("name", ADAPTERS),
     "data": ("source", SOURCES),
     "tracker": ("name", TRACKERS),
     "launcher": ("name", LAUNCHERS),
 }
 
-GROUPS = [item.name for item in fields(TrainConfig) if is_dataclass(item.type)] + ["experiment"]
+NESTED_GROUPS = [group.replace(".", "/") for group in SELECTORS if "." in group]
+GROUPS = [item.name for item in fields(TrainConfig) if is_dataclass(item.type)] + [*NESTED_GROUPS, "experiment"]
 SWEEP_GROUPS = [item.name for item in fields(SweepConfig)]  # and mode: the keys that ebft-sweep reads itself
 SIMILAR_ENOUGH = 0.7
 
 
 def all_keys(whole: Any = TrainConfig) -> dict[str, list[str]]:
     """Dotted key -> the choices that have it, as `method=ebft`; an empty list where every run has it."""
-    keys: dict[str, list[str]] = {}
+    found: dict[str, list[str]] = {}
+    for key, _, choice in _fields(whole):
+        found.setdefault(key, []).extend([choice] if choice else [])
+    return {key: [] if len(choices) == _num_choices(key) else choices for key, choices in found.items()}
+
+
+def _fields(whole: Any, prefix: str = "", choice: str = "") -> Iterator[tuple[str, Any, str]]:
+    """Every dotted key with its annotation and the choice of a group that has it, once for each such choice."""
     for item in fields(whole):
-        if item.name in SELECTORS:
-            keys |= _keys_of_variants(item.name, SELECTORS[item.name][1])
+        key = f"{prefix}{item.name}"
+        if key in SELECTORS:
+            for name, cls in SELECTORS[key][1].items():
+                yield from _fields(cls, f"{key}.", f"{key.replace('.', '/')}={name}")
         elif is_dataclass(item.type):
-            keys |= {f"{item.name}.{inner.name}": [] for inner in fields(item.type)}
+            yield from _fields(item.type, f"{key}.", choice)
         else:
-            keys[item.name] = []
-    return keys
+            yield key, item.type, choice
 
 
-def _keys_of_variants(group: str, classes: dict[str, Any]) -> dict[str, list[str]]:
-    owners: dict[str, list[str]] = {}
-    for choice, cls in classes.items():
-        for item in fields(cls):
-            owners.setdefault(f"{group}.{item.name}", []).append(f"{group}={choice}")
-    return {key: [] if len(choices) == len(classes) else choices for key, choices in owners.items()}
+def _num_choices(key: str) -> int:
+    group = key.rpartition(".")[0]
+    return len(SELECTORS[group][1]) if group in SELECTORS else 0
 
 
 def type_of(key: str, tree: Any) -> Any:
     """The annotation behind a dotted key of a composed tree, e.g. int for `trainer.batch_size`, and for `data.parts.stdlib` of a dict[str, int]; None
     for a key that is no field."""
     group, *names = key.split(".")
-    types = {item.name: item.type for whole in (SweepConfig, EvaluateConfig) for item in fields(whole)}
-    if not names:
-        return types.get(group)
-    cls: Any = SELECTORS[group][1][tree[group][SELECTORS[group][0]]] if group in SELECTORS else types[group]
-    found = {item.name: item.type for item in fields(cls)}.get(names[0])
-    for _ in names[1:]:
+    found = {item.name: item.type for whole in (SweepConfig, EvaluateConfig) for item in fields(whole)}.get(group)
+    node = tree
+    while names and (group in SELECTORS or is_dataclass(found)):
+        node = node[group.rpartition(".")[2]]
+        cls: Any = SELECTORS[group][1][node[SELECTORS[group][0]]] if group in SELECTORS else found
+        found = {item.name: item.type for item in fields(cls)}.get(names[0])
+        group = f"{group}.{names.pop(0)}"
+    for _ in names:
         _, found = get_args(found)
     return found
 
 
 def is_whole(key: str) -> bool | None:
     """Whether a key of a run is a whole number; None for one that is no field, such as an entry of model.config_overrides."""
-    group, _, name = key.partition(".")
-    whole: dict[str, Any] = {item.name: item.type for item in fields(TrainConfig)}
-    classes = [] if group not in whole else SELECTORS[group][1].values() if group in SELECTORS else [whole[group]]
-    types = {item.type for cls in classes if is_dataclass(cls) for item in fields(cls) if item.name == name} if name else {whole.get(group)}
-    return bool(types & {int, int | None}) if types - {None} else None
+    types = {annotation for name, annotation, _ in _fields(TrainConfig) if name == key}
+    return bool(types & {int, int | None}) if types else None
 
 
 def nearest(name: str, candidates: Iterable[str]) -> str | None:

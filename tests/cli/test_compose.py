@@ -8,7 +8,7 @@ import pytest
 
 from ebft.cli.compose import compose
 from ebft.cli.help import help_text
-from ebft.cli.keys import GROUPS, all_keys, nearest
+from ebft.cli.keys import GROUPS, NESTED_GROUPS, all_keys, nearest
 from ebft.cli.planning import Planner
 from ebft.cli.sweep import help_text as sweep_help_text
 from ebft.cli.sweep import settings, sweep
@@ -33,7 +33,7 @@ def command(name: str) -> tuple[str, list[str]]:
 
 @pytest.mark.parametrize("name", OF_RUNS)
 def test_the_command_in_each_file_composes(name: str) -> None:
-    group, _, option = name.partition("/")
+    group, _, option = name.rpartition("/") if name.startswith(tuple(f"{nested}/" for nested in NESTED_GROUPS)) else name.partition("/")
     program, overrides = command(name)
     assert program == "ebft-train"
     assert f"{'+' if group == 'experiment' else ''}{group}={option}" in overrides
@@ -61,7 +61,7 @@ def test_an_ablation_can_be_of_another_experiment(tmp_path: Path) -> None:
 
 
 def test_every_group_has_a_folder_and_a_place_in_the_help() -> None:
-    assert {name.partition("/")[0] for name in FILES} == {*GROUPS, *SWEEP_GROUPS}
+    assert {name.partition("/")[0] for name in FILES} == {*GROUPS, *SWEEP_GROUPS} - {*NESTED_GROUPS}
     assert all(f"  {'+' if group == 'experiment' else ''}{group} " in help_text() for group in GROUPS)
     assert all(experiment in help_text() for experiment in PAPER)
     assert all(f"  {name} " in sweep_help_text() for name in SWEEPS)

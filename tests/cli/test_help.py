@@ -2,6 +2,7 @@
 
 import re
 import shlex
+from functools import reduce
 
 import pytest
 
@@ -27,7 +28,7 @@ def test_every_example_composes(example: str) -> None:
 
 
 def test_every_key_is_one() -> None:
-    tree = compose(["model=hf", "model.path=x", "data=jsonl", "data.path=x"])
-    for key in re.findall(r"^  (\w+\.\w+)=", help_text(), re.MULTILINE):
-        group, name = key.split(".")
-        assert hasattr(getattr(tree, group), name), key
+    tree = compose(["model=hf", "model/adapter=lora", "model.path=x", "data=jsonl", "data.path=x"])
+    for key in re.findall(r"^  ((?!hydra)\w+(?:\.\w+)+)=", help_text(), re.MULTILINE):
+        *groups, name = key.split(".")
+        assert hasattr(reduce(getattr, groups, tree), name), key

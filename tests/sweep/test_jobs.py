@@ -15,22 +15,18 @@ from ebft.config import TrainConfig, UserError
 from ebft.identity import CHANGEABLE_KEYS, LENGTH_KEYS, flat
 from ebft.sweep.jobs import Job, Manifest, check_folder, name_of, quoted, read_manifest, settings_of, write_manifest
 
-OVERRIDES = ["method=ebft", "data=jsonl", "data.path=rows.jsonl", "tracker=wandb", "seed=3"]
+OVERRIDES = ["method=ebft", "data=jsonl", "data.path=rows.jsonl", "tracker=wandb", "seed=3", "model/adapter=lora", "model.adapter.targets=[q_proj]"]
 CONFIG = compose(OVERRIDES)
 NAME = name_of(settings_of(CONFIG, "tiny"))
 SOMETHING_ELSE = {str: "else", int: 10007, float: 0.10007}
 
 
-def changed() -> Iterator[tuple[str, TrainConfig]]:
-    """Every key, with a config that differs in it alone, whether or not that config could run."""
-    for group in fields(CONFIG):
-        value = getattr(CONFIG, group.name)
-        if is_dataclass(value):
-            for item in fields(value):
-                changes = {item.name: other_than(getattr(value, item.name), item.type)}
-                yield f"{group.name}.{item.name}", replace(CONFIG, **{group.name: replace(value, **changes)})
-        else:
-            yield group.name, replace(CONFIG, **{group.name: other_than(value, group.type)})
+def changed(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Every key below a node, with a node that differs in it alone, whether or not that config could run."""
+    for item in fields(node):
+        value, name = getattr(node, item.name), f"{prefix}{item.name}"
+        inside = changed(value, f"{name}.") if is_dataclass(value) else [(name, other_than(value, item.type))]
+        yield from ((key, replace(node, **{item.name: other})) for key, other in inside)
 
 
 def other_than(value: Any, annotation: Any) -> Any:
@@ -48,7 +44,7 @@ def may_change(key: str) -> bool:
     return key not in LENGTH_KEYS and any(key.split(".")[: len(kept.split("."))] == kept.split(".") for kept in CHANGEABLE_KEYS)
 
 
-CHANGED = dict(changed())
+CHANGED: dict[str, TrainConfig] = dict(changed(CONFIG))
 
 
 @pytest.mark.parametrize("key", CHANGED)
