@@ -8,9 +8,10 @@ import torch
 from transformers import PreTrainedConfig, T5Config
 
 from ebft import budget, memory, setup
+from ebft.adapters import Adapters, fingerprint
 from ebft.blocks import make_branches
 from ebft.chunked import ChunkedBranches
-from ebft.config import UserError
+from ebft.config import LoRAConfig, UserError
 from ebft.loading import load_architecture
 from ebft.setup import prepare
 from tests.debug_run import miniature, pairs
@@ -97,6 +98,27 @@ def test_chunks_are_those_of_attention(tmp_path: Path, generate_length: int) -> 
     chunks = ChunkedBranches.of(batch.document_ids, make_branches(rollout.blocks, rollout.tokens[..., :-1]))
     config = miniature(tmp_path, "method=ebft", f"sampler.generate_length={generate_length}")
     assert budget.workload(config, debug_architecture(tmp_path), 1.0, "cpu").chunk_tokens == chunks.chunk_tokens
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("every", [False, True])
+def test_adapters_are_counted_as_they_are_built(tmp_path: Path, family: str, every: bool) -> None:
+    """Neither feature network nor reference is kept beside the policy."""
+    config = miniature(tmp_path, "method=rlvr", *pairs(tmp_path), "method.kl_coef=0.1")
+    one = "dense_h_to_4h" if family == "gpt_neox" else "up_proj"
+    adapter = LoRAConfig("lora", None if every else [one], rank=3, alpha=5.0, rslora=False, dropout=0.0, quantize="none")
+    config = replace(config, model=replace(config.model, adapter=adapter))
+    work = budget.workload(config, architecture(family), 1.0, "cpu")
+    model = plain_model(family)
+    built = Adapters(model, fingerprint(model), adapter, "model.path=x", seed=3)
+    assert work.adapters == sum(weight.numel() for weight in built.trained.parameters())
+    assert work.adapter_width == 3 * len(built.layers) / 3  # a rank of 3, and 3 layers
+    assert (work.feature_parameters, work.has_reference, work.quantized) == (0, False, False)
+
+
+def test_a_feature_network_of_its_own_is_kept_beside_adapters(tmp_path: Path) -> None:
+    config = miniature(tmp_path, "method=ebft", "model/adapter=lora", "features.network=random")
+    assert budget.workload(config, debug_architecture(tmp_path), 1.0, "cpu").feature_parameters > 0
 
 
 # Room

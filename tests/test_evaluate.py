@@ -1,7 +1,7 @@
 """Several models in one table: the run's own figures again, paired differences, and models that cannot be loaded."""
 
 import json
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
@@ -72,6 +72,35 @@ def test_a_model_that_cannot_be_loaded_is_named_and_the_others_evaluated(runs: t
     content = json.loads((tmp_path / "out" / "eval.json").read_text())
     assert (list(content["models"]), content["failures"]) == (["sft"], failures)
     assert "unfinished was left out: " in (tmp_path / "out" / "eval.md").read_text()
+
+
+def test_adapters_are_evaluated_merged_from_a_checkpoint_and_over_their_base(runs: tuple[TrainConfig, Path, Path], tmp_path: Path) -> None:
+    """Bit for bit from the checkpoint, and where they are loaded over the base; merged, but for rounding."""
+    _, sft, _ = runs
+    config = miniature(tmp_path, "method=ebft", "model/adapter=lora", "model.adapter.rank=3", "trainer.max_steps=4", "optimizer.ema_decay=0.5")
+    run = tmp_path / "lora"
+    train(config, run)
+    models = ["base", str(run), str(run / "checkpoints" / "step_000004"), str(run / "adapter")]
+    assert evaluate(evaluation_of(config, models), tmp_path / "out") == {}
+    base, merged, saved, adapter = json.loads((tmp_path / "out" / "eval.json").read_text())["models"].values()
+    assert base == summary(run)["base"] == summary(sft)["base"]
+    assert saved == adapter == summary(run)["final"] != base
+    assert merged == pytest.approx(saved, rel=1e-3, abs=1e-4)
+    assert evaluate(evaluation_of(config, [str(sft / "checkpoints" / "step_000004")]), tmp_path / "other") == {}  # which has none
+    assert json.loads((tmp_path / "other" / "eval.json").read_text())["models"] == {"step_000004": summary(sft)["final"]}
+
+
+def test_adapters_over_another_base_are_named(runs: tuple[TrainConfig, Path, Path], tmp_path: Path) -> None:
+    config, sft, _ = runs
+    train(miniature(tmp_path, "method=sft", "model/adapter=lora", "trainer.max_steps=1", "seed=1"), tmp_path / "lora")
+    adapter, saved = tmp_path / "lora" / "adapter", tmp_path / "lora" / "checkpoints" / "step_000001"
+    failures = evaluate(evaluation_of(config, [str(sft), str(adapter), str(saved)]), tmp_path / "out")
+    assert failures == {
+        "adapter": f"{adapter} holds adapters of tiny, and model.path=tiny is another base; set model.path as it was there.",
+        "step_000001": f"{saved} is a checkpoint of another model than model.path=tiny; name that one.",
+    }
+    with pytest.raises(UserError, match=r"adapter holds adapters, not a model; name one that has them merged, such as model/ in a run folder\.$"):
+        train(replace(config, model=replace(config.model, path=str(adapter))), tmp_path / "new")
 
 
 def test_bad_material_is_refused_before_anything_is_written(runs: tuple[TrainConfig, Path, Path], tmp_path: Path) -> None:

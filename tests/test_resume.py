@@ -136,7 +136,19 @@ def test_a_run_of_many_lives_equals_one_that_nothing_disturbed(tmp_path: Path, o
     assert_same_run(tmp_path / "run", tmp_path / "straight")
 
 
-@pytest.mark.parametrize("options", [["method=sft", "optimizer.ema_decay=0.7"], ["method=ebft", "trainer.micro_batch_size=1"]], ids=["sft", "ebft"])
+LORA = ["model/adapter=lora", "model.adapter.rank=3"]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["method=sft", "optimizer.ema_decay=0.7"],
+        ["method=ebft", "trainer.micro_batch_size=1"],
+        ["method=sft", *LORA, "model.adapter.dropout=0.3", "optimizer.ema_decay=0.7"],  # which draws from torch's global generator
+        ["method=ebft", *LORA, "trainer.gradient_checkpointing=true"],
+    ],
+    ids=["sft", "ebft", "adapters with dropout", "adapters"],
+)
 def test_five_and_five_steps_equal_ten(tmp_path: Path, options: list[str]) -> None:
     """The other half of the settings: an average without a method's rollouts, rollouts without an average, another accumulation."""
     config = miniature(tmp_path, *options, "optimizer.schedule=linear")
@@ -209,12 +221,21 @@ def test_resume_from_a_path_into_a_new_folder(tmp_path: Path, monkeypatch: pytes
     [
         ("model.config_overrides.num_hidden_layers=3", "leads to a checkpoint of another model; set model as it was there"),
         ("optimizer.ema_decay=0.5", "optimizer.ema_decay=0.5, but the checkpoint of resume="),
+        ("model/adapter=lora", "leads to a checkpoint of another model; set model as it was there"),
     ],
 )
 def test_a_checkpoint_that_does_not_fit_leaves_no_folder(tmp_path: Path, override: str, message: str) -> None:
     train(miniature(tmp_path, "method=sft", "trainer.max_steps=1"), tmp_path / "old")
     with pytest.raises(UserError, match=message):
         train(miniature(tmp_path, "method=sft", override, f"resume={tmp_path / 'old'}"), tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+
+
+def test_adapters_of_another_base_leave_no_folder(tmp_path: Path) -> None:
+    """Their shapes are the same, and a checkpoint holds nothing of the base but its fingerprint."""
+    train(miniature(tmp_path, "method=sft", *LORA, "trainer.max_steps=1"), tmp_path / "old")
+    with pytest.raises(UserError, match=r"^resume=\S+ leads to adapters of another base than model\.path=tiny; set model as it was there\.$"):
+        train(miniature(tmp_path, "method=sft", *LORA, "seed=1", f"resume={tmp_path / 'old'}"), tmp_path / "new")
     assert not (tmp_path / "new").exists()
 
 

@@ -143,5 +143,29 @@ def test_pairs_allow_completion_anchors_and_loss(pairs: TrainConfig) -> None:
     check(changed(pairs, sampler__anchors="completion", data__loss_tokens="completion"))
 
 
+def adapter(config: TrainConfig, **changes: Any) -> dict[str, Any]:
+    return {"model__adapter": replace(config.model.adapter, **changes)}
+
+
+def test_rules_of_adapters() -> None:
+    config = compose(["model/adapter=lora", "trainer.device=cpu"])
+    assert (
+        refusal(config, **adapter(config, targets=[])) == "model.adapter.targets is empty; name at least one linear module, or null for all of them."
+    )
+    assert refusal(config, **adapter(config, dropout=1.0)) == "model.adapter.dropout=1.0 must be below 1."
+    assert refusal(config, **adapter(config, dropout=0.1)) == (
+        "model.adapter.dropout=0.1 needs method=sft: rollouts and update must agree, so use model.adapter.dropout=0."
+    )
+    assert refusal(config, **adapter(config, quantize="nf4")) == (
+        "model.adapter.quantize=nf4 needs a CUDA device; use model.adapter.quantize=none, or trainer.device=cuda."
+    )
+    check(compose(["method=sft", "model/adapter=lora", "model.adapter.dropout=0.1"]))
+
+
+def test_an_evaluation_takes_adapters_as_they_were_trained() -> None:
+    """Its method is not the run's, nor is its device."""
+    check(compose(["model/adapter=lora", "model.adapter.dropout=0.1", "model.adapter.quantize=nf4", "trainer.device=cpu"], "eval"))
+
+
 def test_a_method_without_rollouts_needs_no_pair_of_samples() -> None:
     check(changed(compose(["method=sft"]), sampler__n_samples=1))

@@ -77,6 +77,17 @@ def test_a_list_takes_the_configuration_of_its_first_run(run: Path, entry: str) 
     assert 'model.path="tiny"' in merged
 
 
+def test_adapters_come_along_as_a_choice_and_its_keys(run: Path) -> None:
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    config["model"]["adapter"] = {"name": "lora", "rank": 3, "targets": None}
+    (run / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
+    assert overrides_of(run)[:2] == ["data=jsonl", "model/adapter=lora"]
+    assert overrides_of(run)[-3:] == ['model.adapter.name="lora"', "model.adapter.rank=3", "model.adapter.targets=null"]
+    merged = {choice: with_run([f"model.path={run}", choice]) for choice in ("model=hf", "model/adapter=none")}
+    assert not any(override.startswith(("model/adapter", "model.adapter")) for override in merged["model=hf"])
+    assert [override for override in merged["model/adapter=none"] if override.startswith(("model/", "model.a"))] == ["model/adapter=none"]
+
+
 def test_a_folder_whose_config_is_no_run_s_is_refused(run: Path) -> None:
     (run / "config.yaml").write_text("[]")
     with pytest.raises(UserError, match=r"my run/config\.yaml is not a config of ebft; name a run folder of ebft-train\."):
