@@ -117,6 +117,9 @@ class Adapters:
             model = type(self.model)(deepcopy(self.model.config))
         model.load_state_dict(weights, assign=True, strict=False)  # tied weights are there once
         model.tie_weights()
+        for name, buffer in self.model.named_buffers():
+            owner, _, own = name.rpartition(".")
+            setattr(model.get_submodule(owner), own, buffer.cpu())
         model.generation_config = self.model.generation_config
         return model
 

@@ -73,11 +73,14 @@ def network(architecture: PreTrainedConfig, name: str, trust_remote_code: bool) 
 
 def _adapters(config: TrainConfig, architecture: PreTrainedConfig) -> dict[str, Any]:
     """Of every adapted module A has a row of its inputs for each rank, B a column of its outputs."""
-    adapter, sizes = config.model.adapter, [module.in_features + module.out_features for module in adapted_modules(config, architecture)]
+    adapter, modules = config.model.adapter, adapted_modules(config, architecture)
     if not isinstance(adapter, LoRAConfig):
-        return {"adapters": 0, "adapter_width": 0, "quantized": False}
-    width = adapter.rank * len(sizes) // architecture.num_hidden_layers
-    return {"adapters": adapter.rank * sum(sizes), "adapter_width": width, "quantized": adapter.quantize != "none"}
+        return {"adapters": 0, "adapter_inputs": 0.0, "quantized": False}
+    parameters = adapter.rank * sum(module.in_features + module.out_features for module in modules.values())
+    inputs = [(name.rpartition(".")[0], module.in_features) for name, module in modules.items()]
+    read = inputs if config.trainer.dtype == "bf16" else {*inputs}  # modules beside one another read one tensor, of which autocast makes a copy each
+    widths = sum(width for _, width in read) + adapter.rank * len(modules)
+    return {"adapters": parameters, "adapter_inputs": widths / architecture.num_hidden_layers, "quantized": adapter.quantize != "none"}
 
 
 def _feature_network(config: TrainConfig, architecture: PreTrainedConfig, policy: Network) -> Network:

@@ -133,12 +133,12 @@ def without_storage(architecture: PreTrainedConfig, name: str, trust_remote_code
         raise UserError(f"{name} ({architecture.model_type}) is no causal language model; choose one that AutoModelForCausalLM loads.") from error
 
 
-def adapted_modules(config: TrainConfig, architecture: PreTrainedConfig) -> list[nn.Linear]:
-    """Without storage; none where all weights are trained. Raises UserError for a target that the model does not have."""
+def adapted_modules(config: TrainConfig, architecture: PreTrainedConfig) -> dict[str, nn.Linear]:
+    """By name, without storage; none where all weights are trained. Raises UserError for a target that the model does not have."""
     adapter, name = config.model.adapter, f"model.path={config.model.path}"
     if not isinstance(adapter, LoRAConfig):
-        return []
-    return list(target_modules(without_storage(architecture, name, config.model.trust_remote_code), adapter, name).values())
+        return {}
+    return target_modules(without_storage(architecture, name, config.model.trust_remote_code), adapter, name)
 
 
 def _feature_model(features: FeaturesConfig, model: ModelConfig) -> ModelConfig:

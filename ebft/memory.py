@@ -14,7 +14,8 @@ heads of queries, of keys):
 
 In bf16 attention, MLP and the norms' outputs have two bytes a number. Branches go in chunks, each with copies of the keys and values that it reads.
 
-Adapters alone have gradients and moments, and their frozen base is there once; in bf16 it is kept in bf16.
+Adapters alone have gradients and moments, and their frozen base is there once; in bf16 it is kept in bf16. Of a layer are then saved 2 H of the norms
+in float32, but for the first norm of all, 3 I of the MLP, 2 Q and 2 K of attention, and what the adapters' own matrices are multiplied with.
 """
 
 import math
@@ -71,16 +72,21 @@ def activations(work: Workload) -> float:
     output."""
     network, tokens = work.network, work.held_tokens
     inputs = FLOAT * network.hidden * tokens
-    layer, masks = (inputs, 0.0) if work.checkpointing else (layer_activations(work), _masks(work))
-    return network.layers * layer + masks + 3 * inputs + 2 * FLOAT * network.query / network.heads * tokens
+    kept = inputs * work.element_bytes / FLOAT if work.adapters else inputs  # between layers
+    layer, masks = (kept, 0.0) if work.checkpointing else (layer_activations(work), _masks(work))
+    other = inputs * (2 if work.adapters and not work.checkpointing else 3)
+    return network.layers * layer + masks + other + 2 * FLOAT * network.query / network.heads * tokens
 
 
 def layer_activations(work: Workload) -> float:
     """What autograd saves of one layer."""
     network, element = work.network, work.element_bytes
     norms = 4 * FLOAT * network.hidden + (5 if work.bf16 else 2) * element * network.hidden
-    attention = ((3 if work.branches else 2) * network.query + 2 * network.key) * element + FLOAT * network.heads
-    return (norms + attention + 4 * element * network.intermediate) * work.held_tokens + 2 * network.key * element * _chunk_keys(work)
+    attention = ((3 if work.branches and not work.adapters else 2) * network.query + 2 * network.key) * element + FLOAT * network.heads
+    others: float = norms + 4 * element * network.intermediate
+    if work.adapters:
+        others = 2 * FLOAT * network.hidden + element * (3 * network.intermediate + work.adapter_inputs)
+    return (others + attention) * work.held_tokens + 2 * network.key * element * _chunk_keys(work)
 
 
 def _chunk_keys(work: Workload) -> float:

@@ -30,7 +30,7 @@ class Workload:
 
     network: Network
     adapters: int  # parameters of adapters, over a frozen base; 0: all weights are trained
-    adapter_width: int  # sum of the ranks of a layer's adapters
+    adapter_inputs: float  # widths, for a token and layer, of what the adapters' two matrices are multiplied with
     quantized: bool  # the base's layers have four bits a weight
     phi: Network  # of the feature network before it is cut
     phi_layers: int  # that are kept of it, up to the deepest tap

@@ -112,13 +112,12 @@ def test_adapters_are_counted_as_they_are_built(tmp_path: Path, family: str, eve
     model = plain_model(family)
     built = Adapters(model, fingerprint(model), adapter, "model.path=x", seed=3)
     assert work.adapters == sum(weight.numel() for weight in built.trained.parameters())
-    assert work.adapter_width == 3 * len(built.layers) / 3  # a rank of 3, and 3 layers
-    assert (work.feature_parameters, work.has_reference, work.quantized) == (0, False, False)
+    assert (work.phi_is_base, work.has_reference, work.quantized) == (True, False, False)
 
 
 def test_a_feature_network_of_its_own_is_kept_beside_adapters(tmp_path: Path) -> None:
     config = miniature(tmp_path, "method=ebft", "model/adapter=lora", "features.network=random")
-    assert budget.workload(config, debug_architecture(tmp_path), 1.0, "cpu").feature_parameters > 0
+    assert not budget.workload(config, debug_architecture(tmp_path), 1.0, "cpu").phi_is_base
 
 
 # Room

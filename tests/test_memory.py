@@ -11,10 +11,13 @@ from torch.profiler import ProfilerActivity, profile
 from transformers import LlamaConfig
 
 from ebft import memory
+from ebft.adapters import Adapters, fingerprint
 from ebft.blocks import make_branches
 from ebft.chunked import CHUNK_BRANCHES, CHUNK_TOKENS
+from ebft.config import LoRAConfig
 from ebft.methods.base import branch_tokens
 from ebft.models import LanguageModel, branch_labels, row_labels
+from ebft.quantization import round_to_bfloat16
 from ebft.types import Batch, Blocks, Rollout
 from ebft.workload import Network, Workload, flops_per_token
 from tests.helpers import geometry, model_of, random_batch, random_rollout
@@ -59,6 +62,19 @@ def built(shape: str, rows: str, dtype: str, checkpointing: bool = False, **chan
         checkpointing=checkpointing,
     )
     return policy, work, batch, rollout
+
+
+def with_adapters(policy: LanguageModel, work: Workload, dtype: str, targets: list[str] | None = None) -> tuple[LanguageModel, Workload]:
+    """Of rank 3 over what was a policy, in the precision that a base is kept in."""
+    model, rank = policy.model, 3
+    if dtype == "bf16":
+        round_to_bfloat16(model)
+    adapters = Adapters(model, fingerprint(model), LoRAConfig("lora", targets, rank, 5.0, False, 0.0, "none"), "model.path=x", seed=0)
+    read = [(name.rpartition(".")[0], module.in_features) for name, module in adapters.layers.items()]
+    widths = sum(width for _, width in (read if dtype == "bf16" else {*read})) + rank * len(read)
+    trained = sum(weight.numel() for weight in adapters.trained.parameters())
+    work = replace(work, adapters=trained, adapter_inputs=widths / work.network.layers, phi_is_base=True)
+    return LanguageModel(model, dtype, adapters), work
 
 
 def forward(policy: LanguageModel, batch: Batch, rollout: Rollout | None) -> Tensor:
@@ -110,6 +126,24 @@ def test_activations_are_what_autograd_saves(shape: str, dtype: str, rows: str) 
     policy, work, batch, rollout = built(shape, rows, dtype)
     expected = memory.activations(work) + copies(work, work.network.layers)
     assert expected == pytest.approx(saved_bytes(policy, lambda: forward(policy, batch, rollout)), rel=0.15)
+
+
+@pytest.mark.parametrize("rows", ROWS)
+@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_activations_over_a_frozen_base(shape: str, dtype: str, rows: str) -> None:
+    policy, work, batch, rollout = built(shape, rows, dtype)
+    policy, work = with_adapters(policy, work, dtype)
+    assert memory.activations(work) == pytest.approx(saved_bytes(policy, lambda: forward(policy, batch, rollout)), rel=0.15)
+
+
+@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_with_few_adapters_activations_are_estimated_from_above(shape: str, dtype: str) -> None:
+    """Nothing that reaches the first layer needs a gradient, of which there are only two to five here."""
+    policy, work, batch, rollout = built(shape, "many", dtype)
+    policy, work = with_adapters(policy, work, dtype, ["q_proj", "v_proj"])
+    assert 1 <= memory.activations(work) / saved_bytes(policy, lambda: forward(policy, batch, rollout)) < 1.3
 
 
 @pytest.mark.filterwarnings("ignore:`gradient_checkpointing_enable` is deprecated")  # its new name is younger than the oldest transformers
@@ -257,6 +291,17 @@ def test_phases_follow_one_another(sizes: dict[str, int], expected: tuple[str, i
 def test_the_line_names_the_parts_of_the_largest_phase(monkeypatch: pytest.MonkeyPatch, parts: dict[str, int], is_bound: bool, text: str) -> None:
     monkeypatch.setattr(memory, "estimate", lambda work: parts)
     assert memory.line(replace(SUPERVISED, is_bound=is_bound)) == text
+
+
+def test_adapters_alone_have_gradients_and_moments() -> None:
+    """Of 101 parameters, over a base of 1,009, of which 879 are in layers; packed, 64 of those have 32 bytes, a byte, and a 256th of a float32."""
+    work = replace(SUPERVISED, adapters=101, phi_is_base=True)
+    parts = memory.estimate(work)
+    assert [parts[name] for name in ("weights", "optimizer", "gradients", "feature network", "bf16 weights")] == [4 * 1110, 8 * 101, 4 * 101, 0, 0]
+    rounded = memory.estimate(replace(work, bf16=True))
+    assert (rounded["weights"], rounded["bf16 weights"], rounded["optimizer"]) == (4 * 101 + 2 * 1009, 2 * 101, 8 * 101)
+    packed = memory.estimate(replace(work, bf16=True, quantized=True, averaged=True))
+    assert (packed["weights"], packed["optimizer"]) == (round(4 * 101 + 2 * 130 + 879 * (33 + 4 / 256) / 64), 12 * 101)
 
 
 # Refusals

@@ -8,7 +8,7 @@ NETWORK = Network(layers=3, hidden=5, intermediate=7, heads=2, query=22, key=11,
 SUPERVISED = Workload(
     network=NETWORK,
     adapters=0,
-    adapter_width=0,
+    adapter_inputs=0.0,
     quantized=False,
     phi=NETWORK,
     phi_layers=1,
