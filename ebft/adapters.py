@@ -67,12 +67,13 @@ class Adapters:
         import peft
         from peft.tuners.lora import LoraLayer
 
+        targets = list(target_modules(model, config, name))
         settings = peft.LoraConfig(
             r=config.rank,
             lora_alpha=config.alpha,
             lora_dropout=config.dropout,
             use_rslora=config.rslora,
-            target_modules=config.targets or list(target_modules(model, config, name)),
+            target_modules=config.targets or targets,
             task_type="CAUSAL_LM",
         )
         with torch.random.fork_rng(devices=[]), _quiet():  # weights are drawn on the CPU

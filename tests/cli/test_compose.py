@@ -8,7 +8,7 @@ import pytest
 
 from ebft.cli.compose import compose
 from ebft.cli.help import help_text
-from ebft.cli.keys import GROUPS, NESTED_GROUPS, all_keys, nearest
+from ebft.cli.keys import GROUPS, NESTED_GROUPS, all_keys, is_whole, nearest
 from ebft.cli.planning import Planner
 from ebft.cli.sweep import help_text as sweep_help_text
 from ebft.cli.sweep import settings, sweep
@@ -105,12 +105,23 @@ def test_layers_keep_their_types() -> None:
     assert [(layer, type(layer)) for layer in layers] == [(0.5, float), (2, int), (1.0, float)]
 
 
+def test_keys_know_whether_they_are_whole() -> None:
+    keys = ["trainer.batch_size", "optimizer.lr", "model.adapter.rank", "model.adapter.alpha", "method.max_new_tokens", "model.config_overrides.x"]
+    assert [is_whole(key) for key in keys] == [True, False, True, False, True, None]
+
+
+def test_adapters_of_any_model_and_their_rate() -> None:
+    config = compose(["model=debug", "model/adapter=lora", "optimizer=lora", "method=ebft"])
+    assert (config.model.adapter.name, config.model.init, config.optimizer.lr, config.optimizer.schedule) == ("lora", "random", 1e-3, "cosine")
+
+
 def test_keys_know_their_owners() -> None:
     keys = all_keys()
     assert keys["method.diversity_coef"] == ["method=ebft"]
     assert keys["data.path"] == ["data=jsonl", "data=parquet", "data=hub"]
     assert keys["data.revision"] == ["data=hub"]
-    assert keys["data.sequence_length"] == keys["method.name"] == keys["seed"] == []
+    assert keys["model.adapter.rank"] == ["model/adapter=lora"]
+    assert keys["model.adapter.name"] == keys["data.sequence_length"] == keys["method.name"] == keys["seed"] == []
 
 
 @pytest.mark.parametrize(
