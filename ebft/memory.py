@@ -40,7 +40,7 @@ PHASES = {
 
 def estimate(work: Workload) -> dict[str, int]:
     """Bytes by part; those of `LASTING` and of one of `PHASES` are there at a time."""
-    weights = FLOAT * (work.adapters or work.network.parameters)
+    weights = FLOAT * work.trained
     parts = {
         "weights": weights + (_base(work) if work.adapters else 0),
         "optimizer": (3 if work.averaged else 2) * weights,

@@ -7,7 +7,8 @@ L layers of p parameters each, the busiest GPU has in a step:
     documents    d = ceil(B / n), in M = ceil(d / rows) micro-batches of at most so many rows
     passes       of a micro-batch through the layers: 1 for its rows; then in sampling one for every token of the branches but the last, in other
                  phases one for every group of branches, which the limits of tokens make
-    operations   d * tokens of the phase * flops_per_token, of the update 4/3 times as many with gradient checkpointing
+    operations   d * tokens of the phase * flops_per_token, of the update 4/3 times as many with gradient checkpointing; with adapters a third less of
+                 an update without it, for its frozen base has no gradients of weights
     gathered     e * P * (n - 1) / n bytes a forward, and e * L p * (n - 1) / n a backward, if weights are resharded after every forward;
                  kept to sample: all sampling gathers once; kept: the step gathers once
     scattered    4 * P * (n - 1) / n bytes a backward: gradients are summed in float32, as they are on one GPU
@@ -15,15 +16,18 @@ L layers of p parameters each, the busiest GPU has in a step:
     traffic      seconds: gathered + scattered over the bandwidth of the slowest link
     step         sum over phases of the longer of computing and traffic, which overlap within a phase and not across phases
 
-The feature network and a reference policy are gathered in every pass, never in a backward. Left out are latency, the optimiser's own time,
-stragglers, fragmentation, and like `flops_per_token` the output head. On one GPU there is no FSDP: the step is the program's as it is.
+The feature network and a reference policy are gathered in every pass, never in a backward. With adapters P and L p count base and adapters, gathered
+together, but what is scattered are gradients of the adapters alone; a feature network or reference that is the base is gathered as the policy is, so
+that kept weights serve it too. Weights in four bits are gathered as e bytes a number, which is from above. Left out are latency, the optimiser's own
+time, stragglers, fragmentation, and like `flops_per_token` the output head and adapters. On one GPU there is no FSDP: the step is the program's as it
+is.
 """
 
 import math
 from dataclasses import dataclass, replace
 
 from ebft.sharding import KEPT, KEPT_TO_SAMPLE, Sharding, held
-from ebft.workload import FLOAT, Network, Workload, flops_per_token
+from ebft.workload import FLOAT, Workload, flops_per_token
 
 
 @dataclass(frozen=True)
@@ -105,15 +109,21 @@ def scaling(step: Step, num_gpus: int, device: Device, sharding: Sharding) -> Sc
 
 def _phase(step: Step, name: str, documents: int, num_gpus: int, device: Device, sharding: Sharding) -> Phase:
     work, backward, share = step.work, name == "update", (num_gpus - 1) / num_gpus
-    network, kept = (work.phi, work.feature_parameters) if name == "features" else (work.network, work.network.parameters)
+    network, kept = (work.phi, work.feature_parameters) if name == "features" else (work.network, work.parameters)
     passes = math.ceil(documents / work.rows) * passes_of(work, name, step.forward_tokens)
-    flops = documents * step.tokens[name] * flops_per_token(replace(work, network=network)) * (4 / 3 if backward and work.checkpointing else 1)
+    flops = documents * step.tokens[name] * flops_per_token(replace(work, network=network)) * (_update_share(work) if backward else 1)
     computing = flops / (device.utilisation * (device.bf16_flops if work.bf16 else device.fp32_flops))
     reading = (2 if backward else 1) * passes * work.element_bytes * kept / device.memory_bandwidth
     is_first = name == next(iter(step.tokens))
-    gathered = share * work.element_bytes * _gathered(name, is_first, passes, network, kept, sharding)
-    scattered = share * FLOAT * passes * kept if backward else 0.0
+    gathered = share * work.element_bytes * _gathered(work, name, is_first, passes * kept, passes, sharding)
+    scattered = share * FLOAT * passes * work.trained if backward else 0.0
     return Phase(flops, gathered, scattered, max(computing, reading), (gathered + scattered) / device.bandwidth(num_gpus))
+
+
+def _update_share(work: Workload) -> float:
+    """Operations of an update over those of a forward and a backward through trained weights: a third each for the forward, for gradients of what
+    layers read, and for gradients of weights, which a frozen base has not; a third for a second forward."""
+    return ((2 if work.adapters else 3) + (1 if work.checkpointing else 0)) / 3
 
 
 def passes_of(work: Workload, phase: str, forward_tokens: int) -> int:
@@ -135,12 +145,12 @@ def _groups(branches: float, tokens: int, room: int | None) -> int:
     return 1 if room is None else math.ceil(branches / max(1, room // tokens))
 
 
-def _gathered(phase: str, is_first: bool, passes: int, network: Network, kept: int, sharding: Sharding) -> int:
-    """Numbers that a phase gathers."""
-    if phase == "features":
-        return passes * kept if sharding.phi_is_sharded else 0
-    if phase == "reference":
-        return passes * kept
+def _gathered(work: Workload, phase: str, is_first: bool, every_time: int, passes: int, sharding: Sharding) -> int:
+    """Numbers that a phase gathers; `every_time` are those of its forwards."""
+    if phase == "features" and not work.phi_is_base:
+        return every_time if sharding.phi_is_sharded else 0
+    if phase == "reference" and work.has_reference:
+        return every_time
     if sharding.weights == KEPT or (sharding.weights == KEPT_TO_SAMPLE and phase == "sampling"):
-        return kept if is_first else 0
-    return passes * (kept + (network.layers * network.layer_parameters if phase == "update" else 0))
+        return work.parameters if is_first else 0
+    return every_time + (passes * (work.network.layers * work.network.layer_parameters + work.adapters) if phase == "update" else 0)

@@ -13,7 +13,8 @@ IN_FLIGHT = 2  # layers gathered at a time: the one that computes and the next
 
 @dataclass(frozen=True)
 class Sharding:
-    """When the policy's weights are unsharded (one of `WEIGHTS`), and whether the feature network has shards or a whole copy on every GPU."""
+    """When the policy's weights are unsharded (one of `WEIGHTS`), and whether a feature network of its own has shards or a whole copy on every
+    GPU."""
 
     weights: str = RESHARDED
     phi_is_sharded: bool = True
@@ -36,16 +37,17 @@ def held(work: Workload, num_gpus: int, sharding: Sharding) -> dict[str, int]:
 
 def _gathered(work: Workload, phase: str, sharding: Sharding) -> int:
     """Weights on their way: all of them while they are kept, otherwise what lies outside the layers and `IN_FLIGHT` layers; and in the update the
-    gradients of the group at work, once as computed and once in float32."""
+    gradients of the group at work, once as computed and once in float32. A frozen base has no gradients."""
     if phase == "optimizer step":
         return 0
     samples, element = phase == "rollouts", work.element_bytes
     kept = sharding.weights == KEPT or (sharding.weights == KEPT_TO_SAMPLE and samples)
-    numbers = work.network.parameters if kept else _window(work.network)
+    numbers = work.parameters if kept else _window(work.network) + _adapters(work)
     if samples:
-        frozen = (_phi_window(work) if sharding.phi_is_sharded else 0) + (_window(work.network) if work.has_reference else 0)
+        frozen = (_phi_window(work) if sharding.phi_is_sharded and not work.phi_is_base else 0) + (_window(work.network) if work.has_reference else 0)
         return element * (numbers + frozen)
-    return element * numbers + (element + FLOAT) * max(_outside(work.network), work.network.layer_parameters)
+    largest = math.ceil(work.adapters / work.network.layers) if work.adapters else max(_outside(work.network), work.network.layer_parameters)
+    return element * numbers + (element + FLOAT) * largest
 
 
 def _outside(network: Network) -> int:
@@ -55,6 +57,11 @@ def _outside(network: Network) -> int:
 
 def _window(network: Network) -> int:
     return _outside(network) + min(IN_FLIGHT, network.layers) * network.layer_parameters
+
+
+def _adapters(work: Workload) -> int:
+    """Of the layers in flight."""
+    return math.ceil(work.adapters * min(IN_FLIGHT, work.network.layers) / work.network.layers)
 
 
 def _phi_window(work: Workload) -> int:

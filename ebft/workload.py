@@ -59,6 +59,16 @@ class Workload:
         return max(1, min(self.rows, int(self.max_tokens / (self.row_tokens + self.branches * (self.branch_tokens + 1)))))
 
     @property
+    def parameters(self) -> int:
+        """Of the policy."""
+        return self.network.parameters + self.adapters
+
+    @property
+    def trained(self) -> int:
+        """Parameters that have gradients and moments."""
+        return self.adapters or self.network.parameters
+
+    @property
     def element_bytes(self) -> int:
         """Of a number while computing."""
         return HALF if self.bf16 else FLOAT

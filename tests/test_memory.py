@@ -39,7 +39,7 @@ def built(shape: str, rows: str, dtype: str, checkpointing: bool = False, **chan
     config = LlamaConfig(**(sizes | {"num_attention_heads": heads, "num_key_value_heads": key_heads, "max_position_embeddings": 512} | changes))
     policy = LanguageModel(model_of(config), dtype)
     if checkpointing:
-        policy.model.gradient_checkpointing_enable()
+        policy.model.gradient_checkpointing_enable({"use_reentrant": False})
         policy.model.train()
     batch, rollout, num_rows, row_tokens, n_samples, stride, context, length = None, None, *ROWS[rows]
     batch = random_batch([[0] * row_tokens] * num_rows)
@@ -170,10 +170,15 @@ def test_one_layer_is_what_another_layer_adds(dtype: str, rows: str) -> None:
 @pytest.mark.parametrize(("vocabulary", "layers"), [(31, 3), (1009, 3), (31, 23), (4001, 3)], ids=["layers", "logits", "depth", "vocabulary"])
 @pytest.mark.parametrize("max_tokens", [None, 907], ids=["whole", "limited"])
 @pytest.mark.parametrize("checkpointing", [False, True], ids=["kept", "checkpointed"])
+@pytest.mark.parametrize("adapted", [False, True], ids=["all", "adapters"])
 @pytest.mark.parametrize("dtype", ["fp32", "bf16"])
-def test_an_update_allocates_what_is_estimated(dtype: str, checkpointing: bool, max_tokens: int | None, vocabulary: int, layers: int) -> None:
+def test_an_update_allocates_what_is_estimated(
+    dtype: str, checkpointing: bool, max_tokens: int | None, vocabulary: int, layers: int, adapted: bool
+) -> None:
     """Forward, log-probs of rollouts and rows, backward: whichever of logits and layers, of branches and rows needs more."""
     policy, work, batch, rollout = built("grouped", "chunks", dtype, checkpointing, vocab_size=vocabulary, num_hidden_layers=layers)
+    if adapted:
+        policy, work = with_adapters(policy, work, dtype)
     assert rollout is not None
     work = replace(work, network=replace(work.network, vocabulary=vocabulary), max_tokens=max_tokens)
     if max_tokens is not None:

@@ -39,6 +39,14 @@ def test_the_plan_is_that_of_the_run(tmp_path: Path, method: str, capsys: pytest
     assert "\n  512 " in printed
 
 
+def test_the_plan_of_adapters_is_that_of_the_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = miniature(tmp_path, "method=ebft", "model/adapter=lora")
+    show(config, tmp_path / "run")
+    printed = capsys.readouterr().out
+    assert all(f"  {name}: {line}\n" in printed for name, line in plan(config, prepare(config)).items())
+    assert "feature network" not in printed
+
+
 def test_no_weights_are_loaded_and_nothing_is_written(tmp_path: Path, weightless: None, capsys: pytest.CaptureFixture[str]) -> None:
     config = miniature(tmp_path, "tracker=wandb")
     before = files(tmp_path)

@@ -118,6 +118,29 @@ def test_one_gpu_has_no_traffic_and_the_program_s_memory() -> None:
         assert sum(scaled.memory.values()) == memory.peak(memory.estimate(WORK))[1]
 
 
+ADAPTED = replace(STEP, work=replace(WORK, adapters=101, phi_is_base=True))
+
+
+def test_over_a_frozen_base_gradients_of_adapters_alone_are_scattered() -> None:
+    """Base and adapters together are gathered; 3 layers of 293 and the adapters again in the backward."""
+    assert gathered(on(3, ADAPTED)) == pytest.approx({"sampling": 10 * 1110 * 8 / 3, "features": 6 * 651 * 8 / 3, "update": 4 * 2090 * 8 / 3})
+    assert on(3, ADAPTED).total.scattered == pytest.approx(4 * 101 * 8 / 3)
+
+
+@pytest.mark.parametrize(("checkpointing", "forwards"), [(False, 2), (True, 3)])
+def test_a_frozen_base_has_no_gradients_of_weights(checkpointing: bool, forwards: int) -> None:
+    step = replace(ADAPTED, work=replace(ADAPTED.work, checkpointing=checkpointing))
+    assert on(3, step).phases["update"].flops == pytest.approx(forwards * 3 * 41 * FLOPS)
+
+
+def test_kept_weights_serve_a_feature_network_and_a_reference_that_are_the_base() -> None:
+    step = replace(ADAPTED, tokens=ADAPTED.tokens | {"reference": 41.0})
+    kept = {"sampling": 1110 * 8 / 3, "features": 0, "update": 0, "reference": 0}
+    assert gathered(on(3, step, KEPT)) == gathered(on(3, step, KEPT, phi_is_sharded=False)) == pytest.approx(kept)
+    assert gathered(on(3, step, KEPT_TO_SAMPLE))["features"] == pytest.approx(6 * 651 * 8 / 3)
+    assert gathered(on(3, step))["reference"] == pytest.approx(4 * 1110 * 8 / 3)
+
+
 # Seconds
 
 
@@ -168,6 +191,15 @@ def test_weights_on_their_way_are_two_layers_and_what_lies_outside() -> None:
     """In the update with the gradients of a layer, which has more than lies outside, twice."""
     assert on(8).memory["gathered"] == 4 * (130 + 2 * 293) + 8 * 293
     assert on(8, weights=KEPT).memory["gathered"] == 4 * 1009 + 8 * 293
+
+
+def test_adapters_on_their_way_are_those_of_two_layers() -> None:
+    """68 of 101, and gradients of one layer's 34, twice; feature network and base are the same."""
+    step = replace(ADAPTED, work=replace(ADAPTED.work, branches=1.0))
+    held = on(8, step).memory
+    assert (held["gathered"], held["weights"]) == (4 * (716 + 68) + 8 * 34, 4 * 1110 / 8)
+    assert "feature network" not in held
+    assert on(8, step, KEPT).memory["gathered"] == 4 * 1110 + 8 * 34
 
 
 def test_to_sample_all_weights_lie_beside_what_the_feature_network_gathers() -> None:
