@@ -133,6 +133,9 @@ class NaiveEBFT:
     def metrics(self, prepared: list[NaiveExperience]) -> dict[str, float]:
         return {}
 
+    def rollouts(self, num_blocks: float) -> str:
+        return f"{num_blocks:.1f} blocks in each of {self.sampler.n_samples} copies of a row"
+
     def tokens_per_row(self, row_length: int, num_blocks: float) -> dict[str, float]:
         n_samples, length = self.sampler.n_samples, self.sampler.generate_length
         whole = n_samples * (row_length + num_blocks * length)

@@ -5,12 +5,14 @@ passes for a float, as for mypy.
 """
 
 import os
+import signal
 
 import pytest
 import torch
 from jaxtyping import install_import_hook
 
 os.environ.update(HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false", OMP_NUM_THREADS="1")  # tensors here are too small to share
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it, and so would every process that a test starts
 install_import_hook("ebft", "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))")
 
 
