@@ -214,6 +214,8 @@ class TrainerConfig:
     gradient_checkpointing: bool
     compile: bool  # layers by torch.compile; attention has kernels of its own
     liger: bool  # norms and gates in Liger's kernels
+    processes: int | None = at_least(1)  # on this machine, started by ebft-train; null: this one, or as many as torchrun or srun has started
+    parallel: str = one_of("none", "ddp", "fsdp2")  # how several processes share a step: every one with all weights, or with shards of them
     checkpoint_every_steps: int = at_least(1)
     keep_checkpoints: int = at_least(1)
     profile: bool  # a torch profile of a few steps, written into the run folder

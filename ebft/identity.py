@@ -16,6 +16,8 @@ CHANGEABLE_KEYS = (
     "trainer.gradient_checkpointing",
     "trainer.compile",
     "trainer.liger",
+    "trainer.processes",
+    "trainer.parallel",
     "trainer.checkpoint_every_steps",
     "trainer.keep_checkpoints",
     "trainer.profile",

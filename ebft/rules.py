@@ -20,6 +20,7 @@ from ebft.config import (
     RLVRConfig,
     SamplerConfig,
     TrainConfig,
+    TrainerConfig,
     UserError,
 )
 
@@ -76,6 +77,8 @@ def _conflicts(config: TrainConfig) -> Iterator[str]:
             f"trainer.max_tokens_per_microbatch={trainer.max_tokens_per_microbatch} is below the {least} tokens of a row with one rollout; raise it, "
             "or shorten data.sequence_length."
         )
+    if trainer.processes is not None:
+        yield from split_conflicts(trainer, trainer.processes, f"trainer.processes={trainer.processes}")
     if len(optimizer.betas) != 2 or not all(0 <= beta < 1 for beta in optimizer.betas):
         yield f"optimizer.betas={list(optimizer.betas)} must be two numbers in [0, 1)."
     if optimizer.warmup_fraction > 1:
@@ -86,6 +89,18 @@ def _conflicts(config: TrainConfig) -> Iterator[str]:
         yield "model.config_overrides changes the architecture, so it needs model.init=random."
     if isinstance(model.adapter, LoRAConfig):
         yield from _adapter_conflicts(model.adapter, config)
+
+
+def split_conflicts(trainer: TrainerConfig, processes: int, name: str) -> Iterator[str]:
+    """Why a step cannot be shared by so many processes, which are called `name`."""
+    if processes == 1:
+        return
+    if trainer.parallel == "none":
+        yield f"{name} needs trainer.parallel=ddp, with all weights in every process, or trainer.parallel=fsdp2, with shards of them."
+    if trainer.batch_size < processes:
+        yield f"{name} is more than trainer.batch_size={trainer.batch_size} has rows; use at most {trainer.batch_size} processes, or raise it."
+    if trainer.batch_size % processes:
+        yield f"{name} cannot share trainer.batch_size={trainer.batch_size} evenly; make it a multiple of {processes}."
 
 
 def _adapter_conflicts(adapter: LoRAConfig, config: TrainConfig) -> Iterator[str]:

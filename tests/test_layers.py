@@ -13,6 +13,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 # The ranks of the design, from the bottom; a rank whose modules build on one another has several floors.
 FLOORS = [
     ["types", "config"],  # 0
+    ["distributed"],
     ["blocks", "features", "rewards", "advantages", "losses"],  # 1, pure
     ["reuse"],  # pure as well
     ["rules", "identity", "cost", "workload"],

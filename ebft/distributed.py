@@ -1,0 +1,124 @@
+"""Several processes as one run: who they are, and what they tell one another.
+
+Every process takes its share of each optimiser batch and of each evaluation; sums and means are those of the whole. Only the first one decides, writes
+and speaks. Torch's process group does the talking (gloo between hosts, NCCL between GPUs). A run of one process talks to nobody, and none of this
+costs it anything.
+"""
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import zip_longest
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from jaxtyping import Shaped
+from torch import Tensor
+
+from ebft.config import RunFailure, UserError
+
+Item = TypeVar("Item")
+
+BUCKET = 2**25  # elements of gradients that travel together
+
+
+@dataclass(frozen=True)
+class World:
+    """The processes of a run, as one of them sees them; without arguments the only one. All of them must ask the same questions in the same order."""
+
+    rank: int = 0
+    size: int = 1
+
+    @property
+    def is_first(self) -> bool:
+        return self.rank == 0
+
+    def sum(self, x: Shaped[Tensor, "*n"]) -> Shaped[Tensor, "*n"]:
+        """Over all processes; the same bits in each."""
+        if self.size > 1:
+            x = x.clone()
+            dist.all_reduce(x)
+        return x
+
+    def most(self, numbers: Sequence[int]) -> list[int]:
+        """The largest over all processes, of each number."""
+        if self.size == 1:
+            return [*numbers]
+        held = torch.tensor(numbers, dtype=torch.int64)
+        dist.all_reduce(held, dist.ReduceOp.MAX)
+        return held.tolist()
+
+    def any(self, flag: bool) -> bool:
+        return self.most([int(flag)]) == [1]
+
+    def gather(self, item: Item) -> list[Item]:
+        """Everybody's, by rank."""
+        if self.size == 1:
+            return [item]
+        items: list[Any] = [None] * self.size
+        dist.all_gather_object(items, item)
+        return items
+
+    def told(self, item: Item) -> Item:
+        """The first process's."""
+        return self.gather(item)[0]
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """What one process refuses in this block, all refuse behind it."""
+        refused: UserError | RunFailure | None = None
+        try:
+            yield
+        except (UserError, RunFailure) as error:
+            refused = error
+        for error in self.gather(refused):
+            if error is not None:
+                raise error
+
+    def share(self, items: Sequence[Item]) -> Sequence[Item]:
+        """This process's part of items that divide evenly, neighbours together."""
+        each, rest = divmod(len(items), self.size)
+        assert not rest, (len(items), self.size)
+        return items[self.rank * each : (self.rank + 1) * each]
+
+    def rounds(self, items: Sequence[Item]) -> Iterator[tuple[Item, bool]]:
+        """Items one after the other, in each round one for every process, and whether it is this one's to count: where the last round has too few, the
+        others do the last item over again."""
+        for start in range(0, len(items), self.size):
+            place = start + self.rank
+            yield items[min(place, len(items) - 1)], place < len(items)
+
+    def num_rounds(self, num_items: int) -> int:
+        return math.ceil(num_items / self.size)
+
+    def in_order(self, results: Sequence[Item]) -> list[Item]:
+        """All results of `rounds` that count, in the order of the items."""
+        nothing = object()
+        rounds = zip_longest(*self.gather([*results]), fillvalue=nothing)
+        return [result for each in rounds for result in each if result is not nothing]
+
+    def add_gradients(self, parameters: Iterable[Tensor]) -> None:
+        """Replace every gradient by the sum of all processes'."""
+        if self.size == 1:
+            return
+        bucket: list[Tensor] = []
+        for parameter in parameters:
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+            bucket.append(parameter.grad)
+            if sum(gradient.numel() for gradient in bucket) >= BUCKET:
+                _add(bucket)
+                bucket = []
+        _add(bucket)
+
+
+def _add(gradients: Sequence[Tensor]) -> None:
+    """In one message."""
+    if not gradients:
+        return
+    flat = torch.cat([gradient.flatten() for gradient in gradients])
+    dist.all_reduce(flat)
+    for gradient, total in zip(gradients, flat.split([gradient.numel() for gradient in gradients]), strict=True):
+        gradient.copy_(total.view_as(gradient))
