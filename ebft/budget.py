@@ -15,8 +15,8 @@ from ebft.scaling import Step
 from ebft.workload import Network, Workload
 
 
-def workload(config: TrainConfig, architecture: PreTrainedConfig, num_blocks: float, device: str) -> Workload:
-    """A micro-batch of rows with so many blocks. Raises UserError for an architecture that is no language model."""
+def workload(config: TrainConfig, architecture: PreTrainedConfig, num_blocks: float, device: str, num_processes: int = 1) -> Workload:
+    """A micro-batch, of one of so many processes, of rows with so many blocks. Raises UserError for an architecture that is no language model."""
     method, sampler, trainer, length = config.method, config.sampler, config.trainer, config.data.sequence_length
     branches, branch_tokens, reach = 0.0, 0, 0.0
     if isinstance(method, EBFTConfig):
@@ -32,7 +32,7 @@ def workload(config: TrainConfig, architecture: PreTrainedConfig, num_blocks: fl
         phi=phi,
         phi_layers=max(1, *tap_indices(list(config.features.feature_layers), phi.layers)),
         phi_is_base=shares_base(config),
-        rows=trainer.micro_batch_size,
+        rows=min(trainer.micro_batch_size, trainer.batch_size // num_processes),
         row_tokens=length,
         branches=branches,
         branch_tokens=branch_tokens,

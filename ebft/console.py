@@ -27,10 +27,10 @@ FIGURES = {
 
 
 class Console:
-    """The terminal (or whatever stdout is) and a log file, if there is one."""
+    """The terminal (or whatever stdout is), unless it is to be quiet, and a log file, if there is one."""
 
-    def __init__(self, log_path: Path | None) -> None:
-        self._rich = rich_console.Console()
+    def __init__(self, log_path: Path | None, quiet: bool = False) -> None:
+        self._rich = rich_console.Console(quiet=quiet)
         self._log_path = log_path
         self._live: Progress | None = None
 

@@ -1,15 +1,14 @@
 """Several processes as one run: who they are, and what they tell one another.
 
-Every process takes its share of each optimiser batch and of each evaluation; sums and means are those of the whole. Only the first one decides, writes
-and speaks. Torch's process group does the talking (gloo between hosts, NCCL between GPUs). A run of one process talks to nobody, and none of this
-costs it anything.
+Every process takes its share of each optimiser batch and of each evaluation; sums and means are those of the whole. Only the first one decides,
+writes and speaks. Torch's process group does the talking (gloo between hosts, NCCL between GPUs). A run of one process talks to nobody, and none
+of this costs it anything.
 """
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import zip_longest
 from typing import Any, TypeVar
 
 import torch
@@ -20,6 +19,7 @@ from torch import Tensor
 from ebft.config import RunFailure, UserError
 
 Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 BUCKET = 2**25  # elements of gradients that travel together
 
@@ -35,12 +35,21 @@ class World:
     def is_first(self) -> bool:
         return self.rank == 0
 
+    @property
+    def suffix(self) -> str:
+        """Of the names of files that every process writes."""
+        return f"_rank_{self.rank}" if self.size > 1 else ""
+
     def sum(self, x: Shaped[Tensor, "*n"]) -> Shaped[Tensor, "*n"]:
         """Over all processes; the same bits in each."""
         if self.size > 1:
             x = x.clone()
             dist.all_reduce(x)
         return x
+
+    def total(self, number: float) -> float:
+        """Over all processes."""
+        return self.sum(torch.tensor(number, dtype=torch.float64)).item()
 
     def most(self, numbers: Sequence[int]) -> list[int]:
         """The largest over all processes, of each number."""
@@ -73,9 +82,9 @@ class World:
             yield
         except (UserError, RunFailure) as error:
             refused = error
-        for error in self.gather(refused):
-            if error is not None:
-                raise error
+        for everybody in self.gather(refused):
+            if everybody is not None:
+                raise everybody
 
     def share(self, items: Sequence[Item]) -> Sequence[Item]:
         """This process's part of items that divide evenly, neighbours together."""
@@ -83,21 +92,23 @@ class World:
         assert not rest, (len(items), self.size)
         return items[self.rank * each : (self.rank + 1) * each]
 
-    def rounds(self, items: Sequence[Item]) -> Iterator[tuple[Item, bool]]:
-        """Items one after the other, in each round one for every process, and whether it is this one's to count: where the last round has too few, the
-        others do the last item over again."""
+    def spread(self, items: Sequence[Item], work: Callable[[Item], Result], tick: Callable[[], None]) -> list[Result]:
+        """`work` on every item, in rounds of one item a process, each followed by a `tick`. All get all results, in the order of the items.
+
+        In a last round with too few items the other processes do the last one over again, so that all work alike at any time.
+        """
+        own: list[Result] = []
         for start in range(0, len(items), self.size):
             place = start + self.rank
-            yield items[min(place, len(items) - 1)], place < len(items)
+            result = work(items[min(place, len(items) - 1)])
+            if place < len(items):
+                own.append(result)
+            tick()
+        everybody = self.gather(own)
+        return [everybody[place % self.size][place // self.size] for place in range(len(items))]
 
     def num_rounds(self, num_items: int) -> int:
         return math.ceil(num_items / self.size)
-
-    def in_order(self, results: Sequence[Item]) -> list[Item]:
-        """All results of `rounds` that count, in the order of the items."""
-        nothing = object()
-        rounds = zip_longest(*self.gather([*results]), fillvalue=nothing)
-        return [result for each in rounds for result in each if result is not nothing]
 
     def add_gradients(self, parameters: Iterable[Tensor]) -> None:
         """Replace every gradient by the sum of all processes'."""
@@ -112,6 +123,9 @@ class World:
                 _add(bucket)
                 bucket = []
         _add(bucket)
+
+
+ALONE = World()
 
 
 def _add(gradients: Sequence[Tensor]) -> None:

@@ -4,6 +4,7 @@ from transformers import PreTrainedTokenizerBase
 
 from ebft.config import RLVRConfig, TrainConfig, UserError
 from ebft.data import Data, Questions
+from ebft.distributed import ALONE, World
 from ebft.evaluation import Examiner
 from ebft.sandbox import Sandbox
 from ebft.tasks import build
@@ -17,7 +18,9 @@ class Judging:
     """The verifier of a run and what it is asked about. Raises UserError for code that may not run here, questions that leave no room for an
     answer, and reference answers that fail their own test; RunFailure for a sandbox that does not tell good from bad."""
 
-    def __init__(self, config: TrainConfig, loaded: Data, tokenizer: PreTrainedTokenizerBase, max_positions: int | None) -> None:
+    def __init__(
+        self, config: TrainConfig, loaded: Data, tokenizer: PreTrainedTokenizerBase, max_positions: int | None, world: World = ALONE
+    ) -> None:
         self.config, self.tokenizer = config, tokenizer
         self.train, self.validation = loaded.train_questions, loaded.validation_questions
         self.sandbox = self.verifier = None
@@ -30,7 +33,7 @@ class Judging:
         assert config.data.task is not None
         self.verifier = build(config.data.task, self.sandbox)
         for questions in used:
-            _check_references(self.verifier, questions, config.sandbox.check_references)
+            _check_references(self.verifier, questions, config.sandbox.check_references, world)
 
     def _used(self) -> list[Questions]:
         """The sides that this run asks about."""
@@ -93,10 +96,10 @@ def _sandbox(config: TrainConfig) -> Sandbox:
     return sandbox
 
 
-def _check_references(verifier: Verifier, questions: Questions, number: int | None) -> None:
-    """Reference answers, evenly spread, must pass."""
+def _check_references(verifier: Verifier, questions: Questions, number: int | None, world: World) -> None:
+    """Reference answers, evenly spread, must pass; every process tries its part of them."""
     number = len(questions) if number is None else min(number, len(questions))
-    chosen = [questions.items[place * len(questions) // number] for place in range(number)]
+    chosen = [questions.items[place * len(questions) // number] for place in range(world.rank, number, world.size)]
     for question, verdict in zip(chosen, verifier.verify_all([question.answer for question in chosen], chosen), strict=True):
         if not verdict.passed:
             raise UserError(

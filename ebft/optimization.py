@@ -11,7 +11,9 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from transformers import get_scheduler
 
 from ebft.config import OptimizerConfig
+from ebft.distributed import ALONE, World
 from ebft.methods import Method, differentiate
+from ebft.methods.base import Counts, Tally
 from ebft.models import LanguageModel
 from ebft.types import Batch
 
@@ -35,8 +37,8 @@ def micro_batches(row_tokens: list[int], most_rows: int, most_tokens: int | None
 class Optimization:
     """AdamW, its schedule and the optional weight average of one run."""
 
-    def __init__(self, config: OptimizerConfig, policy: LanguageModel, max_steps: int) -> None:
-        self.config, self.policy = config, policy
+    def __init__(self, config: OptimizerConfig, policy: LanguageModel, max_steps: int, world: World = ALONE) -> None:
+        self.config, self.policy, self.world = config, policy, world
         self.parameters = [parameter for parameter in policy.trained.parameters() if parameter.requires_grad]
         self.optimizer = torch.optim.AdamW(
             self.parameters, lr=config.lr, betas=(config.betas[0], config.betas[1]), eps=config.eps, weight_decay=config.weight_decay
@@ -50,25 +52,41 @@ class Optimization:
     def step(self, method: Method, batch: Batch, step: int, micro_batch_size: int, max_tokens: int | None) -> dict[str, float]:
         """Prepare every micro-batch, add up the denominators, differentiate, clip, update. Raises NonFiniteError before anything changes.
 
-        A micro-batch has at most `micro_batch_size` rows, and `max_tokens` with all their rollouts if it has several rows.
+        `batch` is this process's share of the optimiser batch; denominators, gradients and figures are those of the whole. A micro-batch has at most
+        `micro_batch_size` rows, and `max_tokens` with all their rollouts if it has several rows.
         """
         cuts = micro_batches(method.row_tokens(batch), micro_batch_size, max_tokens)
         with record_function("prepare"):
             prepared = [method.prepare(batch.rows(start, stop), step) for start, stop in cuts]
-        counts = [method.counts(part) for part in prepared]
-        totals = {name: torch.stack([count[name] for count in counts]).sum() for name in counts[0]}
+        totals = self._totals([method.counts(part) for part in prepared])
 
         self.policy.model.train()
-        figures: dict[str, torch.Tensor] = {}
+        losses: dict[str, torch.Tensor] = {}
         with record_function("update"):
             for part in prepared:
                 for name, value in differentiate(method, part, totals, max_tokens).items():
-                    figures[name] = figures.get(name, 0) + value
-        figures["grad_norm"] = torch.nn.utils.clip_grad_norm_(self.parameters, self.config.max_grad_norm)
-        figures |= method.metrics(prepared)
-        values = dict(zip(figures, torch.stack([*figures.values()]).tolist(), strict=True))
+                    losses[name] = losses.get(name, 0) + value
+            self.world.add_gradients(self.parameters)
+        norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.config.max_grad_norm)
+        values = self._figures(losses, norm, method.metrics(prepared))
         with record_function("optimizer"):
             self._update(values)
+        return values
+
+    def _totals(self, counts: list[Counts]) -> Counts:
+        """Over all micro-batches of all processes."""
+        sums = self.world.sum(torch.stack([torch.stack([*count.values()]) for count in counts]).sum(0))
+        return dict(zip(counts[0], sums, strict=True))
+
+    def _figures(self, losses: dict[str, torch.Tensor], norm: torch.Tensor, tallies: dict[str, Tally]) -> dict[str, float]:
+        """Of the whole optimiser batch; the only time in a step that the program waits for the device, rollouts aside."""
+        shares = torch.cat([torch.stack([*losses.values()]).double(), *(tally.sums for tally in tallies.values())])
+        *sums, grad_norm = torch.cat([self.world.sum(shares), norm.double()[None]]).tolist()
+        values = dict(zip(losses, sums, strict=False)) | {"grad_norm": grad_norm}
+        for place, (name, tally) in enumerate(tallies.items()):
+            figure = tally.figure(*sums[len(losses) + 3 * place :][:3])
+            if figure is not None:
+                values[name] = figure
         return values
 
     def _update(self, values: dict[str, float]) -> None:

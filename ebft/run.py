@@ -95,9 +95,7 @@ class Run:
 
     def log(self, step: int, metrics: Metrics) -> None:
         """One row of metrics. RunFailure for NaN and infinity: what could not be computed is to be left out, not logged."""
-        for name, value in metrics.items():
-            if not math.isfinite(value):
-                raise RunFailure(f"{name} became {value} at step {step}; a lower optimizer.lr is the usual cure.")
+        _check_finite(step, metrics)
         files.append_row(self.directory / METRICS, {"step": step, **metrics})
         self.tracker.log(step, metrics)
 
@@ -170,6 +168,35 @@ class Run:
         self.say(f"Run folder: {self.directory}")
         if report_path is not None:
             self.say(f"Report: {report_path}")
+
+
+class SilentRun(Run):
+    """The run as every process but the first has it: same interface, nothing shown and nothing written."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory, self.is_complete = directory, False
+        self._console = Console(None, quiet=True)
+
+    def rewind(self, step: int, evaluated: int) -> None:
+        pass
+
+    def log(self, step: int, metrics: Metrics) -> None:
+        _check_finite(step, metrics)
+
+    def samples(self, step: int, rows: Sequence[Mapping[str, Any]]) -> None:
+        pass
+
+    def answers(self, step: int, rows: Sequence[Mapping[str, Any]]) -> None:
+        pass
+
+    def finish(self, status: str, **summary: Any) -> None:
+        pass
+
+
+def _check_finite(step: int, metrics: Metrics) -> None:
+    for name, value in metrics.items():
+        if not math.isfinite(value):
+            raise RunFailure(f"{name} became {value} at step {step}; a lower optimizer.lr is the usual cure.")
 
 
 class StopSignals:

@@ -1,6 +1,7 @@
 """From a config to everything that a run needs: checks first, in the order of what they cost, then the models."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -12,6 +13,7 @@ from ebft.adapters import check_packages
 from ebft.blocks import find_blocks
 from ebft.config import EvalConfig, LoRAConfig, RLVRConfig, TrainConfig, UserError
 from ebft.data import Data, Rows
+from ebft.distributed import ALONE, World
 from ebft.evaluation import Evaluator
 from ebft.judging import Judging
 from ebft.loading import check_architecture, feature_network_of, load_architecture, load_policy, load_tokenizer
@@ -35,6 +37,7 @@ class Material:
     held_out: list[Batch]
     held_out_long: list[Batch]
     judging: Judging
+    world: World
 
     @property
     def stop_token(self) -> int | None:
@@ -43,10 +46,10 @@ class Material:
 
     def evaluator(self, phi: FeatureNetwork) -> Evaluator:
         config = self.config
-        return Evaluator(config.eval, config.sampler, self.held_out, self.held_out_long, phi, self.stop_token, self.judging.examiner())
+        return Evaluator(config.eval, config.sampler, self.held_out, self.held_out_long, phi, self.stop_token, self.judging.examiner(), self.world)
 
 
-def gather(config: TrainConfig) -> Material:
+def gather(config: TrainConfig, world: World = ALONE) -> Material:
     """Raises UserError for anything that config, machine or data do not allow; loads no weights."""
     transformers.utils.logging.disable_progress_bar()  # the run has its own
     device = choose_device(config)
@@ -57,8 +60,8 @@ def gather(config: TrainConfig) -> Material:
     loaded = data.load(config.data, tokenizer, train_questions=trained, validation_questions=examined)
     _check_vocabulary(loaded, architecture.vocab_size, config)
     held_out, held_out_long = (evaluation_batches(loaded.validation, config, size) for size in _evaluated(config.eval))
-    judging = Judging(config, loaded, tokenizer, architecture.to_dict().get("max_position_embeddings"))
-    return Material(config, device, tokenizer, architecture, loaded, held_out, held_out_long, judging)
+    judging = Judging(config, loaded, tokenizer, architecture.to_dict().get("max_position_embeddings"), world)
+    return Material(config, device, tokenizer, architecture, loaded, held_out, held_out_long, judging, world)
 
 
 @dataclass(frozen=True)
@@ -80,7 +83,11 @@ class Groundwork:
     def tokenizer(self) -> PreTrainedTokenizerBase:
         return self.material.tokenizer
 
-    def batch(self, indices: list[int]) -> Batch:
+    @property
+    def world(self) -> World:
+        return self.material.world
+
+    def batch(self, indices: Sequence[int]) -> Batch:
         """Usable rows by their place among the usable ones."""
         return self.rows.batch([self.usable[index] for index in indices])
 
@@ -94,20 +101,20 @@ class Setup(Groundwork):
     evaluator: Evaluator
 
 
-def survey(config: TrainConfig) -> Groundwork:
+def survey(config: TrainConfig, world: World = ALONE) -> Groundwork:
     """Raises UserError for anything that config, machine or data do not allow; loads no weights, and asks for no room for them."""
-    material = gather(config)
+    material = gather(config, world)
     rows = training_rows(material.data, config)
     usable, num_blocks = usable_rows(rows, config)
     if isinstance(config.model.adapter, LoRAConfig):
         check_packages(config.model.adapter, material.device)
-    workload = budget.workload(config, material.architecture, num_blocks, material.device)
+    workload = budget.workload(config, material.architecture, num_blocks, material.device, config.trainer.processes or world.size)
     return Groundwork(material, rows, usable, num_blocks, workload, _max_steps(config, len(usable)))
 
 
-def prepare(config: TrainConfig) -> Setup:
+def prepare(config: TrainConfig, world: World = ALONE) -> Setup:
     """Raises UserError for anything that config, machine, data or model do not allow; before weights are loaded, if they and a step find no room."""
-    ground = survey(config)
+    ground = survey(config, world)
     material = ground.material
     if material.device == "cuda":
         budget.check_room(ground.workload)

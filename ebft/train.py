@@ -16,12 +16,13 @@ from ebft import checkpoint
 from ebft.adapters import same_base
 from ebft.config import RunFailure, TrainConfig, UserError
 from ebft.data import order
+from ebft.distributed import ALONE, World
 from ebft.evaluation import Evaluation
 from ebft.files import atomic_file
 from ebft.optimization import NonFiniteError, Optimization, save_batch
 from ebft.plan import model_card, plan
 from ebft.profiling import DTYPES, NoProfile, Profile, matmul_peak, utilization
-from ebft.run import Run, StopSignals
+from ebft.run import Run, SilentRun, StopSignals
 from ebft.setup import Setup, prepare
 from ebft.workload import flops_per_token
 
@@ -30,18 +31,21 @@ class Stopped(Exception):
     """A signal asked the run to stop while it evaluated."""
 
 
-def train(config: TrainConfig, run_dir: Path) -> str:
+def train(config: TrainConfig, run_dir: Path, world: World = ALONE) -> str:
     """Run `config` in `run_dir`: from the start, or on from a checkpoint. Returns its status, `completed` or `interrupted`.
 
-    Raises UserError before anything is written there, RunFailure for a run that could not go on.
+    Raises UserError before anything is written there, RunFailure for a run that could not go on; of several processes, all of them do.
     """
-    Run.check(run_dir, config)
-    start = checkpoint.resolve(config.resume, run_dir)
-    saved = None if start is None else checkpoint.load(start)
-    setup = prepare(config)
-    if saved is not None:
-        check_continues(config, setup, saved)
-    run = Run(run_dir, config)
+    with world.together():
+        Run.check(run_dir, config)
+        start = checkpoint.resolve(config.resume, run_dir)
+        saved = None if start is None else checkpoint.load(start)
+        setup = prepare(config, world)
+        if saved is not None:
+            check_continues(config, setup, saved)
+    with world.together():
+        run = Run(run_dir, config) if world.is_first else SilentRun(run_dir)
+    run.is_complete = world.told(run.is_complete)
     if run.is_complete:
         run.say(f"{run_dir} is complete; raise trainer.max_steps to train on, or choose another hydra.run.dir.")
         return "completed"
@@ -74,7 +78,8 @@ class Loop:
 
     def __init__(self, config: TrainConfig, setup: Setup, run: Run, stop: StopSignals) -> None:
         self.config, self.setup, self.run, self.stop = config, setup, run, stop
-        self.optimization = Optimization(config.optimizer, setup.policy, setup.max_steps)
+        self.world = setup.world
+        self.optimization = Optimization(config.optimizer, setup.policy, setup.max_steps, self.world)
         self.peak = matmul_peak(DTYPES[config.trainer.dtype], "cuda") if setup.device == "cuda" else None
         self.profile: Profile = NoProfile()
         self.step = 0
@@ -84,13 +89,13 @@ class Loop:
         self.tokens_forwarded = 0.0
         self.train_seconds = 0.0  # of the steps alone, without evaluations
         self.started = time.monotonic()
-        torch.manual_seed(config.seed)
+        torch.manual_seed(config.seed + (self.world.rank << 32))  # of the dropout of adapters; rollouts and rows have seeds of their own
 
     def run_to_the_end(self) -> str:
         """Returns `completed` or `interrupted`."""
         if self.peak is not None:
             self.run.say(f"train/mfu is a share of {self.peak / 1e12:.1f} TFLOP/s, which a large {self.config.trainer.dtype} matmul reaches here.")
-        if self.config.trainer.profile:
+        if self.config.trainer.profile and self.world.is_first:
             self.profile = Profile(self.run.directory, self.setup.device, self.setup.max_steps - self.step, self.run.say)
         try:
             with self.run.progress(self.setup.max_steps, self.step) as progress:
@@ -112,42 +117,48 @@ class Loop:
     def _settle(self) -> bool:
         """What is due between two steps: evaluate, save. True if another step follows."""
         config, step, last = self.config, self.step, self.step == self.setup.max_steps
-        if (last or step % config.eval.every_steps == 0) and self.evaluated < step and not self.stop.requested:
+        if (last or step % config.eval.every_steps == 0) and self.evaluated < step and not self._is_to_stop():
             self.profile.close()
             self._evaluate()
-        ends = last or self.stop.requested
+        ends = last or self._is_to_stop()
         if ends or (step > 0 and step % config.trainer.checkpoint_every_steps == 0):
             self.profile.close()
-            checkpoint.save(self.run.directory, step, self.state(), config.trainer.keep_checkpoints)
+            state = self.state()
+            if self.world.is_first:
+                checkpoint.save(self.run.directory, step, state, config.trainer.keep_checkpoints)
         return not ends
+
+    def _is_to_stop(self) -> bool:
+        """Whether a signal has asked any of the processes to."""
+        return self.world.any(self.stop.requested)
 
     def _train_step(self) -> dict[str, float]:
         config, setup, started = self.config, self.setup, time.monotonic()
         before = setup.method.tokens_forwarded
-        batch = setup.batch(order(len(setup.usable), config.seed, self.step, config.trainer.batch_size))
+        batch = setup.batch(self.world.share(order(len(setup.usable), config.seed, self.step, config.trainer.batch_size)))
         try:
             trainer = config.trainer
             values = self.optimization.step(setup.method, batch, self.step, trainer.micro_batch_size, trainer.max_tokens_per_microbatch)
         except NonFiniteError as error:
-            path = self.run.directory / f"nonfinite_step_{self.step:06d}.pt"
+            path = self.run.directory / f"nonfinite_step_{self.step:06d}{self.world.suffix}.pt"
             with atomic_file(path) as file:
                 save_batch(batch, file)
             raise RunFailure(f"Step {self.step} stopped: {error}; its batch is in {path}. A lower optimizer.lr is the usual cure.") from error
         self.step += 1
-        tokens, seconds = setup.method.tokens_forwarded - before, time.monotonic() - started
+        tokens, seconds = self.world.total(setup.method.tokens_forwarded - before), time.monotonic() - started
         self.tokens_forwarded += tokens
         self.train_seconds += seconds
         metrics = {f"train/{name}": value for name, value in values.items()}
         metrics["train/tokens_per_second"] = tokens / seconds
         if self.peak is not None:
-            metrics["train/mfu"] = utilization(tokens, flops_per_token(setup.workload), seconds, self.peak)
+            metrics["train/mfu"] = utilization(tokens / self.world.size, flops_per_token(setup.workload), seconds, self.peak)
         self.run.log(self.step, metrics)
         return metrics
 
     def _evaluate(self) -> None:
         def tick() -> None:
             bar.update()
-            if self.stop.requested:
+            if self._is_to_stop():
                 raise Stopped
 
         evaluator = self.setup.evaluator
@@ -194,6 +205,8 @@ class Loop:
         assert self.latest is not None
         config, directory, model, adapters = self.config, self.run.directory, self.setup.policy.model, self.setup.policy.adapters
         metrics = self.latest.metrics()
+        if not self.world.is_first:
+            return
         with self.optimization.averaged():
             if adapters is not None:
                 checkpoint.export_adapters(adapters, directory / "adapter", config.model.path, model_card(config, self.step, metrics, "peft"))

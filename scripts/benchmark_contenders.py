@@ -25,7 +25,7 @@ from transformers import PreTrainedModel
 from ebft.config import EBFTConfig, FeaturesConfig, OptimizerConfig, SamplerConfig
 from ebft.cost import num_blocks
 from ebft.methods import Loss, Method
-from ebft.methods.base import Counts
+from ebft.methods.base import Counts, Tally
 from ebft.methods.ebft import EBFT
 from ebft.methods.sft import SFT
 from ebft.models import FeatureNetwork, LanguageModel
@@ -176,7 +176,7 @@ class Twin(NaiveEBFT):
     def row_tokens(self, batch: Batch) -> list[int]:
         return [0] * len(batch)
 
-    def metrics(self, prepared: list[NaiveExperience]) -> dict[str, Tensor]:  # type: ignore[override]
+    def metrics(self, prepared: list[NaiveExperience]) -> dict[str, Tally]:  # type: ignore[override]
         return {}
 
     def logits(self, row: Tensor, anchors: Tensor, tokens: Int[Tensor, "B N K G"]) -> Float[Tensor, "B N S V"]:

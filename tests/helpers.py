@@ -21,6 +21,7 @@ from transformers import (
 from ebft.blocks import find_blocks
 from ebft.config import FeaturesConfig, SamplerConfig
 from ebft.methods import Method, differentiate
+from ebft.methods.base import Tally
 from ebft.models import FeatureNetwork, LanguageModel
 from ebft.types import Batch, Blocks, Rollout
 from tests.reference import batch_of
@@ -162,3 +163,9 @@ def log_probs_alone(model: PreTrainedModel, context: Tensor, continuation: Tenso
     """Log-probs of one continuation, forwarded alone after its context."""
     logits = model(input_ids=torch.cat([context, continuation])[None]).logits[0, len(context) - 1 : -1]
     return (logits / temperature).log_softmax(-1).gather(1, continuation[:, None]).squeeze(1)
+
+
+def figures(tallies: dict[str, Tally]) -> dict[str, float]:
+    """What the loop makes of one process's tallies."""
+    values = {name: tally.figure(*tally.sums.tolist()) for name, tally in tallies.items()}
+    return {name: value for name, value in values.items() if value is not None}

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from ebft.config import OptimizerConfig, TrainConfig
 from ebft.methods import Loss, differentiate
+from ebft.methods.base import Tally
 from ebft.models import LanguageModel
 from ebft.optimization import NonFiniteError, Optimization, micro_batches
 from ebft.setup import Setup, prepare
@@ -50,8 +51,8 @@ class Linear:
     def row_tokens(self, batch: Batch) -> list[int]:
         return [batch.tokens.shape[1]] * len(batch)
 
-    def metrics(self, prepared: list[Batch]) -> dict[str, Tensor]:
-        return {"parts": torch.tensor(float(len(prepared)))}
+    def metrics(self, prepared: list[Batch]) -> dict[str, Tally]:
+        return {"parts": Tally.ratio(torch.tensor(len(prepared)), torch.tensor(1))}
 
     def tokens_per_row(self, row_length: int, num_blocks: float) -> dict[str, float]:
         return {}

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ebft.blocks import find_blocks, reaches
 from ebft.config import EvalConfig, SamplerConfig
+from ebft.distributed import ALONE, World
 from ebft.evaluation.answers import Answer, Answers, Examiner
 from ebft.evaluation.scores import cross_entropy, feature_matching
 from ebft.evaluation.statistics import Ratio, concatenate
@@ -93,8 +94,9 @@ class Evaluator:
         phi: FeatureNetwork,
         stop_token: int | None,
         examiner: Examiner | None = None,
+        world: World = ALONE,
     ) -> None:
-        self.examiner = examiner
+        self.examiner, self.world = examiner, world
         self.config, self.sampler, self.batches, self.phi, self.stop_token = config, sampler, batches, phi, stop_token
         self.first_context = config.first_context(sampler.anchors)
         self.short, self.long = horizons(config, sampler, batches[0].tokens.shape[1])
@@ -103,22 +105,17 @@ class Evaluator:
 
     @property
     def num_ticks(self) -> int:
-        return len(self.batches) + len(self.long_batches) + (0 if self.examiner is None else len(self.examiner.batches))
+        work = [self.batches, self.long_batches, [] if self.examiner is None else self.examiner.batches]
+        return sum(self.world.num_rounds(len(batches)) for batches in work)
 
     def __call__(self, policy: LanguageModel, tick: Callable[[], None]) -> Evaluation:
-        """Evaluate; `tick` is called after every batch and may raise to stop."""
-        parts, long_parts, samples = [], [], []
+        """Evaluate; `tick` is called after every batch and may raise to stop. Processes take turns with the batches, and all have the result."""
         with policy.evaluating():
-            for batch in self.batches:
-                scores, shown = self._score(policy, batch)
-                parts.append(scores)
-                samples += shown
-                tick()
-            for batch in self.long_batches:
-                long_parts.append(self._score_long(policy, batch))
-                tick()
-            answers = Answers({}, {}, []) if self.examiner is None else self.examiner(policy, tick)
-        scores = concatenate(parts) | concatenate(long_parts) | answers.scores
+            parts = self.world.spread(self.batches, lambda batch: self._score(policy, batch), tick)
+            long_parts = self.world.spread(self.long_batches, lambda batch: self._score_long(policy, batch), tick)
+            answers = Answers({}, {}, []) if self.examiner is None else self.examiner(policy, tick, self.world)
+        scores = concatenate([scores for scores, _ in parts]) | concatenate(long_parts) | answers.scores
+        samples = [sample for _, shown in parts for sample in shown]
         return Evaluation(scores, samples[:NUM_SAMPLES_SHOWN], answers.figures, answers.answers[:NUM_ANSWERS_SHOWN])
 
     def _score(self, policy: LanguageModel, batch: Batch) -> tuple[dict[str, Ratio], list[Sample]]:

@@ -21,6 +21,7 @@ from torch import Tensor
 from ebft.blocks import completion_blocks
 from ebft.completions import Completions, Decoding, complete
 from ebft.config import EvalConfig
+from ebft.distributed import ALONE, World
 from ebft.evaluation.statistics import Ratio, concatenate
 from ebft.models import LanguageModel, row_labels
 from ebft.tasks.base import Verdict
@@ -59,17 +60,16 @@ class Examiner:
     def __init__(self, config: EvalConfig, batches: Sequence[Batch], judge: Judge) -> None:
         self.config, self.batches, self.judge = config, batches, judge
 
-    def __call__(self, policy: LanguageModel, tick: Callable[[], None]) -> Answers:
-        parts: list[dict[str, Ratio]] = []
-        answers: list[Answer] = []
-        for batch in self.batches:
-            scores, given = self._greedy(policy, batch)
-            parts.append(scores | self._samples(policy, batch) | self._calibration(policy, batch))
-            answers += given
-            tick()
+    def __call__(self, policy: LanguageModel, tick: Callable[[], None], world: World = ALONE) -> Answers:
+        results = world.spread(self.batches, lambda batch: self._ask(policy, batch), tick)
+        answers = [answer for _, given in results for answer in given]
         questions = [self.judge.questions[row] for batch in self.batches for row in batch.row_ids.tolist()]
         figures = self.judge.verifier.metrics([answer.text for answer in answers], questions)
-        return Answers(concatenate(parts), figures, answers)
+        return Answers(concatenate([scores for scores, _ in results]), figures, answers)
+
+    def _ask(self, policy: LanguageModel, batch: Batch) -> tuple[dict[str, Ratio], list[Answer]]:
+        scores, answers = self._greedy(policy, batch)
+        return scores | self._samples(policy, batch) | self._calibration(policy, batch), answers
 
     def _complete(self, policy: LanguageModel, batch: Batch, num: int, decoding: Decoding, purpose: str) -> Completions:
         blocks, device = completion_blocks(batch), policy.device

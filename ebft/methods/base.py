@@ -1,11 +1,12 @@
 """What the training loop knows of a method."""
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol, TypeVar, runtime_checkable
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
 from ebft.types import Batch
@@ -19,6 +20,30 @@ class Loss:
 
     total: Float[Tensor, ""]
     parts: dict[str, Float[Tensor, ""]]
+
+
+@dataclass(frozen=True)
+class Tally:
+    """A mean as far as one process has it: how many values, their sum, the sum of their squares. Tallies of the same name add up."""
+
+    sums: Float[Tensor, "3"]  # in float64
+    is_spread: bool = False  # the values' standard deviation is wanted, not their mean
+
+    @classmethod
+    def of(cls, values: Shaped[Tensor, "*n"], counted: Bool[Tensor, "*n"], is_spread: bool = False) -> "Tally":
+        held = torch.where(counted, values, 0).double()
+        return cls(torch.stack([counted.sum().double(), held.sum(), held.square().sum()]), is_spread)
+
+    @classmethod
+    def ratio(cls, total: Shaped[Tensor, ""], count: Shaped[Tensor, ""]) -> "Tally":
+        return cls(torch.stack([count, total, total]).double())
+
+    def figure(self, count: float, total: float, squares: float) -> float | None:
+        """Of everybody's sums; None where nothing counts."""
+        if not count:
+            return None
+        mean = total / count
+        return math.sqrt(max(0.0, squares / count - mean**2)) if self.is_spread else mean
 
 
 Prepared = TypeVar("Prepared")
@@ -62,8 +87,8 @@ class Method(Protocol[Prepared]):
         """Tokens of every row with all its rollouts, at most."""
         ...
 
-    def metrics(self, prepared: list[Prepared]) -> dict[str, Float[Tensor, ""]]:
-        """Figures of the whole optimiser batch."""
+    def metrics(self, prepared: list[Prepared]) -> dict[str, Tally]:
+        """Figures of the micro-batches; the loop adds up those of several processes. Which there are depends on the config alone."""
         ...
 
     def tokens_per_row(self, row_length: int, num_blocks: float) -> dict[str, float]:

@@ -20,7 +20,7 @@ from ebft.advantages import advantages
 from ebft.blocks import find_blocks
 from ebft.config import EBFTConfig, SamplerConfig
 from ebft.losses import cross_entropy, policy_gradient
-from ebft.methods.base import Counts, Loss, branch_tokens
+from ebft.methods.base import Counts, Loss, Tally, branch_tokens
 from ebft.methods.metrics import signal
 from ebft.models import FeatureNetwork, Labels, LanguageModel, branch_labels, row_labels
 from ebft.reuse import branches_of, leading_matches
@@ -86,7 +86,7 @@ class EBFT:
                 total = total + ce_coef * parts["cross_entropy"]
             yield Loss(total + part.pull, parts)
 
-    def metrics(self, prepared: list[Experience]) -> dict[str, Tensor]:
+    def metrics(self, prepared: list[Experience]) -> dict[str, Tally]:
         return signal(prepared, self.stop_token)
 
     def row_tokens(self, batch: Batch) -> list[int]:

@@ -1,12 +1,13 @@
 """Figures that tell whether a reward still carries signal (method.md section 6)."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
+from ebft.methods.base import Tally
 from ebft.types import Rollout
 
 EQUAL_REWARDS = 1e-6  # rewards of one context that differ by less give it no advantage but rounding
@@ -32,23 +33,30 @@ class Verified(Protocol):
     def advantages(self) -> Float[Tensor, "B N"]: ...
 
 
-def outcomes(prepared: Sequence[Verified]) -> dict[str, Float[Tensor, ""]]:
+def outcomes(prepared: Sequence[Verified]) -> dict[str, Tally]:
     """Means over all completions of an optimiser batch, rewards and passes over the judged ones."""
-    judged = torch.cat([part.judged for part in prepared])
-    spread = torch.cat([part.advantages.abs().amax(1) for part in prepared])
+
+    def joined(figure: Callable[[Verified], Tensor]) -> Tensor:
+        return torch.cat([figure(part).flatten() for part in prepared])
+
+    judged, spread = joined(lambda part: part.judged), joined(lambda part: part.advantages.abs().amax(1))
+    everyone = torch.ones_like(judged)
     figures = {
-        "verifier_error_share": (~judged).float().mean(),
-        "truncated_share": torch.cat([part.truncated for part in prepared]).float().mean(),
-        "zero_advantage_share": (spread <= EQUAL_REWARDS).float().mean(),
-        "completion_tokens": torch.cat([part.rollout.valid.sum((2, 3)) for part in prepared]).float().mean(),
+        "verifier_error_share": Tally.of(~judged, everyone),
+        "truncated_share": Tally.of(joined(lambda part: part.truncated), everyone),
+        "zero_advantage_share": Tally.of(spread <= EQUAL_REWARDS, torch.ones_like(spread, dtype=torch.bool)),
+        "completion_tokens": Tally.of(joined(lambda part: part.rollout.valid.sum((2, 3))), everyone),
+        "reward": Tally.of(joined(lambda part: part.rewards), judged),
+        "passed_share": Tally.of(joined(lambda part: part.passed), judged),
     }
-    if judged.any():
-        figures["reward"] = torch.cat([part.rewards for part in prepared])[judged].mean()
-        figures["passed_share"] = torch.cat([part.passed for part in prepared])[judged].float().mean()
-    ratios = [(part.rollout.log_probs - part.reference)[part.rollout.valid] for part in prepared if part.reference is not None]
-    if sum(map(len, ratios)):
-        figures["kl"] = torch.cat(ratios).mean()  # per token that counts, without bias
+    if all(part.reference is not None for part in prepared):  # per token that counts, without bias
+        figures["kl"] = Tally.of(joined(_log_ratios), joined(lambda part: part.rollout.valid))
     return figures
+
+
+def _log_ratios(part: Verified) -> Float[Tensor, "B N 1 G"]:
+    assert part.reference is not None
+    return part.rollout.log_probs - part.reference
 
 
 @runtime_checkable
@@ -71,33 +79,33 @@ class Rewarded(Protocol):
     def reused(self) -> Int[Tensor, "B N K"]: ...
 
 
-def signal(prepared: Sequence[Rewarded], stop_token: int | None) -> dict[str, Float[Tensor, ""]]:
+def signal(prepared: Sequence[Rewarded], stop_token: int | None) -> dict[str, Tally]:
     """Means over all rollouts of an optimiser batch; shares lie in [0, 1]. Nothing is asked of the device."""
     exists = torch.cat([part.rollout.blocks.valid.flatten() for part in prepared])
 
-    def mean(values: Shaped[Tensor, "M N"] | Shaped[Tensor, "M"]) -> Float[Tensor, ""]:
-        each = values.float().mean(1) if values.ndim == 2 else values.float()
-        return torch.where(exists, each, 0).sum() / exists.sum()
+    def tally(values: Shaped[Tensor, "M N"] | Shaped[Tensor, "M"], is_spread: bool = False) -> Tally:
+        return Tally.of(values, exists[:, None].expand_as(values) if values.ndim == 2 else exists, is_spread)
 
     def gather(name: str) -> Float[Tensor, "M N"]:
         return torch.cat([_contexts(getattr(part, name)) for part in prepared])
 
-    rewards, advantages = gather("reward"), gather("advantages")
+    rewards = gather("reward")
     tokens = torch.cat([_contexts(part.rollout.tokens) for part in prepared])
     reused = torch.cat([_contexts(part.reused) for part in prepared]).sum(1)
+    generated = torch.stack([part.rollout.valid.sum() for part in prepared]).sum()
     figures = {
-        "reward": mean(rewards),
-        "alignment": mean(gather("alignment")),
-        "diversity": mean(gather("diversity")),
-        "advantage_std": mean((advantages - mean(advantages)).square()).sqrt(),
-        "zero_advantage_share": mean(rewards.amax(1) - rewards.amin(1) <= EQUAL_REWARDS),
-        "duplicate_share": mean(_has_twin(tokens)),
-        "reused_share": torch.where(exists, reused, 0).sum() / sum(part.rollout.valid.sum() for part in prepared),
+        "reward": tally(rewards),
+        "alignment": tally(gather("alignment")),
+        "diversity": tally(gather("diversity")),
+        "advantage_std": tally(gather("advantages"), is_spread=True),
+        "zero_advantage_share": tally(rewards.amax(1) - rewards.amin(1) <= EQUAL_REWARDS),
+        "duplicate_share": tally(_has_twin(tokens)),
+        "reused_share": Tally.ratio(torch.where(exists, reused, 0).sum(), generated),
     }
     if prepared[0].whitening_sign is not None:
-        figures["negative_whitening_share"] = mean(gather("whitening_sign") < 0)
+        figures["negative_whitening_share"] = tally(gather("whitening_sign") < 0)
     if stop_token is not None:
-        figures["starts_with_eos_share"] = mean(tokens[..., 0] == stop_token)
+        figures["starts_with_eos_share"] = tally(tokens[..., 0] == stop_token)
     return figures
 
 

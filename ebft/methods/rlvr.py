@@ -26,7 +26,7 @@ from ebft.blocks import completion_blocks, make_branches
 from ebft.completions import Decoding, complete
 from ebft.config import RLVRConfig, SamplerConfig
 from ebft.losses import cross_entropy, kl_penalty, policy_gradient
-from ebft.methods.base import Counts, Loss, branch_tokens
+from ebft.methods.base import Counts, Loss, Tally, branch_tokens
 from ebft.methods.metrics import outcomes
 from ebft.models import FORWARD_TOKENS, Labels, LanguageModel, branch_labels, row_labels
 from ebft.tasks.judge import Judge
@@ -130,7 +130,7 @@ class RLVR:
     def row_tokens(self, batch: Batch) -> list[int]:
         return [batch.tokens.shape[1] + self.sampler.n_samples * self.config.max_new_tokens] * len(batch)
 
-    def metrics(self, prepared: list[Experience]) -> dict[str, Tensor]:
+    def metrics(self, prepared: list[Experience]) -> dict[str, Tally]:
         return outcomes(prepared)
 
     def tokens_per_row(self, row_length: int, num_blocks: float) -> dict[str, float]:

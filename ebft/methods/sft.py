@@ -3,11 +3,9 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from torch import Tensor
-
 from ebft import cost
 from ebft.losses import cross_entropy
-from ebft.methods.base import Counts, Loss
+from ebft.methods.base import Counts, Loss, Tally
 from ebft.models import Labels, LanguageModel, row_labels
 from ebft.types import Batch
 
@@ -38,7 +36,7 @@ class SFT:
     def row_tokens(self, batch: Batch) -> list[int]:
         return [batch.tokens.shape[1]] * len(batch)
 
-    def metrics(self, prepared: list[Text]) -> dict[str, Tensor]:
+    def metrics(self, prepared: list[Text]) -> dict[str, Tally]:
         return {}
 
     def tokens_per_row(self, row_length: int, num_blocks: float) -> dict[str, float]:

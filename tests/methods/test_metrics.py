@@ -8,6 +8,7 @@ from torch import Tensor
 
 from ebft.methods.metrics import signal
 from ebft.types import Blocks, Rollout
+from tests.helpers import figures
 
 
 @dataclass
@@ -67,8 +68,7 @@ THIRD = {  # the same first token is no duplicate
 
 @pytest.mark.parametrize("parts", [[[FIRST, SECOND, THIRD]], [[FIRST], [SECOND, THIRD]]], ids=["one", "two micro-batches"])
 def test_figures_by_hand(parts: list[list[dict[str, list]]]) -> None:
-    figures = signal([part_of(contexts) for contexts in parts], stop_token=7)
-    assert figures == pytest.approx(
+    assert figures(signal([part_of(contexts) for contexts in parts], stop_token=7)) == pytest.approx(
         {
             "reward": (-3 + 6 + 3) / 9,
             "alignment": (3 + 8 + 3) / 9,
@@ -95,4 +95,4 @@ def test_without_a_stop_token_there_is_no_share_of_it() -> None:
 
 def test_rounding_is_no_advantage() -> None:
     nearly = FIRST | {"reward": [-1, -1 + 1e-7, -1], "advantages": [1e-7, -2e-7, 1e-7]}
-    assert signal([part_of([nearly, SECOND])], None)["zero_advantage_share"] == 0.5
+    assert figures(signal([part_of([nearly, SECOND])], None))["zero_advantage_share"] == 0.5

@@ -12,7 +12,7 @@ from ebft.config import RLVRConfig
 from ebft.methods.rlvr import RLVR, Experience
 from ebft.tasks.base import Question, Verdict
 from ebft.tasks.judge import Judge
-from tests.helpers import T, geometry, optimiser_step, plain_model, policy_of, random_batch
+from tests.helpers import T, figures, geometry, optimiser_step, plain_model, policy_of, random_batch
 
 CONFIG = RLVRConfig(name="rlvr", advantage="rloo", max_new_tokens=7, truncated="zero", ce_coef=0.0, kl_coef=0.0, kl_estimator="k3")
 STOP = 1
@@ -140,9 +140,9 @@ def test_a_verifier_that_fails_is_masked_and_counted_never_a_zero() -> None:
     assert torch.equal(experience.judged, ~failed)
     assert torch.equal(experience.counted, ~failed)
     torch.testing.assert_close(experience.advantages, outcome_advantages(whole.rewards, ~failed, "rloo"))
-    figures = method.metrics([experience])
-    assert figures["verifier_error_share"] == pytest.approx(failed.float().mean().item())
-    assert figures["reward"] == pytest.approx(whole.rewards[~failed].mean().item())
+    values = figures(method.metrics([experience]))
+    assert values["verifier_error_share"] == pytest.approx(failed.float().mean().item())
+    assert values["reward"] == pytest.approx(whole.rewards[~failed].mean().item())
 
 
 def test_without_any_verdict_there_is_no_reward_to_report_and_no_gradient() -> None:
@@ -152,7 +152,7 @@ def test_without_any_verdict_there_is_no_reward_to_report_and_no_gradient() -> N
     assert not any(silent)
     assert values["loss"] == 0
     assert all((gradient == 0).all() for gradient in gradients.values())
-    assert "reward" not in method.metrics([experience])
+    assert "reward" not in figures(method.metrics([experience]))
 
 
 def test_k1_lowers_the_reward_by_the_log_ratio_of_the_whole_completion() -> None:
@@ -165,7 +165,7 @@ def test_k1_lowers_the_reward_by_the_log_ratio_of_the_whole_completion() -> None
     torch.testing.assert_close(experience.advantages, penalised)
     assert "kl_penalty" not in values
     valid = experience.rollout.valid
-    assert method.metrics([experience])["kl"] == pytest.approx((experience.rollout.log_probs - experience.reference)[valid].mean().item())
+    assert figures(method.metrics([experience]))["kl"] == pytest.approx((experience.rollout.log_probs - experience.reference)[valid].mean().item())
 
 
 @pytest.mark.parametrize("estimator", ["k2", "k3"])
@@ -193,14 +193,14 @@ def test_completions_in_groups_give_the_same_losses_and_gradients(changes: dict[
 def test_figures_of_an_optimiser_batch() -> None:
     method = method_of()
     prepared, _, _ = step_of(method, 2)
-    figures = {name: value.item() for name, value in method.metrics(prepared).items()}
+    values = figures(method.metrics(prepared))
     (whole,), _, _ = step_of(method_of())
-    assert figures == pytest.approx({name: value.item() for name, value in method.metrics([whole]).items()}, abs=1e-6)
-    assert set(figures) == {"verifier_error_share", "truncated_share", "zero_advantage_share", "completion_tokens", "reward", "passed_share"}
+    assert values == pytest.approx(figures(method.metrics([whole])), abs=1e-6)
+    assert set(values) == {"verifier_error_share", "truncated_share", "zero_advantage_share", "completion_tokens", "reward", "passed_share"}
     lengths = [len(tokens) for row in completions_of(whole) for tokens in row]
-    assert figures["completion_tokens"] == pytest.approx(sum(lengths) / 12)
+    assert values["completion_tokens"] == pytest.approx(sum(lengths) / 12)
     same = [len({round(value, 5) for value in row}) == 1 for row in whole.rewards.tolist()]
-    assert figures["zero_advantage_share"] == pytest.approx(sum(same) / 4)
+    assert values["zero_advantage_share"] == pytest.approx(sum(same) / 4)
 
 
 def test_only_prompts_are_forwarded_and_only_as_far_as_completions_go() -> None:
