@@ -1,0 +1,134 @@
+"""Two and three processes against one with the same optimiser batches: losses, figures, gradients and weights."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from ebft.cli.compose import compose
+from ebft.config import TrainConfig, UserError
+from ebft.distributed import ALONE, World
+from ebft.optimization import Optimization
+from ebft.setup import prepare
+from ebft.train import train
+from tests.debug_run import miniature, rows, summary
+from tests.processes import run_together
+
+NUM_STEPS = 2
+METHODS = ("sft", "ebft", "rlvr")
+
+
+class Recorded(Optimization):
+    """Keeps the gradients of every step, as they were clipped."""
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self.gradients: list[list[Tensor]] = []
+
+    def _update(self, values: dict[str, float]) -> None:
+        self.gradients.append([torch.zeros_like(x) if x.grad is None else x.grad.clone() for x in self.parameters])
+        super()._update(values)
+
+
+@dataclass(frozen=True)
+class Record:
+    figures: list[dict[str, float]]
+    gradients: list[list[Tensor]]
+    weights: list[Tensor]
+    evaluation: dict[str, float]
+    answers: list[str]
+
+
+def record(world: World, config: TrainConfig) -> Record:
+    """A few steps, and an evaluation behind them."""
+    setup, trainer, figures = prepare(config, world), config.trainer, []
+    optimization = Recorded(config.optimizer, setup.policy, NUM_STEPS, world)
+    for step in range(NUM_STEPS):
+        rows = [(step * trainer.batch_size + place) % len(setup.usable) for place in range(trainer.batch_size)]
+        batch = setup.batch(world.share(rows))
+        figures.append(optimization.step(setup.method, batch, step, trainer.micro_batch_size, trainer.max_tokens_per_microbatch))
+    evaluation = setup.evaluator(setup.policy, lambda: None)
+    weights = [x.detach().clone() for x in setup.policy.trained.parameters()]
+    return Record(figures, optimization.gradients, weights, evaluation.metrics(), [answer.text for answer in evaluation.answers])
+
+
+def assert_alike(one: Record, other: Record) -> None:
+    """To 1e-6 of what they are in size."""
+    for mine, theirs in zip(one.figures, other.figures, strict=True):
+        assert mine == pytest.approx(theirs, rel=1e-6, abs=1e-7)
+    for mine, theirs in zip([*one.gradients, one.weights], [*other.gradients, other.weights], strict=True):
+        difference = torch.cat([(a - b).flatten() for a, b in zip(mine, theirs, strict=True)])
+        assert difference.norm() <= 1e-6 * torch.cat([b.flatten() for b in theirs]).norm()
+    assert one.evaluation == pytest.approx(other.evaluation, rel=1e-6, abs=1e-6)  # errors are differences of what is nearly equal
+    assert one.answers == other.answers
+
+
+TRANSLATION = (
+    *("method=rlvr", "method.ce_coef=0.1", "method.kl_coef=0.1", "method.max_new_tokens=23", "sampler.n_samples=3", "data=translation"),
+    *("trainer.micro_batch_size=1", "eval.num_documents=3", "eval.long_documents=2", "eval.num_questions=3", "eval.micro_batch_size=2"),
+    *("eval.horizons=[3]", "eval.stride=23", "eval.max_new_tokens=23"),
+)
+
+
+def config_of(folder: Path, method: str, *overrides: str) -> TrainConfig:
+    """Six rows a step, which two and three processes can share. Rewards need a model that ends its answers."""
+    common = ("trainer.batch_size=6", "optimizer.eps=1e-4", *overrides)
+    if method == "rlvr":
+        return compose([*TRANSLATION, *common])
+    return miniature(folder, f"method={method}", *(["method.ce_coef=0.1"] if method == "ebft" else []), *common)
+
+
+@pytest.mark.parametrize("size", [2, 3])
+@pytest.mark.parametrize("method", METHODS)
+def test_processes_with_all_weights_equal_one(tmp_path: Path, method: str, size: int) -> None:
+    config = config_of(tmp_path, method, "trainer.parallel=ddp")
+    alone, together = record(ALONE, config), run_together(size, tmp_path, record, config)
+    for one in together:
+        assert_alike(one, alone)
+        assert all(torch.equal(a, b) for a, b in zip(one.weights, together[0].weights, strict=True))
+
+
+def run(world: World, config: TrainConfig, run_dir: Path) -> str:
+    return train(config, run_dir, world)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_run_of_two_processes_is_the_run_of_one(tmp_path: Path, method: str) -> None:
+    """The same folder: figures to 1e-6, every table, one summary; from the first process alone."""
+    steps = ["trainer.max_steps=2", "eval.every_steps=1", "trainer.checkpoint_every_steps=1", "optimizer.ema_decay=0.5"]
+    config = config_of(tmp_path, method, "trainer.parallel=ddp", *steps)
+    one, two = tmp_path / "one", tmp_path / "two"
+    assert train(config, one) == "completed"
+    assert run_together(2, tmp_path, run, config, two) == ["completed", "completed"]
+    assert sorted(path.name for path in two.iterdir()) == sorted(path.name for path in one.iterdir())
+    for mine, theirs in zip(rows(two / "metrics.jsonl"), rows(one / "metrics.jsonl"), strict=True):
+        assert mine == pytest.approx(theirs, rel=1e-6, abs=2e-6)
+    for name in ("samples.jsonl", "answers.jsonl"):
+        if (one / name).exists():
+            assert [without_scores(row) for row in rows(two / name)] == [without_scores(row) for row in rows(one / name)]
+    assert summary(two)["final"] == pytest.approx(summary(one)["final"], rel=1e-6, abs=2e-6)
+    assert summary(two)["tokens_forwarded"] == summary(one)["tokens_forwarded"]
+
+
+def without_scores(row: dict[str, Any]) -> dict[str, Any]:
+    """Of samples, whose rewards are rounded."""
+    return {name: [rollout["text"] for rollout in value] if name == "rollouts" else value for name, value in row.items()}
+
+
+def refuses(world: World, config: TrainConfig, run_dir: Path) -> str:
+    """What `train` refuses where only the last process has something to object to."""
+    if world.rank == world.size - 1:
+        config = replace(config, model=replace(config.model, path="./nowhere"))
+    with pytest.raises(UserError) as error:
+        train(config, run_dir, world)
+    return str(error.value)
+
+
+def test_what_one_process_refuses_all_refuse(tmp_path: Path) -> None:
+    config = config_of(tmp_path, "sft", "trainer.parallel=ddp")
+    messages = run_together(3, tmp_path, refuses, config, tmp_path / "run")
+    assert messages == ["model.path=./nowhere does not exist; name a folder with a model or a hub id such as Qwen/Qwen2.5-0.5B."] * 3
+    assert not (tmp_path / "run").exists()
