@@ -61,7 +61,7 @@ def test_a_refusal_is_everybodys(tmp_path: Path, kind: type[Exception]) -> None:
 
 
 def refused(world: World, kind: type[Exception]) -> str:
-    with pytest.raises(kind) as error, world.together():
+    with pytest.raises(kind) as error, world.together():  # noqa: PT012
         if world.rank == 1:
             raise kind("no.")
     return str(error.value)
