@@ -19,7 +19,7 @@ demo: env ## post-train the tiny model on questions about code; ends by naming t
 	$(VENV)/bin/ebft-train
 
 test: lint ## lint, types and tests
-	$(VENV)/bin/python -m pytest
+	$(VENV)/bin/python -m pytest -n auto --dist loadfile
 
 lint: env ## ruff and mypy
 	$(VENV)/bin/ruff check .
