@@ -148,14 +148,21 @@ class CompletionContext(Context):
         return fused(grouped, keys, values, self.visible[..., : passed + 1], scaling).transpose(1, 2).flatten(1, 2)[:, None]
 
 
+class Held:
+    """A context on its way through a model. FSDP copies the dataclasses among a module's inputs, but not this."""
+
+    def __init__(self, context: Context) -> None:
+        self.context = context
+
+
 @torch.compiler.disable  # flex attention, in it, is compiled by itself
 def branch_attention(
-    module: torch.nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: None, scaling: float, context: Context, **_: Any
+    module: torch.nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: None, scaling: float, held: Held, **_: Any
 ) -> tuple[Float[Tensor, "B S H d"], None]:
-    """The function that `transformers` models call; `context` comes through the model's keyword arguments."""
+    """The function that `transformers` models call; `held` comes through the model's keyword arguments."""
     layer = module.layer_idx
     assert isinstance(layer, int)
-    return context.attend(layer, query, key, value, scaling), None
+    return held.context.attend(layer, query, key, value, scaling), None
 
 
 AttentionInterface.register(NAME, branch_attention)

@@ -173,6 +173,7 @@ class FeaturesConfig:
     whitening: str = one_of("none", "paper", "reference_code")
     network: str = one_of("policy", "checkpoint", "random")  # policy: the policy before training, a copy of it or its base without adapters
     path: str | None  # the checkpoint, with network=checkpoint only
+    placement: str = one_of("replicated", "sharded", "cpu")  # of its weights: in every process, in shards, or in shards in the hosts' memory
 
 
 @dataclass(frozen=True)

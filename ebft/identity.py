@@ -22,6 +22,7 @@ CHANGEABLE_KEYS = (
     "trainer.keep_checkpoints",
     "trainer.profile",
     "eval.micro_batch_size",
+    "features.placement",
     "sampler.reuse",
 )
 

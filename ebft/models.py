@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from copy import deepcopy
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -14,15 +14,20 @@ from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
 from ebft.adapters import Adapters
-from ebft.attention import NAME, BranchContext, CompletionContext, Context, KeysValues, RowContext, StepContext
-from ebft.blocks import Branches, block_branches, from_branches, predictors, row_positions, to_branches, token_places
+from ebft.attention import NAME, BranchContext, CompletionContext, Context, Held, KeysValues, RowContext, StepContext
+from ebft.blocks import Branches, OwnTokens, block_branches, from_branches, predictors, row_positions, to_branches, token_places
 from ebft.config import FeaturesConfig, UserError
+from ebft.distributed import World
 from ebft.features import embed, reference_windows, tap_indices
 from ebft.quantization import round_to_bfloat16
 from ebft.reuse import branches_of, largest
+from ebft.sharded import Shards
 from ebft.types import Batch, Blocks, Embeddings, Rollout, moved
 
+Result = TypeVar("Result")
+
 FORWARD_TOKENS = {"cpu": 1024, "cuda": 16384}  # of a row's branches at a time where no gradient is taken: what caches hold, and what fills a GPU
+NOWHERE = 2**31  # a place in the flat row that no label has
 LOGITS_AT_A_TIME = 2**25  # elements, of 4 bytes each, and a few copies of them
 
 
@@ -37,6 +42,7 @@ class Decoder:
         self.dtype = dtype
         self.autocast = dtype == "bf16"
         self.depth = depth  # a forward's cost over that of the full policy
+        self.shards: Shards | None = None  # None: all weights are here
         self.tokens_forwarded = 0.0  # full-network forwards; a backward counts as two (method.md section 9)
 
     def compile(self) -> None:
@@ -44,11 +50,32 @@ class Decoder:
         for layer in self.module.layers:
             layer.compile(dynamic=True)
 
+    def shard(self, world: World, owner: nn.Module | None = None, offloaded: bool = False) -> None:
+        """Leave this process its part of the weights; of all of `owner`, where the layers are those of a larger module."""
+        self.shards = Shards(owner or self.module, self.module.layers, world, self.dtype, offloaded)
+
+    def through(self, work: Callable[..., Result], *arguments: Any, **named: Any) -> Result:
+        """`work` with the weights outside the layers at hand."""
+        if self.shards is None:
+            return work(*arguments, **named)
+        result: Result = self.shards.whole(work, *arguments, **named)
+        return result
+
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        """Forwards alone, of which none but the first is collective. What a gradient is to pass later must be cloned outside."""
+        if self.shards is None:
+            with torch.inference_mode():
+                yield
+        else:  # in inference mode the gathered weights could never again be trained through
+            with torch.no_grad(), self.shards.gathered():
+                yield
+
     def run(self, tokens: Int[Tensor, "B S"], positions: Int[Tensor, "B S"], context: Context) -> Float[Tensor, "B S H"]:
         """Last hidden states."""
         self.tokens_forwarded += tokens.numel() * self.depth * (3 if torch.is_grad_enabled() else 1)
         with self.state(), torch.autocast(tokens.device.type, torch.bfloat16, enabled=self.autocast):
-            output = self.module(input_ids=tokens, position_ids=positions, use_cache=False, context=context)
+            output = self.through(self.module, input_ids=tokens, position_ids=positions, use_cache=False, held=Held(context))
         return output.last_hidden_state
 
     def row(self, batch: Batch) -> tuple[Float[Tensor, "B T H"], dict[int, KeysValues]]:
@@ -110,6 +137,10 @@ class LanguageModel:
     def device(self) -> torch.device:
         return self.model.device
 
+    def shard(self, world: World) -> None:
+        """Leave this process its part of the weights, of their gradients and moments."""
+        self.decoder.shard(world, owner=self.model)
+
     @property
     def trained(self) -> nn.Module:
         """Holds the weights that training changes, which are what a checkpoint keeps."""
@@ -119,7 +150,7 @@ class LanguageModel:
         """The same weights with the adapters off, which counts its own tokens. Its output head has no adapters."""
         assert self.adapters is not None
         alone = LanguageModel(self.model, self.decoder.dtype)
-        alone.decoder.state = self.adapters.off
+        alone.decoder.state, alone.decoder.shards = self.adapters.off, self.decoder.shards
         return alone
 
     @property
@@ -142,13 +173,22 @@ class LanguageModel:
         """
         row, cache = self.decoder.row(batch)
         leaves = {layer: (key.detach().requires_grad_(), value.detach().requires_grad_()) for layer, (key, value) in cache.items()}
-        groups = list(branches.groups())
+        groups = self._in_step(batch, [*branches.groups()])
         for start, group in groups:
             hidden = self.decoder.run(group.tokens, group.positions, BranchContext.of(batch, group, leaves))
             yield Part(batch.tokens.shape[1] + start, hidden, torch.zeros((), device=hidden.device))
             del hidden
         reached = [leaf.grad for pair in leaves.values() for leaf in pair if groups]
         yield Part(0, row, Pull.apply(reached, *(x for pair in cache.values() for x in pair)))
+
+    def _in_step(self, batch: Batch, groups: list[tuple[int, OwnTokens]]) -> list[tuple[int, OwnTokens]]:
+        """As many groups as any process has, where their passes are collective: behind the others come groups of one token that predicts nothing."""
+        if self.decoder.shards is None:
+            return groups
+        (most,) = self.decoder.shards.world.most([len(groups)])
+        first = batch.tokens[:, :1]
+        empty = OwnTokens(first, torch.ones_like(first), torch.zeros_like(first), reach=(1,), depth=(0,))
+        return groups + [(NOWHERE, empty)] * (most - len(groups))
 
     def prefill(self, batch: Batch, blocks: Blocks, n_samples: int, num_steps: int) -> tuple[Float[Tensor, "B T H"], StepContext]:
         """Forward the row once and keep its keys and values for `num_steps` tokens of every branch."""
@@ -174,7 +214,11 @@ class LanguageModel:
         return logits if self.softcap is None else self.softcap * torch.tanh(logits / self.softcap)
 
     def log_probs(self, hidden: Float[Tensor, "B S H"], *requests: Labels) -> list[Float[Tensor, "B M"]]:
-        """Log-probs of all requested labels. Logits are computed once, only at positions that predict a wanted label, and so many at a time that
+        """Log-probs of all requested labels."""
+        return self.decoder.through(self._log_probs, hidden, *requests)
+
+    def _log_probs(self, hidden: Float[Tensor, "B S H"], *requests: Labels) -> list[Float[Tensor, "B M"]]:
+        """Logits are computed once, only at positions that predict a wanted label, and so many at a time that
         no tensor of the whole row and vocabulary exists; where there are several such chunks, once more on the way back."""
         (positions, places), rows = _needed(hidden, requests), hidden.flatten(0, 1)
         size = self.positions_at_a_time
@@ -200,11 +244,11 @@ class LanguageModel:
 
     @contextmanager
     def evaluating(self) -> Iterator[None]:
-        """Without dropout, and in inference mode: what a gradient is to pass later must be cloned outside."""
+        """Without dropout and gradients (see `Decoder.reading`)."""
         was_training = self.model.training
         self.model.eval()
         try:
-            with torch.inference_mode():
+            with self.decoder.reading():
                 yield
         finally:
             self.model.train(was_training)
@@ -321,15 +365,15 @@ class FeatureNetwork:
             for hook in hooks:
                 hook.remove()
 
-    @torch.inference_mode()
     def continuations(self, batch: Batch, rollout: Rollout, reuse: bool) -> tuple[Float[Tensor, "B N K G L H"], Float[Tensor, "B K G L H"]]:
         """Tapped hidden states of every rollout, where it is valid, and of the row's real continuation of every block, from one forward."""
         _, n_samples, _, num_steps = rollout.tokens.shape
-        branches = branches_of(batch, rollout, reuse, FORWARD_TOKENS[batch.tokens.device.type])
-        hidden = self.hidden(batch, branches)
-        places = token_places(block_branches(rollout.blocks.anchors, n_samples), branches, batch.tokens.shape[1], num_steps)
-        windows = reference_windows(rollout.blocks.anchors, num_steps, batch.tokens.shape[1])
-        return from_branches(_at(hidden, places), n_samples), _at(hidden, windows)
+        with self.decoder.reading():
+            branches = branches_of(batch, rollout, reuse, FORWARD_TOKENS[batch.tokens.device.type])
+            hidden = self.hidden(batch, branches)
+            places = token_places(block_branches(rollout.blocks.anchors, n_samples), branches, batch.tokens.shape[1], num_steps)
+            windows = reference_windows(rollout.blocks.anchors, num_steps, batch.tokens.shape[1])
+            return from_branches(_at(hidden, places), n_samples), _at(hidden, windows)
 
     def embeddings(self, batch: Batch, rollout: Rollout, reuse: bool) -> Embeddings:
         """phi of rollouts and references over their whole length."""

@@ -6,8 +6,8 @@ from contextlib import contextmanager
 from typing import Any, BinaryIO
 
 import torch
+from torch import nn
 from torch.autograd.profiler import record_function
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from transformers import get_scheduler
 
 from ebft.config import OptimizerConfig
@@ -15,6 +15,7 @@ from ebft.distributed import ALONE, World
 from ebft.methods import Method, differentiate
 from ebft.methods.base import Counts, Tally
 from ebft.models import LanguageModel
+from ebft.sharded import clip_gradients, is_sharded
 from ebft.types import Batch
 
 
@@ -34,6 +35,38 @@ def micro_batches(row_tokens: list[int], most_rows: int, most_tokens: int | None
     return cuts
 
 
+class Average:
+    """Running average of a module's parameters, decay * average + (1 - decay) * weights after every step; the first step's weights begin it."""
+
+    def __init__(self, module: nn.Module, decay: float) -> None:
+        self.module, self.decay = module, decay
+        self.weights: dict[str, torch.Tensor] = {}  # none before the first step
+
+    @torch.no_grad()
+    def update(self) -> None:
+        for name, parameter in self.module.named_parameters():
+            if name in self.weights:
+                self.weights[name].lerp_(parameter, 1 - self.decay)
+            else:
+                self.weights[name] = parameter.clone()
+
+    def swap(self) -> dict[str, torch.Tensor]:
+        """Give the module its average, if there is one yet. Returns what it had."""
+        own = {name: parameter.detach().clone() for name, parameter in self.module.named_parameters()}
+        self.put_back(self.weights)
+        return own
+
+    @torch.no_grad()
+    def put_back(self, weights: dict[str, torch.Tensor]) -> None:
+        for name, parameter in self.module.named_parameters():
+            if name in weights:
+                parameter.copy_(weights[name])
+
+    def restore(self, weights: dict[str, torch.Tensor]) -> None:
+        own = dict(self.module.named_parameters())
+        self.weights = {name: value.to(own[name].device) for name, value in weights.items()}
+
+
 class Optimization:
     """AdamW, its schedule and the optional weight average of one run."""
 
@@ -45,9 +78,7 @@ class Optimization:
         )
         warmup = math.ceil(config.warmup_fraction * max_steps)
         self.schedule = get_scheduler(config.schedule, self.optimizer, num_warmup_steps=warmup, num_training_steps=max_steps)
-        self.average = None
-        if config.ema_decay is not None:
-            self.average = AveragedModel(policy.trained, multi_avg_fn=get_ema_multi_avg_fn(config.ema_decay), use_buffers=False)
+        self.average = None if config.ema_decay is None else Average(policy.trained, config.ema_decay)
 
     def step(self, method: Method, batch: Batch, step: int, micro_batch_size: int, max_tokens: int | None) -> dict[str, float]:
         """Prepare every micro-batch, add up the denominators, differentiate, clip, update. Raises NonFiniteError before anything changes.
@@ -55,7 +86,10 @@ class Optimization:
         `batch` is this process's share of the optimiser batch; denominators, gradients and figures are those of the whole. A micro-batch has at most
         `micro_batch_size` rows, and `max_tokens` with all their rollouts if it has several rows.
         """
-        cuts = micro_batches(method.row_tokens(batch), micro_batch_size, max_tokens)
+        row_tokens = method.row_tokens(batch)
+        if max_tokens is not None:  # all processes cut alike
+            row_tokens = self.world.most(row_tokens)
+        cuts = micro_batches(row_tokens, micro_batch_size, max_tokens)
         with record_function("prepare"):
             prepared = [method.prepare(batch.rows(start, stop), step) for start, stop in cuts]
         totals = self._totals([method.counts(part) for part in prepared])
@@ -66,8 +100,8 @@ class Optimization:
             for part in prepared:
                 for name, value in differentiate(method, part, totals, max_tokens).items():
                     losses[name] = losses.get(name, 0) + value
-            self.world.add_gradients(self.parameters)
-        norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.config.max_grad_norm)
+            self.world.add_gradients(x for x in self.parameters if not is_sharded(x))  # shards have added up on the way
+        norm = clip_gradients(self.parameters, self.config.max_grad_norm)
         values = self._figures(losses, norm, method.metrics(prepared))
         with record_function("optimizer"):
             self._update(values)
@@ -81,7 +115,7 @@ class Optimization:
     def _figures(self, losses: dict[str, torch.Tensor], norm: torch.Tensor, tallies: dict[str, Tally]) -> dict[str, float]:
         """Of the whole optimiser batch; the only time in a step that the program waits for the device, rollouts aside."""
         shares = torch.cat([torch.stack([*losses.values()]).double(), *(tally.sums for tally in tallies.values())])
-        *sums, grad_norm = torch.cat([self.world.sum(shares), norm.double()[None]]).tolist()
+        *sums, grad_norm = torch.cat([self.world.sum(shares), norm[None]]).tolist()
         values = dict(zip(losses, sums, strict=False)) | {"grad_norm": grad_norm}
         for place, (name, tally) in enumerate(tallies.items()):
             figure = tally.figure(*sums[len(losses) + 3 * place :][:3])
@@ -98,7 +132,7 @@ class Optimization:
         self.optimizer.zero_grad(set_to_none=True)
         self.schedule.step()
         if self.average is not None:
-            self.average.update_parameters(self.policy.trained)
+            self.average.update()
 
     @contextmanager
     def averaged(self) -> Iterator[None]:
@@ -106,24 +140,18 @@ class Optimization:
         if self.average is None:
             yield
             return
-        with torch.no_grad():
-            own = [parameter.clone() for parameter in self.policy.trained.parameters()]
-            self._assign(list(self.average.module.parameters()))
-            try:
-                yield
-            finally:
-                self._assign(own)
-
-    def _assign(self, values: list[torch.Tensor]) -> None:
-        for parameter, value in zip(self.policy.trained.parameters(), values, strict=True):
-            parameter.copy_(value)
+        own = self.average.swap()
+        try:
+            yield
+        finally:
+            self.average.put_back(own)
 
     def state(self) -> dict[str, Any]:
         return {
             "model": self.policy.trained.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "schedule": self.schedule.state_dict(),
-            "average": None if self.average is None else self.average.state_dict(),
+            "average": None if self.average is None else self.average.weights,
         }
 
     def restore(self, state: dict[str, Any]) -> None:
@@ -134,7 +162,7 @@ class Optimization:
         for group, factor in zip(self.optimizer.param_groups, self.schedule.lr_lambdas, strict=True):
             group["lr"] = group["initial_lr"] * factor(self.schedule.last_epoch)
         if self.average is not None:
-            self.average.load_state_dict(state["average"])
+            self.average.restore(state["average"])
 
 
 def save_batch(batch: Batch, file: BinaryIO) -> None:

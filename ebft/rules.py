@@ -77,6 +77,8 @@ def _conflicts(config: TrainConfig) -> Iterator[str]:
             f"trainer.max_tokens_per_microbatch={trainer.max_tokens_per_microbatch} is below the {least} tokens of a row with one rollout; raise it, "
             "or shorten data.sequence_length."
         )
+    if trainer.parallel == "none" and config.features.placement != "replicated":
+        yield f"features.placement={config.features.placement} needs trainer.parallel=ddp or fsdp2, for one process has nobody to share with."
     if trainer.processes is not None:
         yield from split_conflicts(trainer, trainer.processes, f"trainer.processes={trainer.processes}")
     if len(optimizer.betas) != 2 or not all(0 <= beta < 1 for beta in optimizer.betas):

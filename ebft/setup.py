@@ -16,7 +16,7 @@ from ebft.data import Data, Rows
 from ebft.distributed import ALONE, World
 from ebft.evaluation import Evaluator
 from ebft.judging import Judging
-from ebft.loading import check_architecture, feature_network_of, load_architecture, load_policy, load_tokenizer
+from ebft.loading import check_architecture, feature_network_of, load_architecture, load_policy, load_tokenizer, shares_base
 from ebft.methods import Method, build
 from ebft.models import FeatureNetwork, LanguageModel
 from ebft.types import Batch
@@ -123,10 +123,22 @@ def prepare(config: TrainConfig, world: World = ALONE) -> Setup:
     phi.decoder.depth = ground.workload.phi_share  # in the policy's layers, for it may be another network
     if config.trainer.gradient_checkpointing:
         _recompute_activations(policy)
+    if world.size > 1:
+        _share(policy, phi, config, world)
     penalised = isinstance(config.method, RLVRConfig) and config.method.kl_coef > 0
     reference = _reference_of(policy, config, material) if penalised else None
     method = build(config, policy, phi, material.stop_token, material.judging.judge(), reference)
     return Setup(**vars(ground), policy=policy, method=method, evaluator=material.evaluator(phi))
+
+
+def _share(policy: LanguageModel, phi: FeatureNetwork, config: TrainConfig, world: World) -> None:
+    """Leave this process its part of what is to be sharded."""
+    if config.trainer.parallel == "fsdp2":
+        policy.shard(world)
+    if shares_base(config):
+        phi.decoder.shards = policy.decoder.shards
+    elif config.features.placement != "replicated":
+        phi.decoder.shard(world, offloaded=config.features.placement == "cpu")
 
 
 def _reference_of(policy: LanguageModel, config: TrainConfig, material: Material) -> LanguageModel:

@@ -13,6 +13,7 @@ from ebft.config import TrainConfig, UserError
 from ebft.distributed import ALONE, World
 from ebft.optimization import Optimization
 from ebft.setup import prepare
+from ebft.sharded import whole
 from ebft.train import train
 from tests.debug_run import miniature, rows, summary
 from tests.processes import run_together
@@ -29,7 +30,7 @@ class Recorded(Optimization):
         self.gradients: list[list[Tensor]] = []
 
     def _update(self, values: dict[str, float]) -> None:
-        self.gradients.append([torch.zeros_like(x) if x.grad is None else x.grad.clone() for x in self.parameters])
+        self.gradients.append([torch.zeros(x.shape) if x.grad is None else whole(x.grad).clone() for x in self.parameters])
         super()._update(values)
 
 
@@ -51,7 +52,7 @@ def record(world: World, config: TrainConfig) -> Record:
         batch = setup.batch(world.share(rows))
         figures.append(optimization.step(setup.method, batch, step, trainer.micro_batch_size, trainer.max_tokens_per_microbatch))
     evaluation = setup.evaluator(setup.policy, lambda: None)
-    weights = [x.detach().clone() for x in setup.policy.trained.parameters()]
+    weights = [whole(x.detach()).clone() for x in setup.policy.trained.parameters()]
     return Record(figures, optimization.gradients, weights, evaluation.metrics(), [answer.text for answer in evaluation.answers])
 
 
@@ -62,7 +63,7 @@ def assert_alike(one: Record, other: Record) -> None:
     for mine, theirs in zip([*one.gradients, one.weights], [*other.gradients, other.weights], strict=True):
         difference = torch.cat([(a - b).flatten() for a, b in zip(mine, theirs, strict=True)])
         assert difference.norm() <= 1e-6 * torch.cat([b.flatten() for b in theirs]).norm()
-    assert one.evaluation == pytest.approx(other.evaluation, rel=1e-6, abs=1e-6)  # errors are differences of what is nearly equal
+    assert one.evaluation == pytest.approx(other.evaluation, rel=1e-5, abs=1e-6)  # of single tokens, some of them
     assert one.answers == other.answers
 
 
@@ -83,8 +84,9 @@ def config_of(folder: Path, method: str, *overrides: str) -> TrainConfig:
 
 @pytest.mark.parametrize("size", [2, 3])
 @pytest.mark.parametrize("method", METHODS)
-def test_processes_with_all_weights_equal_one(tmp_path: Path, method: str, size: int) -> None:
-    config = config_of(tmp_path, method, "trainer.parallel=ddp")
+@pytest.mark.parametrize("parallel", [["trainer.parallel=ddp"], ["trainer.parallel=fsdp2"], ["trainer.parallel=fsdp2", "features.placement=sharded"]])
+def test_processes_equal_one(tmp_path: Path, parallel: list[str], method: str, size: int) -> None:
+    config = config_of(tmp_path, method, *parallel)
     alone, together = record(ALONE, config), run_together(size, tmp_path, record, config)
     for one in together:
         assert_alike(one, alone)

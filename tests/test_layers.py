@@ -14,6 +14,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 FLOORS = [
     ["types", "config"],  # 0
     ["distributed"],
+    ["sharded"],
     ["blocks", "features", "rewards", "advantages", "losses"],  # 1, pure
     ["reuse"],  # pure as well
     ["rules", "identity", "cost", "workload"],

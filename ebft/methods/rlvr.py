@@ -83,14 +83,14 @@ class RLVR:
             batch, text, rollout, reference, rewards, passed, judged, counted, truncated, outcome_advantages(penalised, counted, config.advantage)
         )
 
-    @torch.no_grad()
     def _reference_log_probs(self, batch: Batch, rollout: Rollout) -> Float[Tensor, "B N 1 G"] | None:
         if self.reference is None:
             return None
         branches = make_branches(rollout.blocks, rollout.predicting.tokens, FORWARD_TOKENS[batch.tokens.device.type])
         labels = branch_labels(batch, rollout, branches, self.sampler.temperature)
-        (log_probs,) = self.reference.log_probs(self.reference.flat_hidden(batch, branches), labels)
-        return rollout.like_tokens(log_probs)
+        with self.reference.decoder.reading():
+            (log_probs,) = self.reference.log_probs(self.reference.flat_hidden(batch, branches), labels)
+        return rollout.like_tokens(log_probs).clone()
 
     def counts(self, prepared: Experience) -> Counts:
         return {
