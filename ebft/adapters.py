@@ -19,7 +19,9 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from ebft.config import LoRAConfig, UserError
+from ebft.distributed import ALONE, World
 from ebft.quantization import linear_modules, unpacked
+from ebft.sharded import whole
 
 BASE = "base"  # the fingerprint's name among the trained weights
 ADAPTER_FILE = "adapter_config.json"  # of a folder with adapters, by peft
@@ -100,20 +102,28 @@ class Adapters:
         for layer in self.layers.values():
             layer.enable_adapters(on)
 
-    def save(self, folder: Path) -> None:
+    def weights(self) -> dict[str, Tensor]:
+        """Of the adapters, whole and on the CPU, by peft's names."""
+        return {name: whole(value.detach()).cpu() for name, value in self._peft.named_parameters() if value.requires_grad}
+
+    def save(self, folder: Path, weights: dict[str, Tensor]) -> None:
         """In peft's format, which `PeftModel.from_pretrained(base, folder)` loads."""
-        self._peft.save_pretrained(folder, save_embedding_layers=False)
+        self._peft.save_pretrained(folder, state_dict=weights, save_embedding_layers=False)
 
     @torch.no_grad()
-    def merged(self) -> PreTrainedModel:
-        """A model of its own on the CPU, in float32, with W + s B A for weights."""
+    def merged(self, world: World = ALONE) -> PreTrainedModel | None:
+        """A model of its own on the CPU, in float32, with W + s B A for weights; in the first process alone."""
         weights = {}
         for name, weight in self.model.named_parameters():
             owner = name.rpartition(".")[0].removesuffix(FROZEN)
             if TRAINED not in name:
                 plain = unpacked(weight).float()
                 is_adapted = owner in self.layers and name.endswith(f"{FROZEN}.weight")
-                weights[name.replace(FROZEN, "")] = (plain + self.layers[owner].get_delta_weight("default") if is_adapted else plain).cpu()
+                one_piece = whole(plain + self.layers[owner].get_delta_weight("default") if is_adapted else plain)
+                if world.is_first:
+                    weights[name.replace(FROZEN, "")] = one_piece.cpu()
+        if not world.is_first:
+            return None
         with torch.device("meta"):
             model = type(self.model)(deepcopy(self.model.config))
         model.load_state_dict(weights, assign=True, strict=False)  # tied weights are there once

@@ -1,38 +1,59 @@
-"""Checkpoints of a run (`checkpoints/step_000040/state.pt`), random states, and the export in Hugging Face format.
+"""Checkpoints of a run (`checkpoints/step_000040/`), random states, and the export in Hugging Face format.
 
-A checkpoint counts once `state.pt` has its name, which it gets in one rename: what a kill or a full disk leaves behind is never taken for
-complete, and the next save removes it.
+`tensors/` has what is large, every process's shards of it, `state.pt` the rest. A checkpoint counts once `state.pt`, which is written last, has its
+name, which it gets in one rename: what a kill or a full disk leaves behind is never taken for complete, and the next save removes it.
 """
 
+import itertools
 import json
 import pickle
 import random
 import re
 import shutil
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from ebft import tensors as stored
 from ebft.adapters import BASE, BASE_FILE, Adapters
 from ebft.config import UserError
+from ebft.distributed import ALONE, World
 from ebft.files import atomic_file, atomic_folder, atomic_write_text
+from ebft.sharded import kept, whole
 
-FOLDER, STATE = "checkpoints", "state.pt"
+FOLDER, STATE, TENSORS = "checkpoints", "state.pt", "tensors"
 
 
-def save(directory: Path, step: int, state: dict[str, Any], keep: int) -> Path:
+def save(directory: Path, step: int, tensors: Mapping[str, Tensor], state: dict[str, Any], keep: int, world: World = ALONE) -> Path:
     """Writes the state of `step`, then removes what is unfinished and all but the newest `keep`. RunFailure on a full disk."""
     path = directory / FOLDER / f"step_{step:06d}"
-    path.mkdir(parents=True, exist_ok=True)
-    with atomic_file(path / STATE) as file:
-        torch.save(state, file)
-    _remove_unfinished(directory)
-    for old in _complete(directory)[:-keep]:
-        shutil.rmtree(old)
+    folder = world.told(_unused(path / TENSORS))
+    if world.is_first:
+        folder.mkdir(parents=True)
+    world.wait()
+    stored.write(folder, tensors, world)
+    if world.is_first:
+        with atomic_file(path / STATE) as file:
+            torch.save({**state, TENSORS: folder.name}, file)
+        for other in path.glob(f"{TENSORS}*"):
+            if other != folder:  # of an earlier save of this step
+                shutil.rmtree(other)
+        _remove_unfinished(directory)
+        for old in _complete(directory)[:-keep]:
+            shutil.rmtree(old)
+    world.wait()
     return path
+
+
+def _unused(path: Path) -> Path:
+    """The path, or with the next number behind it."""
+    numbered = (path.with_name(f"{path.name}_{number}") for number in itertools.count(1))
+    return next(candidate for candidate in itertools.chain([path], numbered) if not candidate.exists())
 
 
 def latest(directory: Path) -> Path | None:
@@ -53,14 +74,14 @@ def resolve(resume: str, directory: Path) -> Path | None:
 
 
 def load(path: Path) -> dict[str, Any]:
-    """The state in a checkpoint folder, on the CPU. Only data is read: a checkpoint cannot run code."""
+    """The small part of a checkpoint, with the path of the large one as `tensors`. Only data is read: a checkpoint cannot run code."""
     try:
         state = torch.load(path / STATE, map_location="cpu", weights_only=True)
     except (OSError, EOFError, RuntimeError, pickle.UnpicklingError) as error:
         raise UserError(f"{path} is not a checkpoint that can be read; remove it, or name another with resume=PATH.") from error
-    if not isinstance(state, dict):
-        raise UserError(f"{path} is not a checkpoint of ebft; name another with resume=PATH.")
-    return state
+    if not isinstance(state, dict) or TENSORS not in state:
+        raise UserError(f"{path} is not a checkpoint of ebft, or of an older one; name another with resume=PATH.")
+    return state | {TENSORS: path / state[TENSORS]}
 
 
 def discard_after(directory: Path, step: int) -> None:
@@ -93,21 +114,36 @@ def restore_random_state(state: dict[str, Any]) -> None:
             torch.cuda.set_rng_state(device_state, device)
 
 
-def export(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, directory: Path, card: str) -> None:
-    """Model, tokenizer and model card in Hugging Face format (safetensors), replacing an older export as a whole. RunFailure on a full disk."""
-    with atomic_folder(directory) as folder:
-        model.save_pretrained(folder)
-        tokenizer.save_pretrained(folder)
-        atomic_write_text(folder / "README.md", card)
+def export(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, directory: Path, card: str, world: World = ALONE) -> None:
+    """Model, tokenizer and model card in Hugging Face format (safetensors), replacing an older export as a whole; shards are gathered first.
+    RunFailure on a full disk."""
+    weights = gathered(model, world)
+    if world.is_first:
+        with atomic_folder(directory) as folder:
+            model.save_pretrained(folder, state_dict=weights)
+            tokenizer.save_pretrained(folder)
+            atomic_write_text(folder / "README.md", card)
 
 
-def export_adapters(adapters: Adapters, directory: Path, source: str, card: str) -> None:
+def export_adapters(adapters: Adapters, directory: Path, source: str, card: str, world: World = ALONE) -> None:
     """Adapters in peft's format with the model card, and `base.json`, which says over which weights of `source` they were trained."""
-    with atomic_folder(directory) as folder:
-        adapters.save(folder)
-        base = {"path": source, "fingerprint": int(adapters.trained.get_buffer(BASE))}
-        atomic_write_text(folder / BASE_FILE, json.dumps(base) + "\n")
-        atomic_write_text(folder / "README.md", card)
+    weights = adapters.weights()
+    if world.is_first:
+        with atomic_folder(directory) as folder:
+            adapters.save(folder, weights)
+            base = {"path": source, "fingerprint": int(adapters.trained.get_buffer(BASE))}
+            atomic_write_text(folder / BASE_FILE, json.dumps(base) + "\n")
+            atomic_write_text(folder / "README.md", card)
+
+
+def gathered(module: nn.Module, world: World = ALONE) -> dict[str, Tensor]:
+    """Everything that a module keeps, tied weights once, whole and on the CPU; in the first process alone."""
+    weights = {}
+    for name, value in kept(module).items():
+        one_piece = whole(value)
+        if world.is_first:
+            weights[name] = one_piece.cpu()
+    return weights
 
 
 def _complete(directory: Path) -> list[Path]:

@@ -74,6 +74,10 @@ class World:
         """The first process's."""
         return self.gather(item)[0]
 
+    def wait(self) -> None:
+        """Until all processes are here."""
+        self.gather(None)
+
     @contextmanager
     def together(self) -> Iterator[None]:
         """What one process refuses in this block, all refuse behind it."""

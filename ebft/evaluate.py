@@ -10,9 +10,11 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 
 from ebft import checkpoint, files, plots, tracking
+from ebft import tensors as stored
 from ebft.adapters import ADAPTER_FILE, attach, check_packages, is_of_adapters, same_base
 from ebft.config import AdapterConfig, EvaluateConfig, LoRAConfig, UserError
 from ebft.console import Console
@@ -20,7 +22,9 @@ from ebft.environment import environment
 from ebft.evaluation import Evaluation
 from ebft.loading import check_architecture, load_architecture, load_feature_network, load_policy, load_tokenizer
 from ebft.models import LanguageModel
+from ebft.optimization import AVERAGE, MODEL
 from ebft.setup import Material, gather
+from ebft.sharded import kept
 
 BASE = "base"
 
@@ -92,19 +96,20 @@ def _without_adapters(config: EvaluateConfig) -> EvaluateConfig:
 def _from_checkpoint(path: Path, config: EvaluateConfig, material: Material) -> LanguageModel:
     """The averaged weights where the run keeps an average, as in its own evaluations."""
     state = checkpoint.load(path)
-    weights = state["model"]
+    weights = stored.read(state["tensors"], MODEL)
     if not is_of_adapters(weights):
         config = _without_adapters(config)
     elif isinstance(config.model.adapter, LoRAConfig):
         check_packages(config.model.adapter, material.device)
     policy = load_policy(config, material.architecture, material.device)
-    if state["average"] is not None:
-        weights = {name.removeprefix("module."): value for name, value in state["average"].items() if name != "n_averaged"}
+    weights |= stored.read(state["tensors"], AVERAGE)
     shapes = {name: value.shape for name, value in weights.items()}
-    own = policy.trained.state_dict()
+    own = kept(policy.trained)
     if shapes != {name: value.shape for name, value in own.items()} or not same_base(weights, own):
         raise UserError(f"{path} is a checkpoint of another model than model.path={config.model.path}; name that one.")
-    policy.trained.load_state_dict(weights)
+    with torch.no_grad():
+        for name, value in own.items():
+            value.copy_(weights[name])
     return policy
 
 

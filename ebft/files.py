@@ -33,7 +33,7 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
             os.replace(partial, path)
         finally:
             partial.unlink(missing_ok=True)
-        _sync(path.parent)
+        sync(path.parent)
 
 
 def atomic_write_text(path: Path, text: str) -> None:
@@ -51,14 +51,14 @@ def atomic_folder(path: Path) -> Iterator[Path]:
             partial.mkdir(parents=True)
             yield partial
             for entry in [*partial.rglob("*"), partial]:
-                _sync(entry)
+                sync(entry)
             if path.exists():
                 os.replace(path, replaced)  # a rename cannot replace a folder that is not empty
             os.replace(partial, path)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
             shutil.rmtree(replaced, ignore_errors=True)
-        _sync(path.parent)
+        sync(path.parent)
 
 
 @contextmanager
@@ -106,7 +106,7 @@ def _parse(path: Path, number: int, line: str) -> dict[str, Any]:
     return row
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
     """Flushes a file, or a folder's list of names, to the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:

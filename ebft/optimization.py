@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, BinaryIO
 
 import torch
@@ -10,13 +11,16 @@ from torch import nn
 from torch.autograd.profiler import record_function
 from transformers import get_scheduler
 
+from ebft import tensors as stored
 from ebft.config import OptimizerConfig
 from ebft.distributed import ALONE, World
 from ebft.methods import Method, differentiate
 from ebft.methods.base import Counts, Tally
 from ebft.models import LanguageModel
-from ebft.sharded import clip_gradients, is_sharded
+from ebft.sharded import clip_gradients, is_sharded, kept
 from ebft.types import Batch
+
+MODEL, MOMENTS, AVERAGE = "model.", "optimizer.", "average."  # what the names of stored tensors begin with
 
 
 class NonFiniteError(RuntimeError):
@@ -61,10 +65,6 @@ class Average:
         for name, parameter in self.module.named_parameters():
             if name in weights:
                 parameter.copy_(weights[name])
-
-    def restore(self, weights: dict[str, torch.Tensor]) -> None:
-        own = dict(self.module.named_parameters())
-        self.weights = {name: value.to(own[name].device) for name, value in weights.items()}
 
 
 class Optimization:
@@ -146,23 +146,30 @@ class Optimization:
         finally:
             self.average.put_back(own)
 
-    def state(self) -> dict[str, Any]:
-        return {
-            "model": self.policy.trained.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "schedule": self.schedule.state_dict(),
-            "average": None if self.average is None else self.average.weights,
-        }
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """Weights, moments and average by name, or this process's shards of them."""
+        found = {f"{MODEL}{name}": value for name, value in kept(self.policy.trained).items()}
+        for name, parameter in self.policy.trained.named_parameters():
+            found |= {f"{MOMENTS}{name}.{key}": value for key, value in self.optimizer.state.get(parameter, {}).items()}
+        return found | {f"{AVERAGE}{name}": value for name, value in ({} if self.average is None else self.average.weights).items()}
 
-    def restore(self, state: dict[str, Any]) -> None:
-        """Weights, moments and the place in the schedule come from `state`, every setting from the config: a run may have become longer."""
-        self.policy.trained.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(self.optimizer.state_dict() | {"state": state["optimizer"]["state"]})
+    def state(self) -> dict[str, Any]:
+        """The rest, which is small."""
+        return {"schedule": self.schedule.state_dict(), "averages": self.average is not None}
+
+    def restore(self, state: dict[str, Any], folder: Path) -> None:
+        """Weights, moments and the place in the schedule come from a checkpoint, every setting from the config: a run may have become longer."""
+        there = stored.shapes(folder)
+        for name, parameter in self.policy.trained.named_parameters():
+            if f"{MOMENTS}{name}.exp_avg" in there:
+                moments = {key: torch.zeros_like(parameter, requires_grad=False) for key in ("exp_avg", "exp_avg_sq")}
+                self.optimizer.state[parameter] = {"step": torch.tensor(0.0)} | moments
+            if self.average is not None and f"{AVERAGE}{name}" in there:
+                self.average.weights[name] = torch.zeros_like(parameter, requires_grad=False)
+        stored.read_into(folder, self.tensors(), self.world)
         self.schedule.last_epoch = state["schedule"]["last_epoch"]
         for group, factor in zip(self.optimizer.param_groups, self.schedule.lr_lambdas, strict=True):
             group["lr"] = group["initial_lr"] * factor(self.schedule.last_epoch)
-        if self.average is not None:
-            self.average.restore(state["average"])
 
 
 def save_batch(batch: Batch, file: BinaryIO) -> None:

@@ -79,6 +79,13 @@ def whole(x: Tensor) -> Tensor:
     return x.full_tensor() if isinstance(x, DTensor) else x
 
 
+def kept(module: nn.Module) -> dict[str, Tensor]:
+    """Parameters, tied ones once, and the buffers that belong to a module's state."""
+    lasting = module.state_dict()
+    buffers = {name: buffer for name, buffer in module.named_buffers() if name in lasting}
+    return {name: parameter.detach() for name, parameter in module.named_parameters()} | buffers
+
+
 def clip_gradients(parameters: Iterable[Tensor], max_norm: float) -> Float[Tensor, ""]:
     """Scale all gradients so that their norm together is at most `max_norm`. Returns what it was.
 

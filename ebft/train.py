@@ -7,23 +7,26 @@ rows and draws are functions of the step, so a resumed run goes on bit for bit.
 
 import resource
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from ebft import checkpoint
-from ebft.adapters import same_base
+from ebft import tensors as stored
+from ebft.adapters import is_of_adapters, same_base
 from ebft.config import RunFailure, TrainConfig, UserError
 from ebft.data import order
 from ebft.distributed import ALONE, World
 from ebft.evaluation import Evaluation
 from ebft.files import atomic_file
-from ebft.optimization import NonFiniteError, Optimization, save_batch
+from ebft.optimization import MODEL, NonFiniteError, Optimization, save_batch
 from ebft.plan import model_card, plan
 from ebft.profiling import DTYPES, NoProfile, Profile, matmul_peak, utilization
 from ebft.run import Run, SilentRun, StopSignals
 from ebft.setup import Setup, prepare
+from ebft.sharded import kept
 from ebft.workload import flops_per_token
 
 
@@ -58,13 +61,13 @@ def train(config: TrainConfig, run_dir: Path, world: World = ALONE) -> str:
 
 def check_continues(config: TrainConfig, setup: Setup, saved: dict[str, Any]) -> None:
     """Raises UserError for a checkpoint that this run cannot go on from."""
-    own = setup.policy.trained.state_dict()
-    there, here = ({name: value.shape for name, value in weights.items()} for weights in (saved["model"], own))
-    if there != here:
+    own, folder = kept(setup.policy.trained), saved["tensors"]
+    there = {name.removeprefix(MODEL): shape for name, shape in stored.shapes(folder).items() if name.startswith(MODEL)}
+    if there != {name: value.shape for name, value in own.items()}:
         raise UserError(f"resume={config.resume} leads to a checkpoint of another model; set model as it was there, or use another checkpoint.")
-    if not same_base(saved["model"], own):
+    if is_of_adapters(own) and not same_base(stored.read(folder, MODEL), own):
         raise UserError(f"resume={config.resume} leads to adapters of another base than model.path={config.model.path}; set model as it was there.")
-    if (saved["average"] is None) != (config.optimizer.ema_decay is None):
+    if saved["averages"] != (config.optimizer.ema_decay is not None):
         raise UserError(f"optimizer.ema_decay={config.optimizer.ema_decay}, but the checkpoint of resume={config.resume} is not from such a run.")
     if saved["step"] > setup.max_steps:
         raise UserError(
@@ -123,9 +126,7 @@ class Loop:
         ends = last or self._is_to_stop()
         if ends or (step > 0 and step % config.trainer.checkpoint_every_steps == 0):
             self.profile.close()
-            state = self.state()
-            if self.world.is_first:
-                checkpoint.save(self.run.directory, step, state, config.trainer.keep_checkpoints)
+            checkpoint.save(self.run.directory, step, self.optimization.tensors(), self.state(), config.trainer.keep_checkpoints, self.world)
         return not ends
 
     def _is_to_stop(self) -> bool:
@@ -175,7 +176,7 @@ class Loop:
         self.run.answers(self.step, [answer.as_row() for answer in result.answers])
 
     def state(self) -> dict[str, Any]:
-        """Everything that a resumed run needs, as tensors, numbers, strings and their containers."""
+        """What a resumed run needs beside the optimisation's tensors, as numbers, strings, small tensors and their containers."""
         return {
             **self.optimization.state(),
             "step": self.step,
@@ -185,33 +186,35 @@ class Loop:
             "wall_seconds": time.monotonic() - self.started,
             "tokens_forwarded": self.tokens_forwarded,
             "train_seconds": self.train_seconds,
-            "random": checkpoint.random_state(),
+            "random": self.world.gather(checkpoint.random_state()),
         }
 
     def restore(self, state: dict[str, Any] | None) -> None:
         """Go on from `state`; from the start without one. Drops what the run folder holds beyond it."""
         if state is None:
             return self.run.rewind(-1, -1)
-        self.optimization.restore(state)
+        self.optimization.restore(state, state["tensors"])
         self.step, self.evaluated = state["step"], state["evaluated"]
         self.base, self.latest = (None if state[name] is None else Evaluation.from_state(state[name]) for name in ("base", "latest"))
         self.tokens_forwarded, self.train_seconds = state["tokens_forwarded"], state["train_seconds"]
         self.started -= state["wall_seconds"]
-        checkpoint.restore_random_state(state["random"])
+        if self.world.rank < len(state["random"]):  # there may have been fewer processes
+            checkpoint.restore_random_state(state["random"][self.world.rank])
         self.run.rewind(self.step, self.evaluated)
         self.run.say(f"Resumed at step {self.step} of {self.setup.max_steps}.")
 
     def _export(self) -> None:
         assert self.latest is not None
-        config, directory, model, adapters = self.config, self.run.directory, self.setup.policy.model, self.setup.policy.adapters
-        metrics = self.latest.metrics()
-        if not self.world.is_first:
-            return
+        config, directory, policy, world = self.config, self.run.directory, self.setup.policy, self.world
+        card = partial(model_card, config, self.step, self.latest.metrics())
         with self.optimization.averaged():
-            if adapters is not None:
-                checkpoint.export_adapters(adapters, directory / "adapter", config.model.path, model_card(config, self.step, metrics, "peft"))
-                model = adapters.merged()
-            checkpoint.export(model, self.setup.tokenizer, directory / "model", model_card(config, self.step, metrics, "transformers"))
+            if policy.adapters is None:
+                checkpoint.export(policy.model, self.setup.tokenizer, directory / "model", card("transformers"), world)
+                return
+            checkpoint.export_adapters(policy.adapters, directory / "adapter", config.model.path, card("peft"), world)
+            merged = policy.adapters.merged(world)
+        if merged is not None:
+            checkpoint.export(merged, self.setup.tokenizer, directory / "model", card("transformers"))
 
     def _finish(self, status: str, error: str | None = None) -> None:
         base, final = self.base, self.latest

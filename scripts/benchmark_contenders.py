@@ -35,7 +35,7 @@ from ebft.types import Batch
 
 METHOD = EBFTConfig("ebft", rl_coef=1.0, ce_coef=0.1, alignment_coef=1.0, diversity_coef=1.0, advantage="rloo")
 SAMPLER = SamplerConfig("all", n_samples=4, stride=8, context_length=8, generate_length=8, temperature=0.6, reuse=False)
-FEATURES = FeaturesConfig([0.25, 0.5, 0.75], "last_token", "joint", "none", "policy", None)
+FEATURES = FeaturesConfig([0.25, 0.5, 0.75], "last_token", "joint", "none", "policy", None, "replicated")
 OPTIMIZER = OptimizerConfig(1e-6, [0.9, 0.95], 1e-8, 0.0, 1.0, "constant", 0.0, None)
 OURS = ("ours", "reuse")
 UNIT = "unit"

@@ -80,7 +80,7 @@ def phi_of(family: str = "llama", seed: int = 0, dtype: str = "fp32", **changes:
 
 
 def features(**changes: Any) -> FeaturesConfig:
-    return replace(FeaturesConfig([1, 2], "last_token", "joint", "none", "policy", None), **changes)
+    return replace(FeaturesConfig([1, 2], "last_token", "joint", "none", "policy", None, "replicated"), **changes)
 
 
 def geometry(**changes: Any) -> SamplerConfig:

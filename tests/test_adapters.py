@@ -242,7 +242,7 @@ def test_both_exports_load_with_plain_transformers_and_peft(tmp_path: Path, dtyp
     own = Adapters(model, fingerprint(model), LORA, "model.path=x", seed=3)
     move(LanguageModel(model, dtype, own))
     own.merged().save_pretrained(tmp_path / "model")
-    own.save(tmp_path / "adapter")
+    own.save(tmp_path / "adapter", own.weights())
     merged = AutoModelForCausalLM.from_pretrained(tmp_path / "model")
     base = AutoModelForCausalLM.from_pretrained(tmp_path / "base", dtype=torch.float32)
     with torch.no_grad():
@@ -275,7 +275,7 @@ def folder(tmp_path: Path) -> Path:
     """Adapters as peft writes them."""
     policy = adapted()
     assert policy.adapters is not None
-    policy.adapters.save(tmp_path / "adapter")
+    policy.adapters.save(tmp_path / "adapter", policy.adapters.weights())
     return tmp_path / "adapter"
 
 

@@ -1,13 +1,16 @@
 """Two and three processes against one with the same optimiser batches: losses, figures, gradients and weights."""
 
+import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 
+from ebft import checkpoint, tensors
 from ebft.cli.compose import compose
 from ebft.config import TrainConfig, UserError
 from ebft.distributed import ALONE, World
@@ -82,14 +85,21 @@ def config_of(folder: Path, method: str, *overrides: str) -> TrainConfig:
     return miniature(folder, f"method={method}", *(["method.ce_coef=0.1"] if method == "ebft" else []), *common)
 
 
+WAYS = {"ddp": ["trainer.parallel=ddp"], "fsdp2": ["trainer.parallel=fsdp2"], "phi": ["trainer.parallel=fsdp2", "features.placement=sharded"]}
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Record]:
+    """One process with the whole batch."""
+    return {method: record(ALONE, config_of(tmp_path_factory.mktemp(method), method)) for method in METHODS}
+
+
 @pytest.mark.parametrize("size", [2, 3])
-@pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("parallel", [["trainer.parallel=ddp"], ["trainer.parallel=fsdp2"], ["trainer.parallel=fsdp2", "features.placement=sharded"]])
-def test_processes_equal_one(tmp_path: Path, parallel: list[str], method: str, size: int) -> None:
-    config = config_of(tmp_path, method, *parallel)
-    alone, together = record(ALONE, config), run_together(size, tmp_path, record, config)
+@pytest.mark.parametrize(("method", "way"), [(method, way) for method in METHODS for way in WAYS if (method, way) != ("rlvr", "phi")])
+def test_processes_equal_one(tmp_path: Path, alone: dict[str, Record], method: str, way: str, size: int) -> None:
+    together = run_together(size, tmp_path, record, config_of(tmp_path, method, *WAYS[way]))
     for one in together:
-        assert_alike(one, alone)
+        assert_alike(one, alone[method])
         assert all(torch.equal(a, b) for a, b in zip(one.weights, together[0].weights, strict=True))
 
 
@@ -134,3 +144,49 @@ def test_what_one_process_refuses_all_refuse(tmp_path: Path) -> None:
     messages = run_together(3, tmp_path, refuses, config, tmp_path / "run")
     assert messages == ["model.path=./nowhere does not exist; name a folder with a model or a hub id such as Qwen/Qwen2.5-0.5B."] * 3
     assert not (tmp_path / "run").exists()
+
+
+def state_in(run_dir: Path, step: int) -> dict[str, Tensor]:
+    return tensors.read(checkpoint.load(run_dir / "checkpoints" / f"step_{step:06d}")["tensors"])
+
+
+@pytest.mark.parametrize("parallel", ["ddp", "fsdp2"])
+def test_a_checkpoint_of_two_processes_goes_on_in_one_and_in_three(tmp_path: Path, parallel: str) -> None:
+    """Weights, moments, average and rows of figures of a run that was never disturbed, in one process."""
+    half = ["trainer.checkpoint_every_steps=2", "optimizer.ema_decay=0.5", "eval.every_steps=2", "optimizer.schedule=constant"]
+    whole_run = [*half, f"trainer.parallel={parallel}", "trainer.max_steps=4"]
+    train(config_of(tmp_path, "ebft", *whole_run), tmp_path / "straight")
+    run_together(2, tmp_path, run, config_of(tmp_path, "ebft", *whole_run, "trainer.max_steps=2"), tmp_path / "two")
+    assert len(checkpoint.load(tmp_path / "two" / "checkpoints" / "step_000002")["random"]) == 2
+    for size in (1, 3):
+        resumed = tmp_path / f"resumed_{size}"
+        shutil.copytree(tmp_path / "two", resumed)
+        assert run_together(size, tmp_path, run, config_of(tmp_path, "ebft", *whole_run), resumed) == ["completed"] * size
+        mine, theirs = state_in(resumed, 4), state_in(tmp_path / "straight", 4)
+        assert mine.keys() == theirs.keys()
+        for name, value in mine.items():
+            torch.testing.assert_close(value, theirs[name], rtol=1e-5, atol=1e-6)
+        for ours, others in zip(rows(resumed / "metrics.jsonl"), rows(tmp_path / "straight" / "metrics.jsonl"), strict=True):
+            assert ours == pytest.approx(others, rel=1e-5, abs=2e-6)
+
+
+def adapted(world: World, config: TrainConfig, run_dir: Path) -> str:
+    return train(config, run_dir, world)
+
+
+@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
+def test_adapters_over_a_sharded_base(tmp_path: Path, dtype: str) -> None:
+    """Adapters, features and both exports, as one process has them."""
+    lora = ["model/adapter=lora", "model.adapter.rank=3", "trainer.max_steps=2", "eval.every_steps=2", "trainer.checkpoint_every_steps=2"]
+    config = config_of(tmp_path, "ebft", *lora, "trainer.parallel=fsdp2", f"trainer.dtype={dtype}")
+    one, two = tmp_path / "one", tmp_path / "two"
+    train(config, one)
+    run_together(2, tmp_path, adapted, config, two)
+    tolerance = 1e-5 if dtype == "fp32" else 2e-2
+    for name in ("model/model.safetensors", "adapter/adapter_model.safetensors"):
+        mine, theirs = load_file(two / name), load_file(one / name)
+        assert mine.keys() == theirs.keys()
+        for key, value in mine.items():
+            torch.testing.assert_close(value, theirs[key], rtol=tolerance, atol=tolerance)
+    for ours, others in zip(rows(two / "metrics.jsonl"), rows(one / "metrics.jsonl"), strict=True):
+        assert ours == pytest.approx(others, rel=tolerance, abs=tolerance)

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from ebft import checkpoint
 from ebft.config import EvaluateConfig, TrainConfig, UserError
 from ebft.evaluate import evaluate, labels
 from ebft.train import train
@@ -59,10 +60,9 @@ def test_differences_are_paired_and_to_the_first_model(runs: tuple[TrainConfig, 
 def test_a_model_that_cannot_be_loaded_is_named_and_the_others_evaluated(runs: tuple[TrainConfig, Path, Path], tmp_path: Path) -> None:
     config, sft, _ = runs
     unfinished, stranger = tmp_path / "unfinished", tmp_path / "stranger"
-    for folder in (unfinished, stranger):
-        folder.mkdir()
+    unfinished.mkdir()
     (unfinished / "config.yaml").touch()
-    torch.save({"model": {"weight": torch.zeros(3)}, "average": None}, stranger / "state.pt")
+    checkpoint.save(tmp_path, 3, {"model.weight": torch.zeros(3)}, {"averages": False}, keep=1).rename(stranger)
     failures = evaluate(evaluation_of(config, [str(unfinished), str(sft), str(stranger), "./nowhere"]), tmp_path / "out")
     assert failures == {
         "unfinished": f"{unfinished} is a run folder without a model or a checkpoint; let its run reach one, or leave it out.",

@@ -13,11 +13,10 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 # The ranks of the design, from the bottom; a rank whose modules build on one another has several floors.
 FLOORS = [
     ["types", "config"],  # 0
-    ["distributed"],
-    ["sharded"],
     ["blocks", "features", "rewards", "advantages", "losses"],  # 1, pure
     ["reuse"],  # pure as well
-    ["rules", "identity", "cost", "workload"],
+    ["rules", "identity", "cost", "workload", "distributed"],
+    ["sharded"],
     ["memory"],
     ["sharding"],
     ["scaling"],
@@ -33,7 +32,9 @@ FLOORS = [
     ["sampler"],  # 3
     ["completions"],
     ["methods", "evaluation"],  # 4
-    ["files", "tracking", "optimization"],  # 5
+    ["files", "tracking"],  # 5
+    ["tensors"],
+    ["optimization"],
     ["checkpoint", "console", "environment", "pages", "plots"],
     ["report"],
     ["comparison", "run"],

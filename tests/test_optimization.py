@@ -147,19 +147,19 @@ def test_without_an_average_the_weights_are_the_models_own() -> None:
     optimization.step(method, batch_of([5]), 0, 1, None)
     with optimization.averaged():
         assert weight.item() == pytest.approx(0.9)
-    assert optimization.state()["average"] is None
+    assert optimization.state()["averages"] is False
 
 
 def test_what_is_not_finite_changes_nothing() -> None:
     """A gradient beyond float32 after one good step: weights, moments, schedule and average stay as they were."""
     optimization, method, weight = toy([1.0], ema_decay=0.75, schedule="linear")
     optimization.step(method, batch_of([5]), 0, 1, None)
-    before = [value.clone() if isinstance(value, Tensor) else value for value in leaves(optimization.state())]
+    before = [value.clone() if isinstance(value, Tensor) else value for value in leaves([optimization.tensors(), optimization.state()])]
     method.losses = lambda *_: iter([Loss((method.model.weight * 1e38 * 1e38).sum(), {})])  # type: ignore[method-assign]
     with pytest.raises(NonFiniteError, match=r"^loss is inf, grad_norm is (inf|nan)$"):
         optimization.step(method, batch_of([5]), 1, 1, None)
     assert weight.item() == pytest.approx(0.9)
-    assert leaves(optimization.state()) == before
+    assert leaves([optimization.tensors(), optimization.state()]) == before
 
 
 def leaves(node: Any) -> list[Any]:

@@ -172,7 +172,7 @@ def test_rewinding_drops_what_lies_beyond(tmp_path: Path, config: TrainConfig) -
         run.log(step, {"train/loss": 1.0})
         run.log(step, {"eval/reward": 0.5})
         run.samples(step, [{"context": "a", "reference": "b", "rollouts": [{"text": "c", "reward": 0.5}]}])
-        checkpoint.save(tmp_path, step, {"step": step}, keep=3)
+        checkpoint.save(tmp_path, step, {"model.a": torch.zeros(3)}, {"step": step}, keep=3)
     with (tmp_path / "metrics.jsonl").open("a") as file:
         file.write('{"step": 7, "trai')
     run.rewind(3, evaluated=0)  # the checkpoint of step 3 was written before the evaluation of step 3

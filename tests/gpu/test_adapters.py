@@ -17,7 +17,7 @@ pytestmark = [pytest.mark.gpu, pytest.mark.filterwarnings("default")]
 ROWS, T, VOCABULARY = 3, 149, 61
 CONFIG = EBFTConfig("ebft", rl_coef=1.0, ce_coef=0.1, alignment_coef=1.0, diversity_coef=1.0, advantage="rloo")
 SAMPLER = SamplerConfig("all", n_samples=3, stride=7, context_length=5, generate_length=5, temperature=0.7, reuse=True)
-FEATURES = FeaturesConfig([1, 2], "last_token", "joint", "none", "policy", None)
+FEATURES = FeaturesConfig([1, 2], "last_token", "joint", "none", "policy", None, "replicated")
 OPTIMIZER = OptimizerConfig(1e-2, [0.9, 0.95], 1e-8, 0.0, 1.0, "constant", 0.0, None)
 
 

@@ -35,7 +35,7 @@ def methods(ce_coef: float, whitening: str) -> tuple[EBFT, NaiveEBFT]:
     torch.manual_seed(0)
     settings = {"hidden_size": 24, "intermediate_size": 37, "num_attention_heads": 6, "num_key_value_heads": 2, "initializer_range": 0.3}
     model = LlamaForCausalLM(LlamaConfig(vocab_size=VOCABULARY, num_hidden_layers=LAYERS, **settings))
-    features = FeaturesConfig([0.25, 0.5, 0.75], "last_token", "joint", whitening, "policy", None)
+    features = FeaturesConfig([0.25, 0.5, 0.75], "last_token", "joint", whitening, "policy", None, "replicated")
     config = EBFTConfig("ebft", rl_coef=1.3, ce_coef=ce_coef, alignment_coef=0.9, diversity_coef=1.1, advantage="rloo")
     phi = FeatureNetwork(copy.deepcopy(model), features, "fp32")
     naive_policy = LanguageModel(copy.deepcopy(model), "fp32")
