@@ -83,8 +83,13 @@ class Adapters:
             self._peft = peft.get_peft_model(model, settings)
         self.model = model
         self.layers: dict[str, Any] = {name: module for name, module in model.named_modules() if isinstance(module, LoraLayer)}
-        self.trained = nn.ParameterDict({_key(name): weight for name, weight in model.named_parameters() if weight.requires_grad})
-        self.trained.register_buffer(BASE, base)
+        self._base = base
+        self.find()
+
+    def find(self) -> None:
+        """Take the trained weights that the model has now, which are others once it was sharded."""
+        self.trained = nn.ParameterDict({_key(name): weight for name, weight in self.model.named_parameters() if weight.requires_grad})
+        self.trained.register_buffer(BASE, self._base)
 
     @contextmanager
     def off(self) -> Iterator[None]:
@@ -99,8 +104,9 @@ class Adapters:
             self.model.train(was_training)
 
     def _switch(self, on: bool) -> None:
+        """As peft's `enable_adapters`, which besides sets `requires_grad` of the weights that are there, shards or what was gathered from them."""
         for layer in self.layers.values():
-            layer.enable_adapters(on)
+            layer._disable_adapters = not on
 
     def weights(self) -> dict[str, Tensor]:
         """Of the adapters, whole and on the CPU, by peft's names."""

@@ -140,6 +140,8 @@ class LanguageModel:
     def shard(self, world: World) -> None:
         """Leave this process its part of the weights, of their gradients and moments."""
         self.decoder.shard(world, owner=self.model)
+        if self.adapters is not None:
+            self.adapters.find()
 
     @property
     def trained(self) -> nn.Module:
