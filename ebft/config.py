@@ -216,6 +216,7 @@ class TrainerConfig:
     compile: bool  # layers by torch.compile; attention has kernels of its own
     liger: bool  # norms and gates in Liger's kernels
     processes: int | None = at_least(1)  # on this machine, started by ebft-train; null: this one, or as many as torchrun or srun has started
+    hang_seconds: float = above(0)  # after which a process that gets nowhere while others wait for it ends them all
     parallel: str = one_of("none", "ddp", "fsdp2")  # how several processes share a step: every one with all weights, or with shards of them
     checkpoint_every_steps: int = at_least(1)
     keep_checkpoints: int = at_least(1)

@@ -6,9 +6,11 @@ of this costs it anything.
 """
 
 import math
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any, TypeVar
 
 import torch
@@ -17,10 +19,14 @@ from jaxtyping import Shaped
 from torch import Tensor
 
 from ebft.config import RunFailure, UserError
+from ebft.launched import from_slurm, num_processes
+from ebft.pulse import PULSE, watched
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
+MEETING_SECONDS = 60.0  # within which all processes of a run must have found one another
+LONGEST_WAIT = timedelta(minutes=30)  # for one another, whatever the reason
 BUCKET = 2**25  # elements of gradients that travel together
 
 
@@ -43,6 +49,7 @@ class World:
     def sum(self, x: Shaped[Tensor, "*n"]) -> Shaped[Tensor, "*n"]:
         """Over all processes; the same bits in each."""
         if self.size > 1:
+            PULSE.meet()
             x = x.clone()
             dist.all_reduce(x)
         return x
@@ -55,6 +62,7 @@ class World:
         """The largest over all processes, of each number."""
         if self.size == 1:
             return [*numbers]
+        PULSE.meet()
         held = torch.tensor(numbers, dtype=torch.int64)
         dist.all_reduce(held, dist.ReduceOp.MAX)
         return held.tolist()
@@ -66,6 +74,7 @@ class World:
         """Everybody's, by rank."""
         if self.size == 1:
             return [item]
+        PULSE.meet()
         items: list[Any] = [None] * self.size
         dist.all_gather_object(items, item)
         return items
@@ -136,7 +145,68 @@ def _add(gradients: Sequence[Tensor]) -> None:
     """In one message."""
     if not gradients:
         return
+    PULSE.meet()
     flat = torch.cat([gradient.flatten() for gradient in gradients])
     dist.all_reduce(flat)
     for gradient, total in zip(gradients, flat.split([gradient.numel() for gradient in gradients]), strict=True):
         gradient.copy_(total.view_as(gradient))
+
+
+class LostContact(RunFailure):
+    """Another process of the run has ended, or no longer answers."""
+
+
+@contextmanager
+def in_contact() -> Iterator[None]:
+    """What torch raises in here when another process has gone becomes LostContact."""
+    try:
+        yield
+    except RuntimeError as error:
+        if isinstance(error, dist.DistError) or any(sign in str(error) for sign in ("gloo/", "Gloo", "NCCL")):
+            raise LostContact("Another process of this run has ended; the same command goes on from the last checkpoint.") from error
+        raise
+
+
+def joined() -> World:
+    """The processes that this one is connected to."""
+    return World(dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else ALONE
+
+
+def watching(world: World, limit: float) -> AbstractContextManager[None]:
+    """While in here the processes watch over one another: one that hangs for more than `limit` seconds ends all."""
+    if world.size == 1:
+        return nullcontext()
+    client = dist.TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False, timeout=timedelta(seconds=limit))
+    return watched(dist.PrefixStore("pulse", client), world.rank, world.size, limit)
+
+
+@contextmanager
+def connected() -> Iterator[World]:
+    """The processes that torchrun, srun or ebft-train has started as one run. Raises UserError where they do not find one another."""
+    os.environ.update(from_slurm(os.environ))
+    if num_processes(os.environ) == 1:
+        yield ALONE
+        return
+    missing = [name for name in ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
+    if missing:
+        raise UserError(f"WORLD_SIZE={os.environ['WORLD_SIZE']} without {', '.join(missing)}; start the processes with torchrun, or set these too.")
+    where = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+    if torch.cuda.is_available() and int(os.environ["LOCAL_RANK"]) < torch.cuda.device_count():
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() and dist.is_nccl_available() else "gloo"
+    if not dist.is_gloo_available():
+        raise UserError("Several processes need gloo, which this torch was built without; install torch as constraints.txt has it.")
+    try:
+        store, rank, size = next(dist.rendezvous("env://", timeout=timedelta(seconds=MEETING_SECONDS)))
+        store.set(f"here/{rank}", "")
+        store.wait([f"here/{other}" for other in range(size)], timedelta(seconds=MEETING_SECONDS))
+        dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=LONGEST_WAIT)
+    except (dist.DistError, ValueError) as error:
+        raise UserError(
+            f"The {os.environ['WORLD_SIZE']} processes of this run did not meet at {where} within {MEETING_SECONDS:.0f} s; see that all were "
+            "started, that MASTER_ADDR and MASTER_PORT are the first one's, and that its port is open."
+        ) from error
+    try:
+        yield World(rank, size)
+    finally:
+        dist.destroy_process_group()

@@ -18,6 +18,7 @@ CHANGEABLE_KEYS = (
     "trainer.liger",
     "trainer.processes",
     "trainer.parallel",
+    "trainer.hang_seconds",
     "trainer.checkpoint_every_steps",
     "trainer.keep_checkpoints",
     "trainer.profile",

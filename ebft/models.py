@@ -19,6 +19,7 @@ from ebft.blocks import Branches, OwnTokens, block_branches, from_branches, pred
 from ebft.config import FeaturesConfig, UserError
 from ebft.distributed import World
 from ebft.features import embed, reference_windows, tap_indices
+from ebft.pulse import PULSE
 from ebft.quantization import round_to_bfloat16
 from ebft.reuse import branches_of, largest
 from ebft.sharded import Shards
@@ -58,6 +59,7 @@ class Decoder:
         """`work` with the weights outside the layers at hand."""
         if self.shards is None:
             return work(*arguments, **named)
+        PULSE.meet()
         result: Result = self.shards.whole(work, *arguments, **named)
         return result
 
@@ -73,6 +75,7 @@ class Decoder:
 
     def run(self, tokens: Int[Tensor, "B S"], positions: Int[Tensor, "B S"], context: Context) -> Float[Tensor, "B S H"]:
         """Last hidden states."""
+        PULSE.move()
         self.tokens_forwarded += tokens.numel() * self.depth * (3 if torch.is_grad_enabled() else 1)
         with self.state(), torch.autocast(tokens.device.type, torch.bfloat16, enabled=self.autocast):
             output = self.through(self.module, input_ids=tokens, position_ids=positions, use_cache=False, held=Held(context))

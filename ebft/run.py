@@ -204,8 +204,8 @@ class StopSignals:
 
     MESSAGE = b"\nStopping: finishing this step, then saving; press Ctrl-C again to end at once.\n"
 
-    def __init__(self) -> None:
-        self.requested = False
+    def __init__(self, quiet: bool = False) -> None:
+        self.requested, self._quiet = False, quiet
         self._previous: dict[signal.Signals, Callable[[int, FrameType | None], Any] | int | None] = {}
 
     def __enter__(self) -> "StopSignals":
@@ -219,7 +219,7 @@ class StopSignals:
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if self.requested and number == signal.SIGINT:
             raise KeyboardInterrupt
-        if not self.requested:
+        if not self.requested and not self._quiet:
             os.write(2, self.MESSAGE)  # print is not safe in a handler: it may interrupt another print
         self.requested = True
 

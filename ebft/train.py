@@ -18,12 +18,13 @@ from ebft import tensors as stored
 from ebft.adapters import is_of_adapters, same_base
 from ebft.config import RunFailure, TrainConfig, UserError
 from ebft.data import order
-from ebft.distributed import ALONE, World
+from ebft.distributed import ALONE, World, in_contact
 from ebft.evaluation import Evaluation
 from ebft.files import atomic_file
 from ebft.optimization import MODEL, NonFiniteError, Optimization, save_batch
 from ebft.plan import model_card, plan
 from ebft.profiling import DTYPES, NoProfile, Profile, matmul_peak, utilization
+from ebft.pulse import PULSE
 from ebft.run import Run, SilentRun, StopSignals
 from ebft.setup import Setup, prepare
 from ebft.sharded import kept
@@ -39,24 +40,26 @@ def train(config: TrainConfig, run_dir: Path, world: World = ALONE) -> str:
 
     Raises UserError before anything is written there, RunFailure for a run that could not go on; of several processes, all of them do.
     """
-    with world.together():
+    with world.together(), PULSE.busy():
         Run.check(run_dir, config)
         start = checkpoint.resolve(config.resume, run_dir)
         saved = None if start is None else checkpoint.load(start)
         setup = prepare(config, world)
         if saved is not None:
             check_continues(config, setup, saved)
-    with world.together():
+    with world.together(), PULSE.busy():
         run = Run(run_dir, config) if world.is_first else SilentRun(run_dir)
     run.is_complete = world.told(run.is_complete)
     if run.is_complete:
         run.say(f"{run_dir} is complete; raise trainer.max_steps to train on, or choose another hydra.run.dir.")
         return "completed"
-    with StopSignals() as stop:
+    with StopSignals(quiet=not world.is_first) as stop:
         loop = Loop(config, setup, run, stop)
         loop.restore(saved)
         run.plan(plan(config, setup), title=f"{config.method.name} in {run_dir}")
-        return loop.run_to_the_end()
+        status = loop.run_to_the_end()
+        world.wait()
+        return status
 
 
 def check_continues(config: TrainConfig, setup: Setup, saved: dict[str, Any]) -> None:
@@ -101,20 +104,22 @@ class Loop:
         if self.config.trainer.profile and self.world.is_first:
             self.profile = Profile(self.run.directory, self.setup.device, self.setup.max_steps - self.step, self.run.say)
         try:
-            with self.run.progress(self.setup.max_steps, self.step) as progress:
+            with in_contact(), self.run.progress(self.setup.max_steps, self.step) as progress:
                 while self._settle():
                     with self.profile.step(self.step + 1):
                         metrics = self._train_step()
                     progress.update(self.step, metrics)
             done = self.step == self.setup.max_steps and self.evaluated == self.step
             if done:
-                self._export()
+                with PULSE.busy():
+                    self._export()
         except BaseException as error:
             self.profile.discard()
             self._finish("failed", error=f"{type(error).__name__}: {error}")
             raise
         status = "completed" if done else "interrupted"
-        self._finish(status)
+        with PULSE.busy():
+            self._finish(status)
         return status
 
     def _settle(self) -> bool:
@@ -126,7 +131,8 @@ class Loop:
         ends = last or self._is_to_stop()
         if ends or (step > 0 and step % config.trainer.checkpoint_every_steps == 0):
             self.profile.close()
-            checkpoint.save(self.run.directory, step, self.optimization.tensors(), self.state(), config.trainer.keep_checkpoints, self.world)
+            with PULSE.busy():
+                checkpoint.save(self.run.directory, step, self.optimization.tensors(), self.state(), config.trainer.keep_checkpoints, self.world)
         return not ends
 
     def _is_to_stop(self) -> bool:

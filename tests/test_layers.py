@@ -15,7 +15,8 @@ FLOORS = [
     ["types", "config"],  # 0
     ["blocks", "features", "rewards", "advantages", "losses"],  # 1, pure
     ["reuse"],  # pure as well
-    ["rules", "identity", "cost", "workload", "distributed"],
+    ["rules", "identity", "cost", "workload", "pulse", "launched"],
+    ["distributed"],
     ["sharded"],
     ["memory"],
     ["sharding"],

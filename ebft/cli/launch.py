@@ -1,5 +1,6 @@
 """What happens between composing and the first job: every configuration is checked before Hydra makes a folder."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ from omegaconf import DictConfig, OmegaConf
 from ebft.cli.compose import to_config
 from ebft.cli.grid import cells
 from ebft.cli.refusals import as_user_error, one_sentence
+from ebft.config import UserError
+from ebft.launched import num_processes
 
 _created: list[Path] = []  # folders that did not exist before this launch, innermost first
 
@@ -26,6 +29,9 @@ class CheckFirst(Callback):
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """The whole grid is checked before its first job."""
+        with one_sentence():
+            if num_processes(os.environ) > 1:
+                raise UserError("--multirun starts one run after another, and torchrun or srun its processes once; use trainer.processes=N instead.")
         loader, grid = GlobalHydra.instance().config_loader(), _overrides(config)
         with one_sentence(), as_user_error(grid):
             for cell in cells(grid):

@@ -13,6 +13,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from ebft.cli.refusals import as_user_error, one_sentence
+from ebft.launched import num_processes
 
 
 def main() -> None:
@@ -20,15 +21,26 @@ def main() -> None:
     if {"--help", "-h"} & set(sys.argv[1:]):
         from ebft.cli.help import help_text
 
-        print(help_text())
+        if os.environ.get("RANK", "0") == "0":
+            print(help_text())
         return
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises instead of printing
     try:
-        with one_sentence(), as_user_error(sys.argv[1:]):
-            hydra.main(version_base="1.3", config_path="pkg://ebft.conf", config_name="train")(_run)()
+        with one_sentence():
+            if num_processes(os.environ) > 1:
+                from ebft.cli.processes import take_part
+
+                take_part(_compose_and_run)
+            else:
+                _compose_and_run()
     except KeyboardInterrupt:
         print("Interrupted.", file=sys.stderr)
         sys.exit(130)
+
+
+def _compose_and_run() -> None:
+    with one_sentence(), as_user_error(sys.argv[1:]):
+        hydra.main(version_base="1.3", config_path="pkg://ebft.conf", config_name="train")(_run)()
 
 
 def _run(cfg: DictConfig) -> None:
@@ -45,11 +57,11 @@ def _run(cfg: DictConfig) -> None:
                 preview(config, run_dir)
                 remove_created_folders()
                 return
-            from ebft.train import train
+            from ebft.cli.processes import perform
 
-            if train(config, run_dir) == "interrupted":
+            if perform(config, run_dir) == "interrupted":
                 raise KeyboardInterrupt  # for whoever started this: the run is saved, not done, and no further job of a grid starts
-        except UserError:
+        except (UserError, SystemExit):  # what several processes refuse, they have said
             remove_created_folders()
             raise
 

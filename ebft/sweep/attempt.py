@@ -13,7 +13,7 @@ from ebft.sweep import state as states
 from ebft.sweep.jobs import Job, folder, quoted
 
 CHILD = "ebft.cli.job"  # ebft-train, ending with the process that started it
-PARENT = "EBFT_SWEEP_PROCESS"  # the environment variable that tells the child which that is
+PARENT = "EBFT_SWEEP_PROCESS"  # the environment variable that tells a child which that is
 INTERRUPTED = 130
 POLL_SECONDS = 0.2
 SAVING_SECONDS = 60.0  # what a job that is queued again allows the run of its earlier process for saving

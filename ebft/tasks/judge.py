@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from jaxtyping import Int
 from torch import Tensor
 
+from ebft.pulse import PULSE
 from ebft.tasks.base import Question, Verdict, Verifier
 from ebft.types import Rollout
 
@@ -31,5 +32,6 @@ class Judge:
         """A verdict for each of the N completions of every row."""
         texts = self.texts(rollout)
         asked = [self.questions[row] for row, row_texts in zip(row_ids.tolist(), texts, strict=True) for _ in row_texts]
-        verdicts = iter(self.verifier.verify_all([text for row_texts in texts for text in row_texts], asked))
+        with PULSE.busy():
+            verdicts = iter(self.verifier.verify_all([text for row_texts in texts for text in row_texts], asked))
         return [[next(verdicts) for _ in row_texts] for row_texts in texts]

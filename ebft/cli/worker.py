@@ -1,0 +1,28 @@
+"""One of the processes that `ebft-train trainer.processes=N` starts."""
+
+import sys
+from pathlib import Path
+
+from ebft.cli.parent import end_with_parent
+from ebft.cli.refusals import one_sentence
+from ebft.pulse import LOST
+
+
+def main() -> None:
+    """Exit codes: as ebft-train's, and LOST where another process has failed."""
+    end_with_parent()
+    from ebft.cli.processes import INTERRUPTED, read_task, work
+    from ebft.distributed import LostContact, connected, in_contact
+
+    with one_sentence():
+        try:
+            with in_contact(), connected():
+                status = work(*read_task(Path(sys.argv[1])))
+        except LostContact:  # whoever started this says whose fault it is
+            sys.exit(LOST)
+    if status == "interrupted":
+        sys.exit(INTERRUPTED)
+
+
+if __name__ == "__main__":
+    main()

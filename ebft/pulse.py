@@ -1,0 +1,167 @@
+"""Signs of life of the processes of one run, so that one that hangs ends them all, with its name, and none waits for it until tomorrow.
+
+Every process tells the others, every two seconds from a thread of its own, how often it has come to a place where all must meet, and how long ago its
+main thread last got anywhere. A process hangs if nothing is heard from it any more, or if another one is ahead of it and has waited at such a place
+for the whole time in which this one got nowhere. So processes that are all slow alike never hang, and neither does one that says it is busy.
+"""
+
+import json
+import os
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+BEAT_SECONDS, DONE = 2.0, -1
+VERDICT = "EBFT_VERDICT"  # environment variable: the file that takes the sentence about a hanging process; unset: stderr
+LOST = 75  # exit code of a process that ends because of another one
+
+
+class Pulse:
+    """Where this process is."""
+
+    def __init__(self) -> None:
+        self.meetings = 0  # that were come to, whether the others were there or not
+        self.moved_at = time.monotonic()
+        self._busy = 0
+
+    def move(self) -> None:
+        """The main thread gets on."""
+        self.moved_at = time.monotonic()
+
+    def meet(self) -> None:
+        """It comes to where all processes must meet."""
+        self.meetings += 1
+        self.move()
+
+    @contextmanager
+    def busy(self) -> Iterator[None]:
+        """It may be long with this, while the others wait."""
+        self._busy += 1
+        try:
+            yield
+        finally:
+            self._busy -= 1
+            self.move()
+
+    def beat(self, number: int) -> "Beat":
+        return Beat(number, self.meetings, time.monotonic() - self.moved_at, self._busy > 0, socket.gethostname(), os.getpid())
+
+
+PULSE = Pulse()
+
+
+@dataclass(frozen=True)
+class Beat:
+    """What the others hear."""
+
+    number: int
+    meetings: int
+    still: float  # seconds since the main thread last got on
+    busy: bool
+    host: str
+    process: int
+
+
+def hanging(beats: dict[int, Beat], silent: dict[int, float], limit: float) -> tuple[int, str] | None:
+    """The process that hangs, by rank, and how that shows; `silent` are the seconds since a process was last heard of."""
+    beats = {rank: beat for rank, beat in beats.items() if beat.number != DONE}
+    for rank in sorted(beats):
+        if silent[rank] > limit:
+            return rank, f"has given no sign of life for {silent[rank]:.0f} s"
+    waiting = [beat for beat in beats.values() if beat.still > limit]
+    for rank, beat in sorted(beats.items()):
+        if beat.still > limit and not beat.busy and any(other.meetings > beat.meetings for other in waiting):
+            return rank, f"has got nowhere for {beat.still:.0f} s while others wait for it"
+    return None
+
+
+class Store(Protocol):
+    """What `watched` needs of torch's key-value stores."""
+
+    def set(self, key: str, value: str) -> None: ...
+    def get(self, key: str) -> bytes: ...
+    def check(self, keys: list[str]) -> bool: ...
+
+
+@contextmanager
+def watched(store: Store, rank: int, size: int, limit: float, end: Callable[[str, Beat | None], None] | None = None) -> Iterator[None]:
+    """Watch over one another while in here; a process that hangs for more than `limit` seconds ends all."""
+    over = threading.Event()
+    watch = _Watch(store, rank, size, limit, end or end_all, over)
+    thread = threading.Thread(target=watch.run, daemon=True, name="pulse")
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
+@dataclass
+class _Watch:
+    """One process's view of all."""
+
+    store: Store
+    rank: int
+    size: int
+    limit: float
+    end: Callable[[str, Beat | None], None]
+    over: threading.Event
+    beats: dict[int, Beat] = field(default_factory=dict)
+    heard_at: dict[int, float] = field(default_factory=dict)
+
+    def run(self) -> None:
+        number = 0
+        try:
+            while not self.over.wait(min(BEAT_SECONDS, self.limit / 4)):
+                number += 1
+                self._tell(number)
+                self._listen()
+                silent = {rank: time.monotonic() - heard_at for rank, heard_at in self.heard_at.items()}
+                found = hanging(self.beats, silent, self.limit)
+                if found is not None and found[0] != self.rank:
+                    self._end(*found)
+                    return
+            self._tell(DONE)
+        except RuntimeError:  # the first process, which holds the store, has ended or hangs
+            if self.rank and not self.over.wait(2 * BEAT_SECONDS):
+                self._end(0, "does not answer")
+
+    def _tell(self, number: int) -> None:
+        self.store.set(f"beat/{self.rank}", json.dumps(asdict(PULSE.beat(number))))
+
+    def _listen(self) -> None:
+        for rank in range(self.size):
+            if self.store.check([f"beat/{rank}"]):
+                beat = Beat(**json.loads(self.store.get(f"beat/{rank}")))
+                if rank not in self.beats or beat.number != self.beats[rank].number:
+                    self.heard_at[rank] = time.monotonic()
+                self.beats[rank] = beat
+
+    def _end(self, culprit: int, how: str) -> None:
+        """The lowest of the others says why."""
+        beat = self.beats.get(culprit)
+        where = "" if beat is None else f" on {beat.host}"
+        sentence = f"Rank {culprit} of {self.size}{where} {how}, so all processes end; the same command goes on from the last checkpoint."
+        tells = min(rank for rank in range(self.size) if rank != culprit)
+        self.end(sentence if self.rank == tells else "", beat)
+
+
+def end_all(sentence: str, culprit: Beat | None) -> None:
+    """Say why, if there is anything to say, end the one that hangs if it is on this machine, and this process."""
+    if sentence:
+        target = os.environ.get(VERDICT)
+        if target:
+            Path(target).write_text(sentence, encoding="utf-8")
+        else:
+            os.write(2, f"{sentence}\n".encode())
+    if culprit is not None and culprit.host == socket.gethostname():
+        with suppress(ProcessLookupError):  # another process was faster
+            os.kill(culprit.process, signal.SIGKILL)
+    os._exit(LOST)
