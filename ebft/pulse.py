@@ -12,12 +12,15 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
+from datetime import timedelta
 from pathlib import Path
 from typing import Protocol
 
 BEAT_SECONDS, DONE = 2.0, -1
+STARTING = timedelta(minutes=10)  # until all processes watch
 VERDICT = "EBFT_VERDICT"  # environment variable: the file that takes the sentence about a hanging process; unset: stderr
 LOST = 75  # exit code of a process that ends because of another one
 
@@ -86,7 +89,7 @@ class Store(Protocol):
 
     def set(self, key: str, value: str) -> None: ...
     def get(self, key: str) -> bytes: ...
-    def check(self, keys: list[str]) -> bool: ...
+    def wait(self, keys: list[str], timeout: timedelta) -> None: ...
 
 
 @contextmanager
@@ -94,6 +97,8 @@ def watched(store: Store, rank: int, size: int, limit: float, end: Callable[[str
     """Watch over one another while in here; a process that hangs for more than `limit` seconds ends all."""
     over = threading.Event()
     watch = _Watch(store, rank, size, limit, end or end_all, over)
+    watch.tell(0)
+    store.wait([f"beat/{other}" for other in range(size)], STARTING)
     thread = threading.Thread(target=watch.run, daemon=True, name="pulse")
     thread.start()
     try:
@@ -117,32 +122,38 @@ class _Watch:
     heard_at: dict[int, float] = field(default_factory=dict)
 
     def run(self) -> None:
-        number = 0
+        number, asking = 0, ThreadPoolExecutor(1, "pulse")  # a store whose holder has stopped never answers, not even that it is too late
         try:
             while not self.over.wait(min(BEAT_SECONDS, self.limit / 4)):
                 number += 1
-                self._tell(number)
-                self._listen()
+                asking.submit(self._exchange, number).result(timeout=self.limit)
                 silent = {rank: time.monotonic() - heard_at for rank, heard_at in self.heard_at.items()}
                 found = hanging(self.beats, silent, self.limit)
                 if found is not None and found[0] != self.rank:
                     self._end(*found)
                     return
-            self._tell(DONE)
-        except RuntimeError:  # the first process, which holds the store, has ended or hangs
+            self.tell(DONE)
+        except TimeoutError:
+            self._end(0, f"has given no sign of life for {self.limit:.0f} s")
+        except RuntimeError:  # the first process, which holds the store, has ended
             if self.rank and not self.over.wait(2 * BEAT_SECONDS):
                 self._end(0, "does not answer")
+        finally:
+            asking.shutdown(wait=False)
 
-    def _tell(self, number: int) -> None:
+    def _exchange(self, number: int) -> None:
+        self.tell(number)
+        self._listen()
+
+    def tell(self, number: int) -> None:
         self.store.set(f"beat/{self.rank}", json.dumps(asdict(PULSE.beat(number))))
 
     def _listen(self) -> None:
         for rank in range(self.size):
-            if self.store.check([f"beat/{rank}"]):
-                beat = Beat(**json.loads(self.store.get(f"beat/{rank}")))
-                if rank not in self.beats or beat.number != self.beats[rank].number:
-                    self.heard_at[rank] = time.monotonic()
-                self.beats[rank] = beat
+            beat = Beat(**json.loads(self.store.get(f"beat/{rank}")))
+            if rank not in self.beats or beat.number != self.beats[rank].number:
+                self.heard_at[rank] = time.monotonic()
+            self.beats[rank] = beat
 
     def _end(self, culprit: int, how: str) -> None:
         """The lowest of the others says why."""
