@@ -335,6 +335,7 @@ class LocalLauncherConfig(LauncherConfig):
     """Processes on this machine."""
 
     slots_per_device: int = at_least(1)  # runs at a time on each GPU, or on the CPU where there is none
+    gpus: int = at_least(1)  # of a run, of trainer.processes=N as many
     threads: int | None = at_least(1)  # of each run; null: cores divided by slots
 
 
@@ -345,9 +346,11 @@ class SlurmLauncherConfig(LauncherConfig):
     cluster: str = one_of("slurm", "local", "debug")  # submitit's executors; local runs jobs here, as for a rehearsal
     max_jobs: int = at_least(1)  # in the queue at a time
     minutes: int = at_least(1)  # time limit of a job; one that reaches it is saved and queued again
-    gpus: int = at_least(0)
-    cpus: int = at_least(1)
-    memory_gb: int = at_least(1)
+    nodes: int = at_least(1)  # of a job
+    tasks_per_node: int = at_least(1)  # processes of a run on each node, a GPU each
+    gpus: int = at_least(0)  # of each node
+    cpus: int = at_least(1)  # of each task
+    memory_gb: int = at_least(1)  # of each node
     partition: str | None
     account: str | None
     parameters: dict[str, Any]  # further parameters of submitit's executor, e.g. slurm_constraint

@@ -17,7 +17,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from datetime import timedelta
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 BEAT_SECONDS, DONE = 2.0, -1
 STARTING = timedelta(minutes=10)  # until all processes watch
@@ -84,6 +84,7 @@ def hanging(beats: dict[int, Beat], silent: dict[int, float], limit: float) -> t
     return None
 
 
+@runtime_checkable
 class Store(Protocol):
     """What `watched` needs of torch's key-value stores."""
 

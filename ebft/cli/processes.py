@@ -65,10 +65,9 @@ def take_part(lead: Callable[[], None]) -> None:
 
     with connected() as world:
         if not world.is_first:
-            task = world.told(None)
+            task: Any = world.told(None)
             if isinstance(task, int):  # the first has ended, and said why
                 sys.exit(task)
-            assert task is not None
             if work(*task) == "interrupted":
                 sys.exit(INTERRUPTED)
             return
@@ -84,7 +83,7 @@ def take_part(lead: Callable[[], None]) -> None:
                 world.told(code)
 
 
-def launch(config: TrainConfig, run_dir: Path, size: int) -> str:
+def launch(config: TrainConfig, run_dir: Path, size: int, worker: str = "ebft.cli.worker") -> str:
     """Start `size` workers on this machine and see them through. Raises what they refuse as SystemExit, for they have said it."""
     path = run_dir / f".processes_{os.getpid()}.yaml"
     descriptor = os.open(path, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o600)  # it may hold names that are nobody's business
@@ -92,7 +91,7 @@ def launch(config: TrainConfig, run_dir: Path, size: int) -> str:
         with os.fdopen(descriptor, "w", encoding="utf-8") as file:
             yaml.safe_dump({"config": asdict(config), "run_dir": str(run_dir)}, file, sort_keys=False)
         with TemporaryDirectory(prefix="ebft-") as logs:
-            return _Workers(path, Path(logs), size).see_through()
+            return _Workers(worker, path, Path(logs), size).see_through()
     finally:
         path.unlink(missing_ok=True)
 
@@ -106,20 +105,21 @@ def read_task(path: Path) -> tuple[TrainConfig, Path]:
 class _Workers:
     """The processes of one run, by rank."""
 
-    def __init__(self, task: Path, logs: Path, size: int) -> None:
+    def __init__(self, module: str, task: Path, logs: Path, size: int) -> None:
         self.logs, self.size, self.asked = logs, size, 0
         self.failed: dict[int, int] = {}  # rank -> exit code of those that failed by themselves, in their order
         self.verdict = logs / "verdict"
         common = {"WORLD_SIZE": str(size), "LOCAL_WORLD_SIZE": str(size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port())}
-        threads = str(max(1, len(os.sched_getaffinity(0)) // size))
-        variables = {"OMP_NUM_THREADS": threads, **os.environ, **common, VERDICT: str(self.verdict), PARENT: str(os.getpid())}
-        self.processes = [self._start(task, rank, variables) for rank in range(size)]
+        threads = int(os.environ.get("OMP_NUM_THREADS", len(os.sched_getaffinity(0))))  # of the run
+        common["OMP_NUM_THREADS"] = str(max(1, threads // size))
+        variables = {**os.environ, **common, VERDICT: str(self.verdict), PARENT: str(os.getpid())}
+        command = [sys.executable, "-m", module, str(task)]
+        self.processes = [self._start(command, rank, variables) for rank in range(size)]
 
-    def _start(self, task: Path, rank: int, variables: dict[str, str]) -> "subprocess.Popen[bytes]":
+    def _start(self, command: list[str], rank: int, variables: dict[str, str]) -> "subprocess.Popen[bytes]":
         """The first one has the terminal, the others a file each; in a session of its own, so that Ctrl-C comes through here alone."""
         own = {"RANK": str(rank), "LOCAL_RANK": str(rank)}
         output: IO[bytes] | None = None if rank == 0 else self._log(rank).open("wb")
-        command = [sys.executable, "-m", "ebft.cli.worker", str(task)]
         try:
             return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True, env={**variables, **own})
         finally:

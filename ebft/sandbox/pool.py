@@ -120,7 +120,9 @@ class Sandbox:
 
 
 def _num_cores() -> int:
-    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+    """This machine's, over the processes of the run that it has, if torchrun or ebft-train has started several."""
+    cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+    return max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
 
 
 def _close_all(idle: "queue.LifoQueue[Worker | None]") -> None:

@@ -5,9 +5,10 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 from ebft.sweep import state as states
 from ebft.sweep.jobs import Job, folder, quoted
@@ -33,12 +34,8 @@ class Attempt:
         self.directory, self.job, self._descriptor = directory, job, descriptor
         self.log = directory / "logs" / f"{job.name}.log"
         self.log.parent.mkdir(parents=True, exist_ok=True)
-        command = [sys.executable, "-m", CHILD, *job.overrides, f"hydra.run.dir={quoted(str(folder(directory, job.name)))}"]
-        variables = {**os.environ, **environment, PARENT: str(os.getpid())}
         with self.log.open("ab") as log:
-            self._process = subprocess.Popen(
-                command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, pass_fds=[descriptor], start_new_session=True, env=variables
-            )
+            self._process = _start(directory, job, environment, log, [descriptor])
 
     @classmethod
     def start(cls, directory: Path, job: Job, environment: Mapping[str, str]) -> "Attempt | Outcome":
@@ -82,6 +79,25 @@ class Attempt:
         if code == INTERRUPTED:
             return Outcome(states.INTERRUPTED, "interrupted")
         return Outcome(states.FAILED, f"{last_line(self.log)} (exit code {code}, {self.log})")
+
+
+def _start(directory: Path, job: Job, environment: Mapping[str, str], log: IO[bytes], descriptors: Sequence[int] = ()) -> "subprocess.Popen[bytes]":
+    command = [sys.executable, "-m", CHILD, *job.overrides, f"hydra.run.dir={quoted(str(folder(directory, job.name)))}"]
+    variables = {**os.environ, **environment, PARENT: str(os.getpid())}
+    return subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, pass_fds=descriptors, start_new_session=True, env=variables)
+
+
+def follow(directory: Path, job: Job, environment: Mapping[str, str]) -> Outcome:
+    """A further process of an attempt that the first of several tasks performs, which alone knows and records how it ends. It has the rank that the
+    environment says."""
+    known = states.state_unlocked(directory, job)
+    if known.kind in (states.DONE, states.FAILED, states.STOPPED):
+        return Outcome(known.kind, known.note)
+    path = directory / "logs" / f"{job.name}.rank_{os.environ['RANK']}.log"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("ab") as log:
+        code = _start(directory, job, environment, log).wait()
+    return Outcome(states.RUNNING, f"exit code {code}")
 
 
 def perform(directory: Path, job: Job, environment: Mapping[str, str]) -> Outcome:

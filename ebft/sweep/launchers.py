@@ -7,7 +7,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from ebft.config import LauncherConfig, LocalLauncherConfig, RayLauncherConfig, SlurmLauncherConfig, UserError
 from ebft.sweep import state as states
-from ebft.sweep.attempt import Attempt, Outcome, perform
+from ebft.sweep.attempt import Attempt, Outcome, follow, perform
 from ebft.sweep.jobs import Job
 
 
@@ -56,7 +56,7 @@ class Local:
 
     def __init__(self, config: LocalLauncherConfig, directory: Path) -> None:
         self.directory, self._config = directory, config
-        gpus: list[str | None] = [*visible_gpus()] or [None]
+        gpus: list[str | None] = [",".join(group) for group in gpu_groups(config)] or [None]
         self._slots = [gpu for gpu in gpus for _ in range(config.slots_per_device)]
         self._taken: dict[int, Attempt] = {}  # slot -> what runs in it
 
@@ -82,9 +82,17 @@ class Local:
 def num_at_a_time(config: LauncherConfig) -> int:
     """How many jobs a launcher computes, or queues, at a time."""
     if isinstance(config, LocalLauncherConfig):
-        return config.slots_per_device * max(1, len(visible_gpus()))
+        return config.slots_per_device * max(1, len(gpu_groups(config)))
     assert isinstance(config, SlurmLauncherConfig | RayLauncherConfig)
     return config.max_jobs
+
+
+def gpu_groups(config: LocalLauncherConfig) -> list[list[str]]:
+    """The GPUs here, in groups for a run each. Raises UserError where there are some, but fewer than a run is to have."""
+    gpus = visible_gpus()
+    if 0 < len(gpus) < config.gpus:
+        raise UserError(f"launcher.gpus={config.gpus} is more than the {len(gpus)} of this machine; lower it.")
+    return [gpus[start : start + config.gpus] for start in range(0, len(gpus) - config.gpus + 1, config.gpus)]
 
 
 def visible_gpus() -> list[str]:
@@ -110,7 +118,14 @@ class Slurm:
     def _parameters(self) -> dict[str, Any]:
         config = self._config
         own = {"slurm_partition": config.partition, "slurm_account": config.account} if config.cluster == "slurm" else {}
-        common = {"timeout_min": config.minutes, "gpus_per_node": config.gpus, "cpus_per_task": config.cpus, "mem_gb": config.memory_gb}
+        common = {
+            "timeout_min": config.minutes,
+            "nodes": config.nodes,
+            "tasks_per_node": config.tasks_per_node,
+            "gpus_per_node": config.gpus,
+            "cpus_per_task": config.cpus,
+            "mem_gb": config.memory_gb,
+        }
         return common | {key: value for key, value in own.items() if value is not None} | dict(config.parameters) | {"name": "ebft"}
 
     def room(self) -> bool:
@@ -127,13 +142,21 @@ class Slurm:
 
 
 class Performance:
-    """`perform` as submitit wants it: callable, and able to say what is queued again after a time limit."""
+    """`perform` as submitit wants it: callable, and able to say what is queued again after a time limit. Of a job's tasks the first one has the run,
+    and every other one a further process of it."""
 
     def __init__(self, directory: Path, job: Job, environment: Mapping[str, str]) -> None:
         self.arguments = (directory, job, dict(environment))
 
     def __call__(self) -> Outcome:
-        return perform(*self.arguments)
+        import submitit
+
+        directory, job, environment = self.arguments
+        if submitit.JobEnvironment().num_tasks == 1:
+            return perform(directory, job, environment)
+        place = submitit.helpers.TorchDistributedEnvironment()
+        place.export(set_cuda_visible_devices=False, overwrite=True)
+        return perform(directory, job, environment) if place.rank == 0 else follow(directory, job, environment)
 
     def checkpoint(self) -> Any:
         """The run saves when its parent ends, and goes on from there."""
@@ -153,7 +176,7 @@ class _SlurmHandle:
         if not self._job.done():
             return None
         error = self._job.exception()
-        return self._job.result() if error is None else Outcome(states.INTERRUPTED, f"SLURM job {self._job.job_id}: {_first_line(error)}")
+        return self._job.results()[0] if error is None else Outcome(states.INTERRUPTED, f"SLURM job {self._job.job_id}: {_first_line(error)}")
 
     def stop(self) -> None:
         self._job.cancel()

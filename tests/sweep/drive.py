@@ -22,7 +22,7 @@ attempt.CHILD = "tests.sweep.stand_in"
 def main() -> None:
     folder, settings = Path(sys.argv[1]), json.loads(sys.argv[2])
     jobs = [Job(**(job | {"overrides": tuple(job["overrides"])})) for job in settings.pop("jobs")]
-    launcher = launchers.build(LocalLauncherConfig("local", settings.pop("slots"), 1), folder)
+    launcher = launchers.build(LocalLauncherConfig("local", settings.pop("slots"), 1, 1), folder)
     config = replace(GRID, dir=str(folder), **settings)
     runner = Runner(folder, config, launcher, Grid(jobs), lambda jobs: None, lambda text: print(text, flush=True))
     ended = runner.run()

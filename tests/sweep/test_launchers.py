@@ -4,9 +4,11 @@ import json
 import os
 import signal
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from ebft.config import LauncherConfig, LocalLauncherConfig, RayLauncherConfig, SlurmLauncherConfig, UserError
 from ebft.sweep import launchers
@@ -17,7 +19,18 @@ from ebft.sweep.runner import Grid, Runner
 from tests.sweep.helpers import GRID, until
 
 SLURM = SlurmLauncherConfig(
-    name="slurm", cluster="local", max_jobs=2, minutes=5, gpus=0, cpus=1, memory_gb=1, partition=None, account=None, parameters={}
+    name="slurm",
+    cluster="local",
+    max_jobs=2,
+    minutes=5,
+    nodes=1,
+    tasks_per_node=1,
+    gpus=0,
+    cpus=1,
+    memory_gb=1,
+    partition=None,
+    account=None,
+    parameters={},
 )
 RAY = RayLauncherConfig(name="ray", address=None, max_jobs=2, gpus=0.0, cpus=1.0)
 SMOKE = ("+experiment=smoke", "method=sft", "eval.num_questions=0", "data=stdlib")
@@ -40,7 +53,18 @@ def test_jobs_are_done_and_fail_elsewhere_as_they_do_here(tmp_path: Path, config
     assert {name: known.kind for name, known in ended.items()} == {"good": "done", "bad": "failed"}
     assert ended["bad"].note.startswith("optimizer.lrr is not a key of the configuration; did you mean optimizer.lr? (exit code 2, ")
     assert json.loads((folder(tmp_path, "good") / "summary.json").read_text())["steps"] == 2
-    assert run(tmp_path, LocalLauncherConfig("local", 1, None), JOBS) == ended
+    assert run(tmp_path, LocalLauncherConfig("local", 1, 1, None), JOBS) == ended
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore::ResourceWarning")
+def test_a_job_of_two_tasks_is_one_run_of_two_processes(tmp_path: Path) -> None:
+    job = Job("shared", "", {}, 0, (*SMOKE, "trainer.parallel=ddp", "trainer.batch_size=2"))
+    ended = run(tmp_path, replace(SLURM, tasks_per_node=2), [job])
+    assert ended["shared"].kind == "done"
+    assert json.loads((folder(tmp_path, "shared") / "summary.json").read_text())["steps"] == 2
+    checkpoint = torch.load(folder(tmp_path, "shared") / "checkpoints" / "step_000002" / "state.pt", weights_only=True)
+    assert len(checkpoint["random"]) == 2
+    assert run(tmp_path, replace(SLURM, tasks_per_node=2), [job]) == ended
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore::ResourceWarning")
@@ -63,12 +87,20 @@ def test_a_job_at_its_time_limit_is_saved_and_queued_again(tmp_path: Path) -> No
 def test_local_slots_are_devices_and_share_the_cores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(7)))
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,GPU-5e7")
-    local = launchers.Local(LocalLauncherConfig("local", 2, None), tmp_path)
+    local = launchers.Local(LocalLauncherConfig("local", 2, 1, None), tmp_path)
     assert [local._environment(slot)["CUDA_VISIBLE_DEVICES"] for slot in local._slots] == ["3", "3", "GPU-5e7", "GPU-5e7"]
     assert local._environment("3") == {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "3"}
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    assert launchers.Local(LocalLauncherConfig("local", 2, None), tmp_path)._environment(None) == {"OMP_NUM_THREADS": "3", "MKL_NUM_THREADS": "3"}
-    assert launchers.Local(LocalLauncherConfig("local", 2, 5), tmp_path)._environment(None)["OMP_NUM_THREADS"] == "5"
+    assert launchers.Local(LocalLauncherConfig("local", 2, 1, None), tmp_path)._environment(None) == {"OMP_NUM_THREADS": "3", "MKL_NUM_THREADS": "3"}
+    assert launchers.Local(LocalLauncherConfig("local", 2, 1, 5), tmp_path)._environment(None)["OMP_NUM_THREADS"] == "5"
+
+
+def test_a_run_of_several_processes_has_as_many_gpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,2,3,4")
+    local = launchers.Local(LocalLauncherConfig("local", 1, 2, None), tmp_path)
+    assert local._slots == ["0,1", "2,3"]
+    with pytest.raises(UserError, match=r"^launcher.gpus=7 is more than the 5 of this machine; lower it\.$"):
+        launchers.Local(LocalLauncherConfig("local", 1, 7, None), tmp_path)
 
 
 @pytest.mark.parametrize(("variable", "names"), [("", []), ("-1", []), ("0", ["0"]), ("2, 4", ["2", "4"])])

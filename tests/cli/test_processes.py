@@ -1,0 +1,170 @@
+"""Several processes from the command line: one run, and one message when a process fails."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from ebft.cli.processes import launch
+from ebft.config import RunFailure, TrainConfig, UserError
+from ebft.distributed import connected
+from ebft.launched import from_slurm, num_processes
+from ebft.train import train
+from tests.debug_run import miniature, rows, summary
+
+COMMON = ("method=ebft", "trainer.batch_size=6", "trainer.parallel=ddp", "trainer.max_steps=5", "eval.every_steps=5")
+FAULTY = "tests.cli.faulty_worker"
+
+
+def config_of(folder: Path, *overrides: str) -> TrainConfig:
+    return miniature(folder, *COMMON, "trainer.checkpoint_every_steps=2", "trainer.hang_seconds=2", *overrides)
+
+
+@pytest.fixture(autouse=True)
+def tests_are_importable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
+
+
+def command(folder: Path, *overrides: str) -> list[str]:
+    """Of `ebft-train` with the miniature in `folder`."""
+    import json
+
+    miniature(folder, *COMMON, *overrides)
+    return [sys.executable, "-m", "ebft.cli.train", *json.loads((folder / "overrides.json").read_text()), f"hydra.run.dir={folder / 'run'}"]
+
+
+def as_one(folder: Path) -> list[dict]:
+    """Rows of figures of the same run in one process."""
+    train(config_of(folder), folder / "alone")
+    return rows(folder / "alone" / "metrics.jsonl")
+
+
+def assert_figures(run: Path, expected: list[dict]) -> None:
+    for mine, theirs in zip(rows(run / "metrics.jsonl"), expected, strict=True):
+        assert mine == pytest.approx(theirs, rel=1e-5, abs=2e-6)
+
+
+def test_ebft_train_with_two_processes(tmp_path: Path) -> None:
+    """From the command line to the report, as one process does it; rank 0 alone speaks, and nothing of the start is left."""
+    done = subprocess.run(command(tmp_path, "trainer.processes=2"), capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.count("Run completed after 5 steps.") == 1
+    assert sorted(path.name for path in (tmp_path / "run").iterdir() if path.name.startswith(".")) == []
+    assert (tmp_path / "run" / "report.html").exists()
+    assert_figures(tmp_path / "run", as_one(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "sentence"),
+    [
+        (["trainer.processes=4"], "trainer.processes=4 cannot share trainer.batch_size=6 evenly"),
+        (["trainer.processes=7"], "trainer.processes=7 is more than trainer.batch_size=6 has rows"),
+        (
+            ["trainer.processes=2", "trainer.parallel=none"],
+            "trainer.processes=2 needs trainer.parallel=ddp",
+        ),
+        (
+            ["trainer.processes=2", "model.path=./nowhere"],
+            "model.path=./nowhere does not exist; name a folder",
+        ),
+    ],
+)
+def test_a_refusal_is_one_sentence_and_leaves_nothing(tmp_path: Path, overrides: list[str], sentence: str) -> None:
+    done = subprocess.run(command(tmp_path) + overrides, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith(sentence)
+    assert done.stderr.count("\n") == 1
+    assert not (tmp_path / "run").exists()
+
+
+def test_torchrun(tmp_path: Path) -> None:
+    """The first process composes; the others make no folder of their own."""
+    arguments = command(tmp_path)[1:]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", *arguments]
+    done = subprocess.run(torchrun, capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("Run completed after 5 steps.") == 1
+    assert not (tmp_path / "outputs").exists()
+    assert_figures(tmp_path / "run", as_one(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        ("kill", r"^Rank 1 of 2 was killed by SIGKILL, so all processes have ended; the same command goes on from the last checkpoint\.$"),
+        ("throw", r"(?s)Traceback.*ZeroDivisionError: this rank is broken\nRank 1 of 2 failed with exit code 1; all processes have ended\.$"),
+        (
+            "stop",
+            r"^Rank 1 of 2 on \S+ has given no sign of life for \d s, so all processes end; the same command goes on from the last checkpoint\.$",
+        ),
+        ("sleep", r"^Rank 1 of 2 on \S+ has got nowhere for \d s while others wait for it, so all processes end; the same command goes on"),
+    ],
+)
+def test_a_rank_that_fails_ends_all_with_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: str, message: str) -> None:
+    """And the same command goes on from the last checkpoint, to what an undisturbed run comes to."""
+    config, run = config_of(tmp_path), tmp_path / "run"
+    run.mkdir()
+    monkeypatch.setenv("FAULT", fault)
+    started = time.monotonic()
+    with pytest.raises(RunFailure, match=message):
+        launch(config, run, 2, FAULTY)
+    assert time.monotonic() - started < 60
+    assert [path.name for path in (run / "checkpoints").iterdir()] == ["step_000002"]
+    if fault == "kill":
+        assert launch(config, run, 2) == "completed"
+        assert_figures(run, as_one(tmp_path))
+        assert summary(run)["status"] == "completed"
+
+
+def test_a_signal_to_any_rank_saves_once_and_ends_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config, run = config_of(tmp_path, "trainer.checkpoint_every_steps=100"), tmp_path / "run"
+    run.mkdir()
+    monkeypatch.setenv("FAULT", "term")
+    assert launch(config, run, 2, FAULTY) == "interrupted"
+    assert [path.name for path in (run / "checkpoints").iterdir()] == ["step_000004"]
+    assert summary(run)["status"] == "interrupted"
+
+
+def test_workers_end_with_their_parent(tmp_path: Path) -> None:
+    """Even by SIGKILL: they save, and nobody is left."""
+    parent = subprocess.Popen([*command(tmp_path, "trainer.processes=2"), "trainer.max_steps=100000"], stdout=subprocess.DEVNULL)
+    metrics = tmp_path / "run" / "metrics.jsonl"
+    while not (metrics.exists() and metrics.read_text().count("\n") > 5):
+        assert parent.poll() is None
+        time.sleep(0.1)
+    workers = [int(pid) for pid in Path(f"/proc/{parent.pid}/task/{parent.pid}/children").read_text().split()]
+    parent.send_signal(signal.SIGKILL)
+    parent.wait()
+    deadline = time.monotonic() + 30
+    while any(Path(f"/proc/{pid}").exists() and "Z" not in Path(f"/proc/{pid}/stat").read_text().split()[2] for pid in workers):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    assert len(workers) == 2
+    assert summary(tmp_path / "run")["status"] == "interrupted"
+
+
+def test_processes_that_do_not_meet(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ebft.distributed.MEETING_SECONDS", 1.0)
+    for name, value in {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}.items():
+        monkeypatch.setenv(name, value)
+    with (
+        pytest.raises(UserError, match=r"^The 2 processes of this run did not meet at 127.0.0.1:1 within 1 s; see that all were started"),
+        connected(),
+    ):
+        pass
+    monkeypatch.delenv("MASTER_PORT")
+    with pytest.raises(UserError, match=r"^WORLD_SIZE=2 without MASTER_PORT; start the processes with torchrun"), connected():
+        pass
+
+
+def test_an_srun_step_is_read_and_a_batch_script_is_not() -> None:
+    step = {"SLURM_PROCID": "3", "SLURM_STEP_NUM_TASKS": "8", "SLURM_LOCALID": "1", "SLURM_NTASKS": "8"}
+    assert from_slurm(step) == {"RANK": "3", "WORLD_SIZE": "8", "LOCAL_RANK": "1"}
+    assert num_processes(step) == 8
+    assert from_slurm({"SLURM_PROCID": "0", "SLURM_NTASKS": "8"}) == {}
+    assert from_slurm(step | {"RANK": "0"}) == {}
+    assert num_processes(os.environ) == 1
