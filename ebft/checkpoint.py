@@ -29,25 +29,43 @@ from ebft.sharded import kept, whole
 FOLDER, STATE, TENSORS = "checkpoints", "state.pt", "tensors"
 
 
+class Saving:
+    """A checkpoint on its way. With several processes it is written while they go on, until `complete` (see `tensors.Writing`)."""
+
+    def __init__(self, directory: Path, step: int, tensors: Mapping[str, Tensor], state: dict[str, Any], keep: int, world: World = ALONE) -> None:
+        self.directory, self.path = directory, directory / FOLDER / f"step_{step:06d}"
+        self._folder = world.told(_unused(self.path / TENSORS))
+        self._state, self._keep, self._world = {**state, TENSORS: self._folder.name}, keep, world
+        if world.is_first:
+            self._folder.mkdir(parents=True)
+        world.wait()
+        self._writing = stored.Writing(self._folder, tensors, world)
+
+    @property
+    def is_written(self) -> bool:
+        """By all processes, so that `complete` need not wait."""
+        return not self._world.any(not self._writing.is_done)
+
+    def complete(self) -> Path:
+        """Make it count, then remove what is unfinished and all but the newest `keep`. RunFailure on a full disk."""
+        self._writing.finish()
+        self._world.wait()
+        if self._world.is_first:
+            with atomic_file(self.path / STATE) as file:
+                torch.save(self._state, file)
+            for other in self.path.glob(f"{TENSORS}*"):
+                if other != self._folder:  # of an earlier save of this step
+                    shutil.rmtree(other)
+            _remove_unfinished(self.directory)
+            for old in _complete(self.directory)[: -self._keep]:
+                shutil.rmtree(old)
+        self._world.wait()
+        return self.path
+
+
 def save(directory: Path, step: int, tensors: Mapping[str, Tensor], state: dict[str, Any], keep: int, world: World = ALONE) -> Path:
-    """Writes the state of `step`, then removes what is unfinished and all but the newest `keep`. RunFailure on a full disk."""
-    path = directory / FOLDER / f"step_{step:06d}"
-    folder = world.told(_unused(path / TENSORS))
-    if world.is_first:
-        folder.mkdir(parents=True)
-    world.wait()
-    stored.write(folder, tensors, world)
-    if world.is_first:
-        with atomic_file(path / STATE) as file:
-            torch.save({**state, TENSORS: folder.name}, file)
-        for other in path.glob(f"{TENSORS}*"):
-            if other != folder:  # of an earlier save of this step
-                shutil.rmtree(other)
-        _remove_unfinished(directory)
-        for old in _complete(directory)[:-keep]:
-            shutil.rmtree(old)
-    world.wait()
-    return path
+    """A checkpoint of `step`, waited for. RunFailure on a full disk."""
+    return Saving(directory, step, tensors, state, keep, world).complete()
 
 
 def _unused(path: Path) -> Path:

@@ -5,10 +5,14 @@ The files are safetensors, which hold numbers and nothing that could run.
 
 import warnings
 from collections.abc import Iterator, Mapping
+from concurrent.futures import Future
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import torch
+import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 from safetensors import SafetensorError
 from torch import Tensor
@@ -21,13 +25,46 @@ from ebft.distributed import ALONE, World
 from ebft.files import naming_full_disk, sync
 
 
-def write(folder: Path, tensors: Mapping[str, Tensor], world: World = ALONE) -> None:
-    """Into an empty folder; what every process has, once. RunFailure on a full disk."""
-    with naming_full_disk(folder), _one_cause():
-        dcp.save(dict(tensors), storage_writer=HuggingFaceStorageWriter(str(folder), save_distributed=True), no_dist=world.size == 1)
-        if world.is_first:
-            for entry in [*folder.iterdir(), folder]:
-                sync(entry)
+class Writing:
+    """Tensors on their way into an empty folder, what every process has once. With several processes a thread brings them there, which has taken a
+    copy when this exists; alone, all is written then."""
+
+    def __init__(self, folder: Path, tensors: Mapping[str, Tensor], world: World = ALONE) -> None:
+        self.folder, self.world = folder, world
+        self._future: Future[Any] | None = None
+        writer = HuggingFaceStorageWriter(str(folder), save_distributed=True)
+        with self._one_cause():
+            if world.size == 1:
+                dcp.save(dict(tensors), storage_writer=writer, no_dist=True)
+            else:
+                started = dcp.async_save(dict(tensors), storage_writer=writer, process_group=_among_writers())
+                assert isinstance(started, Future)
+                self._future = started
+
+    @property
+    def is_done(self) -> bool:
+        """As far as this process goes."""
+        return self._future is None or self._future.done()
+
+    def finish(self) -> None:
+        """Wait until it is done, and on disk. RunFailure on a full one."""
+        with self._one_cause():
+            if self._future is not None:
+                self._future.result()
+            if self.world.is_first:
+                for entry in [*self.folder.iterdir(), self.folder]:
+                    sync(entry)
+
+    @contextmanager
+    def _one_cause(self) -> Iterator[None]:
+        with naming_full_disk(self.folder), _one_cause():
+            yield
+
+
+@cache
+def _among_writers() -> dist.ProcessGroup:
+    """Threads that write talk to one another beside the processes, which go on with something else."""
+    return dist.new_group(backend="gloo")
 
 
 def shapes(folder: Path) -> dict[str, torch.Size]:

@@ -89,6 +89,7 @@ class Loop:
         self.peak = matmul_peak(DTYPES[config.trainer.dtype], "cuda") if setup.device == "cuda" else None
         self.profile: Profile = NoProfile()
         self.step = 0
+        self.saving: checkpoint.Saving | None = None
         self.evaluated = -1  # the step of the latest evaluation
         self.base: Evaluation | None = None
         self.latest: Evaluation | None = None
@@ -129,11 +130,23 @@ class Loop:
             self.profile.close()
             self._evaluate()
         ends = last or self._is_to_stop()
+        self._complete_saving(if_written=True)
         if ends or (step > 0 and step % config.trainer.checkpoint_every_steps == 0):
             self.profile.close()
+            self._complete_saving()
             with PULSE.busy():
-                checkpoint.save(self.run.directory, step, self.optimization.tensors(), self.state(), config.trainer.keep_checkpoints, self.world)
+                tensors, keep = self.optimization.tensors(), config.trainer.keep_checkpoints
+                self.saving = checkpoint.Saving(self.run.directory, step, tensors, self.state(), keep, self.world)
+            self._complete_saving(if_written=not ends)
         return not ends
+
+    def _complete_saving(self, if_written: bool = False) -> None:
+        """The checkpoint on its way, if there is one: now, or only if that needs no waiting."""
+        if self.saving is None or (if_written and not self.saving.is_written):
+            return
+        with PULSE.busy():
+            self.saving.complete()
+        self.saving = None
 
     def _is_to_stop(self) -> bool:
         """Whether a signal has asked any of the processes to."""

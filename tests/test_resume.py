@@ -39,8 +39,8 @@ PLACES = {
     "log": (Run, "log", "before"),
     "logged": (Run, "log", "after"),
     "samples": (Run, "samples", "before"),
-    "save": (checkpoint, "save", "before"),
-    "saved": (checkpoint, "save", "after"),
+    "save": (checkpoint.Saving, "__init__", "before"),
+    "saved": (checkpoint.Saving, "complete", "after"),
     "export": (checkpoint, "export", "before"),
     "exported": (checkpoint, "export", "after"),
 }
