@@ -1,5 +1,6 @@
 """The workload of a run, and whether the device has room for it, before any weights are loaded."""
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from ebft.features import tap_indices
 from ebft.loading import adapted_modules, feature_architecture, shares_base, without_storage
 from ebft.models import FORWARD_TOKENS, LOGITS_AT_A_TIME
 from ebft.scaling import Step
+from ebft.sharding import KEPT_TO_SAMPLE, Sharding, fullest
 from ebft.workload import Network, Workload
 
 
@@ -96,14 +98,32 @@ def planned_step(config: TrainConfig, architecture: PreTrainedConfig, num_blocks
     return Step(work, config.trainer.batch_size, cost.by_phase(config, num_blocks, work.phi_depth), FORWARD_TOKENS["cuda"])
 
 
-def lack_of_room(work: Workload) -> str | None:
+def holding(config: TrainConfig, num_processes: int) -> memory.Holding:
+    """How a process of the run holds its workload."""
+    if num_processes == 1 or config.trainer.parallel != "fsdp2":
+        return memory.alone
+    return _sharded(num_processes, config.features.placement != "replicated")
+
+
+def _sharded(num_processes: int, phi_is_sharded: bool) -> memory.Holding:
+    return partial(fullest, num_gpus=num_processes, sharding=Sharding(KEPT_TO_SAMPLE, phi_is_sharded))
+
+
+def lack_of_room(config: TrainConfig, work: Workload, num_processes: int) -> str | None:
     """None if the CUDA device has the memory that a step needs; otherwise one sentence with a cure."""
+    ways = {}
+    if num_processes > 1:
+        if config.trainer.parallel == "ddp":
+            ways["trainer.parallel=fsdp2"] = _sharded(num_processes, phi_is_sharded=False)
+        both = "features.placement=sharded" if config.trainer.parallel == "fsdp2" else "trainer.parallel=fsdp2 features.placement=sharded"
+        ways[both] = _sharded(num_processes, phi_is_sharded=True)
     free, _ = torch.cuda.mem_get_info()
-    return memory.refusal(work, free + torch.cuda.memory_reserved() - torch.cuda.memory_allocated())  # what earlier runs left over is free too
+    capacity = free + torch.cuda.memory_reserved() - torch.cuda.memory_allocated()  # what earlier runs left over is free too
+    return memory.refusal(work, capacity, holding(config, num_processes), ways)
 
 
-def check_room(work: Workload) -> None:
+def check_room(config: TrainConfig, work: Workload, num_processes: int) -> None:
     """Raises UserError if the CUDA device has not the memory that a step needs."""
-    message = lack_of_room(work)
+    message = lack_of_room(config, work, num_processes)
     if message is not None:
         raise UserError(message)

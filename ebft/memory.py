@@ -18,9 +18,11 @@ Adapters alone have gradients and moments, and their frozen base is there once; 
 in float32, but for the first norm of all, 3 I of the MLP, 2 Q and 2 K of attention, and what the adapters' own matrices are multiplied with.
 """
 
+import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
+from types import MappingProxyType
 
 from ebft.workload import FLOAT, HALF, Workload
 
@@ -148,22 +150,42 @@ def peak(parts: dict[str, int]) -> tuple[str, int]:
     return phase, sum(parts[part] for part in (*LASTING, *PHASES[phase]))
 
 
-def line(work: Workload) -> str:
-    """The phase that holds most, part by part, for people."""
+Holding = Callable[[Workload], tuple[str, dict[str, int]]]  # the phase that holds most, and what it and what stays hold by part
+
+
+def alone(work: Workload) -> tuple[str, dict[str, int]]:
+    """Of a process that has everything itself."""
     parts = estimate(work)
-    phase, total = peak(parts)
+    phase, _ = peak(parts)
+    return phase, {part: parts[part] for part in (*LASTING, *PHASES[phase])}
+
+
+def line(work: Workload, holding: Holding = alone) -> str:
+    """The phase that holds most, part by part, for people."""
+    phase, parts = holding(work)
+    total = sum(parts.values())
     unit, digits, name = (2**30, 2, "GiB") if total >= 2**30 else (2**20, 1, "MiB")
-    shown = " + ".join(f"{part} {parts[part] / unit:.{digits}f}" for part in (*LASTING, *PHASES[phase]) if parts[part])
+    shown = " + ".join(f"{part} {size / unit:.{digits}f}" for part, size in parts.items() if size)
     return f"{_about(work)} {total / unit:.{digits}f} {name} = {shown}, in the {phase}"
 
 
-def refusal(work: Workload, capacity: int) -> str | None:
-    """None if the workload fits into so many bytes; otherwise one sentence with the cheapest change that makes it fit."""
-    phase, needed = peak(estimate(work))
-    if needed <= capacity:
+def refusal(work: Workload, capacity: int, holding: Holding = alone, ways: Mapping[str, Holding] = MappingProxyType({})) -> str | None:
+    """None if the workload fits into so many bytes; otherwise one sentence with the cheapest change that makes it fit: of the workload, or else one
+    of the `ways` to hold it, by their settings."""
+
+    def fits(smaller: Workload, how: Holding = holding) -> bool:
+        return sum(how(smaller)[1].values()) <= capacity
+
+    if fits(work):
         return None
-    fitting = (change for change, smaller in _changes(work) if peak(estimate(smaller))[1] <= capacity)
-    cure = next(fitting, None)
+    phase, parts = holding(work)
+    cures = itertools.chain(
+        (change for change, smaller in _changes(work) if fits(smaller)),
+        (setting for setting, how in ways.items() if fits(work, how)),
+        (f"{setting} {change}" for setting, how in ways.items() for change, smaller in _changes(work) if fits(smaller, how)),
+    )
+    cure = next(cures, None)
+    needed = sum(parts.values())
     return f"A step needs {_about(work)} {needed / 2**30:.1f} GiB in its {phase}, and the device has {capacity / 2**30:.1f} GiB free; " + (
         "neither smaller micro-batches nor recomputed activations nor bf16 save enough, so use a smaller model or a larger device."
         if cure is None

@@ -1,6 +1,6 @@
 """What a run is going to do, before it does it, and what it did, in the exported model's card."""
 
-from ebft import cost, data, memory
+from ebft import budget, cost, data, memory
 from ebft.config import LoRAConfig, TrainConfig
 from ebft.evaluation import horizons
 from ebft.setup import Groundwork, Material
@@ -19,12 +19,17 @@ def plan(config: TrainConfig, setup: Groundwork) -> dict[str, str]:
         + (f" ({setup.material.data.num_dropped} dropped)" if setup.material.data.num_dropped else ""),
         "rollouts": cost.rollouts(config, setup.num_blocks),
         "tokens to forward per step": _cost(config, setup),
-        "memory": memory.line(setup.workload),
+        "memory" if setup.num_processes == 1 else "memory of each process": _memory(config, setup),
         **setup.material.judging.plan(),
         "steps": f"{setup.max_steps} of {trainer.batch_size} rows, {epochs:.2f} epochs",
         "held out": _held_out(config, setup.material),
-        "device": f"{setup.device}, {trainer.dtype}",
+        "device": f"{setup.device}, {trainer.dtype}"
+        + (f", {setup.num_processes} processes by {trainer.parallel}" if setup.num_processes > 1 else ""),
     }
+
+
+def _memory(config: TrainConfig, setup: Groundwork) -> str:
+    return memory.line(setup.workload, budget.holding(config, setup.num_processes))
 
 
 def _trained(config: TrainConfig, setup: Groundwork) -> str:

@@ -21,7 +21,7 @@ def preview(config: TrainConfig, run_dir: Path) -> None:
     ground, console = survey(config), Console(None)
     lines = plan(config, ground)
     if ground.device == "cuda":
-        lines["room"] = budget.lack_of_room(ground.workload) or "enough"
+        lines["room"] = budget.lack_of_room(config, ground.workload, ground.num_processes) or "enough"
     step = budget.planned_step(config, ground.material.architecture, ground.num_blocks)
     console.pairs(f"Plan of {config.method.name}, nothing is trained", lines)
     console.pairs(f"A step of {step.documents} documents on several GPUs under FSDP2, on paper", scaling_table.assumptions())

@@ -1,4 +1,4 @@
-"""What an optimiser step would compute, send and hold on n GPUs under FSDP2 (torch's `fully_shard`), on paper: ebft trains in one process.
+"""What an optimiser step would compute, send and hold on n GPUs under FSDP2 (torch's `fully_shard`), on paper.
 
 Weights, gradients and AdamW's moments lie in n shards of float32 numbers. Before a forward the weights are gathered, layer by layer, in the dtype
 that computes, of e bytes a number (2 in bf16, 4 in fp32). Documents are split over GPUs, a document is not. With B documents a step, P parameters and

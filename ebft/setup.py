@@ -1,6 +1,7 @@
 """From a config to everything that a run needs: checks first, in the order of what they cost, then the models."""
 
 import math
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -19,6 +20,7 @@ from ebft.judging import Judging
 from ebft.loading import check_architecture, feature_network_of, load_architecture, load_policy, load_tokenizer, shares_base
 from ebft.methods import Method, build
 from ebft.models import FeatureNetwork, LanguageModel
+from ebft.pulse import VERDICT
 from ebft.types import Batch
 from ebft.workload import Workload
 
@@ -87,6 +89,11 @@ class Groundwork:
     def world(self) -> World:
         return self.material.world
 
+    @property
+    def num_processes(self) -> int:
+        """Of the run, which may not have been started yet."""
+        return self.material.config.trainer.processes or self.world.size
+
     def batch(self, indices: Sequence[int]) -> Batch:
         """Usable rows by their place among the usable ones."""
         return self.rows.batch([self.usable[index] for index in indices])
@@ -117,7 +124,7 @@ def prepare(config: TrainConfig, world: World = ALONE) -> Setup:
     ground = survey(config, world)
     material = ground.material
     if material.device == "cuda":
-        budget.check_room(ground.workload)
+        budget.check_room(config, ground.workload, ground.num_processes)
     policy = load_policy(config, material.architecture, material.device)
     phi = feature_network_of(policy, config, material.architecture, material.device)
     phi.decoder.depth = ground.workload.phi_share  # in the policy's layers, for it may be another network
@@ -168,6 +175,10 @@ def choose_device(config: TrainConfig) -> str:
         wanted = "cuda" if torch.cuda.is_available() else "cpu"
     if wanted == "cuda" and not torch.cuda.is_available():
         raise UserError("trainer.device=cuda, but torch finds no CUDA device here; use trainer.device=cpu or auto.")
+    count = torch.cuda.device_count() if wanted == "cuda" else 0
+    place = int(os.environ.get("LOCAL_RANK", "0"))
+    if place >= count and (count > 1 or (count == 1 and VERDICT in os.environ)):  # one alone may be this process's own
+        raise UserError(f"Process {place + 1} on this machine finds {count} CUDA devices; start as many processes as there are devices.")
     if config.trainer.dtype == "bf16" and wanted == "cuda" and not torch.cuda.is_bf16_supported():
         raise UserError("trainer.dtype=bf16, but this CUDA device has no bfloat16; use trainer.dtype=fp32.")
     return wanted

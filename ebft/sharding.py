@@ -21,8 +21,13 @@ class Sharding:
 
 
 def held(work: Workload, num_gpus: int, sharding: Sharding) -> dict[str, int]:
-    """Bytes of a GPU by part, in the phase that holds most: `memory.estimate`, of which `SHARDED` is divided by n, and with gathered weights in place
-    of autocast's copies. On one GPU there is nothing to gather."""
+    """Bytes of a GPU by part, in the phase that holds most."""
+    return fullest(work, num_gpus, sharding)[1]
+
+
+def fullest(work: Workload, num_gpus: int, sharding: Sharding) -> tuple[str, dict[str, int]]:
+    """The phase of a GPU that holds most, and its bytes by part: `memory.estimate`, of which `SHARDED` is divided by n, and with gathered weights in
+    place of autocast's copies. On one GPU there is nothing to gather."""
     parts = memory.estimate(work)
     divided = (*SHARDED, "feature network") if sharding.phi_is_sharded else SHARDED
     parts |= {name: math.ceil(parts[name] / num_gpus) for name in divided}
@@ -32,7 +37,7 @@ def held(work: Workload, num_gpus: int, sharding: Sharding) -> dict[str, int]:
         if num_gpus > 1:
             there |= {"bf16 weights": 0, "gathered": _gathered(work, phase, sharding)}
         phases[phase] = {name: size for name, size in there.items() if size}
-    return max(phases.values(), key=lambda there: sum(there.values()))
+    return max(phases.items(), key=lambda phase: sum(phase[1].values()))
 
 
 def _gathered(work: Workload, phase: str, sharding: Sharding) -> int:

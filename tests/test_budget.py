@@ -134,8 +134,9 @@ def device(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
 
 def test_room_is_what_the_device_has_left_and_what_torch_holds_unused(tmp_path: Path, device: pytest.MonkeyPatch) -> None:
     asked: list[int] = []
-    device.setattr(memory, "refusal", lambda work, capacity: asked.append(capacity))
-    budget.check_room(budget.workload(miniature(tmp_path), debug_architecture(tmp_path), 1.0, "cuda"))
+    device.setattr(memory, "refusal", lambda work, capacity, *_: asked.append(capacity))
+    config = miniature(tmp_path)
+    budget.check_room(config, budget.workload(config, debug_architecture(tmp_path), 1.0, "cuda"), 1)
     assert asked == [9_000]
 
 

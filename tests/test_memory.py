@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pytest
@@ -18,6 +19,7 @@ from ebft.config import LoRAConfig
 from ebft.methods.base import branch_tokens
 from ebft.models import LanguageModel, branch_labels, row_labels
 from ebft.quantization import round_to_bfloat16
+from ebft.sharding import KEPT_TO_SAMPLE, Sharding, fullest
 from ebft.types import Batch, Blocks, Rollout
 from ebft.workload import Network, Workload, flops_per_token
 from tests.helpers import geometry, model_of, random_batch, random_rollout
@@ -391,3 +393,17 @@ def test_operations_of_a_token() -> None:
     24 * (9 + 5 / 2) = 276 of 24 more."""
     assert flops_per_token(SUPERVISED) == 3 * (2 * 293 + 4 * 22 * 9)
     assert flops_per_token(BRANCHED) == pytest.approx(3 * (2 * 293 + 4 * 22 * (153 + 276) / 41))
+
+
+def test_shards_are_a_cure_where_there_are_processes_for_them() -> None:
+    """Settings of the step come first, then shards of the weights, then both."""
+    work = replace(LARGE, rows=1, max_tokens=None)
+    sharded = partial(fullest, num_gpus=8, sharding=Sharding(KEPT_TO_SAMPLE, phi_is_sharded=False))
+    room = sum(sharded(work)[1].values())
+    assert room < needed(work)
+    smallest = min(sum(memory.alone(smaller)[1].values()) for _, smaller in memory._changes(work))
+    ways = {"trainer.parallel=fsdp2": sharded}
+    assert (memory.refusal(work, smallest - 1, ways=ways) or "").endswith("; set trainer.parallel=fsdp2.") is (room < smallest)
+    assert memory.refusal(work, room, sharded) is None
+    assert (memory.refusal(work, room - 1, sharded) or "").startswith("A step needs about")
+    assert memory.line(work, sharded).count("gathered") == 1

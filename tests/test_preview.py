@@ -85,7 +85,7 @@ def test_a_gpu_that_is_too_small_is_a_line_of_the_plan(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], message: str | None, line: str
 ) -> None:
     monkeypatch.setattr(setup, "choose_device", lambda config: "cuda")
-    monkeypatch.setattr(budget, "lack_of_room", lambda work: message)
+    monkeypatch.setattr(budget, "lack_of_room", lambda *_: message)
     show(miniature(tmp_path), tmp_path / "run")
     assert f"  room: {line}\n" in capsys.readouterr().out
 
