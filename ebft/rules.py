@@ -77,6 +77,8 @@ def _conflicts(config: TrainConfig) -> Iterator[str]:
             f"trainer.max_tokens_per_microbatch={trainer.max_tokens_per_microbatch} is below the {least} tokens of a row with one rollout; raise it, "
             "or shorten data.sequence_length."
         )
+    if trainer.parallel == "fsdp2" and trainer.compile:
+        yield "trainer.compile=true compiles layers that hold all their weights; use trainer.parallel=ddp, or trainer.compile=false."
     if trainer.parallel == "none" and config.features.placement != "replicated":
         yield f"features.placement={config.features.placement} needs trainer.parallel=ddp or fsdp2, for one process has nobody to share with."
     if trainer.processes is not None:
@@ -114,6 +116,8 @@ def _adapter_conflicts(adapter: LoRAConfig, config: TrainConfig) -> Iterator[str
         return
     if adapter.dropout and isinstance(config.method, EBFTConfig | RLVRConfig):
         yield f"model.adapter.dropout={adapter.dropout} needs method=sft: rollouts and update must agree, so use model.adapter.dropout=0."
+    if adapter.quantize != "none" and config.trainer.parallel == "fsdp2":
+        yield f"model.adapter.quantize={adapter.quantize} packs whole weights, which cannot be sharded; use trainer.parallel=ddp."
     if adapter.quantize != "none" and config.trainer.device == "cpu":
         yield f"model.adapter.quantize={adapter.quantize} needs a CUDA device; use model.adapter.quantize=none, or trainer.device=cuda."
 

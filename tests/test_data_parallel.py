@@ -103,6 +103,30 @@ def test_processes_equal_one(tmp_path: Path, alone: dict[str, Record], method: s
         assert all(torch.equal(a, b) for a, b in zip(one.weights, together[0].weights, strict=True))
 
 
+ALIKE = {
+    "groups": ["trainer.max_tokens_per_microbatch=37"],  # of branches, more of them in one process than in another
+    "recomputed": ["trainer.gradient_checkpointing=true"],
+    "host": ["features.placement=cpu"],
+    "adapters": ["model/adapter=lora", "model.adapter.rank=3"],
+    "plain": ["sampler.reuse=false", "features.whitening=paper"],
+}
+
+
+@pytest.mark.parametrize("way", ALIKE)
+def test_shards_with_every_other_setting(tmp_path: Path, way: str) -> None:
+    config = config_of(tmp_path, "ebft", "trainer.parallel=fsdp2", *ALIKE[way])
+    expected = record(ALONE, config)
+    for one in run_together(2, tmp_path, record, config):
+        assert_alike(one, expected)
+
+
+def test_reference_policy_and_judge_over_a_sharded_base(tmp_path: Path) -> None:
+    config = config_of(tmp_path, "rlvr", "trainer.parallel=fsdp2", "model/adapter=lora", "model.adapter.rank=3", "method.kl_estimator=k1")
+    expected = record(ALONE, config)
+    for one in run_together(2, tmp_path, record, config):
+        assert_alike(one, expected)
+
+
 def run(world: World, config: TrainConfig, run_dir: Path) -> str:
     return train(config, run_dir, world)
 
@@ -166,6 +190,10 @@ def test_a_checkpoint_of_two_processes_goes_on_in_one_and_in_three(tmp_path: Pat
         assert mine.keys() == theirs.keys()
         for name, value in mine.items():
             torch.testing.assert_close(value, theirs[name], rtol=1e-5, atol=1e-6)
+        exported = [load_file(folder / "model" / "model.safetensors") for folder in (resumed, tmp_path / "straight")]
+        assert exported[0].keys() == exported[1].keys()
+        for name, value in exported[0].items():
+            torch.testing.assert_close(value, exported[1][name], rtol=1e-5, atol=1e-6)
         for ours, others in zip(rows(resumed / "metrics.jsonl"), rows(tmp_path / "straight" / "metrics.jsonl"), strict=True):
             assert ours == pytest.approx(others, rel=1e-5, abs=2e-6)
 

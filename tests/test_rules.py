@@ -95,6 +95,28 @@ def test_the_default_passes(default: TrainConfig, pairs: TrainConfig) -> None:
             "features.path names the feature network of features.network=checkpoint; set both or neither.",
         ),
         ({"features__path": "x"}, "features.path names the feature network of features.network=checkpoint; set both or neither."),
+        (
+            {"trainer__processes": 2},
+            "trainer.processes=2 needs trainer.parallel=ddp, with all weights in every process, or trainer.parallel=fsdp2, with shards of them.",
+        ),
+        (
+            {"trainer__processes": 3, "trainer__parallel": "ddp"},
+            "trainer.processes=3 cannot share trainer.batch_size=8 evenly; make it a multiple of 3.",
+        ),
+        (
+            {"trainer__processes": 11, "trainer__parallel": "ddp"},
+            "trainer.processes=11 is more than trainer.batch_size=8 has rows; use at most 8 processes, or raise it.",
+        ),
+        ({"trainer__processes": 0}, "trainer.processes=0 must be at least 1."),
+        ({"trainer__hang_seconds": 0.0}, "trainer.hang_seconds=0.0 must be above 0."),
+        (
+            {"features__placement": "sharded"},
+            "features.placement=sharded needs trainer.parallel=ddp or fsdp2, for one process has nobody to share with.",
+        ),
+        (
+            {"trainer__parallel": "fsdp2", "trainer__compile": True},
+            "trainer.compile=true compiles layers that hold all their weights; use trainer.parallel=ddp, or trainer.compile=false.",
+        ),
         ({"trainer__max_steps": None}, "Set exactly one of trainer.max_steps and trainer.max_epochs; make the other null."),
         ({"trainer__max_epochs": 2.0}, "Set exactly one of trainer.max_steps and trainer.max_epochs; make the other null."),
         (

@@ -64,7 +64,7 @@ def with_run(arguments: list[str]) -> list[str]:
         arguments = [argument for argument in arguments if not argument.startswith("model.path=")]
         arguments += [] if "models" in given else [f"models=[{literal(named)}]"]
     mentioned = {argument.split("=", 1)[0].lstrip("+~") for argument in arguments}
-    return [override for override in overrides_of(folder) if not _is_replaced(override.split("=", 1)[0], mentioned)] + arguments
+    return [override for override in overrides_of(folder) if not _is_replaced(override.split("=", 1)[0].lstrip("+"), mentioned)] + arguments
 
 
 def _is_replaced(key: str, mentioned: set[str]) -> bool:
@@ -100,7 +100,7 @@ def overrides_of(folder: Path) -> list[str]:
         raise UserError(f"{folder / 'config.yaml'} is not a config of ebft; name a run folder of ebft-train.") from error
     for name, values in {**groups, "model.adapter": adapter}.items():
         keys = {f"{name}.{key}": value for key, value in values.items()} if isinstance(values, dict) else {name: values}
-        overrides += [f"{key}={literal(value)}" for key, value in keys.items()]
+        overrides += [f"{'++' if isinstance(value, dict) else ''}{key}={literal(value)}" for key, value in keys.items()]  # whose keys may be new
     return overrides
 
 

@@ -30,6 +30,7 @@ Often changed, as KEY=VALUE:
   optimizer.lr=1e-6               learning rate
   model.adapter.rank=8            with model/adapter=lora optimizer=lora; also model.adapter.targets, .alpha, .rslora
   trainer.max_steps=200           also trainer.batch_size, trainer.device=cuda, trainer.dtype=bf16
+  trainer.processes=2             one run by two processes, with trainer.parallel=ddp or fsdp2 (docs/clusters.md)
   trainer.profile=true            where a step's time goes: profile/ in the run folder
   eval.every_steps=50             steps between evaluations
   eval.num_questions=200          held-out questions answered and verified, where data.task says how

@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from ebft.cli import evaluate as cli
+from ebft.cli.compose import compose
 from ebft.cli.evaluate import literal, overrides_of, with_run
 from ebft.config import EvaluateConfig, UserError
 
@@ -54,6 +55,16 @@ def test_a_run_folder_brings_its_configuration_and_is_held_against_its_base(run:
     ]
     assert overrides_of(run) == expected
     assert with_run([f"model.path={run}"]) == [*expected, f'models=["{run}"]']
+
+
+def test_a_mapping_may_have_keys_of_its_own(run: Path) -> None:
+    path = run / "config.yaml"
+    path.write_text(path.read_text().replace("revision: null", "revision: null\n  config_overrides: {num_hidden_layers: 1}"))
+    (added,) = [override for override in with_run([f"model.path={run}"]) if "config_overrides" in override]
+    assert added.startswith("++model.config_overrides={")
+    assert compose(["model=debug", "model.path=tiny", added]).model.config_overrides["num_hidden_layers"] == 1
+    replaced = with_run([f"model.path={run}", "model.config_overrides.num_hidden_layers=2"])
+    assert [override for override in replaced if "config_overrides" in override] == [added, "model.config_overrides.num_hidden_layers=2"]
 
 
 def test_keys_and_groups_on_the_command_line_replace_the_run_s(run: Path) -> None:
