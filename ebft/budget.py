@@ -28,13 +28,15 @@ def workload(config: TrainConfig, architecture: PreTrainedConfig, num_blocks: fl
         branches, branch_tokens, reach = float(sampler.n_samples), method.max_new_tokens - 1, float(length)
     policy = network(architecture, f"model.path={config.model.path}", config.model.trust_remote_code)
     phi = _feature_network(config, architecture, policy)
+    documents = trainer.batch_size // num_processes
     return Workload(
         network=policy,
         **_adapters(config, architecture),
         phi=phi,
         phi_layers=max(1, *tap_indices(list(config.features.feature_layers), phi.layers)),
         phi_is_base=shares_base(config),
-        rows=min(trainer.micro_batch_size, trainer.batch_size // num_processes),
+        documents=documents,
+        rows=min(trainer.micro_batch_size, documents),
         row_tokens=length,
         branches=branches,
         branch_tokens=branch_tokens,
@@ -95,7 +97,8 @@ def _feature_network(config: TrainConfig, architecture: PreTrainedConfig, policy
 def planned_step(config: TrainConfig, architecture: PreTrainedConfig, num_blocks: float) -> Step:
     """An optimiser step as CUDA devices would take it, whatever this machine has."""
     work = workload(config, architecture, num_blocks, "cuda")
-    return Step(work, config.trainer.batch_size, cost.by_phase(config, num_blocks, work.phi_depth), FORWARD_TOKENS["cuda"])
+    tokens = cost.by_phase(config, num_blocks, work.phi_depth, rows_are_kept=False)
+    return Step(work, config.trainer.batch_size, tokens, FORWARD_TOKENS["cuda"])
 
 
 def holding(config: TrainConfig, num_processes: int) -> memory.Holding:

@@ -16,11 +16,13 @@ def supervised(row_length: int) -> dict[str, float]:
     return {"update": 3 * row_length}
 
 
-def block_rollouts(row_length: int, num_blocks: float, n_samples: int, generate_length: int, depth: float) -> dict[str, float]:
-    """The row once, and its branches without their last token; phi, of `depth` times the policy's layers, reads that one too."""
+def block_rollouts(row_length: int, num_blocks: float, n_samples: int, generate_length: int, depth: float, row_is_kept: bool) -> dict[str, float]:
+    """The row once, and its branches without their last token; phi, of `depth` times the policy's layers, reads that one too. Where the row's forward
+    in the update is kept from before sampling, sampling has none of its own."""
     rollouts = num_blocks * n_samples
-    once = row_length + rollouts * (generate_length - 1)
-    return {"sampling": once, "features": depth * (row_length + rollouts * generate_length), "update": 3 * once}
+    own = rollouts * (generate_length - 1)
+    sampling = own if row_is_kept else row_length + own
+    return {"sampling": sampling, "features": depth * (row_length + rollouts * generate_length), "update": 3 * (row_length + own)}
 
 
 def completions(row_length: int, n_samples: int, max_new_tokens: int, has_reference: bool) -> dict[str, float]:
@@ -29,11 +31,19 @@ def completions(row_length: int, n_samples: int, max_new_tokens: int, has_refere
     return {"sampling": once, "update": 3 * once} | ({"reference": once} if has_reference else {})
 
 
-def by_phase(config: TrainConfig, num_blocks: float, depth: float) -> dict[str, float]:
+def keeps_rows(config: TrainConfig, documents: int) -> bool:
+    """Whether EBFT is sure to forward its rows once for sampling and update, as it does where the `documents` of a step in one process are one
+    micro-batch. Under a limit of tokens that depends on how many anchors rows have, except for a single row."""
+    trainer = config.trainer
+    together = documents == 1 or (documents <= trainer.micro_batch_size and trainer.max_tokens_per_microbatch is None)
+    return together and not trainer.gradient_checkpointing
+
+
+def by_phase(config: TrainConfig, num_blocks: float, depth: float, rows_are_kept: bool) -> dict[str, float]:
     """Tokens of a row with so many blocks by phase; phi has `depth` times the policy's layers."""
     length, sampler, method = config.data.sequence_length, config.sampler, config.method
     if isinstance(method, EBFTConfig):
-        return block_rollouts(length, num_blocks, sampler.n_samples, sampler.generate_length, depth)
+        return block_rollouts(length, num_blocks, sampler.n_samples, sampler.generate_length, depth, rows_are_kept)
     if isinstance(method, RLVRConfig):
         return completions(length, sampler.n_samples, method.max_new_tokens, method.kl_coef > 0)
     return supervised(length)
@@ -41,11 +51,17 @@ def by_phase(config: TrainConfig, num_blocks: float, depth: float) -> dict[str, 
 
 def planned(config: TrainConfig) -> dict[str, float]:
     """Tokens of a row by phase as far as the config tells, which is from above: rows that end early, rows of several documents and completions hold
-    fewer anchors than a whole row, reuse leaves out tokens of rollouts, and a layer that is named by its index may be the last. A fraction of the
-    depth is taken as it is, where phi keeps whole layers."""
+    fewer anchors than a whole row, reuse leaves out tokens of rollouts, a layer that is named by its index may be the last, and rows under a limit of
+    tokens may be one micro-batch. A fraction of the depth is taken as it is, where phi keeps whole layers."""
     sampler = config.sampler
     blocks = num_blocks(config.data.sequence_length, sampler.context_length, sampler.stride, sampler.generate_length)
-    return by_phase(config, blocks, max(layer if isinstance(layer, float) else 1.0 for layer in config.features.feature_layers))
+    depth = max(layer if isinstance(layer, float) else 1.0 for layer in config.features.feature_layers)
+    return by_phase(config, blocks, depth, keeps_rows(config, _documents(config)))
+
+
+def _documents(config: TrainConfig) -> int:
+    """Of a step, in one of the processes that the config names."""
+    return config.trainer.batch_size // (config.trainer.processes or 1)
 
 
 def rollouts(config: TrainConfig, num_blocks: float) -> str:
@@ -59,12 +75,14 @@ def rollouts(config: TrainConfig, num_blocks: float) -> str:
 
 
 def depends_on_rollouts(config: TrainConfig) -> bool:
-    """Whether a step costs less than its method announces, as far as its rollouts end early, follow their row or are equal."""
-    return isinstance(config.method, RLVRConfig) or (isinstance(config.method, EBFTConfig) and config.sampler.reuse)
+    """Whether a step costs less than its method announces, as far as its rollouts end early, follow their row or are equal, or leave room for all
+    rows under a limit of tokens."""
+    is_limited = config.trainer.max_tokens_per_microbatch is not None and _documents(config) > 1
+    return isinstance(config.method, RLVRConfig) or (isinstance(config.method, EBFTConfig) and (config.sampler.reuse or is_limited))
 
 
 def is_bound(config: TrainConfig) -> bool:
-    """Whether `planned` is more than a step will cost."""
+    """Whether `planned` may be more than a step will cost."""
     data = config.data
     has_fewer_anchors = data.layout == "padded" or data.document_masking or config.sampler.anchors == "completion"
     indices = any(isinstance(layer, int) for layer in config.features.feature_layers)

@@ -2,8 +2,8 @@
 own forward, which holds less than an update, and on CUDA the copies that flex attention makes of a layer's keys and values.
 
 Float32 weights, AdamW's moments, the feature network and the reference policy stay. On top of them comes the largest of the phases, which follow
-one another: rollouts; update of the branches, then of their rows, with gradient checkpointing also the recomputation of a layer, when the logits are
-gone; optimiser step.
+one another: rollouts, with the activations of the rows where the step has one micro-batch; update of the branches, then of their rows, with gradient
+checkpointing also the recomputation of a layer, when the logits are gone; optimiser step.
 
 Activations are what autograd saves in a forward of a Llama-like stack. Per token and layer, with widths H (hidden), I (intermediate), Q and K (all
 heads of queries, of keys):
@@ -32,7 +32,7 @@ PACKED = 0.5 + 1 / 64 + 4 / (64 * 256)  # bytes a weight in nf4: four bits, a by
 TOKENS_STEP = 256  # between the limits of tokens that a refusal proposes
 LASTING = ("weights", "optimizer", "feature network", "reference policy")
 PHASES = {
-    "rollouts": ("bf16 weights", "cache", "draws"),
+    "rollouts": ("bf16 weights", "kept rows", "cache", "draws"),
     "update": ("bf16 weights", "gradients", "activations", "row keys", "logits"),
     "update of the rows": ("bf16 weights", "gradients", "row activations", "row keys", "row logits"),
     "recomputation": ("bf16 weights", "gradients", "activations", "row keys", "one layer"),
@@ -56,6 +56,7 @@ def estimate(work: Workload) -> dict[str, int]:
         "logits": FLOAT * UPDATE_COPIES * _logits(work, work.held_tokens - work.held_row_tokens if work.branches else work.held_tokens),
         "row activations": activations(work.of_rows) if work.branches else 0,
         "row logits": FLOAT * (UPDATE_COPIES + 1) * _logits(work, work.held_row_tokens) if work.branches else 0,
+        "kept rows": activations(work.of_rows) if work.keeps_rows else 0,
         "cache": _cache(work),
         "draws": FLOAT * DRAW_COPIES * _logits(work, work.rows_at_a_time * work.branches),
         "temporaries": weights if work.steps_at_once else 0,  # square roots of all second moments
@@ -130,11 +131,12 @@ def _row_keys(work: Workload) -> float:
 
 
 def _cache(work: Workload) -> float:
-    """Keys and values of rows and branches; rotated keys are float32 even under autocast. Nothing is cached where nothing is sampled."""
+    """Keys and values of rows and branches; rotated keys are float32 even under autocast. Nothing is cached where nothing is sampled; those of kept
+    rows are among their activations."""
     if not work.branches:
         return 0.0
     each = work.branch_tokens + (work.row_tokens if work.own_rows else 0)
-    tokens = work.rows_at_a_time * (work.row_tokens + work.branches * each)
+    tokens = work.rows_at_a_time * ((0 if work.keeps_rows else work.row_tokens) + work.branches * each)
     return work.network.layers * work.network.key * (FLOAT + work.element_bytes) * tokens
 
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from ebft.adapters import Adapters
 from ebft.attention import NAME, BranchContext, CompletionContext, Context, Held, KeysValues, RowContext, StepContext
@@ -30,6 +31,18 @@ Result = TypeVar("Result")
 FORWARD_TOKENS = {"cpu": 1024, "cuda": 16384}  # of a row's branches at a time where no gradient is taken: what caches hold, and what fills a GPU
 NOWHERE = 2**31  # a place in the flat row that no label has
 LOGITS_AT_A_TIME = 2**25  # elements, of 4 bytes each, and a few copies of them
+
+
+@dataclass(frozen=True)
+class Row:
+    """A forward of rows: their last hidden states, and every layer's keys and values for branches that follow."""
+
+    hidden: Float[Tensor, "B T H"]
+    cache: dict[int, KeysValues]
+
+    def detached(self) -> "Row":
+        """The same numbers without their graph."""
+        return Row(self.hidden.detach(), {layer: (key.detach(), value.detach()) for layer, (key, value) in self.cache.items()})
 
 
 class Decoder:
@@ -81,16 +94,21 @@ class Decoder:
             output = self.through(self.module, input_ids=tokens, position_ids=positions, use_cache=False, held=Held(context))
         return output.last_hidden_state
 
-    def row(self, batch: Batch) -> tuple[Float[Tensor, "B T H"], dict[int, KeysValues]]:
-        """A row's hidden states, and its keys and values for branches that follow."""
+    @property
+    def recomputes(self) -> bool:
+        """Whether the layers' activations are computed again on the way back (gradient checkpointing)."""
+        layer = self.module.layers[0]
+        return isinstance(layer, GradientCheckpointingLayer) and layer.gradient_checkpointing
+
+    def row(self, batch: Batch) -> Row:
         context = RowContext.of(batch, keep=True)
-        return self.run(batch.tokens, row_positions(batch), context), context.cache
+        return Row(self.run(batch.tokens, row_positions(batch), context), context.cache)
 
     def flat(self, batch: Batch, branches: Branches) -> Float[Tensor, "B S H"]:
         """The row's hidden states and those of all own tokens."""
-        row, cache = self.row(batch)
-        groups = [self.run(group.tokens, group.positions, BranchContext.of(batch, group, cache)) for _, group in branches.groups()]
-        return torch.cat([row, *groups], dim=1)
+        row = self.row(batch)
+        groups = [self.run(group.tokens, group.positions, BranchContext.of(batch, group, row.cache)) for _, group in branches.groups()]
+        return torch.cat([row.hidden, *groups], dim=1)
 
 
 @dataclass(frozen=True)
@@ -170,21 +188,26 @@ class LanguageModel:
         """Hidden states of the flat row."""
         return self.decoder.flat(batch, branches)
 
-    def parts(self, batch: Batch, branches: Branches) -> Iterator[Part]:
+    def kept_row(self, batch: Batch) -> Row | None:
+        """The row's forward with its graph, to sample from and to differentiate; None with gradient checkpointing, which is there to hold less."""
+        return None if self.decoder.recomputes else self.decoder.row(batch)
+
+    def parts(self, batch: Batch, branches: Branches, row: Row | None = None) -> Iterator[Part]:
         """Hidden states of the flat row to differentiate part by part: the branches' groups, and at last the row.
 
         Take every part's gradients, with its `pull`, before the next one. So no more than the row and one group is held at a time, and the gradients
-        add up to the flat row's: a group sees the row's keys and values as leaves, and what reaches them there goes on through the row.
+        add up to the flat row's: a group sees the row's keys and values as leaves, and what reaches them there goes on through the row. `row` is its
+        forward if that was kept.
         """
-        row, cache = self.decoder.row(batch)
-        leaves = {layer: (key.detach().requires_grad_(), value.detach().requires_grad_()) for layer, (key, value) in cache.items()}
+        row = row or self.decoder.row(batch)
+        leaves = {layer: (key.requires_grad_(), value.requires_grad_()) for layer, (key, value) in row.detached().cache.items()}
         groups = self._in_step(batch, [*branches.groups()])
         for start, group in groups:
             hidden = self.decoder.run(group.tokens, group.positions, BranchContext.of(batch, group, leaves))
             yield Part(batch.tokens.shape[1] + start, hidden, torch.zeros((), device=hidden.device))
             del hidden
         reached = [leaf.grad for pair in leaves.values() for leaf in pair if groups]
-        yield Part(0, row, Pull.apply(reached, *(x for pair in cache.values() for x in pair)))
+        yield Part(0, row.hidden, Pull.apply(reached, *(x for pair in row.cache.values() for x in pair)))
 
     def _in_step(self, batch: Batch, groups: list[tuple[int, OwnTokens]]) -> list[tuple[int, OwnTokens]]:
         """As many groups as any process has, where their passes are collective: behind the others come groups of one token that predicts nothing."""
@@ -195,15 +218,17 @@ class LanguageModel:
         empty = OwnTokens(first, torch.ones_like(first), torch.zeros_like(first), reach=(1,), depth=(0,))
         return groups + [(NOWHERE, empty)] * (most - len(groups))
 
-    def prefill(self, batch: Batch, blocks: Blocks, n_samples: int, num_steps: int) -> tuple[Float[Tensor, "B T H"], StepContext]:
-        """Forward the row once and keep its keys and values for `num_steps` tokens of every branch."""
-        hidden, cache = self.decoder.row(batch)
-        return hidden, StepContext.of(batch, blocks, n_samples, cache, num_steps)
+    def prefill(
+        self, batch: Batch, blocks: Blocks, n_samples: int, num_steps: int, row: Row | None = None
+    ) -> tuple[Float[Tensor, "B T H"], StepContext]:
+        """Forward the row once, unless that was done, and keep its keys and values for `num_steps` tokens of every branch."""
+        row = self.decoder.row(batch) if row is None else row.detached()
+        return row.hidden, StepContext.of(batch, blocks, n_samples, row.cache, num_steps)
 
     def prefill_completions(self, batch: Batch, blocks: Blocks, n_samples: int, num_steps: int) -> tuple[Float[Tensor, "B T H"], CompletionContext]:
         """The same for rows of one block, whose branches become rows of their own."""
-        hidden, cache = self.decoder.row(batch)
-        return hidden, CompletionContext.of(batch, blocks, n_samples, cache, num_steps)
+        row = self.decoder.row(batch)
+        return row.hidden, CompletionContext.of(batch, blocks, n_samples, row.cache, num_steps)
 
     def step_hidden(
         self, tokens: Int[Tensor, "B R"], anchors: Int[Tensor, "B R"], context: StepContext | CompletionContext

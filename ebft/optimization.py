@@ -89,12 +89,18 @@ class Optimization:
         row_tokens = method.row_tokens(batch)
         if max_tokens is not None:  # all processes cut alike
             row_tokens = self.world.most(row_tokens)
-        cuts = micro_batches(row_tokens, micro_batch_size, max_tokens)
-        with record_function("prepare"):
-            prepared = [method.prepare(batch.rows(start, stop), step) for start, stop in cuts]
-        totals = self._totals([method.counts(part) for part in prepared])
+        parts = [batch.rows(start, stop) for start, stop in micro_batches(row_tokens, micro_batch_size, max_tokens)]
+        values = self._differentiate(method, parts, step, max_tokens)
+        with record_function("optimizer"):
+            self._update(values)
+        return values
 
+    def _differentiate(self, method: Method, parts: list[Batch], step: int, max_tokens: int | None) -> dict[str, float]:
+        """Leaves clipped gradients, and nothing else of the micro-batches. Returns their figures."""
         self.policy.model.train()
+        with record_function("prepare"):
+            prepared = [method.prepare(part, step, len(parts) == 1) for part in parts]
+        totals = self._totals([method.counts(part) for part in prepared])
         losses: dict[str, torch.Tensor] = {}
         with record_function("update"):
             for part in prepared:
@@ -102,10 +108,7 @@ class Optimization:
                     losses[name] = losses.get(name, 0) + value
             self.world.add_gradients(x for x in self.parameters if not is_sharded(x))  # shards have added up on the way
         norm = clip_gradients(self.parameters, self.config.max_grad_norm)
-        values = self._figures(losses, norm, method.metrics(prepared))
-        with record_function("optimizer"):
-            self._update(values)
-        return values
+        return self._figures(losses, norm, method.metrics(prepared))
 
     def _totals(self, counts: list[Counts]) -> Counts:
         """Over all micro-batches of all processes."""

@@ -50,7 +50,7 @@ def _held_out(config: TrainConfig, material: Material) -> str:
 
 
 def _cost(config: TrainConfig, setup: Groundwork) -> str:
-    phases = cost.by_phase(config, setup.num_blocks, setup.workload.phi_share)
+    phases = cost.by_phase(config, setup.num_blocks, setup.workload.phi_share, cost.keeps_rows(config, setup.workload.documents))
     rows = config.trainer.batch_size
     parts = " + ".join(f"{name} {rows * tokens:,.0f}" for name, tokens in phases.items())
     total, supervised = sum(phases.values()), sum(cost.supervised(config.data.sequence_length).values())

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ebft.attention import StepContext
 from ebft.blocks import block_branches, from_branches, to_branches
-from ebft.models import LanguageModel
+from ebft.models import LanguageModel, Row
 from ebft.reuse import ABOVE_TOKENS, distinct, largest, leading_matches
 from ebft.types import Batch, Blocks, Rollout
 
@@ -76,17 +76,24 @@ class Growing:
 
 
 def sample(
-    policy: LanguageModel, batch: Batch, blocks: Blocks, draws: Float[Tensor, "B N K G"], temperature: float, stop_token: int | None, reuse: bool
+    policy: LanguageModel,
+    batch: Batch,
+    blocks: Blocks,
+    draws: Float[Tensor, "B N K G"],
+    temperature: float,
+    stop_token: int | None,
+    reuse: bool,
+    kept: Row | None = None,
 ) -> tuple[Rollout, Float[Tensor, "B T H"]]:
     """Roll out every block: token t of a branch is the inverse CDF of softmax(logits / temperature) at its draw.
 
     A branch ends with its first `stop_token`, if there is one: that token counts, later ones are marked invalid and filled with it. The
-    last token of a branch is never forwarded, for nothing is predicted from it. Returns the row's hidden states as well, which the rollouts
-    needed and its cross-entropy can use.
+    last token of a branch is never forwarded, for nothing is predicted from it; nor is the row where its forward was `kept`. Returns the row's
+    hidden states as well, which the rollouts needed and its cross-entropy can use.
     """
     n_samples, num_steps, uniform = draws.shape[1], draws.shape[3], to_branches(draws)
     with policy.evaluating():
-        row, context = policy.prefill(batch, blocks, n_samples, num_steps - 1)
+        row, context = policy.prefill(batch, blocks, n_samples, num_steps - 1, kept)
         rollouts = _begin(batch, blocks, *_along_the_row(policy, blocks, row, draws, temperature, num_steps if reuse else 1), num_steps, reuse)
         matches = rollouts.last.masked_fill(~rollouts.going, num_steps).cpu() if reuse else None  # all that a step has to ask a device
         for step in range(num_steps - 1):

@@ -5,8 +5,9 @@ that computes, of e bytes a number (2 in bf16, 4 in fp32). Documents are split o
 L layers of p parameters each, the busiest GPU has in a step:
 
     documents    d = ceil(B / n), in M = ceil(d / rows) micro-batches of at most so many rows
-    passes       of a micro-batch through the layers: 1 for its rows; then in sampling one for every token of the branches but the last, in other
-                 phases one for every group of branches, which the limits of tokens make
+    passes       of a micro-batch through the layers: 1 for its rows, but in EBFT's sampling none if M = 1 and activations are kept, for then the
+                 update's serves it as well; then in sampling one for every token of the branches but the last, in other phases one for every group
+                 of branches, which the limits of tokens make
     operations   d * tokens of the phase * flops_per_token, of the update 4/3 times as many with gradient checkpointing; with adapters a third less of
                  an update without it, for its frozen base has no gradients of weights
     gathered     e * P * (n - 1) / n bytes a forward, and e * L p * (n - 1) / n a backward, if weights are resharded after every forward;
@@ -62,7 +63,7 @@ class Step:
 
     work: Workload  # its largest micro-batch
     documents: int
-    tokens: dict[str, float]  # of a document by phase (`cost.by_phase`)
+    tokens: dict[str, float]  # of a document by phase (`cost.by_phase`), its row forwarded for sampling and again for the update
     forward_tokens: int  # of a row's branches that go through at a time where no gradient is taken
 
 
@@ -101,7 +102,7 @@ class Scaling:
 def scaling(step: Step, num_gpus: int, device: Device, sharding: Sharding) -> Scaling:
     """The formulae above."""
     documents = math.ceil(step.documents / num_gpus)
-    at_most = replace(step.work, rows=min(step.work.rows, documents))
+    at_most = replace(step.work, documents=documents, rows=min(step.work.rows, documents))
     work = replace(at_most, rows=at_most.rows_at_a_time)
     phases = {name: _phase(replace(step, work=work), name, documents, num_gpus, device, sharding) for name in step.tokens}
     return Scaling(documents, phases, held(work, num_gpus, sharding))
@@ -111,7 +112,8 @@ def _phase(step: Step, name: str, documents: int, num_gpus: int, device: Device,
     work, backward, share = step.work, name == "update", (num_gpus - 1) / num_gpus
     network, kept = (work.phi, work.feature_parameters) if name == "features" else (work.network, work.parameters)
     passes = math.ceil(documents / work.rows) * passes_of(work, name, step.forward_tokens)
-    flops = documents * step.tokens[name] * flops_per_token(replace(work, network=network)) * (_update_share(work) if backward else 1)
+    tokens = step.tokens[name] - (work.row_tokens if name == "sampling" and work.keeps_rows else 0)
+    flops = documents * tokens * flops_per_token(replace(work, network=network)) * (_update_share(work) if backward else 1)
     computing = flops / (device.utilisation * (device.bf16_flops if work.bf16 else device.fp32_flops))
     reading = (2 if backward else 1) * passes * work.element_bytes * kept / device.memory_bandwidth
     is_first = name == next(iter(step.tokens))
@@ -131,7 +133,7 @@ def passes_of(work: Workload, phase: str, forward_tokens: int) -> int:
     if not work.branches:
         return 1
     if phase == "sampling":
-        return 1 + work.branch_tokens
+        return work.branch_tokens + (0 if work.keeps_rows else 1)
     if phase == "features":
         return 1 + _groups(work.branches, work.branch_tokens + 1, forward_tokens)
     room = work.max_tokens // work.rows - work.row_tokens if phase == "update" and work.max_tokens is not None else None

@@ -35,6 +35,7 @@ class Workload:
     phi: Network  # of the feature network before it is cut
     phi_layers: int  # that are kept of it, up to the deepest tap
     phi_is_base: bool  # the feature network is the policy without its adapters, not kept beside it
+    documents: int  # of the step, in one process
     rows: int
     row_tokens: int
     branches: float  # of a row
@@ -57,6 +58,11 @@ class Workload:
         if self.max_tokens is None:
             return self.rows
         return max(1, min(self.rows, int(self.max_tokens / (self.row_tokens + self.branches * (self.branch_tokens + 1)))))
+
+    @property
+    def keeps_rows(self) -> bool:
+        """EBFT's rows are forwarded once, for sampling and update: where they are the step's only micro-batch, and layers are not recomputed."""
+        return self.branches > 0 and not (self.own_rows or self.checkpointing) and self.documents <= self.rows_at_a_time
 
     @property
     def parameters(self) -> int:

@@ -73,7 +73,7 @@ def gradients(config: TrainConfig, batches: int, redraws: int) -> torch.Tensor:
 def gradient(setup: Setup, batch: Batch, step: int) -> torch.Tensor:
     """Of the whole batch, with rollouts that belong to `step`."""
     method, parameters = setup.method, [parameter for parameter in setup.policy.model.parameters() if parameter.requires_grad]
-    prepared = method.prepare(batch, step)
+    prepared = method.prepare(batch, step, alone=False)
     setup.policy.model.zero_grad()
     differentiate(method, prepared, method.counts(prepared), max_tokens=None)
     return torch.cat([parameter.grad.flatten() for parameter in parameters])

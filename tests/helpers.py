@@ -106,8 +106,8 @@ def random_draws(batch: Batch, blocks: Blocks, config: SamplerConfig, seed: int 
 def optimiser_step(
     method: Method[Any], batch: Batch, size: int, max_tokens: int | None = None
 ) -> tuple[list[Any], dict[str, Tensor], dict[str, Tensor]]:
-    """Experiences, summed losses and gradients of a batch cut into micro-batches of `size` rows."""
-    prepared = [method.prepare(batch.rows(start, start + size), step=3) for start in range(0, len(batch), size)]
+    """Experiences, summed losses and gradients of a batch cut into micro-batches of `size` rows, as the loop takes them."""
+    prepared = [method.prepare(batch.rows(start, start + size), step=3, alone=size >= len(batch)) for start in range(0, len(batch), size)]
     counts = [method.counts(part) for part in prepared]
     totals = {name: torch.stack([count[name] for count in counts]).sum() for name in counts[0]}
     values: dict[str, Tensor] = {}

@@ -76,6 +76,11 @@ def test_the_workload_of_block_rollouts(tmp_path: Path) -> None:
     assert (work.reach, work.chunk_tokens, work.own_rows) == (13.5, 64, False)
     assert (work.averaged, work.has_reference, work.is_bound, work.steps_at_once) == (True, False, False, False)
     assert work.tokens == 2 * (23 + 5 * 2)
+    assert (work.documents, work.keeps_rows) == (3, False)
+    whole = budget.workload(miniature(tmp_path, "method=ebft", "trainer.micro_batch_size=3"), debug_architecture(tmp_path), 2.5, "cpu")
+    assert (whole.rows, whole.keeps_rows) == (3, True)
+    shared = budget.workload(config, debug_architecture(tmp_path), 2.5, "cpu", num_processes=3)
+    assert (shared.documents, shared.rows, shared.keeps_rows) == (1, 1, True)
 
 
 def test_the_workload_of_completions(tmp_path: Path) -> None:

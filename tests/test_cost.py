@@ -28,7 +28,9 @@ def measured(config: TrainConfig) -> float:
     """What the method counts in one step of three rows."""
     setup = prepare(config)
     before = setup.method.tokens_forwarded
-    Optimization(config.optimizer, setup.policy, 10).step(setup.method, setup.batch([0, 1, 2]), 0, 2, None)
+    trainer = config.trainer
+    optimization = Optimization(config.optimizer, setup.policy, 10)
+    optimization.step(setup.method, setup.batch([0, 1, 2]), 0, trainer.micro_batch_size, trainer.max_tokens_per_microbatch)
     return setup.method.tokens_forwarded - before
 
 
@@ -37,13 +39,14 @@ def test_a_supervised_token_is_a_forward_and_a_backward_of_two() -> None:
 
 
 def test_phases_of_block_rollouts() -> None:
-    """6 branches: 23 + 6 * 4 = 47 tokens sampled and trained on, (23 + 6 * 5) / 2 through half of the layers."""
-    assert cost.block_rollouts(23, 3, 2, 5, 0.5) == {"sampling": 47, "features": 26.5, "update": 141}
+    """6 branches: 23 + 6 * 4 = 47 tokens sampled and trained on, (23 + 6 * 5) / 2 through half of the layers. A kept row is trained on alone."""
+    assert cost.block_rollouts(23, 3, 2, 5, 0.5, row_is_kept=False) == {"sampling": 47, "features": 26.5, "update": 141}
+    assert cost.block_rollouts(23, 3, 2, 5, 0.5, row_is_kept=True) == {"sampling": 24, "features": 26.5, "update": 141}
 
 
 def test_a_mean_number_of_blocks_is_no_whole_number() -> None:
     """2.5 blocks of two rollouts: 5 branches."""
-    assert cost.block_rollouts(23, 2.5, 2, 5, 1.0) == {"sampling": 43, "features": 48, "update": 129}
+    assert cost.block_rollouts(23, 2.5, 2, 5, 1.0, row_is_kept=False) == {"sampling": 43, "features": 48, "update": 129}
 
 
 @pytest.mark.parametrize(
@@ -58,9 +61,10 @@ def test_phases_of_completions(has_reference: bool, phases: dict[str, float]) ->
     ("lines", "phases"),
     [
         ((GEOMETRY, "method=sft"), {"update": 303}),
-        ((GEOMETRY, "method=ebft"), {"sampling": 257, "features": 222, "update": 771}),  # phi is cut at three quarters of the depth
-        ((GEOMETRY, "method=ebft features.feature_layers=[0.5,0.25]"), {"sampling": 257, "features": 148, "update": 771}),
-        ((GEOMETRY, "method=ebft features.feature_layers=[0.25,1]"), {"sampling": 257, "features": 296, "update": 771}),  # 1 may be the last layer
+        ((GEOMETRY, "method=ebft"), {"sampling": 156, "features": 222, "update": 771}),  # phi is cut at three quarters of the depth
+        ((GEOMETRY, "method=ebft features.feature_layers=[0.5,0.25]"), {"sampling": 156, "features": 148, "update": 771}),
+        ((GEOMETRY, "method=ebft features.feature_layers=[0.25,1]"), {"sampling": 156, "features": 296, "update": 771}),  # 1 may be the last layer
+        ((GEOMETRY, "method=ebft trainer.micro_batch_size=5"), {"sampling": 257, "features": 222, "update": 771}),
         ((COMPLETIONS,), {"sampling": 137, "update": 411}),
         ((COMPLETIONS, "method.kl_coef=0.1"), {"sampling": 137, "update": 411, "reference": 137}),
     ],
@@ -88,18 +92,44 @@ def test_what_is_sampled(lines: tuple[str, ...], text: str) -> None:
         ("method=ebft", "at most 2,500 tokens a step, 4.1 times sft"),
         ("method=ebft sampler.reuse=false", "2,500 tokens a step, 4.1 times sft"),  # 257 + 222 + 771 = 1250 a row, and 1250 / 303 = 4.13
         ("method=ebft features.feature_layers=[1]", "at most 2,648 tokens a step, 4.4 times sft"),
+        ("method=ebft trainer.micro_batch_size=2", "at most 2,298 tokens a step, 3.8 times sft"),  # 101 less a row
+        ("method=ebft sampler.reuse=false trainer.micro_batch_size=2", "2,298 tokens a step, 3.8 times sft"),
+        (
+            "method=ebft sampler.reuse=false trainer.micro_batch_size=2 trainer.max_tokens_per_microbatch=700",
+            "at most 2,500 tokens a step, 4.1 times sft",
+        ),
         ("method=ebft features.network=checkpoint features.path=x", "about 2,500 tokens a step, 4.1 times sft"),
         ("method=sft features.network=checkpoint features.path=x", "606 tokens a step, 1.0 times sft"),
     ],
 )
 def test_the_line_of_a_plan(line: str, text: str) -> None:
-    assert cost.line(config(GEOMETRY, line, "trainer.batch_size=2 trainer.micro_batch_size=1")) == text
+    assert cost.line(config(GEOMETRY, "trainer.batch_size=2 trainer.micro_batch_size=1", line)) == text
 
 
-@pytest.mark.parametrize("method", ["sft", "ebft"])
-def test_what_is_planned_is_what_the_methods_count(tmp_path: Path, method: str) -> None:
+@pytest.mark.parametrize(
+    ("documents", "options", "kept"),
+    [
+        (3, "", True),
+        (5, "", False),
+        (3, "trainer.max_tokens_per_microbatch=1009", False),  # they may be
+        (1, "trainer.max_tokens_per_microbatch=1009", True),
+        (1, "trainer.gradient_checkpointing=true", False),
+    ],
+)
+def test_rows_are_kept_where_they_are_sure_to_be_one_micro_batch(documents: int, options: str, kept: bool) -> None:
+    assert cost.keeps_rows(config("method=ebft trainer.micro_batch_size=3", options), documents) == kept
+
+
+def test_processes_share_a_step_s_rows() -> None:
+    """8 rows are four in each of two."""
+    two = "method=ebft trainer.micro_batch_size=4 trainer.processes=2 trainer.parallel=ddp"
+    assert cost.planned(config(GEOMETRY, two))["sampling"] == 156
+
+
+@pytest.mark.parametrize(("method", "size"), [("sft", 2), ("ebft", 2), ("ebft", 3)])
+def test_what_is_planned_is_what_the_methods_count(tmp_path: Path, method: str, size: int) -> None:
     """phi is one of two layers deep, every row full."""
-    run = miniature(tmp_path, f"method={method}", "features.feature_layers=[0.5]", "sampler.reuse=false")
+    run = miniature(tmp_path, f"method={method}", "features.feature_layers=[0.5]", "sampler.reuse=false", f"trainer.micro_batch_size={size}")
     assert not cost.is_bound(run)
     assert measured(run) == 3 * sum(cost.planned(run).values())
 

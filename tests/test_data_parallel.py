@@ -206,6 +206,7 @@ def adapted(world: World, config: TrainConfig, run_dir: Path) -> str:
 def test_adapters_over_a_sharded_base(tmp_path: Path, dtype: str) -> None:
     """Adapters, features and both exports, as one process has them."""
     lora = ["model/adapter=lora", "model.adapter.rank=3", "trainer.max_steps=2", "eval.every_steps=2", "trainer.checkpoint_every_steps=2"]
+    lora += ["trainer.micro_batch_size=6"]  # the rows of a step are forwarded once
     config = config_of(tmp_path, "ebft", *lora, "trainer.parallel=fsdp2", f"trainer.dtype={dtype}")
     one, two = tmp_path / "one", tmp_path / "two"
     train(config, one)

@@ -19,10 +19,11 @@ from ebft.config import LoRAConfig
 from ebft.methods.base import branch_tokens
 from ebft.models import LanguageModel, branch_labels, row_labels
 from ebft.quantization import round_to_bfloat16
+from ebft.sampler import sample
 from ebft.sharding import KEPT_TO_SAMPLE, Sharding, fullest
 from ebft.types import Batch, Blocks, Rollout
 from ebft.workload import Network, Workload, flops_per_token
-from tests.helpers import geometry, model_of, random_batch, random_rollout
+from tests.helpers import blocks_of, geometry, model_of, random_batch, random_draws, random_rollout
 from tests.workloads import BRANCHED, SUPERVISED
 
 VOCABULARY = 31
@@ -202,6 +203,27 @@ def test_an_update_allocates_what_is_estimated(
     assert most == pytest.approx(peak_bytes(update), rel=0.15)
 
 
+@pytest.mark.parametrize(("vocabulary", "layers"), [(1009, 3), (31, 23)], ids=["draws", "depth"])
+@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
+def test_rollouts_beside_the_activations_of_their_rows_allocate_what_is_estimated(dtype: str, vocabulary: int, layers: int) -> None:
+    """Of a step's only micro-batch. In a few layers what a layer of all branches needs for a moment would count as much, and is not estimated."""
+    policy, work, batch, _ = built("grouped", "chunks", dtype, vocab_size=vocabulary, num_hidden_layers=layers)
+    work = replace(work, network=replace(work.network, vocabulary=vocabulary), documents=work.rows)
+    *_, n_samples, stride, context, length = ROWS["chunks"]
+    sampler = geometry(n_samples=n_samples, stride=stride, context_length=context, generate_length=length)
+    blocks = blocks_of(batch, sampler)
+    draws = random_draws(batch, blocks, sampler)
+
+    def roll_out() -> object:
+        row = policy.kept_row(batch)
+        return row, sample(policy, batch, blocks, draws, 0.7, None, reuse=False, kept=row)
+
+    roll_out()
+    parts = memory.estimate(work)
+    assert parts["kept rows"] > 0
+    assert sum(parts[part] for part in memory.PHASES["rollouts"]) == pytest.approx(peak_bytes(roll_out), rel=0.15)
+
+
 # By hand
 
 
@@ -267,6 +289,18 @@ def test_the_cache_holds_rows_once_and_completions_with_their_rows() -> None:
     assert memory.estimate(replace(BRANCHED, own_rows=True))["cache"] == 3 * 11 * 8 * 2 * (17 + 6 * (17 + 4))
 
 
+def test_rows_that_are_the_whole_step_keep_their_activations_while_they_are_sampled_from() -> None:
+    """Their keys and values are among them. Two documents are two rows at a time; the third would come in another micro-batch."""
+    whole = replace(BRANCHED, documents=2)
+    parts = memory.estimate(whole)
+    assert parts["kept rows"] == parts["row activations"] == memory.activations(replace(SUPERVISED, reach=9.0, chunk_tokens=20))
+    assert parts["cache"] == 3 * 11 * 8 * 2 * 6 * 4
+    for other in ({"documents": 3}, {"max_tokens": 93}, {"checkpointing": True}, {"own_rows": True}, {"branches": 0.0}):
+        assert not replace(whole, **other).keeps_rows
+        assert memory.estimate(replace(whole, **other))["kept rows"] == 0
+    assert replace(whole, max_tokens=94).keeps_rows  # of 17 + 6 * 5 tokens each
+
+
 def parts_of(**sizes: int) -> dict[str, int]:
     return dict.fromkeys(memory.estimate(SUPERVISED), 0) | {name.replace("_", " "): size for name, size in sizes.items()}
 
@@ -276,6 +310,7 @@ def parts_of(**sizes: int) -> dict[str, int]:
     [
         ({"weights": 2, "gradients": 3, "activations": 5, "logits": 7, "cache": 11}, ("update", 17)),
         ({"weights": 2, "gradients": 3, "activations": 5, "logits": 7, "cache": 13, "draws": 17}, ("rollouts", 32)),
+        ({"weights": 2, "gradients": 3, "activations": 5, "logits": 7, "cache": 11, "kept_rows": 5}, ("rollouts", 18)),
         ({"weights": 2, "gradients": 3, "activations": 5, "logits": 7, "one_layer": 11}, ("recomputation", 21)),
         ({"weights": 2, "gradients": 3, "activations": 1, "temporaries": 2, "optimizer": 5}, ("optimizer step", 12)),
     ],

@@ -1,6 +1,7 @@
 """Update, clipping, schedule and average against numbers worked out by hand, and the cuts of a batch that must not change a step."""
 
 import math
+import weakref
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -38,7 +39,7 @@ class Linear:
     def __init__(self, model: Weights) -> None:
         self.model = model
 
-    def prepare(self, batch: Batch, step: int) -> Batch:
+    def prepare(self, batch: Batch, step: int, alone: bool) -> Batch:
         return batch
 
     def counts(self, prepared: Batch) -> dict[str, Tensor]:
@@ -54,7 +55,7 @@ class Linear:
     def metrics(self, prepared: list[Batch]) -> dict[str, Tally]:
         return {"parts": Tally.ratio(torch.tensor(len(prepared)), torch.tensor(1))}
 
-    def tokens_per_row(self, row_length: int, num_blocks: float) -> dict[str, float]:
+    def tokens_per_row(self, row_length: int, num_blocks: float, alone: bool) -> dict[str, float]:
         return {}
 
 
@@ -97,6 +98,32 @@ def test_micro_batches_add_up_and_know_the_whole_batch() -> None:
     values = optimization.step(method, batch_of([1], [2], [4]), 0, 2, None)
     assert values == {"loss": 7.0, "rows": 6.0, "grad_norm": 7.0, "lr": 0.1, "parts": 2.0}
     assert weight.grad is None
+
+
+def test_a_micro_batch_knows_whether_it_is_the_whole_step() -> None:
+    """By rows, by tokens, and because a row is not cut."""
+    optimization, method, _ = toy([1.0, 1.0])
+    told: list[bool] = []
+    method.prepare = lambda batch, step, alone: told.append(alone) or batch  # type: ignore[method-assign]
+    for rows, size, tokens in ((3, 3, None), (3, 2, None), (3, 3, 6), (3, 3, 5), (1, 3, 1)):
+        optimization.step(method, batch_of(*[[1, 2]] * rows), 0, size, tokens)
+    assert told == [True, False, False, True, False, False, True]
+
+
+def test_nothing_of_a_micro_batch_is_held_while_the_weights_change() -> None:
+    """What is kept of a forward would lie beside AdamW's temporaries."""
+    optimization, method, _ = toy([1.0])
+    made, alive = list[weakref.ref[Batch]](), list[bool]()
+
+    def prepare(batch: Batch, step: int, alone: bool) -> Batch:
+        experience = replace(batch)
+        made.append(weakref.ref(experience))
+        return experience
+
+    method.prepare = prepare  # type: ignore[method-assign]
+    optimization.optimizer.register_step_pre_hook(lambda *_: alive.extend(reference() is not None for reference in made))
+    optimization.step(method, batch_of([1], [2]), 0, 1, None)
+    assert alive == [False, False]
 
 
 @pytest.mark.parametrize(
@@ -180,7 +207,7 @@ def one_thread() -> Iterator[None]:
 def gradient(setup: Setup, step: int = 0) -> Tensor:
     """Of one row through the method's own loss."""
     setup.policy.model.train()
-    prepared = setup.method.prepare(setup.batch([0, 1]), step)
+    prepared = setup.method.prepare(setup.batch([0, 1]), step, alone=True)
     differentiate(setup.method, prepared, setup.method.counts(prepared), None)
     return torch.cat([parameter.grad.flatten() for parameter in setup.policy.model.parameters() if parameter.grad is not None])
 

@@ -15,12 +15,14 @@ from tests.debug_run import miniature, pairs
 
 @pytest.mark.parametrize("method", ["sft", "ebft"])
 @pytest.mark.parametrize("geometry", [[], ["sampler.n_samples=5", "sampler.stride=3", "sampler.generate_length=1", "features.feature_layers=[2]"]])
-def test_tokens_of_a_step_are_those_of_the_plan(tmp_path: Path, method: str, geometry: list[str]) -> None:
-    config = miniature(tmp_path, f"method={method}", *geometry, "sampler.reuse=false")
+@pytest.mark.parametrize("size", [2, 3])
+def test_tokens_of_a_step_are_those_of_the_plan(tmp_path: Path, method: str, geometry: list[str], size: int) -> None:
+    """Three rows, as two micro-batches and as one."""
+    config = miniature(tmp_path, f"method={method}", *geometry, "sampler.reuse=false", f"trainer.micro_batch_size={size}")
     setup = prepare(config)
     line = plan(config, setup)["tokens to forward per step"]
     optimization, before = Optimization(config.optimizer, setup.policy, 10), setup.method.tokens_forwarded
-    optimization.step(setup.method, setup.batch([0, 1, 2]), 0, 2, None)
+    optimization.step(setup.method, setup.batch([0, 1, 2]), 0, size, None)
     measured = setup.method.tokens_forwarded - before
     assert line.startswith(f"{measured:,.0f} = ")
     assert f"; {measured / (3 * 3 * 23):.1f} times" in line
@@ -34,13 +36,15 @@ def test_phases_are_those_of_the_plan(tmp_path: Path) -> None:
     config = miniature(tmp_path, "method=ebft", "sampler.reuse=false")
     setup = prepare(config)
     before = setup.method.tokens_forwarded
-    prepared = setup.method.prepare(setup.batch([0, 1, 2]), 0)
+    prepared = setup.method.prepare(setup.batch([0, 1, 2]), 0, alone=False)
     assert setup.method.tokens_forwarded - before == 105 + 61.5
     differentiate(setup.method, prepared, setup.method.counts(prepared), None)
     assert setup.method.tokens_forwarded - before == 105 + 61.5 + 315
     assert plan(config, setup)["tokens to forward per step"] == (
         "482 = sampling 105 + features 62 + update 315; 2.3 times supervised fine-tuning on the same rows"
     )
+    whole = miniature(tmp_path, "method=ebft", "sampler.reuse=false", "trainer.micro_batch_size=3")
+    assert plan(whole, prepare(whole))["tokens to forward per step"].startswith("412 = sampling 36 + features 62 + update 315; ")
     reusing = miniature(tmp_path, "method=ebft", "sampler.reuse=true")
     assert plan(reusing, prepare(reusing))["tokens to forward per step"].startswith("at most 482 = ")
 
@@ -54,7 +58,7 @@ def test_another_feature_network_is_counted_in_the_policy_s_layers(tmp_path: Pat
     layers = [
         sum(parameter.numel() for parameter in decoder.module.layers[0].parameters()) for decoder in (setup.policy.decoder, setup.method.phi.decoder)
     ]
-    setup.method.prepare(setup.batch([0, 1, 2]), 0)
+    setup.method.prepare(setup.batch([0, 1, 2]), 0, alone=False)
     features = setup.method.phi.decoder.tokens_forwarded
     assert features == pytest.approx(3 * (23 + 6 * 3) * layers[1] / (2 * layers[0]), rel=0.01)  # but for the final norms
     assert f"features {features:,.0f} +" in plan(config, setup)["tokens to forward per step"]
@@ -65,7 +69,7 @@ def test_the_papers_setting_costs_what_section_9_says(tmp_path: Path) -> None:
     geometry = "sampler.n_samples=4 sampler.stride=8 sampler.context_length=8 sampler.generate_length=8"
     depth = "model.config_overrides.num_hidden_layers=4 features.feature_layers=[0.25,0.5,0.75]"
     method = prepare(miniature(tmp_path, "method=ebft", *geometry.split(), *depth.split())).method
-    assert method.tokens_per_row(1024, 127) == {"sampling": 4580, "features": 3816, "update": 13740}
+    assert method.tokens_per_row(1024, 127, alone=False) == {"sampling": 4580, "features": 3816, "update": 13740}
 
 
 def test_lines_of_the_plan(tmp_path: Path) -> None:

@@ -92,22 +92,25 @@ def test_a_gpu_that_is_too_small_is_a_line_of_the_plan(
 
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("limit", [None, 82, 56])
-def test_passes_are_those_of_the_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str, limit: int | None) -> None:
-    """Forwards of policy, feature network and reference in a micro-batch of two rows. 82 tokens hold two rows with their branches, 56 two rows and
-    two branches of each; completions may be over earlier, and leave more room behind prompts."""
+@pytest.mark.parametrize("documents", [2, 3])
+def test_passes_are_those_of_the_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str, limit: int | None, documents: int) -> None:
+    """Forwards of policy, feature network and reference in a micro-batch of two rows, which are all or not. 82 tokens hold two rows with their
+    branches, 56 two rows and two branches of each; completions may be over earlier, and leave more room behind prompts."""
     questions = pairs(tmp_path) if method == "rlvr" else []
     config = miniature(tmp_path, f"method={method}", *questions, *METHODS[method], "sampler.reuse=false")
-    run, work = prepare(config), replace(survey(config).workload, max_tokens=None if method == "sft" else limit)
+    work = replace(survey(config).workload, documents=documents, max_tokens=None if method == "sft" else limit)
+    run = prepare(config)
     made, original = list[Decoder](), Decoder.run
     monkeypatch.setattr(Decoder, "run", lambda self, *arguments: made.append(self) or original(self, *arguments))
-    prepared = run.method.prepare(run.batch([0, 1]), 0)
-    sampled, phi = made.count(run.policy.decoder), run.evaluator.phi.decoder
+    prepared = run.method.prepare(run.batch([0, 1]), 0, alone=work.keeps_rows)
+    assert work.keeps_rows == (method == "ebft" and documents == 2 and limit != 56)
+    sampled, phi = made.count(run.policy.decoder) - int(work.keeps_rows), run.evaluator.phi.decoder
     differentiate(run.method, prepared, run.method.counts(prepared), limit)
     others = [decoder for decoder in made if decoder not in (run.policy.decoder, phi)]
     phases = {"sampling": sampled, "features": made.count(phi), "reference": len(others), "update": made.count(run.policy.decoder) - sampled}
     phases = {phase: number for phase, number in phases.items() if number}
     expected = {phase: passes_of(work, phase, FORWARD_TOKENS["cpu"]) for phase in phases}
-    assert set(phases) == set(cost.by_phase(config, 1.0, 1.0))
+    assert set(phases) == set(cost.by_phase(config, 1.0, 1.0, rows_are_kept=False))
     assert phases == expected or (method == "rlvr" and all(number <= expected[phase] for phase, number in phases.items()))
 
 

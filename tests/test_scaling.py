@@ -35,7 +35,19 @@ def test_operations_are_those_of_the_busiest_gpu() -> None:
     assert {name: phase.flops for name, phase in scaled.phases.items()} == pytest.approx(
         {"sampling": 3 * 41 * FLOPS, "features": 47 * 2 * FLOPS, "update": 3 * 123 * FLOPS}
     )
-    assert on(7).total.flops == on(11).total.flops == pytest.approx((41 + 47 * 2 / 3 + 123) * FLOPS)  # a document is not split
+    assert on(7).total.flops == on(11).total.flops == pytest.approx((24 + 47 * 2 / 3 + 123) * FLOPS)  # a document is not split
+
+
+def test_a_single_micro_batch_forwards_its_rows_for_sampling_and_update_at_once() -> None:
+    """Of two documents on each of four GPUs, and of one of seven, 24 tokens of branches are left to sample, in 4 passes. Not where layers are
+    recomputed."""
+    for num_gpus, documents in ((4, 2), (7, 1)):
+        sampling = on(num_gpus).phases["sampling"]
+        assert sampling.flops == pytest.approx(documents * 24 * FLOPS)
+        assert sampling.gathered == pytest.approx(4 * 1009 * 4 * (num_gpus - 1) / num_gpus)
+        recomputed = on(num_gpus, replace(STEP, work=replace(WORK, checkpointing=True))).phases["sampling"]
+        assert recomputed.flops == pytest.approx(documents * 41 * FLOPS)
+        assert recomputed.gathered == pytest.approx(5 * 1009 * 4 * (num_gpus - 1) / num_gpus)
 
 
 def test_a_feature_network_of_another_model_computes_as_its_own() -> None:

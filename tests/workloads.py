@@ -13,6 +13,7 @@ SUPERVISED = Workload(
     phi=NETWORK,
     phi_layers=1,
     phi_is_base=False,
+    documents=7,
     rows=2,
     row_tokens=17,
     branches=0.0,

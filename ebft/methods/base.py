@@ -72,8 +72,9 @@ class Method(Protocol[Prepared]):
     the losses of the micro-batches add up to the whole batch's.
     """
 
-    def prepare(self, batch: Batch, step: int) -> Prepared:
-        """Everything that needs no gradient: rollouts, features, rewards, advantages."""
+    def prepare(self, batch: Batch, step: int, alone: bool) -> Prepared:
+        """Everything that needs no gradient: rollouts, features, rewards, advantages. Of a micro-batch that is `alone` in its step a forward may be
+        kept, with its graph, for the losses, which can then be taken only once."""
         ...
 
     def counts(self, prepared: Prepared) -> Counts: ...
@@ -91,8 +92,9 @@ class Method(Protocol[Prepared]):
         """Figures of the micro-batches; the loop adds up those of several processes. Which there are depends on the config alone."""
         ...
 
-    def tokens_per_row(self, row_length: int, num_blocks: float) -> dict[str, float]:
-        """What a row with so many blocks costs in each phase, in the unit of `tokens_forwarded` (method.md section 9)."""
+    def tokens_per_row(self, row_length: int, num_blocks: float, alone: bool) -> dict[str, float]:
+        """What a row with so many blocks costs in each phase, in the unit of `tokens_forwarded` (method.md section 9); in a micro-batch that is alone
+        in its step, or not."""
         ...
 
     @property

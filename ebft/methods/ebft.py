@@ -5,7 +5,7 @@
 
 One optimiser step, strictly on-policy: roll out N short branches at every anchor, embed them and the real continuation with the frozen phi,
 reward alignment with the reference and diversity among the branches, take the policy gradient. With `sampler.reuse` no stage forwards a token twice
-that a rollout shares with its row or with another rollout.
+that a rollout shares with its row or with another rollout. Where a step is one micro-batch, its rows' forward serves sampling and update alike.
 """
 
 from collections.abc import Iterator
@@ -22,7 +22,7 @@ from ebft.config import EBFTConfig, SamplerConfig
 from ebft.losses import cross_entropy, policy_gradient
 from ebft.methods.base import Counts, Loss, Tally, branch_tokens
 from ebft.methods.metrics import signal
-from ebft.models import FeatureNetwork, Labels, LanguageModel, branch_labels, row_labels
+from ebft.models import FeatureNetwork, Labels, LanguageModel, Row, branch_labels, row_labels
 from ebft.reuse import branches_of, leading_matches
 from ebft.rewards import alignment_and_diversity, whitening_sign
 from ebft.sampler import sample, uniforms
@@ -42,6 +42,7 @@ class Experience:
     advantages: Float[Tensor, "B N K"]
     whitening_sign: Float[Tensor, "B N K"] | None  # of the authors' whitening alone
     reused: Int[Tensor, "B N K"]  # tokens that the row's forward stood for
+    row: Row | None  # its forward, if it was kept for the update
 
 
 class EBFT:
@@ -51,14 +52,15 @@ class EBFT:
         self.config, self.sampler, self.policy, self.phi = config, sampler, policy, phi
         self.seed, self.stop_token = seed, stop_token
 
-    def prepare(self, batch: Batch, step: int) -> Experience:
+    def prepare(self, batch: Batch, step: int, alone: bool) -> Experience:
         config, geometry, device = self.config, self.sampler, self.policy.device
         blocks = self._blocks(batch)
         draws = uniforms(f"{self.seed}/train/{step}", batch.row_ids, blocks.anchors.shape[1], geometry.n_samples, geometry.generate_length)
         text = row_labels(batch).to(device)
         batch, blocks, draws = batch.to(device), blocks.to(device), moved(draws, device)
 
-        rollout, _ = sample(self.policy, batch, blocks, draws, geometry.temperature, self.stop_token, geometry.reuse)
+        row = self.policy.kept_row(batch) if alone else None
+        rollout, _ = sample(self.policy, batch, blocks, draws, geometry.temperature, self.stop_token, geometry.reuse, row)
         embeddings = self.phi.embeddings(batch, rollout, geometry.reuse)
         alignment, diversity = alignment_and_diversity(embeddings, self.phi.features.whitening)
         reward = config.alignment_coef * alignment - config.diversity_coef * diversity
@@ -66,7 +68,7 @@ class EBFT:
         matches = leading_matches(batch, blocks, rollout.tokens) if geometry.reuse else torch.zeros_like(rollout.tokens[..., 0])
         reused = matches.minimum(rollout.valid.sum(-1))
         sign = whitening_sign(embeddings) if self.phi.features.whitening == "reference_code" else None
-        return Experience(batch, text, rollout, alignment, diversity, reward, advantage, sign, reused)
+        return Experience(batch, text, rollout, alignment, diversity, reward, advantage, sign, reused, row)
 
     def counts(self, prepared: Experience) -> Counts:
         return {"generated": prepared.rollout.valid.sum(), "targets": prepared.text.wanted.sum()}
@@ -76,7 +78,7 @@ class EBFT:
         batch, rollout, ce_coef = prepared.batch, prepared.rollout, self.config.ce_coef
         branches = branches_of(batch, rollout.predicting, self.sampler.reuse, branch_tokens(batch, max_tokens))
         generated = branch_labels(batch, rollout, branches, self.sampler.temperature)
-        for part in self.policy.parts(batch, branches):
+        for part in self.policy.parts(batch, branches, prepared.row):
             here, text = generated.within(part), [prepared.text] if ce_coef and part.is_row else []
             log_probs = self.policy.log_probs(part.hidden, here, *text)
             rl = policy_gradient(rollout.like_tokens(log_probs[0]), prepared.advantages, rollout.like_tokens(here.wanted), totals["generated"])
@@ -97,8 +99,9 @@ class EBFT:
         geometry = self.sampler
         return find_blocks(batch, geometry.anchors, geometry.context_length, geometry.stride, geometry.generate_length)
 
-    def tokens_per_row(self, row_length: int, num_blocks: float) -> dict[str, float]:
-        return cost.block_rollouts(row_length, num_blocks, self.sampler.n_samples, self.sampler.generate_length, self.phi.decoder.depth)
+    def tokens_per_row(self, row_length: int, num_blocks: float, alone: bool) -> dict[str, float]:
+        geometry, is_kept = self.sampler, alone and not self.policy.decoder.recomputes
+        return cost.block_rollouts(row_length, num_blocks, geometry.n_samples, geometry.generate_length, self.phi.decoder.depth, is_kept)
 
     @property
     def tokens_forwarded(self) -> float:

@@ -56,7 +56,7 @@ class RLVR:
         self.config, self.sampler, self.policy, self.reference = config, sampler, policy, reference
         self.judge, self.seed = judge, seed
 
-    def prepare(self, batch: Batch, step: int) -> Experience:
+    def prepare(self, batch: Batch, step: int, alone: bool) -> Experience:
         config, device = self.config, self.policy.device
         blocks = completion_blocks(batch)
         if not config.ce_coef:
@@ -133,7 +133,7 @@ class RLVR:
     def metrics(self, prepared: list[Experience]) -> dict[str, Tally]:
         return outcomes(prepared)
 
-    def tokens_per_row(self, row_length: int, num_blocks: float) -> dict[str, float]:
+    def tokens_per_row(self, row_length: int, num_blocks: float, alone: bool) -> dict[str, float]:
         return cost.completions(row_length, self.sampler.n_samples, self.config.max_new_tokens, self.reference is not None)
 
     @property

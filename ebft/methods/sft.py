@@ -22,7 +22,7 @@ class SFT:
     def __init__(self, policy: LanguageModel) -> None:
         self.policy = policy
 
-    def prepare(self, batch: Batch, step: int) -> Text:
+    def prepare(self, batch: Batch, step: int, alone: bool) -> Text:
         return Text(batch.to(self.policy.device), row_labels(batch).to(self.policy.device))
 
     def counts(self, prepared: Text) -> Counts:
@@ -39,7 +39,7 @@ class SFT:
     def metrics(self, prepared: list[Text]) -> dict[str, Tally]:
         return {}
 
-    def tokens_per_row(self, row_length: int, num_blocks: float) -> dict[str, float]:
+    def tokens_per_row(self, row_length: int, num_blocks: float, alone: bool) -> dict[str, float]:
         return cost.supervised(row_length)
 
     @property

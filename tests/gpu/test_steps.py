@@ -56,7 +56,7 @@ def rows(documents: bool = False) -> Batch:
 
 
 def gradients_of(method: EBFT, batch: Batch, max_tokens: int | None = None) -> tuple[Experience, Tensor]:
-    prepared = method.prepare(batch, 3)
+    prepared = method.prepare(batch, 3, alone=False)
     method.policy.model.train()
     differentiate(method, prepared, method.counts(prepared), max_tokens)
     return prepared, torch.cat([parameter.grad.flatten().cpu() for parameter in method.policy.model.parameters()])
@@ -96,7 +96,7 @@ def test_the_device_is_waited_for_once(reuse: bool) -> None:
     try:
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
-            prepared = method.prepare(batch, 3)
+            prepared = method.prepare(batch, 3, alone=False)
             differentiate(method, prepared, method.counts(prepared), None)
             method.metrics([prepared])
     finally:

@@ -159,12 +159,51 @@ def test_a_device_is_asked_once_how_far_rollouts_follow_their_rows(reuse: bool, 
         torch.testing.assert_close(found[name], gradient, rtol=1e-5, atol=1e-5 * largest, msg=name)
 
 
-def test_a_step_whose_rollouts_are_the_row_s_costs_its_rows_alone() -> None:
+@pytest.mark.parametrize("max_tokens", [None, 3 * (T + 17)])
+@pytest.mark.parametrize("reuse", [False, True])
+@pytest.mark.parametrize(("anchors", "stop_token", "training"), [("all", None, True), ("all", 7, False), ("completion", 7, True)])
+def test_a_kept_row_changes_no_rollout_no_reward_and_no_gradient(
+    anchors: str, stop_token: int | None, training: bool, reuse: bool, max_tokens: int | None
+) -> None:
+    """Of a micro-batch that is alone the rows are forwarded once, with their graph; otherwise once to sample and once to update."""
+    sampler = geometry(anchors=anchors, stride=3, generate_length=5, reuse=reuse)
+    results = []
+    for alone in (False, True):
+        method = method_of(sampler, stop_token)
+        method.policy.model.train(training)
+        batch = likely_text(method.policy, EIGHT).rows(0, 3)
+        before = method.policy.decoder.tokens_forwarded
+        experience = method.prepare(batch, 3, alone)
+        assert method.policy.model.training == training
+        figures = differentiate(method, experience, method.counts(experience), max_tokens)
+        gradients = {name: parameter.grad for name, parameter in method.policy.model.named_parameters()}
+        results.append((experience, figures, gradients, method.policy.decoder.tokens_forwarded - before))
+    (apart, values, gradients, tokens), (kept, others, found, fewer) = results
+    assert (apart.row, tokens - fewer) == (None, 3 * T)
+    for name in ("tokens", "log_probs", "valid"):
+        assert torch.equal(getattr(kept.rollout, name), getattr(apart.rollout, name))
+    assert torch.equal(kept.advantages, apart.advantages)
+    assert not kept.advantages.requires_grad
+    assert {name: value.item() for name, value in others.items()} == pytest.approx({name: value.item() for name, value in values.items()}, rel=1e-6)
+    largest = max(float(gradient.abs().max()) for gradient in gradients.values())
+    for name, gradient in gradients.items():
+        torch.testing.assert_close(found[name], gradient, rtol=1e-5, atol=1e-6 * largest, msg=name)
+
+
+@pytest.mark.filterwarnings("ignore:`gradient_checkpointing_enable` is deprecated")  # its new name is younger than the oldest transformers
+def test_no_row_is_kept_where_activations_are_recomputed() -> None:
+    method = method_of()
+    method.policy.model.gradient_checkpointing_enable({"use_reentrant": False})
+    assert method.prepare(EIGHT, 0, alone=True).row is None
+    assert method.tokens_per_row(T, 4.0, alone=True) == method_of().tokens_per_row(T, 4.0, alone=False)
+
+
+def test_a_step_whose_rollouts_are_the_row_s_costs_its_rows_in_one_pass() -> None:
     method = method_of(geometry(temperature=0.01, reuse=True))
     batch = likely_text(method.policy, EIGHT.rows(0, 2), share=1.0)
     before = method.policy.decoder.tokens_forwarded
     (experience,), _, _ = optimiser_step(method, batch, 2)
-    assert method.policy.decoder.tokens_forwarded - before == 2 * (1 + 3) * T
+    assert method.policy.decoder.tokens_forwarded - before == 2 * 3 * T
     assert method.phi.decoder.tokens_forwarded == pytest.approx(2 * T * method.phi.decoder.depth)
     assert figures(method.metrics([experience]))["reused_share"] == 1
 
@@ -188,7 +227,7 @@ def test_the_loss_by_hand_from_what_the_sampler_recorded() -> None:
 
 def test_reward_and_advantage_carry_their_coefficients() -> None:
     method = method_of(alignment_coef=0.5, diversity_coef=2.0, advantage="none")
-    experience = method.prepare(EIGHT, 0)
+    experience = method.prepare(EIGHT, 0, alone=False)
     alignment, diversity = alignment_and_diversity(method.phi.embeddings(EIGHT, experience.rollout, reuse=False), "none")
     torch.testing.assert_close(experience.reward, 0.5 * alignment - 2.0 * diversity)
     torch.testing.assert_close(experience.advantages, experience.reward)
@@ -198,7 +237,7 @@ def test_reward_and_advantage_carry_their_coefficients() -> None:
 def test_tokens_behind_the_stop_token_take_no_part() -> None:
     """Tokens after EOS once counted in the loss."""
     method = method_of(geometry(generate_length=5), stop_token=7)
-    experience = method.prepare(EIGHT, 0)
+    experience = method.prepare(EIGHT, 0, alone=False)
     rollout, totals = experience.rollout, method.counts(experience)
     behind = ~rollout.valid & rollout.blocks.valid[:, None, :, None]
     assert behind.any()
@@ -209,7 +248,7 @@ def test_tokens_behind_the_stop_token_take_no_part() -> None:
 
 def test_a_step_draws_its_own_rollouts_and_always_the_same() -> None:
     method = method_of()
-    first, again, next_step = method.prepare(EIGHT, 0), method.prepare(EIGHT, 0), method.prepare(EIGHT, 1)
+    first, again, next_step = method.prepare(EIGHT, 0, alone=False), method.prepare(EIGHT, 0, alone=False), method.prepare(EIGHT, 1, alone=False)
     assert torch.equal(first.rollout.tokens, again.rollout.tokens)
     assert not torch.equal(first.rollout.tokens, next_step.rollout.tokens)
 
@@ -235,7 +274,7 @@ def test_one_rollout_needs_neither_baseline_nor_diversity() -> None:
 def test_logits_exist_only_where_a_token_is_predicted(ce_coef: float, rows: int) -> None:
     """4 anchors and 12 branches of 4 tokens, the last of which predicts nothing; with cross-entropy, every row position but the last."""
     method, seen = method_of(ce_coef=ce_coef), []
-    experience = method.prepare(EIGHT.rows(0, 1), 0)
+    experience = method.prepare(EIGHT.rows(0, 1), 0, alone=False)
     method.policy.head.register_forward_pre_hook(lambda _, args: seen.append(args[0].shape[:-1].numel()))
     differentiate(method, experience, method.counts(experience), None)
     assert seen == [4 * 3 * 3, rows]
@@ -244,12 +283,14 @@ def test_logits_exist_only_where_a_token_is_predicted(ce_coef: float, rows: int)
 # Cost (section 9)
 
 
-def test_announced_tokens_are_those_that_are_forwarded() -> None:
+@pytest.mark.parametrize("alone", [False, True])
+def test_announced_tokens_are_those_that_are_forwarded(alone: bool) -> None:
+    """A kept row is the update's from the start."""
     method, batch = method_of(), EIGHT.rows(0, 2)
     assert blocks_of(batch, method.sampler).valid.sum(1).tolist() == [4, 4]
-    phases = method.tokens_per_row(T, 4.0)
-    experience = method.prepare(batch, 0)
-    assert method.policy.decoder.tokens_forwarded == pytest.approx(2 * phases["sampling"])
+    phases = method.tokens_per_row(T, 4.0, alone)
+    experience = method.prepare(batch, 0, alone)
+    assert method.policy.decoder.tokens_forwarded == pytest.approx(2 * (phases["sampling"] + (3 * T if alone else 0)))
     assert method.phi.decoder.tokens_forwarded == pytest.approx(2 * phases["features"])
     differentiate(method, experience, method.counts(experience), None)
     assert method.tokens_forwarded == pytest.approx(2 * sum(phases.values()))
@@ -259,7 +300,8 @@ def test_cost_of_the_paper_s_geometry() -> None:
     """The third row of section 9's table: T = 1024, K = 127, N = 4, G = 8, phi cut at three quarters of the depth."""
     method = method_of(geometry(n_samples=4, generate_length=8))
     method.phi.decoder.depth = 0.75
-    assert method.tokens_per_row(1024, 127.0) == {"sampling": 4580, "features": 3816, "update": 13740}
+    assert method.tokens_per_row(1024, 127.0, alone=False) == {"sampling": 4580, "features": 3816, "update": 13740}
+    assert method.tokens_per_row(1024, 127.0, alone=True) == {"sampling": 3556, "features": 3816, "update": 13740}
 
 
 # The expected gradient, over every rollout there is, on a real transformer
@@ -295,8 +337,9 @@ def continuation_features(model: torch.nn.Module, row: Tensor) -> tuple[Tensor, 
 @pytest.mark.parametrize("reuse", [False, True])
 @pytest.mark.parametrize("temperature", [1.0, 0.6])
 @pytest.mark.parametrize("advantage", ["none", "rloo"])
+@pytest.mark.parametrize("kept", [False, True])
 def test_expected_gradient_of_a_transformer_is_that_of_the_exact_objective(
-    advantage: str, temperature: float, reuse: bool, monkeypatch: pytest.MonkeyPatch
+    kept: bool, advantage: str, temperature: float, reuse: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """V = 3, G = 2, N = 2, two blocks: all 81 pairs of rollouts pass through prepare and loss, weighted by their probability."""
     row = torch.tensor([2, 0, 1, 1, 2, 0])
@@ -313,7 +356,7 @@ def test_expected_gradient_of_a_transformer_is_that_of_the_exact_objective(
     batch = replace(batch, tokens=row.expand(len(PAIRS), -1).clone())
     tokens = CONTINUATIONS[PAIRS][:, :, None].expand(-1, -1, len(ANCHORS), -1)
     monkeypatch.setattr(ebft, "sample", lambda policy, batch, blocks, *_: (Rollout(blocks, tokens, torch.zeros(tokens.shape), tokens >= 0), None))
-    experience = method.prepare(batch, 0)
+    experience = method.prepare(batch, 0, alone=kept)
     assert experience.rollout.blocks.anchors[0].tolist() == ANCHORS
     probability = log_probs.detach()[:, PAIRS].sum(-1).exp().T[:, None]  # [81, 1, K]
     assert probability.sum(0).flatten().tolist() == pytest.approx([1, 1], abs=1e-5)
