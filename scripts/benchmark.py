@@ -14,11 +14,12 @@ in turn, so that what else the machine does meets them alike. Seconds are the me
 
     sampling    rollouts, rewards and advantages
     features    phi of rollouts and references
-    update      forward, backward, clipping and AdamW
+    update      forward, backward, clipping and AdamW; also the rows' forward that sampling reads, where the rows are one micro-batch
 
-The formula is method.md section 9 at the share reused in the run; a backward counts as two forwards. A unit is one plain forward of N copies of the
-rows. Utilisation is the step's multiply-adds, from the same formula with attention and logits, over those that a large matrix product does in its
-time. Peak memory is what a contender takes, weights included: of a CPU resident memory of a process of its own, of a GPU what torch has allocated.
+The formula is method.md section 9 at the share reused in the run, less the rows in sampling where they are one micro-batch; a backward counts as two
+forwards. A unit is one plain forward of N copies of the rows. Utilisation is the step's multiply-adds, from the same formula with attention and
+logits, over those that a large matrix product does in its time. Peak memory is what a contender takes, weights included: of a CPU resident memory of
+a process of its own, of a GPU what torch has allocated.
 
 Completions are greedy and all of one length, of ragged prompts, which `generate` gets padded on the left and with its static cache. Both decode the
 same batch in turn; a figure is the best over the repetitions. Where two tokens are equally likely but for rounding, they may go different ways.

@@ -29,7 +29,7 @@ from ebft.methods.base import Counts, Tally
 from ebft.methods.ebft import EBFT
 from ebft.methods.sft import SFT
 from ebft.models import FeatureNetwork, LanguageModel
-from ebft.optimization import Optimization
+from ebft.optimization import Optimization, micro_batches
 from ebft.profiling import now_seconds
 from ebft.types import Batch
 
@@ -39,6 +39,11 @@ FEATURES = FeaturesConfig([0.25, 0.5, 0.75], "last_token", "joint", "none", "pol
 OPTIMIZER = OptimizerConfig(1e-6, [0.9, 0.95], 1e-8, 0.0, 1.0, "constant", 0.0, None)
 OURS = ("ours", "reuse")
 UNIT = "unit"
+
+
+def blocks_of(length: int) -> int:
+    """Of a full row."""
+    return num_blocks(length, SAMPLER.context_length, SAMPLER.stride, SAMPLER.generate_length)
 
 
 @dataclass(frozen=True)
@@ -56,6 +61,11 @@ class Setting:
 
     def sampler(self, reuse: bool) -> SamplerConfig:
         return replace(SAMPLER, n_samples=self.n_samples, reuse=reuse)
+
+    def is_one_micro_batch(self, length: int) -> bool:
+        """Whether the loop leaves a step's rows together."""
+        row_tokens = length + blocks_of(length) * self.n_samples * SAMPLER.generate_length
+        return len(micro_batches([row_tokens] * self.num_documents, self.num_documents, self.max_tokens)) == 1
 
     def autocast(self) -> torch.autocast:
         return torch.autocast(self.device, torch.bfloat16, enabled=self.dtype == "bf16")
@@ -128,10 +138,11 @@ class Contender:
         return Cost(dict(self.meter.tokens), dict(self.meter.seconds), figures)
 
     def formula(self, batch: Batch, reused_share: float) -> dict[str, float]:
-        """Tokens by phase as in method.md section 9, where `reused_share` of the rollouts' tokens need no forward."""
+        """Tokens by phase as in method.md section 9, where `reused_share` of the rollouts' tokens need no forward; of rows that are the step's only
+        micro-batch not those of their forward in sampling."""
         length = batch.tokens.shape[1]
-        blocks = num_blocks(length, SAMPLER.context_length, SAMPLER.stride, SAMPLER.generate_length)
-        per_row = self.method.tokens_per_row(length, (1 - reused_share) * blocks)
+        blocks = blocks_of(length)
+        per_row = self.method.tokens_per_row(length, (1 - reused_share) * blocks, self.setting.is_one_micro_batch(length))
         return with_total({phase: len(batch) * tokens for phase, tokens in per_row.items()})
 
 
@@ -163,7 +174,7 @@ class Twin(NaiveEBFT):
             for parameter in phi.parameters():
                 parameter.data = parameter.data.to(torch.bfloat16)
 
-    def prepare(self, batch: Batch, step: int) -> NaiveExperience:
+    def prepare(self, batch: Batch, step: int, alone: bool) -> NaiveExperience:  # type: ignore[override]
         with torch.device(self.setting.device):
             return super().prepare(batch.to(torch.device(self.setting.device)), step)
 
@@ -178,6 +189,9 @@ class Twin(NaiveEBFT):
 
     def metrics(self, prepared: list[NaiveExperience]) -> dict[str, Tally]:  # type: ignore[override]
         return {}
+
+    def tokens_per_row(self, row_length: int, num_blocks: float, alone: bool) -> dict[str, float]:  # type: ignore[override]
+        return super().tokens_per_row(row_length, num_blocks)
 
     def logits(self, row: Tensor, anchors: Tensor, tokens: Int[Tensor, "B N K G"]) -> Float[Tensor, "B N S V"]:
         return super().logits(row, anchors, tokens).float()
@@ -204,7 +218,8 @@ def contender(name: str, model: PreTrainedModel, setting: Setting) -> Contender 
     if setting.compile:
         phi.decoder.compile()
     method = EBFT(METHOD, setting.sampler(name == "reuse"), policy, phi, seed=0, stop_token=None)
-    return Contender(method, policy, setting, [(method, "prepare", "sampling"), (phi, "embeddings", "features")])
+    watched = [(method, "prepare", "sampling"), (policy, "kept_row", "update"), (phi, "embeddings", "features")]
+    return Contender(method, policy, setting, watched)
 
 
 @dataclass(frozen=True)

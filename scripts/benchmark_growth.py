@@ -60,8 +60,8 @@ def arithmetic(model: PreTrainedModel, setting: Setting, length: int, name: str,
     num_layers = model.config.num_hidden_layers
     depth = max(tap_indices(list(FEATURES.feature_layers), num_layers)) / num_layers
     assert runs.reused_share is not None
-    per_row = multiply_adds(Sizes.of(model), setting.sampler(name == "reuse"), length, depth, 1 - runs.reused_share)
-    return setting.num_documents * per_row
+    live, is_kept = 1 - runs.reused_share, setting.is_one_micro_batch(length)
+    return setting.num_documents * multiply_adds(Sizes.of(model), setting.sampler(name == "reuse"), length, depth, live, is_kept)
 
 
 def growth_row(line: dict[str, Any]) -> list[str]:

@@ -142,8 +142,9 @@ class Sizes:
         return cls(token, config.vocab_size * config.hidden_size, 2 * width)
 
 
-def multiply_adds(sizes: Sizes, sampler: SamplerConfig, length: int, depth: float, live: float) -> float:
-    """Of one step of EBFT on one row, `live` of whose rollouts' tokens are forwarded; a backward counts as two forwards.
+def multiply_adds(sizes: Sizes, sampler: SamplerConfig, length: int, depth: float, live: float, row_is_kept: bool) -> float:
+    """Of one step of EBFT on one row, `live` of whose rollouts' tokens are forwarded; a backward counts as two forwards. A row whose forward is kept
+    for the update has none of its own in sampling.
 
     Tokens as in method.md section 9. A row has T (T + 1) / 2 pairs, a branch's token as many as its position and one. Logits are those that the
     product takes: in the update of the whole row and of the branches; in sampling of the row where a token of a block can follow, of the first alone
@@ -152,13 +153,14 @@ def multiply_adds(sizes: Sizes, sampler: SamplerConfig, length: int, depth: floa
     blocks, steps = num_blocks(length, sampler.context_length, sampler.stride, sampler.generate_length), sampler.generate_length - 1
     branches = live * blocks * sampler.n_samples
 
+    row = sizes.token * length + sizes.pair * length * (length + 1) / 2
+
     def forward(own: int) -> float:
         mean_anchor = sampler.context_length + sampler.stride * (blocks - 1) / 2
-        pairs = length * (length + 1) / 2 + branches * own * (mean_anchor + (own + 1) / 2)
-        return sizes.token * (length + branches * own) + sizes.pair * pairs
+        return row + branches * own * (sizes.token + sizes.pair * (mean_anchor + (own + 1) / 2))
 
     along_row = blocks * (sampler.generate_length if sampler.reuse else 1)
-    sampling = forward(steps) + sizes.logits * (along_row + branches * steps)
+    sampling = forward(steps) - (row if row_is_kept else 0) + sizes.logits * (along_row + branches * steps)
     update = 3 * (forward(steps) + sizes.logits * (length + branches * steps))
     return sampling + depth * forward(sampler.generate_length) + update
 

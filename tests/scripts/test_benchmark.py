@@ -65,13 +65,14 @@ def test_layout_is_the_definition() -> None:
     ]
 
 
+@pytest.mark.parametrize("alone", [False, True])
 @pytest.mark.parametrize("reuse", [False, True])
 @pytest.mark.parametrize(("ce_coef", "whitening"), [(0.0, "none"), (0.1, "paper")])
-def test_naive_twin_takes_the_same_step(ce_coef: float, whitening: str, reuse: bool) -> None:
+def test_naive_twin_takes_the_same_step(ce_coef: float, whitening: str, reuse: bool, alone: bool) -> None:
     ours, naive = methods(ce_coef, whitening)
     ours.sampler = replace(SAMPLER, reuse=reuse)
     batch = rows()
-    fast, slow = ours.prepare(batch, step=5), naive.prepare(batch, step=5)
+    fast, slow = ours.prepare(batch, 5, alone), naive.prepare(batch, step=5)
     assert torch.equal(fast.rollout.tokens, slow.tokens)
     torch.testing.assert_close(fast.rollout.log_probs, slow.log_probs, rtol=1e-5, atol=1e-5)
     embeddings = ours.phi.embeddings(batch, fast.rollout, reuse)
@@ -105,28 +106,35 @@ def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
 
 @pytest.mark.usefixtures("_smaller")
 def test_formula_gives_the_rows_of_section_9() -> None:
+    """Less the row in sampling where it is the only micro-batch: a limit of tokens cuts two rows apart, but not one."""
     batch = SMALL.rows(SMALL.build(1024), 1024)
     ours, naive, sft = (contender(name, SMALL.build(1024), SMALL).formula(batch, 0.0) for name in ("ours", "naive", "sft"))
-    assert ours == {"sampling": 4580, "features": 3816, "update": 13740, "step": 22136}
+    assert ours == {"sampling": 3556, "features": 3816, "update": 13740, "step": 21112}
+    limited = replace(SMALL, max_tokens=1408)
+    assert contender("ours", SMALL.build(1024), limited).formula(batch, 0.0) == ours
+    two = replace(limited, num_documents=2)
+    apart = contender("ours", SMALL.build(1024), two).formula(two.rows(SMALL.build(1024), 1024), 0.0)
+    assert apart == {"sampling": 2 * 4580, "features": 2 * 3816, "update": 2 * 13740, "step": 2 * 22136}
     assert naive == {"sampling": 46992, "features": 8160, "update": 24480, "step": 79632}
     assert sft == {"update": 3072, "step": 3072}
 
 
 @pytest.mark.usefixtures("_smaller")
 def test_formula_at_a_share_is_the_last_row_of_section_9() -> None:
-    """55 % live: 1024 + 0.55 * 3556 and 0.75 * (1024 + 0.55 * 4064) of each of 3 rows."""
-    setting = replace(SMALL, num_documents=3)
+    """55 % live: 1024 + 0.55 * 3556 and 0.75 * (1024 + 0.55 * 4064) of each of 3 rows, which are cut apart."""
+    setting = replace(SMALL, num_documents=3, max_tokens=5100)
     reuse = contender("reuse", setting.build(1024), setting).formula(setting.rows(setting.build(1024), 1024), 0.45)
     assert reuse == pytest.approx({"sampling": 8939.4, "features": 7333.2, "update": 26818.2, "step": 43090.8})
 
 
 @pytest.mark.usefixtures("_smaller")
 def test_benchmark_counts_what_it_forwards(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """T = 25 has K = 2 blocks of N = 4 rollouts of 8: ours 25 + 8 * 7, 0.75 * (25 + 8 * 8); the twin 4 * (8 * 25 + 2 * 28), 4 * (25 + 16)."""
+    """T = 25 has K = 2 blocks of N = 4 rollouts of 8: ours 8 * 7, 0.75 * (25 + 8 * 8), 3 * (25 + 8 * 7); the twin 4 * (8 * 25 + 2 * 28),
+    4 * (25 + 16)."""
     run(monkeypatch, "--lengths", "25", "--repetitions", "2", "--json", str(tmp_path / "figures.json"))
     figures = json.loads((tmp_path / "figures.json").read_text())["lengths"]["25"]
     expected = {
-        "ours": {"sampling": 81, "features": 66.75, "update": 243, "step": 390.75},
+        "ours": {"sampling": 56, "features": 66.75, "update": 243, "step": 365.75},
         "naive": {"sampling": 1024, "features": 164, "update": 492, "step": 1680},
         "sft": {"update": 75, "step": 75},
     }
@@ -144,10 +152,10 @@ def test_benchmark_counts_what_it_forwards(monkeypatch: pytest.MonkeyPatch, tmp_
     table = capsys.readouterr().out.splitlines()[1:]
     assert table[0].split()[:4] == ["T", "phase", "reuse", "tokens"]
     assert [line.split()[:6] for line in table[1:5]] == [
-        ["25", "sampling", "off", "81", "81", "1,024"],
+        ["25", "sampling", "off", "56", "56", "1,024"],
         ["25", "features", "off", "67", "67", "164"],
         ["25", "update", "off", "243", "243", "492"],
-        ["25", "step", "off", "391", "391", "1,680"],
+        ["25", "step", "off", "366", "366", "1,680"],
     ]
     assert [line.split()[1:3] for line in table[5:9]] == [[phase, "on"] for phase in ("sampling", "features", "update", "step")]
     assert [line.split()[1] for line in table[10:]] == ["ours", "reuse", "naive", "sft"]
@@ -156,7 +164,7 @@ def test_benchmark_counts_what_it_forwards(monkeypatch: pytest.MonkeyPatch, tmp_
 
 @pytest.mark.usefixtures("_smaller")
 def test_benchmark_without_the_twin(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Of 2 rows of T = 25 with 3 rollouts at both anchors: 2 * (25 + 6 * 7)."""
+    """Of 2 rows of T = 25 with 3 rollouts at both anchors: 2 * 6 * 7, and the rows in the update."""
     options = ("--without-naive", "--documents", "2", "--samples", "3", "--dtype", "bf16")
     run(monkeypatch, "--lengths", "25", "--repetitions", "1", "--json", str(tmp_path / "figures.json"), *options)
     document = json.loads((tmp_path / "figures.json").read_text())
@@ -171,7 +179,7 @@ def test_benchmark_without_the_twin(monkeypatch: pytest.MonkeyPatch, tmp_path: P
         "threads": 1,
     }
     figures = document["lengths"]["25"]
-    assert figures["tokens_forwarded"]["ours"]["sampling"] == 134
+    assert figures["tokens_forwarded"]["ours"]["sampling"] == 84
     assert figures["naive_over_ours_seconds"] == {}
     assert capsys.readouterr().out.splitlines()[2].split()[5:8] == ["-", f"{figures['seconds']['ours']['sampling']:.3f}", "-"]
 
@@ -224,20 +232,21 @@ def test_sizes_are_those_of_the_matrices() -> None:
     assert Sizes.of(SMALL.build(25)) == Sizes(token=8 * 2416, logits=16 * 31, pair=8 * 32)
 
 
+@pytest.mark.parametrize("kept", [False, True])
 @pytest.mark.parametrize("reuse", [False, True])
-def test_multiply_adds_are_those_of_every_token(reuse: bool) -> None:
+def test_multiply_adds_are_those_of_every_token(reuse: bool, kept: bool) -> None:
     """Each token through the layers, each pair that sees the other, each position that predicts."""
     sizes, sampler, length, anchors = Sizes(token=101, logits=1009, pair=11), replace(SAMPLER, reuse=reuse), 23, range(3, 19, 2)
 
-    def forward(steps: int) -> int:
-        seen = [position + 1 for position in range(length)]
+    def forward(steps: int, row: int = length) -> int:
+        seen = [position + 1 for position in range(row)]
         seen += [anchor + step + 1 for anchor in anchors for _ in range(3) for step in range(steps)]
         return 101 * len(seen) + 11 * sum(seen)
 
     branches = 3 * len(anchors) * 4
-    sampling = forward(4) + 1009 * (len(anchors) * (5 if reuse else 1) + branches)
+    sampling = forward(4, row=0 if kept else length) + 1009 * (len(anchors) * (5 if reuse else 1) + branches)
     expected = sampling + 0.75 * forward(5) + 3 * (forward(4) + 1009 * (length + branches))
-    assert multiply_adds(sizes, sampler, length, depth=0.75, live=1.0) == expected
+    assert multiply_adds(sizes, sampler, length, depth=0.75, live=1.0, row_is_kept=kept) == expected
 
 
 @pytest.mark.usefixtures("_smaller")
@@ -255,7 +264,7 @@ def test_growth_stands_beside_its_arithmetic(monkeypatch: pytest.MonkeyPatch, tm
         ("rows", 25, 2, 4),
         ("N", 25, 1, 3),
     ]
-    assert [line["tokens_forwarded"] for line in lines] == [390.75, 564.75, 390.75, 781.5, 322.75]
+    assert [line["tokens_forwarded"] for line in lines] == [365.75, 531.75, 365.75, 731.5, 297.75]
     assert lines[0]["seconds_over_multiply_adds"] == 1
     assert [line["seconds_over_line_before"] for line in lines] == [
         None,
