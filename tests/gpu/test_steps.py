@@ -55,21 +55,21 @@ def rows(documents: bool = False) -> Batch:
     return Batch(tokens, ids, every, every, torch.arange(ROWS), masked=documents)
 
 
-def gradients_of(method: EBFT, batch: Batch, max_tokens: int | None = None) -> tuple[Experience, Tensor]:
-    prepared = method.prepare(batch, 3, alone=False)
+def gradients_of(method: EBFT, batch: Batch, max_tokens: int | None = None, alone: bool = True) -> tuple[Experience, Tensor]:
     method.policy.model.train()
+    prepared = method.prepare(batch, 3, alone)
     differentiate(method, prepared, method.counts(prepared), max_tokens)
     return prepared, torch.cat([parameter.grad.flatten().cpu() for parameter in method.policy.model.parameters()])
 
 
 @pytest.mark.parametrize("reuse", [False, True])
 @pytest.mark.parametrize("documents", [False, True])
-@pytest.mark.parametrize("max_tokens", [None, ROWS * (T + 64)])
-def test_a_step_is_the_cpu_s(max_tokens: int | None, documents: bool, reuse: bool) -> None:
+@pytest.mark.parametrize(("alone", "max_tokens"), [(True, None), (False, None), (False, ROWS * (T + 64))])
+def test_a_step_is_the_cpu_s(alone: bool, max_tokens: int | None, documents: bool, reuse: bool) -> None:
     """A draw within rounding of a step of its distribution may fall on the other side, once in a great while."""
     batch = rows(documents)
-    expected, truth = gradients_of(method_on("cpu", reuse=reuse), batch)
-    found, gradient = gradients_of(method_on("cuda", reuse=reuse), batch, max_tokens)
+    expected, truth = gradients_of(method_on("cpu", reuse=reuse), batch, alone=False)
+    found, gradient = gradients_of(method_on("cuda", reuse=reuse), batch, max_tokens, alone)
     same = (found.rollout.tokens.cpu() == expected.rollout.tokens).all(-1)
     assert same.float().mean() > 0.99
     torch.testing.assert_close(found.reward.cpu()[same], expected.reward[same], rtol=1e-2, atol=1e-2)
@@ -96,7 +96,7 @@ def test_the_device_is_waited_for_once(reuse: bool) -> None:
     try:
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
-            prepared = method.prepare(batch, 3, alone=False)
+            prepared = method.prepare(batch, 3, alone=True)
             differentiate(method, prepared, method.counts(prepared), None)
             method.metrics([prepared])
     finally:
