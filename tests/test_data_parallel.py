@@ -176,8 +176,14 @@ def state_in(run_dir: Path, step: int) -> dict[str, Tensor]:
 
 @pytest.mark.parametrize("parallel", ["ddp", "fsdp2"])
 def test_a_checkpoint_of_two_processes_goes_on_in_one_and_in_three(tmp_path: Path, parallel: str) -> None:
-    """Weights, moments, average and rows of figures of a run that was never disturbed, in one process."""
-    half = ["trainer.checkpoint_every_steps=2", "optimizer.ema_decay=0.5", "eval.every_steps=2", "optimizer.schedule=constant"]
+    """Weights, moments, average and rows of figures of a run that was never disturbed, in one process; tokens too, where all keep their rows."""
+    half = [
+        "trainer.micro_batch_size=6",
+        "trainer.checkpoint_every_steps=2",
+        "optimizer.ema_decay=0.5",
+        "eval.every_steps=2",
+        "optimizer.schedule=constant",
+    ]
     whole_run = [*half, f"trainer.parallel={parallel}", "trainer.max_steps=4"]
     train(config_of(tmp_path, "ebft", *whole_run), tmp_path / "straight")
     run_together(2, tmp_path, run, config_of(tmp_path, "ebft", *whole_run, "trainer.max_steps=2"), tmp_path / "two")
