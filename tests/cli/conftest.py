@@ -11,6 +11,7 @@ import pytest
 
 from ebft.cli import train as cli
 from ebft.config import TrainConfig
+from ebft.distributed import ALONE, World
 
 
 @dataclass
@@ -33,9 +34,9 @@ class Launcher:
         monkeypatch.setenv("HYDRA_FULL_ERROR", "0")  # main sets it; monkeypatch puts it back
         monkeypatch.chdir(folder)
 
-    def _train(self, config: TrainConfig, run_dir: Path) -> None:
+    def _train(self, config: TrainConfig, run_dir: Path, world: World = ALONE) -> str:
         self.jobs.append((config, run_dir))
-        self.loop(config, run_dir)
+        return self.loop(config, run_dir) or "completed"
 
     def __call__(self, *arguments: str) -> Outcome:
         self.monkeypatch.setattr(sys, "argv", ["ebft-train", *arguments])
