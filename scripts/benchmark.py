@@ -9,8 +9,8 @@
     python scripts/benchmark.py --lengths --completions      # completions only, beside transformers' `generate`
 
 No network, no data: weights are random, or the tiny base's (`benchmark_models.py`). Random models are made so that rollouts follow their row for 45 %
-of their tokens; only reuse (`sampler.reuse`) takes notice. All run whole optimiser steps through `ebft.optimization`, small and tiny models on a CPU
-in turn, so that what else the machine does meets them alike. Seconds are the median over the repetitions, tokens and shares the mean. Phases:
+of their tokens; only reuse (`sampler.reuse`) takes notice. All run whole optimiser steps through `ebft.train.optimization`, small and tiny models
+on a CPU in turn, so that what else the machine does meets them alike. Seconds are the median over the repetitions, tokens and shares the mean. Phases:
 
     sampling    rollouts, rewards and advantages
     features    phi of rollouts and references
@@ -44,8 +44,8 @@ from benchmark_models import MODELS, Sizes, positions, supervised_multiply_adds
 from benchmark_profile import write_profiles
 from transformers import PreTrainedModel
 
-from ebft.environment import environment
-from ebft.profiling import DTYPES, matmul_peak
+from ebft.output.environment import environment
+from ebft.run.profiling import DTYPES, matmul_peak
 
 PHASES = ("sampling", "features", "update")
 HEADER = ("T", "phase", "reuse", "tokens", "formula", "naive tokens", "seconds", "naive seconds", "naive/ours", "units", "SFT steps")

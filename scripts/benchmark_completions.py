@@ -8,8 +8,8 @@ from benchmark_contenders import Setting, now_seconds
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from ebft.completions import Decoding, complete, prompts_batch
-from ebft.models import LanguageModel
+from ebft.models.policy import LanguageModel
+from ebft.rollout.completions import Decoding, complete, prompts_batch
 
 COMPLETED_ROWS = (1, 8, 32)
 SHORTEST_PROMPT, LONGEST_PROMPT, NEW_TOKENS = 16, 64, 64

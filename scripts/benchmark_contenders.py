@@ -1,5 +1,5 @@
-"""What `benchmark.py` lets run against each other: whole optimiser steps through `ebft.optimization`, with seconds and tokens by phase, and the peak
-of memory."""
+"""What `benchmark.py` lets run against each other: whole optimiser steps through `ebft.train.optimization`, with seconds and tokens by phase, and the
+peak of memory."""
 
 import copy
 import gc
@@ -22,15 +22,16 @@ from naive import NaiveEBFT, NaiveExperience
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from ebft.config import EBFTConfig, FeaturesConfig, OptimizerConfig, SamplerConfig
-from ebft.cost import num_blocks
+from ebft.config.schema import EBFTConfig, FeaturesConfig, OptimizerConfig, SamplerConfig
+from ebft.cost.tokens import num_blocks
 from ebft.methods import Loss, Method
 from ebft.methods.base import Counts, Tally
 from ebft.methods.ebft import EBFT
 from ebft.methods.sft import SFT
-from ebft.models import FeatureNetwork, LanguageModel
-from ebft.optimization import Optimization, micro_batches
-from ebft.profiling import now_seconds
+from ebft.models.feature_network import FeatureNetwork
+from ebft.models.policy import LanguageModel
+from ebft.run.profiling import now_seconds
+from ebft.train.optimization import Optimization, micro_batches
 from ebft.types import Batch
 
 METHOD = EBFTConfig("ebft", rl_coef=1.0, ce_coef=0.1, alignment_coef=1.0, diversity_coef=1.0, advantage="rloo")

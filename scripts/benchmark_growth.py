@@ -8,7 +8,7 @@ from benchmark_contenders import FEATURES, OURS, Runs, Setting, race
 from benchmark_models import Sizes, multiply_adds
 from transformers import PreTrainedModel
 
-from ebft.features import tap_indices
+from ebft.objective.features import tap_indices
 
 LENGTHS, DOCUMENTS, SAMPLES = (256, 512, 1024, 2048, 4096), (1, 2, 4), (2, 4, 8)
 LENGTH_OF_OTHERS = 512

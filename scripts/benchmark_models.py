@@ -17,9 +17,9 @@ import transformers
 from torch.nn.functional import normalize
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, PreTrainedConfig, PreTrainedModel, Qwen2Config
 
-from ebft.config import SamplerConfig, StdlibDataConfig
-from ebft.cost import num_blocks
-from ebft.loading import TINY
+from ebft.config.schema import SamplerConfig, StdlibDataConfig
+from ebft.cost.tokens import num_blocks
+from ebft.models.loading import TINY
 from ebft.types import Batch
 
 SMALL = {"hidden_size": 256, "intermediate_size": 1024, "num_hidden_layers": 8, "num_attention_heads": 8, "vocab_size": 2048, "eos_token_id": None}

@@ -5,7 +5,7 @@ from pathlib import Path
 from benchmark_contenders import OURS, Setting, contender
 from torch.profiler import ProfilerActivity, profile
 
-from ebft.profiling import operators
+from ebft.run.profiling import operators
 
 
 def write_profiles(folder: Path, setting: Setting, length: int) -> list[Path]:

@@ -11,7 +11,7 @@ import argparse
 import os
 import time
 
-from ebft.config import SandboxConfig
+from ebft.config.schema import SandboxConfig
 from ebft.sandbox import Case, Program, Sandbox, Tests
 
 LIMIT_SECONDS = 2.0

@@ -19,11 +19,11 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from ebft.cli.compose import compose
-from ebft.config import EMBEDDED_SOURCES, DataConfig, EvaluateConfig, TrainConfig
+from ebft.config.schema import EMBEDDED_SOURCES, DataConfig, EvaluateConfig, TrainConfig
 from ebft.data import Data, load, read
 from ebft.data.documents import Document
-from ebft.evaluate import evaluate
-from ebft.train import train
+from ebft.train.evaluate import evaluate
+from ebft.train.loop import train
 
 ASSETS = Path(__file__).resolve().parents[1] / "ebft" / "assets" / "tiny"
 RECIPE = "+experiment=tiny_base"

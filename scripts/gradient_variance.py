@@ -23,10 +23,10 @@ from pathlib import Path
 import torch
 
 from ebft.cli.compose import compose
-from ebft.config import EBFTConfig, TrainConfig
+from ebft.config.schema import EBFTConfig, TrainConfig
 from ebft.data import order
 from ebft.methods import differentiate
-from ebft.setup import Setup, prepare
+from ebft.train.setup import Setup, prepare
 from ebft.types import Batch
 
 WHITENINGS = ("none", "paper", "reference_code")

@@ -11,8 +11,8 @@ import shutil
 from pathlib import Path
 
 from ebft.comparison.runs import CONFIG, METRICS, SUMMARY
-from ebft.files import atomic_folder, read_rows
-from ebft.run import ENVIRONMENT
+from ebft.output.files import atomic_folder, read_rows
+from ebft.run.folder import ENVIRONMENT
 from ebft.sweep.jobs import MANIFEST
 from ebft.sweep.state import RECORDS
 

@@ -16,13 +16,13 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from ebft.advantages import advantages
-from ebft.config import EBFTConfig, FeaturesConfig, SamplerConfig
-from ebft.features import tap_indices
+from ebft.config.schema import EBFTConfig, FeaturesConfig, SamplerConfig
 from ebft.methods.base import Counts, Loss
-from ebft.models import LanguageModel
-from ebft.rewards import alignment_and_diversity
-from ebft.sampler import uniforms
+from ebft.models.policy import LanguageModel
+from ebft.objective.advantages import advantages
+from ebft.objective.features import tap_indices
+from ebft.objective.rewards import alignment_and_diversity
+from ebft.rollout.sampler import uniforms
 from ebft.types import Batch, Embeddings
 
 

@@ -9,9 +9,9 @@ from typing import Any
 
 import torch
 
-from ebft import checkpoint, tensors
 from ebft.cli.compose import compose
-from ebft.config import TrainConfig
+from ebft.config.schema import TrainConfig
+from ebft.run import checkpoint, tensors
 
 NUM_DOCUMENTS, MAX_STEPS = 6, 10
 CLOCK = ("train/tokens_per_second", "cost/seconds")  # figures that depend on the clock

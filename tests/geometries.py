@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from ebft.blocks import Branches, own_visible, prefix_visible
+from ebft.geometry.blocks import Branches, own_visible, prefix_visible
 from tests.reference import pack_loop
 
 LENGTH, QUERY_HEADS, HEADS = 293, 6, 2  # three query heads share one of keys and values

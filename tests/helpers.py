@@ -18,11 +18,12 @@ from transformers import (
     Qwen3Config,
 )
 
-from ebft.blocks import find_blocks
-from ebft.config import FeaturesConfig, SamplerConfig
+from ebft.config.schema import FeaturesConfig, SamplerConfig
+from ebft.geometry.blocks import find_blocks
 from ebft.methods import Method, differentiate
 from ebft.methods.base import Tally
-from ebft.models import FeatureNetwork, LanguageModel
+from ebft.models.feature_network import FeatureNetwork
+from ebft.models.policy import LanguageModel
 from ebft.types import Batch, Blocks, Rollout
 from tests.reference import batch_of
 

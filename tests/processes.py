@@ -7,7 +7,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-PRELOADED = ["torch", "ebft.train", "tests.debug_run"]  # into the server that processes are forked from, so that they start at once
+PRELOADED = ["torch", "ebft.train.loop", "tests.debug_run"]  # into the server that processes are forked from, so that they start at once
 SECONDS = 120.0
 
 
@@ -47,7 +47,7 @@ def _received(pipe: Connection, rank: int) -> Any:
 def _perform(pipe: Connection, rank: int, size: int, meeting: Path, work: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
     import torch
 
-    from ebft.distributed import World
+    from ebft.parallel.world import World
 
     torch.set_num_threads(1)
     torch.distributed.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=size)

@@ -5,7 +5,7 @@ from itertools import accumulate, product
 import torch
 from torch import Tensor
 
-from ebft.blocks import Branches, own_visible, prefix_visible, row_visible
+from ebft.geometry.blocks import Branches, own_visible, prefix_visible, row_visible
 from ebft.types import Batch, Blocks, Embeddings
 
 
@@ -90,7 +90,7 @@ def _sees(ids: list[int], query: tuple[int, int, int], key: tuple[int, int, int]
 
 
 def dense_mask(batch: Batch, branches: Branches) -> Tensor:
-    """Bool [B, S, S]: who sees whom in the flat row, put together from the three pieces of `ebft.blocks`."""
+    """Bool [B, S, S]: who sees whom in the flat row, put together from the three pieces of `ebft.geometry.blocks`."""
     row_length, num_tokens = batch.tokens.shape[1], branches.tokens.shape[1]
     size = row_length + num_tokens
     mask = torch.zeros(len(batch), size, size, dtype=torch.bool, device=batch.tokens.device)

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from ebft.workload import Network, Workload
+from ebft.cost.workload import Network, Workload
 
 NETWORK = Network(layers=3, hidden=5, intermediate=7, heads=2, query=22, key=11, vocabulary=13, parameters=1009, layer_parameters=293)
 SUPERVISED = Workload(

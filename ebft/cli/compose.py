@@ -12,8 +12,8 @@ from omegaconf.errors import OmegaConfBaseException
 from ebft.cli.keys import SELECTORS
 from ebft.cli.messages import explain, wrong_type
 from ebft.cli.refusals import as_user_error
-from ebft.config import EvaluateConfig, TrainConfig, UserError
-from ebft.rules import check
+from ebft.config.rules import check
+from ebft.config.schema import EvaluateConfig, TrainConfig, UserError
 
 
 def compose(overrides: list[str], config_name: str = "train") -> TrainConfig:

@@ -89,7 +89,7 @@ def overrides_of(folder: Path) -> list[str]:
     """A run's configuration as overrides, its groups' options first."""
     import yaml
 
-    from ebft.config import UserError
+    from ebft.config.schema import UserError
 
     try:
         config = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
@@ -118,12 +118,12 @@ def literal(value: Any) -> str:
 def _run(cfg: DictConfig) -> None:
     from ebft.cli.compose import to_config
     from ebft.cli.launch import remove_created_folders
-    from ebft.config import EvaluateConfig, UserError
+    from ebft.config.schema import EvaluateConfig, UserError
 
     with one_sentence():  # here too: Hydra would announce an exception that leaves its task
         config = to_config(cfg)
         assert isinstance(config, EvaluateConfig)
-        from ebft.evaluate import evaluate
+        from ebft.train.evaluate import evaluate
 
         try:
             failures = evaluate(config, Path(HydraConfig.get().runtime.output_dir))

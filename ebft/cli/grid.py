@@ -13,7 +13,7 @@ from hydra.core.override_parser.types import Override
 from ebft.cli.compose import to_config
 from ebft.cli.keys import GROUPS
 from ebft.cli.refusals import as_user_error
-from ebft.config import TrainConfig, UserError
+from ebft.config.schema import TrainConfig, UserError
 
 
 def parse(overrides: Sequence[str]) -> list[Override]:

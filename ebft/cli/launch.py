@@ -13,8 +13,8 @@ from omegaconf import DictConfig, OmegaConf
 from ebft.cli.compose import to_config
 from ebft.cli.grid import cells
 from ebft.cli.refusals import as_user_error, one_sentence
-from ebft.config import UserError
-from ebft.launched import num_processes
+from ebft.config.schema import UserError
+from ebft.parallel.launched import num_processes
 
 _created: list[Path] = []  # folders that did not exist before this launch, innermost first
 

@@ -11,7 +11,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException, ValidationError
 
 from ebft.cli.keys import GROUPS, SWEEP_GROUPS, all_keys, nearest, type_of
-from ebft.config import SweepConfig, TrainConfig
+from ebft.config.schema import SweepConfig, TrainConfig
 
 MAPPINGS = ("model.config_overrides", "sweep.variants", "sweep.reported", "launcher.parameters")  # whose keys are the user's
 KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a string", dict: "a mapping, as {a: 1}"}

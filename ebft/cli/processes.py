@@ -21,9 +21,9 @@ import yaml
 from omegaconf import OmegaConf
 
 from ebft.cli.compose import to_config
-from ebft.config import RunFailure, TrainConfig, UserError
-from ebft.pulse import LOST, VERDICT
-from ebft.rules import split_conflicts
+from ebft.config.rules import split_conflicts
+from ebft.config.schema import RunFailure, TrainConfig, UserError
+from ebft.parallel.pulse import LOST, VERDICT
 from ebft.sweep.attempt import PARENT
 
 POLL_SECONDS, ENDING_SECONDS = 0.1, 5.0  # ENDING_SECONDS: for the others to end by themselves when one has failed
@@ -37,7 +37,7 @@ def perform(config: TrainConfig, run_dir: Path) -> str:
     wanted = config.trainer.processes or 1
     if wanted > 1 and "RANK" not in os.environ:
         return launch(config, run_dir, wanted)
-    from ebft.distributed import joined
+    from ebft.parallel.world import joined
 
     world = joined()
     if config.trainer.processes not in (None, world.size):
@@ -51,8 +51,8 @@ def perform(config: TrainConfig, run_dir: Path) -> str:
 
 def work(config: TrainConfig, run_dir: Path) -> str:
     """This process's part of a run, when all know what it is."""
-    from ebft.distributed import joined, watching
-    from ebft.train import train
+    from ebft.parallel.world import joined, watching
+    from ebft.train.loop import train
 
     world = joined()
     with watching(world, config.trainer.hang_seconds):
@@ -61,7 +61,7 @@ def work(config: TrainConfig, run_dir: Path) -> str:
 
 def take_part(lead: Callable[[], None]) -> None:
     """The part of one of several processes that something else has started: the first one leads, the others follow."""
-    from ebft.distributed import connected
+    from ebft.parallel.world import connected
 
     with connected() as world:
         if not world.is_first:

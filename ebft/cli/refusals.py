@@ -14,7 +14,7 @@ def one_sentence() -> Iterator[None]:
     try:
         yield
     except (ValueError, RuntimeError) as error:
-        from ebft.config import RunFailure, UserError
+        from ebft.config.schema import RunFailure, UserError
 
         if not isinstance(error, UserError | RunFailure):
             raise
@@ -37,7 +37,7 @@ def as_user_error(overrides: list[str]) -> Iterator[None]:
 
 def _user_error(error: Exception, overrides: list[str]) -> Exception:
     from ebft.cli.messages import explain
-    from ebft.config import UserError
+    from ebft.config.schema import UserError
 
     return UserError(explain(error, overrides))
 

@@ -10,7 +10,7 @@ from hydra.core.override_parser.types import Override
 from ebft.cli.grid import merged, parse, values
 from ebft.cli.keys import is_whole
 from ebft.cli.planning import Planner
-from ebft.config import UserError
+from ebft.config.schema import UserError
 from ebft.sweep.jobs import Job
 
 

@@ -15,8 +15,8 @@ from typing import Any
 from ebft.cli.refusals import as_user_error, one_sentence
 from ebft.comparison.cells import is_judged, label
 from ebft.comparison.runs import FROM_RUN, Planned
-from ebft.config import GridConfig, SweepConfig, UserError, WandbTrackerConfig
-from ebft.files import alone
+from ebft.config.schema import GridConfig, SweepConfig, UserError, WandbTrackerConfig
+from ebft.output.files import alone
 from ebft.sweep.jobs import Job, Manifest, check_folder, read_manifest, write_manifest
 
 OWN = ("mode", "sweep", "launcher")
@@ -109,7 +109,7 @@ def settings(own: Sequence[str]) -> SweepConfig:
 
     from ebft.cli.compose import typed
     from ebft.comparison.metrics import check_known, lower_is_better
-    from ebft.rules import check_limits
+    from ebft.config.rules import check_limits
 
     with hydra.initialize_config_module("ebft.conf", version_base="1.3"), as_user_error(list(own)):
         tree = hydra.compose("sweep", list(own))
@@ -170,8 +170,8 @@ def _kept(own: Sequence[str]) -> tuple[str, ...]:
 
 def print_plan(config: SweepConfig, directory: Path, jobs: Sequence[Job]) -> None:
     """Cells with their runs, how many are done, and what a step of one costs."""
-    from ebft import cost
-    from ebft.console import aligned
+    from ebft.cost import tokens as cost
+    from ebft.output.console import aligned
     from ebft.sweep import state as states
 
     cells: dict[str, list[Job]] = {}
@@ -191,7 +191,7 @@ def print_plan(config: SweepConfig, directory: Path, jobs: Sequence[Job]) -> Non
 
 def run(config: SweepConfig, directory: Path, source: Any, manifest: Manifest) -> int:
     """Everything that is not done, then the comparison."""
-    from ebft.console import Console
+    from ebft.output.console import Console
     from ebft.sweep import launchers
     from ebft.sweep import state as states
     from ebft.sweep.runner import Runner
@@ -223,7 +223,7 @@ def run(config: SweepConfig, directory: Path, source: Any, manifest: Manifest) -
 
 
 def status(own: Sequence[str], config: SweepConfig) -> int:
-    from ebft.console import aligned
+    from ebft.output.console import aligned
     from ebft.sweep import state as states
 
     directory = Path(config.sweep.dir)
@@ -294,7 +294,8 @@ def _note(known: Any) -> str:
 
 def track(sweep: GridConfig, directory: Path, jobs: Sequence[Job], compared: Any) -> None:
     """The comparison as a table in W&B, in the group of its runs, where they are tracked there."""
-    from ebft import comparison, tracking
+    from ebft import comparison
+    from ebft.output import tracking
 
     tracked = next((job.config.tracker for job in jobs if job.config is not None and isinstance(job.config.tracker, WandbTrackerConfig)), None)
     if tracked is None:

@@ -13,7 +13,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from ebft.cli.refusals import as_user_error, one_sentence
-from ebft.launched import num_processes
+from ebft.parallel.launched import num_processes
 
 
 def main() -> None:
@@ -46,13 +46,13 @@ def _compose_and_run() -> None:
 def _run(cfg: DictConfig) -> None:
     from ebft.cli.compose import to_config
     from ebft.cli.launch import remove_created_folders
-    from ebft.config import UserError
+    from ebft.config.schema import UserError
 
     with one_sentence():  # here too: Hydra would announce an exception that leaves its task
         config, run_dir = to_config(cfg), Path(HydraConfig.get().runtime.output_dir)
         try:
             if config.plan_only:
-                from ebft.preview import preview
+                from ebft.train.preview import preview
 
                 preview(config, run_dir)
                 remove_created_folders()

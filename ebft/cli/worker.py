@@ -5,14 +5,14 @@ from pathlib import Path
 
 from ebft.cli.parent import end_with_parent
 from ebft.cli.refusals import one_sentence
-from ebft.pulse import LOST
+from ebft.parallel.pulse import LOST
 
 
 def main() -> None:
     """Exit codes: as ebft-train's, and LOST where another process has failed."""
     end_with_parent()
     from ebft.cli.processes import INTERRUPTED, read_task, work
-    from ebft.distributed import LostContact, connected, in_contact
+    from ebft.parallel.world import LostContact, connected, in_contact
 
     with one_sentence():
         try:

@@ -8,8 +8,8 @@ from typing import Any
 
 from ebft.comparison import metrics
 from ebft.comparison.runs import Planned
-from ebft.config import GridConfig, UserError
-from ebft.identity import CHANGEABLE_KEYS, LENGTH_KEYS
+from ebft.config.identity import CHANGEABLE_KEYS, LENGTH_KEYS
+from ebft.config.schema import GridConfig, UserError
 
 BASE = "base"  # the cell of the models before training
 CHOOSES_METHOD = ("method", "method.name")  # keys whose values are a name by themselves

@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ebft import plots
 from ebft.comparison.metrics import family, lower_is_better
 from ebft.comparison.runs import SECONDS, TOKENS, Outcome
 from ebft.comparison.statistics import Estimate, estimate
 from ebft.comparison.tables import LOSS, Row, Table, short
+from ebft.report import plots
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

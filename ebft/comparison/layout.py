@@ -8,7 +8,7 @@ from ebft.comparison.cells import BASE
 from ebft.comparison.metrics import lower_is_better
 from ebft.comparison.statistics import Estimate
 from ebft.comparison.tables import Compared, Row, Table, short
-from ebft.pages import count, number
+from ebft.report.pages import count, number
 
 BEST, BETTER, WORSE = "best", "better", "worse"
 ARROWS = {True: " ↓", False: " ↑", None: ""}

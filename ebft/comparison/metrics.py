@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from typing import Any
 
-from ebft.config import UserError
+from ebft.config.schema import UserError
 
 LOWER, HIGHER, NEITHER = True, False, None
 # A name, with `@` where a number follows, -> whether lower is better.

@@ -12,8 +12,8 @@ from ebft.comparison import figures, layout
 from ebft.comparison.layout import BEST, Entry, Grid
 from ebft.comparison.page import html
 from ebft.comparison.tables import Compared, Table
-from ebft.console import aligned
-from ebft.files import atomic_write_text
+from ebft.output.console import aligned
+from ebft.output.files import atomic_write_text
 
 LATEX = {letter: f"\\{letter}" for letter in "_%#&${}"} | {
     "\\": r"\textbackslash{}", "^": r"\textasciicircum{}", "~": r"\textasciitilde{}", "<": r"\textless{}", ">": r"\textgreater{}",

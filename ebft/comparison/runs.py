@@ -9,9 +9,9 @@ from typing import Any, NoReturn
 
 import yaml
 
-from ebft.config import UserError
-from ebft.files import read_rows
-from ebft.identity import flat
+from ebft.config.identity import flat
+from ebft.config.schema import UserError
+from ebft.output.files import read_rows
 
 CONFIG, METRICS, SUMMARY = "config.yaml", "metrics.jsonl", "summary.json"
 FROM_RUN = "run:"  # model.path=run:NAME, of a run that starts from another's model

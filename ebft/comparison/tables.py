@@ -10,7 +10,7 @@ from ebft.comparison import metrics
 from ebft.comparison.cells import BASE, Group, check_comparable, disagreement, groups
 from ebft.comparison.runs import Outcome, Planned, read
 from ebft.comparison.statistics import Estimate, difference, estimate
-from ebft.config import GridConfig
+from ebft.config.schema import GridConfig
 
 LOSS = "eval/feature_matching_loss@"
 # What a table shows where sweep.metrics names nothing, beside feature matching at the training length.

@@ -4,13 +4,15 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from ebft.config import ColumnsDataConfig, DataConfig, FileDataConfig, HubDataConfig, MixtureDataConfig, UserError
+from ebft.config.schema import ColumnsDataConfig, DataConfig, FileDataConfig, HubDataConfig, MixtureDataConfig, UserError
 from ebft.data.columns import read_hub, read_jsonl, read_parquet
 from ebft.data.documents import Document, held_out, in_hash_order, in_part, of_question
 from ebft.data.epochs import order, steps_per_epoch
 from ebft.data.rows import Rows, num_tokens, to_rows
 from ebft.data.stdlib import read_stdlib
-from ebft.tasks import Question, code_qa, parses, translation
+from ebft.tasks import Question, parses
+from ebft.tasks.code_qa import questions as code_qa
+from ebft.tasks.translation import questions as translation
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

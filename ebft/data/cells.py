@@ -4,7 +4,7 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from ebft.config import UserError
+from ebft.config.schema import UserError
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from ebft.config import ColumnsDataConfig, FileDataConfig, HubDataConfig, UserError
+from ebft.config.schema import ColumnsDataConfig, FileDataConfig, HubDataConfig, UserError
 from ebft.data.cells import Row
 from ebft.data.documents import Document
 from ebft.data.questions import document, wanted_columns

@@ -5,7 +5,7 @@ from functools import lru_cache
 import numpy as np
 from jaxtyping import Int
 
-from ebft.config import UserError
+from ebft.config.schema import UserError
 
 
 def steps_per_epoch(num_rows: int, batch_size: int) -> int:

@@ -5,7 +5,7 @@ import re
 from keyword import iskeyword
 from string import Formatter
 
-from ebft.config import ColumnsDataConfig, UserError
+from ebft.config.schema import ColumnsDataConfig, UserError
 from ebft.data.assertions import before_definition, checking, first_assert, function_under_test
 from ebft.data.cells import Row
 from ebft.data.documents import Document

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from ebft.config import DataConfig, UserError
+from ebft.config.schema import DataConfig, UserError
 from ebft.data.documents import Document
 from ebft.types import Batch
 

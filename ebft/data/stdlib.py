@@ -11,7 +11,7 @@ import tokenize
 from collections.abc import Iterator
 from pathlib import Path
 
-from ebft.config import UserError
+from ebft.config.schema import UserError
 from ebft.data.documents import Document
 
 TESTS = {"test", "tests", "idle_test"}

@@ -7,14 +7,15 @@ from typing import Any
 from jaxtyping import Float
 from torch import Tensor
 
-from ebft.blocks import find_blocks, reaches
-from ebft.config import EvalConfig, SamplerConfig
-from ebft.distributed import ALONE, World
+from ebft.config.schema import EvalConfig, SamplerConfig
 from ebft.evaluation.answers import Answer, Answers, Examiner
 from ebft.evaluation.scores import cross_entropy, feature_matching
 from ebft.evaluation.statistics import Ratio, concatenate
-from ebft.models import FeatureNetwork, LanguageModel
-from ebft.sampler import sample, uniforms
+from ebft.geometry.blocks import find_blocks, reaches
+from ebft.models.feature_network import FeatureNetwork
+from ebft.models.policy import LanguageModel
+from ebft.parallel.world import ALONE, World
+from ebft.rollout.sampler import sample, uniforms
 from ebft.types import Batch, Rollout
 
 __all__ = ["Evaluation", "Evaluator", "Examiner", "Sample", "horizons"]

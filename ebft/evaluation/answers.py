@@ -18,12 +18,13 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
-from ebft.blocks import completion_blocks
-from ebft.completions import Completions, Decoding, complete
-from ebft.config import EvalConfig
-from ebft.distributed import ALONE, World
+from ebft.config.schema import EvalConfig
 from ebft.evaluation.statistics import Ratio, concatenate
-from ebft.models import LanguageModel, row_labels
+from ebft.geometry.blocks import completion_blocks
+from ebft.models.logprobs import row_labels
+from ebft.models.policy import LanguageModel
+from ebft.parallel.world import ALONE, World
+from ebft.rollout.completions import Completions, Decoding, complete
 from ebft.tasks.base import Verdict
 from ebft.tasks.judge import Judge
 from ebft.types import Batch

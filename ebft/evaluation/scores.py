@@ -5,10 +5,12 @@ from collections.abc import Sequence
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from ebft.blocks import reaches
 from ebft.evaluation.statistics import Ratio
-from ebft.models import FeatureNetwork, LanguageModel, row_labels
-from ebft.rewards import alignment_and_diversity, feature_matching_loss
+from ebft.geometry.blocks import reaches
+from ebft.models.feature_network import FeatureNetwork
+from ebft.models.logprobs import row_labels
+from ebft.models.policy import LanguageModel
+from ebft.objective.rewards import alignment_and_diversity, feature_matching_loss
 from ebft.types import Batch, Embeddings, Rollout
 
 AUTHORS_WHITENING = "reference_code"  # of `whitened_feature_reward`, which is the figure that the authors' script reports

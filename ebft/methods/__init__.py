@@ -2,12 +2,13 @@
 
 from typing import Any
 
-from ebft.config import EBFTConfig, RLVRConfig, SFTConfig, TrainConfig
+from ebft.config.schema import EBFTConfig, RLVRConfig, SFTConfig, TrainConfig
 from ebft.methods.base import Loss, Method, differentiate
 from ebft.methods.ebft import EBFT
 from ebft.methods.rlvr import RLVR
 from ebft.methods.sft import SFT
-from ebft.models import FeatureNetwork, LanguageModel
+from ebft.models.feature_network import FeatureNetwork
+from ebft.models.policy import LanguageModel
 from ebft.tasks.judge import Judge
 
 __all__ = ["Loss", "Method", "build", "differentiate"]

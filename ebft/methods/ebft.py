@@ -15,17 +15,20 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from ebft import cost
-from ebft.advantages import advantages
-from ebft.blocks import find_blocks
-from ebft.config import EBFTConfig, SamplerConfig
-from ebft.losses import cross_entropy, policy_gradient
+from ebft.config.schema import EBFTConfig, SamplerConfig
+from ebft.cost import tokens as cost
+from ebft.geometry.blocks import find_blocks
+from ebft.geometry.reuse import branches_of, leading_matches
 from ebft.methods.base import Counts, Loss, Tally, branch_tokens
 from ebft.methods.metrics import signal
-from ebft.models import FeatureNetwork, Labels, LanguageModel, Row, branch_labels, row_labels
-from ebft.reuse import branches_of, leading_matches
-from ebft.rewards import alignment_and_diversity, whitening_sign
-from ebft.sampler import sample, uniforms
+from ebft.models.decoder import Row
+from ebft.models.feature_network import FeatureNetwork
+from ebft.models.logprobs import Labels, branch_labels, row_labels
+from ebft.models.policy import LanguageModel
+from ebft.objective.advantages import advantages
+from ebft.objective.losses import cross_entropy, policy_gradient
+from ebft.objective.rewards import alignment_and_diversity, whitening_sign
+from ebft.rollout.sampler import sample, uniforms
 from ebft.types import Batch, Blocks, Rollout, moved
 
 

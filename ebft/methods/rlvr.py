@@ -20,15 +20,17 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from ebft import cost
-from ebft.advantages import outcome_advantages
-from ebft.blocks import completion_blocks, make_branches
-from ebft.completions import Decoding, complete
-from ebft.config import RLVRConfig, SamplerConfig
-from ebft.losses import cross_entropy, kl_penalty, policy_gradient
+from ebft.config.schema import RLVRConfig, SamplerConfig
+from ebft.cost import tokens as cost
+from ebft.geometry.blocks import completion_blocks, make_branches
 from ebft.methods.base import Counts, Loss, Tally, branch_tokens
 from ebft.methods.metrics import outcomes
-from ebft.models import FORWARD_TOKENS, Labels, LanguageModel, branch_labels, row_labels
+from ebft.models.decoder import FORWARD_TOKENS
+from ebft.models.logprobs import Labels, branch_labels, row_labels
+from ebft.models.policy import LanguageModel
+from ebft.objective.advantages import outcome_advantages
+from ebft.objective.losses import cross_entropy, kl_penalty, policy_gradient
+from ebft.rollout.completions import Decoding, complete
 from ebft.tasks.judge import Judge
 from ebft.types import Batch, Rollout
 

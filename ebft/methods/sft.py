@@ -3,10 +3,11 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from ebft import cost
-from ebft.losses import cross_entropy
+from ebft.cost import tokens as cost
 from ebft.methods.base import Counts, Loss, Tally
-from ebft.models import Labels, LanguageModel, row_labels
+from ebft.models.logprobs import Labels, row_labels
+from ebft.models.policy import LanguageModel
+from ebft.objective.losses import cross_entropy
 from ebft.types import Batch
 
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
 
-from ebft.config import RunFailure, SandboxConfig, UserError
+from ebft.config.schema import RunFailure, SandboxConfig, UserError
 from ebft.sandbox import levels
 from ebft.sandbox.programs import Case, Outcome, Program, Tests
 from ebft.sandbox.worker import Worker

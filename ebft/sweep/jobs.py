@@ -8,10 +8,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ebft import files
-from ebft.config import TrainConfig, UserError
-from ebft.identity import CHANGEABLE_KEYS, LENGTH_KEYS, flat
-from ebft.tracking import without_secrets
+from ebft.config.identity import CHANGEABLE_KEYS, LENGTH_KEYS, flat
+from ebft.config.schema import TrainConfig, UserError
+from ebft.output import files
+from ebft.output.tracking import without_secrets
 
 MANIFEST = "sweep.json"
 ID_DIGITS = 12

@@ -14,8 +14,8 @@ from statistics import fmean
 from typing import Protocol, runtime_checkable
 
 from ebft.comparison.metrics import lower_is_better
-from ebft.config import GridConfig
-from ebft.console import clock
+from ebft.config.schema import GridConfig
+from ebft.output.console import clock
 from ebft.sweep import state as states
 from ebft.sweep.attempt import Outcome
 from ebft.sweep.jobs import Job, folder

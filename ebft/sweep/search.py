@@ -6,7 +6,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from ebft.config import GridConfig, UserError
+from ebft.config.schema import GridConfig, UserError
 from ebft.sweep import state as states
 from ebft.sweep.jobs import Job, folder
 

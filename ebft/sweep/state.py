@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ebft import files
-from ebft.config import RunFailure
+from ebft.config.schema import RunFailure
+from ebft.output import files
 from ebft.sweep.jobs import Job, folder
 
 RECORDS = "records"  # below the sweep's folder

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import median
 
-from ebft.files import read_rows
+from ebft.output.files import read_rows
 
 MIN_OTHERS = 2  # runs of other cells that must have come as far
 

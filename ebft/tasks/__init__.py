@@ -1,6 +1,6 @@
 """The tasks, one file each: questions with reference answers, and verifiers of any other answer."""
 
-from ebft.config import UserError
+from ebft.config.schema import UserError
 from ebft.tasks.base import Question, Verdict, Verifier
 from ebft.tasks.parses import Parses
 from ebft.tasks.text_match import BLEU, ChrF, ExactMatch

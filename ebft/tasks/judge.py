@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from jaxtyping import Int
 from torch import Tensor
 
-from ebft.pulse import PULSE
+from ebft.parallel.pulse import PULSE
 from ebft.tasks.base import Question, Verdict, Verifier
 from ebft.types import Rollout
 

@@ -3,7 +3,7 @@
 import ast
 from collections.abc import Iterator, Sequence
 
-from ebft.config import UserError
+from ebft.config.schema import UserError
 from ebft.tasks.base import Question, Verdict
 from ebft.tasks.functions import cut, is_empty, parse, says_something
 

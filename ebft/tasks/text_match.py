@@ -11,7 +11,7 @@ from itertools import zip_longest
 from statistics import fmean
 from typing import Any
 
-from ebft.config import UserError
+from ebft.config.schema import UserError
 from ebft.tasks.base import Question, Verdict
 
 TOKENIZERS = {"zh": "zh", "ja": "ja-mecab", "ko": "ko-mecab"}  # by target language; 13a for all others

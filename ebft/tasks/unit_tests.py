@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
-from ebft.config import UserError
+from ebft.config.schema import UserError
 from ebft.sandbox.programs import Outcome, Program
 from ebft.tasks.base import Question, Verdict
 from ebft.tasks.functions import cut

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from ebft.cli import train as cli
-from ebft.config import TrainConfig
-from ebft.distributed import ALONE, World
+from ebft.config.schema import TrainConfig
+from ebft.parallel.world import ALONE, World
 
 
 @dataclass
@@ -28,9 +28,9 @@ class Launcher:
         self.folder, self.monkeypatch, self.capsys = folder, monkeypatch, capsys
         self.jobs: list[tuple[TrainConfig, Path]] = []
         self.loop: Callable[[TrainConfig, Path], None] = lambda config, run_dir: None
-        module: Any = ModuleType("ebft.train")
+        module: Any = ModuleType("ebft.train.loop")
         module.train = self._train
-        monkeypatch.setitem(sys.modules, "ebft.train", module)
+        monkeypatch.setitem(sys.modules, "ebft.train.loop", module)
         monkeypatch.setenv("HYDRA_FULL_ERROR", "0")  # main sets it; monkeypatch puts it back
         monkeypatch.chdir(folder)
 

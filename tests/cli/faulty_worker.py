@@ -6,7 +6,7 @@ import time
 from typing import Any
 
 from ebft.cli.worker import main
-from ebft.optimization import Optimization
+from ebft.train.optimization import Optimization
 
 step = Optimization.step
 

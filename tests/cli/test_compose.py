@@ -12,7 +12,7 @@ from ebft.cli.keys import GROUPS, NESTED_GROUPS, all_keys, is_whole, nearest
 from ebft.cli.planning import Planner
 from ebft.cli.sweep import help_text as sweep_help_text
 from ebft.cli.sweep import settings, sweep
-from ebft.config import METHODS
+from ebft.config.schema import METHODS
 
 CONF = Path(__file__).parents[2] / "conf"
 SWEEP_GROUPS = ["sweep", "launcher"]

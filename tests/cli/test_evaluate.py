@@ -11,7 +11,7 @@ import yaml
 from ebft.cli import evaluate as cli
 from ebft.cli.compose import compose
 from ebft.cli.evaluate import literal, overrides_of, with_run
-from ebft.config import EvaluateConfig, UserError
+from ebft.config.schema import EvaluateConfig, UserError
 
 
 @pytest.fixture
@@ -119,9 +119,9 @@ class Door:
     def __init__(self, monkeypatch: pytest.MonkeyPatch, failures: dict[str, str]) -> None:
         self.calls: list[tuple[EvaluateConfig, Path]] = []
         self.failures = failures
-        module: Any = ModuleType("ebft.evaluate")
+        module: Any = ModuleType("ebft.train.evaluate")
         module.evaluate = self.evaluate
-        monkeypatch.setitem(sys.modules, "ebft.evaluate", module)
+        monkeypatch.setitem(sys.modules, "ebft.train.evaluate", module)
         monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
         self.monkeypatch = monkeypatch
 

@@ -4,7 +4,7 @@ import pytest
 
 from ebft.cli.compose import compose
 from ebft.cli.grid import Composer, axes, cells, merged
-from ebft.config import UserError
+from ebft.config.schema import UserError
 
 
 def test_a_grid_is_the_product_of_its_axes_the_last_one_fastest() -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from ebft.cli.planning import Planner
-from ebft.config import UserError
+from ebft.config.schema import UserError
 from ebft.sweep.jobs import Job
 from tests.sweep.helpers import grid
 

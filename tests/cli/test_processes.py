@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from ebft.cli.processes import launch
-from ebft.config import RunFailure, TrainConfig, UserError
-from ebft.distributed import connected
-from ebft.launched import from_slurm, num_processes
-from ebft.train import train
+from ebft.config.schema import RunFailure, TrainConfig, UserError
+from ebft.parallel.launched import from_slurm, num_processes
+from ebft.parallel.world import connected
+from ebft.train.loop import train
 from tests.debug_run import miniature, rows, summary
 
 COMMON = ("method=ebft", "trainer.batch_size=6", "trainer.parallel=ddp", "trainer.max_steps=5", "eval.every_steps=5")
@@ -148,7 +148,7 @@ def test_workers_end_with_their_parent(tmp_path: Path) -> None:
 
 
 def test_processes_that_do_not_meet(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ebft.distributed.MEETING_SECONDS", 1.0)
+    monkeypatch.setattr("ebft.parallel.world.MEETING_SECONDS", 1.0)
     for name, value in {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}.items():
         monkeypatch.setenv(name, value)
     with (

@@ -11,7 +11,7 @@ from ebft.cli import searching
 from ebft.cli.planning import Planner
 from ebft.cli.searching import SearchPlan
 from ebft.comparison import Planned, check_comparable
-from ebft.config import UserError
+from ebft.config.schema import UserError
 from ebft.sweep import state as states
 from ebft.sweep.jobs import Job, folder
 from ebft.sweep.search import Search

@@ -14,11 +14,12 @@ from typing import Any
 
 import pytest
 
-from ebft import comparison, tracking
+from ebft import comparison
 from ebft.cli import sweep as cli
 from ebft.cli.planning import Planner
-from ebft.config import GridConfig, UserError
-from ebft.console import Console
+from ebft.config.schema import GridConfig, UserError
+from ebft.output import tracking
+from ebft.output.console import Console
 from ebft.sweep import attempt, jobs
 from ebft.sweep import state as states
 from ebft.sweep.jobs import Job, Manifest, read_manifest, write_manifest

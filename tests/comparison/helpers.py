@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 
 from ebft.comparison import Planned
-from ebft.identity import flat
+from ebft.config.identity import flat
 
 CONFIG: dict[str, Any] = {
     "seed": 0,

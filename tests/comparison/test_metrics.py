@@ -1,8 +1,8 @@
 import pytest
 
 from ebft.comparison.metrics import check_known, evaluation_settings, expected, family, feature_settings, lower_is_better
-from ebft.config import UserError
-from ebft.identity import flat
+from ebft.config.identity import flat
+from ebft.config.schema import UserError
 from tests.comparison.helpers import config
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from ebft.comparison import compare
 from ebft.comparison.tables import Compared, Row
-from ebft.config import UserError
+from ebft.config.schema import UserError
 from tests.comparison.helpers import BASE, cross_entropy, planned, run
 from tests.sweep.helpers import grid
 

@@ -7,7 +7,7 @@ from typing import Any
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from ebft.config import FileDataConfig, HubDataConfig, StdlibDataConfig
+from ebft.config.schema import FileDataConfig, HubDataConfig, StdlibDataConfig
 from ebft.data.documents import Document
 
 FILES = Path(__file__).parent / "files"

@@ -7,7 +7,7 @@ import pyarrow
 import pytest
 from pyarrow import parquet
 
-from ebft.config import UserError
+from ebft.config.schema import UserError
 from ebft.data.columns import read_hub, read_jsonl, read_parquet
 from tests.data.helpers import FILES, file_config, hub_config
 

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ebft.config import UserError
+from ebft.config.schema import UserError
 from ebft.data.epochs import order, steps_per_epoch
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from ebft.config import EMBEDDED_SOURCES, MixtureDataConfig, UserError
+from ebft.config.schema import EMBEDDED_SOURCES, MixtureDataConfig, UserError
 from ebft.data import EMBEDDED, load, read
 from ebft.data.documents import Document, held_out
 from tests.data.helpers import FILES, file_config, stdlib_config, tokenizer

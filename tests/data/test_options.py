@@ -7,7 +7,7 @@ import pytest
 from pyarrow import Table, parquet
 
 from ebft.cli.compose import compose
-from ebft.config import HubDataConfig, UserError
+from ebft.config.schema import HubDataConfig, UserError
 from ebft.data import Data, load, read
 from ebft.data.documents import Document
 from ebft.sandbox import programs

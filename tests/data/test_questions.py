@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from ebft.cli.compose import compose
-from ebft.config import UserError
+from ebft.config.schema import UserError
 from ebft.data import load
 from ebft.data.cells import Row
 from ebft.data.questions import document, wanted_columns

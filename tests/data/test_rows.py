@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from ebft.config import UserError
+from ebft.config.schema import UserError
 from ebft.data.rows import to_rows
 from tests.data.helpers import pair, stdlib_config, text, tokenizer
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from ebft.config import UserError
+from ebft.config.schema import UserError
 from ebft.data.stdlib import is_wanted, module_name, read_stdlib
 
 

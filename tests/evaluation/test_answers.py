@@ -6,10 +6,10 @@ from math import prod
 import pytest
 import torch
 
-from ebft.completions import Decoding, complete, prompts_batch
-from ebft.config import EvalConfig
+from ebft.config.schema import EvalConfig
 from ebft.evaluation import Evaluator
 from ebft.evaluation.answers import Examiner, pass_at_k
+from ebft.rollout.completions import Decoding, complete, prompts_batch
 from ebft.tasks.base import Question, Verdict
 from ebft.tasks.judge import Judge
 from ebft.types import Batch

@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from ebft import evaluation
-from ebft.config import EvalConfig
+from ebft.config.schema import EvalConfig
 from ebft.evaluation import Evaluation, Evaluator
-from ebft.models import LanguageModel
-from ebft.sampler import sample
+from ebft.models.policy import LanguageModel
+from ebft.rollout.sampler import sample
 from ebft.types import Batch, Blocks, Rollout
 from tests.helpers import LAYOUTS, T, geometry, phi_of, policy_of, random_batch
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from ebft.evaluation.scores import cross_entropy, feature_matching
-from ebft.rewards import alignment_and_diversity
+from ebft.objective.rewards import alignment_and_diversity
 from ebft.types import Batch, Rollout
 from tests.helpers import LAYOUTS, blocks_of, context_of, existing, geometry, phi_of, plain_model, policy_of, random_batch, random_rollout
 from tests.reference import embed_loop

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from ebft import report
-from ebft.config import METHODS
-from ebft.train import train
+from ebft.config.schema import METHODS
+from ebft.report import run_page as report
+from ebft.train.loop import train
 from tests.debug_run import miniature, pairs, rows
 
 HERE = Path(__file__).parent

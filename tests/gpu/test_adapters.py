@@ -4,12 +4,13 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from ebft.adapters import Adapters, fingerprint
-from ebft.config import EBFTConfig, FeaturesConfig, LoRAConfig, OptimizerConfig, SamplerConfig
+from ebft.config.schema import EBFTConfig, FeaturesConfig, LoRAConfig, OptimizerConfig, SamplerConfig
 from ebft.methods.ebft import EBFT
-from ebft.models import FeatureNetwork, LanguageModel
-from ebft.optimization import Optimization
-from ebft.quantization import quantize, round_to_bfloat16
+from ebft.models.adapters import Adapters, fingerprint
+from ebft.models.feature_network import FeatureNetwork
+from ebft.models.policy import LanguageModel
+from ebft.models.quantization import quantize, round_to_bfloat16
+from ebft.train.optimization import Optimization
 from ebft.types import Batch
 
 pytest.importorskip("peft")

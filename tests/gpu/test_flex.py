@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 from torch._dynamo.utils import counters
 
-from ebft.blocks import row_visible
-from ebft.flex import FlexBranches, FlexRow, FlexSteps
+from ebft.geometry.blocks import row_visible
+from ebft.geometry.flex import FlexBranches, FlexRow, FlexSteps
 from tests.geometries import (
     BRANCHES,
     HEADS,

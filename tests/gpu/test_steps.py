@@ -8,12 +8,13 @@ import torch
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from ebft.config import EBFTConfig, FeaturesConfig, OptimizerConfig, SamplerConfig
-from ebft.kernels import use_liger
+from ebft.config.schema import EBFTConfig, FeaturesConfig, OptimizerConfig, SamplerConfig
 from ebft.methods import differentiate
 from ebft.methods.ebft import EBFT, Experience
-from ebft.models import FeatureNetwork, LanguageModel
-from ebft.optimization import Optimization
+from ebft.models.feature_network import FeatureNetwork
+from ebft.models.kernels import use_liger
+from ebft.models.policy import LanguageModel
+from ebft.train.optimization import Optimization
 from ebft.types import Batch
 
 pytestmark = [pytest.mark.gpu, pytest.mark.filterwarnings("default")]  # what the compiler warns of is not ours

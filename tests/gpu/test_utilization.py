@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from ebft import report
-from ebft.profiling import matmul_peak
-from ebft.train import train
+from ebft.report import run_page as report
+from ebft.run.profiling import matmul_peak
+from ebft.train.loop import train
 from tests.debug_run import miniature, rows
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]

@@ -7,15 +7,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from ebft import chunked
-from ebft import reuse as reuse_module
-from ebft.config import EBFTConfig, SamplerConfig
-from ebft.losses import cross_entropy
+from ebft.config.schema import EBFTConfig, SamplerConfig
+from ebft.geometry import chunked
+from ebft.geometry import reuse as reuse_module
+from ebft.geometry.reuse import leading_matches
 from ebft.methods import differentiate, ebft
 from ebft.methods.ebft import EBFT, Experience
-from ebft.models import LanguageModel
-from ebft.reuse import leading_matches
-from ebft.rewards import alignment_and_diversity
+from ebft.models.policy import LanguageModel
+from ebft.objective.losses import cross_entropy
+from ebft.objective.rewards import alignment_and_diversity
 from ebft.types import Batch, Blocks, Rollout
 from tests.helpers import LAYOUTS, T, blocks_of, figures, geometry, likely_text, optimiser_step, phi_of, plain_model, policy_of, random_batch
 from tests.reference import embed_loop

@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from ebft.advantages import outcome_advantages
-from ebft.config import RLVRConfig
+from ebft.config.schema import RLVRConfig
 from ebft.methods.rlvr import RLVR, Experience
+from ebft.objective.advantages import outcome_advantages
 from ebft.tasks.base import Question, Verdict
 from ebft.tasks.judge import Judge
 from tests.helpers import T, figures, geometry, optimiser_step, plain_model, policy_of, random_batch

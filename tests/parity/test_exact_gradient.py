@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cosine_similarity, normalize
 
-from ebft.advantages import advantages
-from ebft.losses import policy_gradient
-from ebft.rewards import alignment_and_diversity
+from ebft.objective.advantages import advantages
+from ebft.objective.losses import policy_gradient
+from ebft.objective.rewards import alignment_and_diversity
 from ebft.types import Embeddings
 from tests.reference import CONTINUATIONS, STEPS, VOCABULARY, all_tuples, continuation_log_probs
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from ebft.rewards import feature_matching_loss
+from ebft.objective.rewards import feature_matching_loss
 from ebft.types import Embeddings
 from tests.reference import CONTINUATIONS, VOCABULARY, all_tuples, continuation_log_probs
 

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from ebft.advantages import outcome_advantages
-from ebft.losses import kl_penalty, policy_gradient
+from ebft.objective.advantages import outcome_advantages
+from ebft.objective.losses import kl_penalty, policy_gradient
 from tests.reference import CONTINUATIONS, VOCABULARY, all_tuples, continuation_log_probs
 
 STOP = 2

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from ebft.config import SandboxConfig
+from ebft.config.schema import SandboxConfig
 from ebft.sandbox import Case, Program, Tests
 
 CONFIG = SandboxConfig(

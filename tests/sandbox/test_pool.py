@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from ebft.config import RunFailure, UserError
+from ebft.config.schema import RunFailure, UserError
 from ebft.sandbox import Sandbox, kernel, levels, pool, worker
 from tests.sandbox.helpers import CONFIG, program
 from tests.sandbox.machines import ROOT

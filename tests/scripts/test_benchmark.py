@@ -20,11 +20,12 @@ from benchmark_profile import write_profiles
 from naive import NaiveEBFT, layout
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
-from ebft import profiling
-from ebft.config import EBFTConfig, FeaturesConfig, SamplerConfig
+from ebft.config.schema import EBFTConfig, FeaturesConfig, SamplerConfig
 from ebft.methods import differentiate
 from ebft.methods.ebft import EBFT
-from ebft.models import FeatureNetwork, LanguageModel
+from ebft.models.feature_network import FeatureNetwork
+from ebft.models.policy import LanguageModel
+from ebft.run import profiling
 from ebft.types import Batch
 
 ROWS, ROW_LENGTH, VOCABULARY, LAYERS = 2, 23, 31, 7

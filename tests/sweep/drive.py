@@ -10,7 +10,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from ebft.config import LocalLauncherConfig
+from ebft.config.schema import LocalLauncherConfig
 from ebft.sweep import attempt, launchers
 from ebft.sweep.jobs import Job
 from ebft.sweep.runner import Grid, Runner

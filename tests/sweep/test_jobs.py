@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from ebft.cli.compose import compose
-from ebft.config import TrainConfig, UserError
-from ebft.identity import CHANGEABLE_KEYS, LENGTH_KEYS, flat
+from ebft.config.identity import CHANGEABLE_KEYS, LENGTH_KEYS, flat
+from ebft.config.schema import TrainConfig, UserError
 from ebft.sweep.jobs import Job, Manifest, check_folder, name_of, quoted, read_manifest, settings_of, write_manifest
 
 OVERRIDES = ["method=ebft", "data=jsonl", "data.path=rows.jsonl", "tracker=wandb", "seed=3", "model/adapter=lora", "model.adapter.targets=[q_proj]"]

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from ebft.config import LauncherConfig, LocalLauncherConfig, RayLauncherConfig, SlurmLauncherConfig, UserError
+from ebft.config.schema import LauncherConfig, LocalLauncherConfig, RayLauncherConfig, SlurmLauncherConfig, UserError
 from ebft.sweep import launchers
 from ebft.sweep import state as states
 from ebft.sweep.jobs import Job, folder

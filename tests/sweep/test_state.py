@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from ebft.config import RunFailure
+from ebft.config.schema import RunFailure
 from ebft.sweep import state as states
 from ebft.sweep.jobs import Job, folder
 from ebft.sweep.state import State, claim, forget, is_claimed, record, state, state_unlocked

@@ -6,7 +6,7 @@ from types import ModuleType
 
 import pytest
 
-from ebft.config import UserError
+from ebft.config.schema import UserError
 from ebft.tasks import parses
 from ebft.tasks.base import Question, Verdict
 from ebft.tasks.parses import Parses, questions

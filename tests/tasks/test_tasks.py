@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from ebft.config import TASKS, UserError
+from ebft.config.schema import TASKS, UserError
 from ebft.sandbox.programs import Outcome, Program
 from ebft.tasks import VERIFIERS, Verifier, build
 

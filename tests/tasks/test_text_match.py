@@ -4,7 +4,7 @@ from dataclasses import replace
 import pytest
 import sacrebleu
 
-from ebft.config import UserError
+from ebft.config.schema import UserError
 from ebft.tasks.base import Question, Verdict, Verifier
 from ebft.tasks.text_match import BLEU, ChrF, ExactMatch, bleu_metric, reference_streams
 

@@ -3,7 +3,7 @@ from dataclasses import replace
 
 import pytest
 
-from ebft.config import UserError
+from ebft.config.schema import UserError
 from ebft.sandbox import programs
 from ebft.sandbox.programs import Case, Outcome, Program
 from ebft.tasks.base import Question, Verdict, Verifier

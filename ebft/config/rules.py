@@ -1,0 +1,234 @@
+"""Values outside their limits and combinations of knobs that cannot work, each refused in one sentence. Needs no model and no data."""
+
+from collections.abc import Iterator
+from dataclasses import fields, is_dataclass
+from typing import Any
+
+from ebft.config.schema import (
+    EMBEDDED_SOURCES,
+    TASKS,
+    ColumnsDataConfig,
+    DataConfig,
+    EBFTConfig,
+    EvalConfig,
+    EvaluateConfig,
+    FeaturesConfig,
+    GeneratedDataConfig,
+    HubDataConfig,
+    LoRAConfig,
+    MixtureDataConfig,
+    RLVRConfig,
+    SamplerConfig,
+    TrainConfig,
+    TrainerConfig,
+    UserError,
+)
+
+
+def check(config: TrainConfig) -> None:
+    """Raise UserError for the first value outside its limits or combination that cannot work. Needs no model and no data."""
+    check_limits(config)
+    for message in _conflicts(config):
+        raise UserError(message)
+
+
+def check_limits(config: Any) -> None:
+    """Raise UserError for the first value outside the limits that its field names."""
+    for key, value, metadata in _walk(config):
+        _check_limits(key, value, metadata)
+
+
+def _walk(node: Any, prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
+    for item in fields(node):
+        key, value = f"{prefix}{item.name}", getattr(node, item.name)
+        if is_dataclass(value):
+            yield from _walk(value, f"{key}.")
+        else:
+            yield key, value, item.metadata
+
+
+def _check_limits(key: str, value: Any, metadata: Any) -> None:
+    if value is None:
+        return
+    if "choices" in metadata and value not in metadata["choices"]:
+        raise UserError(f"{key}={value} is not one of {', '.join(metadata['choices'])}.")
+    if "at_least" in metadata and not value >= metadata["at_least"]:
+        raise UserError(f"{key}={value} must be at least {metadata['at_least']}.")
+    if "above" in metadata and not value > metadata["above"]:
+        raise UserError(f"{key}={value} must be above {metadata['above']}.")
+
+
+def _conflicts(config: TrainConfig) -> Iterator[str]:
+    if isinstance(config, EvaluateConfig) and config.plan_only:
+        yield "plan_only=true plans a run of ebft-train; ebft-eval has none, so leave it out."
+    yield from _method_conflicts(config)
+    yield from _geometry_conflicts(config)
+    yield from _evaluation_conflicts(config.eval)
+    yield from _data_conflicts(config.data, config.sampler)
+    yield from _feature_conflicts(config.features)
+    trainer, optimizer, model = config.trainer, config.optimizer, config.model
+    if (trainer.max_steps is None) == (trainer.max_epochs is None):
+        yield "Set exactly one of trainer.max_steps and trainer.max_epochs; make the other null."
+    if trainer.micro_batch_size > trainer.batch_size:
+        yield f"trainer.micro_batch_size={trainer.micro_batch_size} is above trainer.batch_size={trainer.batch_size}; lower it."
+    least = config.data.sequence_length + _rollout_length(config)
+    if trainer.max_tokens_per_microbatch is not None and trainer.max_tokens_per_microbatch < least:
+        yield (
+            f"trainer.max_tokens_per_microbatch={trainer.max_tokens_per_microbatch} is below the {least} tokens of a row with one rollout; raise it, "
+            "or shorten data.sequence_length."
+        )
+    if trainer.parallel == "fsdp2" and trainer.compile:
+        yield "trainer.compile=true compiles layers that hold all their weights; use trainer.parallel=ddp, or trainer.compile=false."
+    if trainer.parallel == "none" and config.features.placement != "replicated":
+        yield f"features.placement={config.features.placement} needs trainer.parallel=ddp or fsdp2, for one process has nobody to share with."
+    if trainer.processes is not None:
+        yield from split_conflicts(trainer, trainer.processes, f"trainer.processes={trainer.processes}")
+    if len(optimizer.betas) != 2 or not all(0 <= beta < 1 for beta in optimizer.betas):
+        yield f"optimizer.betas={list(optimizer.betas)} must be two numbers in [0, 1)."
+    if optimizer.warmup_fraction > 1:
+        yield f"optimizer.warmup_fraction={optimizer.warmup_fraction} must be at most 1."
+    if optimizer.ema_decay is not None and optimizer.ema_decay >= 1:
+        yield f"optimizer.ema_decay={optimizer.ema_decay} must be below 1; null turns averaging off."
+    if model.config_overrides and model.init != "random":
+        yield "model.config_overrides changes the architecture, so it needs model.init=random."
+    if isinstance(model.adapter, LoRAConfig):
+        yield from _adapter_conflicts(model.adapter, config)
+
+
+def split_conflicts(trainer: TrainerConfig, processes: int, name: str) -> Iterator[str]:
+    """Why a step cannot be shared by so many processes, which are called `name`."""
+    if processes == 1:
+        return
+    if trainer.parallel == "none":
+        yield f"{name} needs trainer.parallel=ddp, with all weights in every process, or trainer.parallel=fsdp2, with shards of them."
+    if trainer.batch_size < processes:
+        yield f"{name} is more than trainer.batch_size={trainer.batch_size} has rows; use at most {trainer.batch_size} processes, or raise it."
+    if trainer.batch_size % processes:
+        yield f"{name} cannot share trainer.batch_size={trainer.batch_size} evenly; make it a multiple of {processes}."
+
+
+def _adapter_conflicts(adapter: LoRAConfig, config: TrainConfig) -> Iterator[str]:
+    if adapter.targets == []:
+        yield "model.adapter.targets is empty; name at least one linear module, or null for all of them."
+    if adapter.dropout >= 1:
+        yield f"model.adapter.dropout={adapter.dropout} must be below 1."
+    if isinstance(config, EvaluateConfig):  # which trains nothing
+        return
+    if adapter.dropout and isinstance(config.method, EBFTConfig | RLVRConfig):
+        yield f"model.adapter.dropout={adapter.dropout} needs method=sft: rollouts and update must agree, so use model.adapter.dropout=0."
+    if adapter.quantize != "none" and config.trainer.parallel == "fsdp2":
+        yield f"model.adapter.quantize={adapter.quantize} packs whole weights, which cannot be sharded; use trainer.parallel=ddp."
+    if adapter.quantize != "none" and config.trainer.device == "cpu":
+        yield f"model.adapter.quantize={adapter.quantize} needs a CUDA device; use model.adapter.quantize=none, or trainer.device=cuda."
+
+
+def _rollout_length(config: TrainConfig) -> int:
+    if isinstance(config.method, RLVRConfig):
+        return config.method.max_new_tokens
+    return config.sampler.generate_length if isinstance(config.method, EBFTConfig) else 0
+
+
+def _method_conflicts(config: TrainConfig) -> Iterator[str]:
+    method, n_samples = config.method, config.sampler.n_samples
+    if isinstance(method, RLVRConfig):
+        yield from _rlvr_conflicts(method, config)
+    if not isinstance(method, EBFTConfig):
+        return
+    if method.rl_coef == 0 and method.ce_coef == 0:
+        yield "method.rl_coef and method.ce_coef are both 0, so there is nothing to train on; raise one."
+    if n_samples < 2 and method.advantage != "none":
+        yield f"sampler.n_samples={n_samples} is too small for method.advantage={method.advantage}; use at least 2, or method.advantage=none."
+    if n_samples < 2 and method.diversity_coef > 0:
+        yield f"sampler.n_samples={n_samples} leaves no pair for the diversity term; use at least 2, or method.diversity_coef=0."
+
+
+def _rlvr_conflicts(method: RLVRConfig, config: TrainConfig) -> Iterator[str]:
+    n_samples = config.sampler.n_samples
+    if config.data.task is None:
+        yield (
+            f"method=rlvr needs a verifier, and data.source={config.data.source} has data.task=null; set data.task to one of "
+            f"{', '.join(TASKS)}, or use data=code_qa, stdlib or translation, which have one."
+        )
+    if n_samples < 2 and method.advantage != "none":
+        yield f"sampler.n_samples={n_samples} is too small for method.advantage={method.advantage}; use at least 2, or method.advantage=none."
+
+
+def _evaluation_conflicts(evaluation: EvalConfig) -> Iterator[str]:
+    if not evaluation.horizons or min(evaluation.horizons) < 1:
+        yield f"eval.horizons={list(evaluation.horizons)} must hold at least one length, each at least 1."
+    if evaluation.top_p > 1:
+        yield f"eval.top_p={evaluation.top_p} must be at most 1."
+    if evaluation.num_completions and (
+        not evaluation.pass_at or not 1 <= min(evaluation.pass_at) <= max(evaluation.pass_at) <= evaluation.num_completions
+    ):
+        yield f"eval.pass_at={list(evaluation.pass_at)} must hold numbers from 1 to eval.num_completions={evaluation.num_completions}."
+
+
+def _geometry_conflicts(config: TrainConfig) -> Iterator[str]:
+    length, sampler, evaluation = config.data.sequence_length, config.sampler, config.eval
+    if sampler.context_length + sampler.generate_length > length:
+        yield (
+            f"sampler.context_length={sampler.context_length} plus sampler.generate_length={sampler.generate_length} leaves no block in "
+            f"data.sequence_length={length}; shorten them or lengthen the rows."
+        )
+    if evaluation.context_length + sampler.generate_length > length:
+        yield (
+            f"eval.context_length={evaluation.context_length} plus sampler.generate_length={sampler.generate_length} leaves no block in "
+            f"data.sequence_length={length}; shorten them or lengthen the rows."
+        )
+
+
+def _data_conflicts(data: DataConfig, sampler: SamplerConfig) -> Iterator[str]:
+    if data.validation_fraction >= 1:
+        yield f"data.validation_fraction={data.validation_fraction} must be below 1."
+    if isinstance(data, MixtureDataConfig):
+        yield from _mixture_conflicts(data)
+    if data.document_masking and data.layout == "padded":
+        yield "data.document_masking=true needs data.layout=packed: a padded row holds one document."
+    pairs = isinstance(data, GeneratedDataConfig)
+    if isinstance(data, ColumnsDataConfig):
+        pairs = data.text_column is None
+        if data.prompt_column is not None and data.prompt_template is not None:
+            yield "data.prompt_template takes the place of data.prompt_column; make one of them null."
+        named = (data.prompt_column is not None or data.prompt_template is not None, data.completion_column is not None)
+        if named != ((True, True) if pairs else (False, False)):
+            yield "Set either data.text_column, or both data.prompt_column and data.completion_column, and make the rest null."
+    if not pairs and data.loss_tokens == "completion":
+        yield "data.loss_tokens=completion needs data with a prompt and a completion column; use data.loss_tokens=all."
+    if not pairs and sampler.anchors == "completion":
+        yield "sampler.anchors=completion needs data with a prompt and a completion column; use sampler.anchors=all."
+    yield from _task_conflicts(data, pairs)
+
+
+def _mixture_conflicts(data: MixtureDataConfig) -> Iterator[str]:
+    if not set(data.parts) <= set(EMBEDDED_SOURCES) or min(data.parts.values(), default=0) < 0 or not any(data.parts.values()):
+        yield f"data.parts={dict(data.parts)} must give numbers of copies to {', '.join(EMBEDDED_SOURCES)}: none below 0, one above."
+    if data.task is not None:
+        yield f"data.task={data.task} judges one kind of answer, and data.source=mixture holds several; set data.task=null."
+
+
+def _task_conflicts(data: DataConfig, pairs: bool) -> Iterator[str]:
+    if data.task == "parses" and data.source != "stdlib":
+        yield "data.task=parses takes functions out of modules, so it needs data=stdlib."
+    if data.task not in (None, "parses") and not pairs:
+        yield f"data.task={data.task} judges answers, so it needs data with a prompt and a completion column."
+    if isinstance(data, ColumnsDataConfig) and data.task == "unit_tests" and data.tests_column is None:
+        yield "data.task=unit_tests runs a row's own tests; name their column with data.tests_column."
+    if isinstance(data, HubDataConfig) and data.validation_path is not None and data.validation_split is None:
+        yield "data.validation_path needs data.validation_split, the split of that data set to evaluate on."
+    unread = {key: tags["tasks"] for key, value, tags in _walk(data, "data.") if value and "tasks" in tags and data.task not in tags["tasks"]}
+    if unread:
+        task, tasks = data.task or "null", " or ".join(next(iter(unread.values())))
+        yield f"data.task={task} does not read {', '.join(unread)}; set data.task={tasks}, or make them null or false."
+
+
+def _feature_conflicts(features: FeaturesConfig) -> Iterator[str]:
+    if not features.feature_layers:
+        yield "features.feature_layers is empty; name at least one fraction of the depth or layer index."
+    for layer in features.feature_layers:
+        if isinstance(layer, float) and not 0 < layer <= 1:
+            yield f"features.feature_layers holds {layer}; a fraction lies in (0, 1], an index is a whole number."
+        if isinstance(layer, int) and layer < 0:
+            yield f"features.feature_layers holds {layer}; an index counts from 0, the embedding output."
+    if (features.path is not None) != (features.network == "checkpoint"):
+        yield "features.path names the feature network of features.network=checkpoint; set both or neither."

@@ -1,0 +1,1 @@
+"""What a step costs on paper: tokens, memory and operations, here and on many GPUs."""

@@ -1,0 +1,123 @@
+"""Attention of branches in chunks of neighbours, each of which reads its row up to its largest anchor only.
+
+Whole branches go through fused attention, with a small mask that keeps the branches of a chunk apart; single tokens through a softmax over the row's
+keys and each branch's own together, because own keys grow with every step and would soon outnumber the row's.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import accumulate, pairwise
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from ebft.geometry.blocks import OwnTokens, own_visible, prefix_visible
+from ebft.geometry.reuse import free_to_read
+
+CHUNK_BRANCHES = 32  # at most; more of them make larger products, and read more of the row that they do not see
+CHUNK_TOKENS = 128  # of whole branches: every one meets all keys of its chunk
+KeysValues = tuple[Float[Tensor, "B h T d"], Float[Tensor, "B h T d"]]
+BranchKeysValues = tuple[Float[Tensor, "B h R U d"], Float[Tensor, "B h R U d"]]
+
+
+@dataclass
+class ChunkedBranches:
+    """The own tokens of branches: W queries over [T row keys | W own keys]. A chunk may begin inside a branch, whose tokens before it are then among
+    the chunk's keys."""
+
+    segments: list[int]  # row tokens that each chunk reads beyond the chunk before, and the rest
+    chunk_tokens: int
+    own_segments: list[int]  # of every chunk, the tokens that it alone reads and those that the next chunk reads too
+    masks: list[Float[Tensor, "B 1 _ _"]]  # of the chunks, each with its own sizes, over the row tokens and own tokens that they read: to be added
+
+    @classmethod
+    def of(cls, document_ids: Int[Tensor, "B T"], own: OwnTokens) -> "ChunkedBranches":
+        num_tokens, width = own.tokens.shape[1], 1 + max(own.depth, default=0)
+        size = width * max(1, min(CHUNK_BRANCHES, CHUNK_TOKENS // width))
+        starts, limits = range(0, num_tokens, size), _limits(own.reach, size)
+        bounds, lookback = [0, *limits, document_ids.shape[1]], [*(min(start, own.depth[start]) for start in starts), 0]
+        own_segments, masks = [], []
+        for chunk, (start, limit) in enumerate(zip(starts, limits, strict=True)):
+            anchors, steps = (x[:, start : start + size] for x in (own.anchors, own.steps))
+            own_segments += [anchors.shape[1] - lookback[chunk + 1], lookback[chunk + 1]]
+            seen = torch.cat([prefix_visible(document_ids[:, :limit], anchors), own_visible(steps, lookback[chunk])], dim=-1)
+            masks.append(_additive(seen)[:, None])
+        return cls([stop - start for start, stop in pairwise(bounds)], size, own_segments, masks)
+
+    def attend(
+        self,
+        query: Float[Tensor, "B H W d"],
+        row: KeysValues,
+        own_key: Float[Tensor, "B h W d"],
+        own_value: Float[Tensor, "B h W d"],
+        scaling: float,
+    ) -> Float[Tensor, "B W H d"]:
+        rows = [x.split(self.segments, dim=2) for x in row]
+        owns = [x.split(self.own_segments, dim=2) for x in (own_key, own_value)]
+        queries, parts = query.split(self.chunk_tokens, dim=2), []
+        self.masks = [mask.to(own_value.dtype) for mask in self.masks]  # once, as autocast wants them; later layers find them so
+        for chunk, mask in enumerate(self.masks):
+            mine = slice(max(0, 2 * chunk - 1), 2 * chunk + 2)
+            keys, values = (torch.cat([*parts_of_row[: chunk + 1], *own[mine]], dim=2) for parts_of_row, own in zip(rows, owns, strict=True))
+            parts.append(fused(queries[chunk], keys, values, mask, scaling))
+        return torch.cat(parts, dim=1)
+
+
+@dataclass
+class ChunkedSteps:
+    """One more token of every branch: R queries over [T row keys | each one's own keys so far]."""
+
+    unseen: list[Float[Tensor, "B _ _"]]  # of the chunks, each with its own sizes: minus infinity at row tokens that a branch does not see
+
+    @classmethod
+    def of(cls, document_ids: Int[Tensor, "B T"], anchors: Int[Tensor, "B R"]) -> "ChunkedSteps":
+        reach = anchors.amax(0).tolist() if free_to_read(anchors) else [document_ids.shape[1]] * anchors.shape[1]
+        chunks = zip(anchors.split(CHUNK_BRANCHES, dim=1), _limits(reach, CHUNK_BRANCHES), strict=True)
+        return cls([_additive(prefix_visible(document_ids[:, :limit], chunk)) for chunk, limit in chunks])
+
+    def attend(self, query: Float[Tensor, "B H R d"], row: KeysValues, own: BranchKeysValues, step: int, scaling: float) -> Float[Tensor, "B R H d"]:
+        """Own keys of steps 0 .. `step` are seen."""
+        grouped = (query * scaling).unflatten(1, (row[0].shape[1], -1))  # query heads by the key head that they share
+        seen = (x[:, :, :, : step + 1].split(CHUNK_BRANCHES, dim=2) for x in own)
+        split = zip(grouped.split(CHUNK_BRANCHES, dim=3), *seen, self.unseen, strict=True)
+        parts = [_attend_step(queries, row, (keys, values), unseen) for queries, keys, values, unseen in split]
+        return torch.cat(parts, dim=3).flatten(1, 2).transpose(1, 2)
+
+
+def _limits(reach: Sequence[int], size: int) -> list[int]:
+    """Row tokens that the chunks of `size` neighbours read: as many as one of them sees, and no fewer than the chunk before."""
+    return list(accumulate((max(reach[start : start + size]) for start in range(0, len(reach), size)), max))
+
+
+def _additive(seen: Bool[Tensor, "B Q S"]) -> Float[Tensor, "B Q S"]:
+    """Minus infinity for scores of what is not seen: converted once, where attention would convert truth values in every layer."""
+    return torch.zeros_like(seen, dtype=torch.float32).masked_fill_(~seen, -torch.inf)
+
+
+def fused(
+    query: Float[Tensor, "B H Q d"], key: Float[Tensor, "B h S d"], value: Float[Tensor, "B h S d"], mask: Tensor | None, scaling: float
+) -> Float[Tensor, "B Q H d"]:
+    """Fused attention under a mask, or causal without one; H query heads share h key heads."""
+    grouped = query.shape[1] != key.shape[1]
+    out = torch.nn.functional.scaled_dot_product_attention(
+        query, key, value, attn_mask=mask, is_causal=mask is None, scale=scaling, enable_gqa=grouped
+    )
+    return out.transpose(1, 2)
+
+
+def _attend_step(
+    query: Float[Tensor, "B h g C d"],
+    row: KeysValues,
+    own: tuple[Float[Tensor, "B h C U d"], Float[Tensor, "B h C U d"]],
+    unseen: Float[Tensor, "B C P"],
+) -> Float[Tensor, "B h g C d"]:
+    """softmax over [row keys | own keys] of scaled queries, one a branch; `unseen` is added to the row's scores."""
+    shape, limit = query.shape[2:4], unseen.shape[2]
+    row_key, row_value = (x[:, :, :limit] for x in row)
+    row_scores = (query.flatten(2, 3) @ row_key.mT).unflatten(2, shape).add_(unseen[:, None, None])
+    own_scores = (own[0][:, :, None] * query[..., None, :]).sum(-1)
+    weights = torch.cat([row_scores, own_scores], dim=-1).softmax(-1, dtype=torch.float32).to(query.dtype)
+    row_weights, own_weights = weights.tensor_split([limit], dim=-1)
+    from_row = (row_weights.flatten(2, 3) @ row_value).unflatten(2, shape)
+    return from_row.add_((own_weights[..., None] * own[1][:, :, None]).sum(-2))

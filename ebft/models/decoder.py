@@ -1,0 +1,115 @@
+"""A stack of transformer layers behind the geometry: run over rows and branches, and counted."""
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers.modeling_layers import GradientCheckpointingLayer
+
+from ebft.geometry.attention import BranchContext, Context, KeysValues, RowContext
+from ebft.geometry.blocks import Branches, row_positions
+from ebft.models.branch_attention import NAME, Held
+from ebft.parallel.fsdp import Shards
+from ebft.parallel.pulse import PULSE
+from ebft.parallel.world import World
+from ebft.types import Batch
+
+Result = TypeVar("Result")
+
+FORWARD_TOKENS = {"cpu": 1024, "cuda": 16384}  # of a row's branches at a time where no gradient is taken: what caches hold, and what fills a GPU
+
+
+@dataclass(frozen=True)
+class Row:
+    """A forward of rows: their last hidden states, and every layer's keys and values for branches that follow."""
+
+    hidden: Float[Tensor, "B T H"]
+    cache: dict[int, KeysValues]
+
+    def detached(self) -> "Row":
+        """The same numbers without their graph."""
+        return Row(self.hidden.detach(), {layer: (key.detach(), value.detach()) for layer, (key, value) in self.cache.items()})
+
+
+@dataclass(frozen=True)
+class Part:
+    """Neighbours in the flat row (see `blocks.py`), from place `start` on. A loss with `pull` added takes gradients on to what earlier parts read."""
+
+    start: int
+    hidden: Float[Tensor, "B P H"]
+    pull: Float[Tensor, ""]
+
+    @property
+    def is_row(self) -> bool:
+        return self.start == 0
+
+
+class Decoder:
+    """A stack of transformer layers that runs rows and branches, each time inside `state`, and counts the tokens it forwards."""
+
+    def __init__(
+        self, module: PreTrainedModel, dtype: str, depth: float = 1.0, state: Callable[[], AbstractContextManager[None]] = nullcontext
+    ) -> None:
+        module.set_attn_implementation(NAME)
+        self.module, self.state = module, state
+        self.dtype = dtype
+        self.autocast = dtype == "bf16"
+        self.depth = depth  # a forward's cost over that of the full policy
+        self.shards: Shards | None = None  # None: all weights are here
+        self.tokens_forwarded = 0.0  # full-network forwards; a backward counts as two (method.md section 9)
+
+    def compile(self) -> None:
+        """Compile every layer for any length; attention is left out (see `attention.py`)."""
+        for layer in self.module.layers:
+            layer.compile(dynamic=True)
+
+    def shard(self, world: World, owner: nn.Module | None = None, offloaded: bool = False) -> None:
+        """Leave this process its part of the weights; of all of `owner`, where the layers are those of a larger module."""
+        self.shards = Shards(owner or self.module, self.module.layers, world, self.dtype, offloaded)
+
+    def through(self, work: Callable[..., Result], *arguments: Any, **named: Any) -> Result:
+        """`work` with the weights outside the layers at hand."""
+        if self.shards is None:
+            return work(*arguments, **named)
+        PULSE.meet()
+        result: Result = self.shards.whole(work, *arguments, **named)
+        return result
+
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        """Forwards alone, of which none but the first is collective. What a gradient is to pass later must be cloned outside."""
+        if self.shards is None:
+            with torch.inference_mode():
+                yield
+        else:  # in inference mode the gathered weights could never again be trained through
+            with torch.no_grad(), self.shards.gathered():
+                yield
+
+    def run(self, tokens: Int[Tensor, "B S"], positions: Int[Tensor, "B S"], context: Context) -> Float[Tensor, "B S H"]:
+        """Last hidden states."""
+        PULSE.move()
+        self.tokens_forwarded += tokens.numel() * self.depth * (3 if torch.is_grad_enabled() else 1)
+        with self.state(), torch.autocast(tokens.device.type, torch.bfloat16, enabled=self.autocast):
+            output = self.through(self.module, input_ids=tokens, position_ids=positions, use_cache=False, held=Held(context))
+        return output.last_hidden_state
+
+    @property
+    def recomputes(self) -> bool:
+        """Whether the layers' activations are computed again on the way back (gradient checkpointing)."""
+        layer = self.module.layers[0]
+        return isinstance(layer, GradientCheckpointingLayer) and layer.gradient_checkpointing
+
+    def row(self, batch: Batch) -> Row:
+        context = RowContext.of(batch, keep=True)
+        return Row(self.run(batch.tokens, row_positions(batch), context), context.cache)
+
+    def flat(self, batch: Batch, branches: Branches) -> Float[Tensor, "B S H"]:
+        """The row's hidden states and those of all own tokens."""
+        row = self.row(batch)
+        groups = [self.run(group.tokens, group.positions, BranchContext.of(batch, group, row.cache)) for _, group in branches.groups()]
+        return torch.cat([row.hidden, *groups], dim=1)

@@ -1,0 +1,174 @@
+"""The policy behind the geometry: log-probs where they are needed, and gradients of branches part by part."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+from transformers import PreTrainedModel
+
+from ebft.geometry.attention import BranchContext, CompletionContext, RowContext, StepContext
+from ebft.geometry.blocks import Branches, OwnTokens, row_positions
+from ebft.models.adapters import Adapters
+from ebft.models.decoder import Decoder, Part, Row
+from ebft.models.logprobs import Labels, TokenLogProbs, needed
+from ebft.parallel.world import World
+from ebft.types import Batch, Blocks
+
+NOWHERE = 2**31  # a place in the flat row that no label has
+LOGITS_AT_A_TIME = 2**25  # elements, of 4 bytes each, and a few copies of them
+
+
+class LanguageModel:
+    """The policy: a decoder and its output head, and adapters where they are what is trained."""
+
+    def __init__(self, model: PreTrainedModel, dtype: str, adapters: Adapters | None = None) -> None:
+        self.model, self.adapters = model, adapters
+        self.decoder = Decoder(model.base_model, dtype)
+        self.head = model.get_output_embeddings()
+        self.softcap = model.config.to_dict().get("final_logit_softcapping")
+
+    @property
+    def device(self) -> torch.device:
+        return self.model.device
+
+    def shard(self, world: World) -> None:
+        """Leave this process its part of the weights, of their gradients and moments."""
+        self.decoder.shard(world, owner=self.model)
+        if self.adapters is not None:
+            self.adapters.find()
+
+    @property
+    def trained(self) -> nn.Module:
+        """Holds the weights that training changes, which are what a checkpoint keeps."""
+        return self.model if self.adapters is None else self.adapters.trained
+
+    def base(self) -> "LanguageModel":
+        """The same weights with the adapters off, which counts its own tokens. Its output head has no adapters."""
+        assert self.adapters is not None
+        alone = LanguageModel(self.model, self.decoder.dtype)
+        alone.decoder.state, alone.decoder.shards = self.adapters.off, self.decoder.shards
+        return alone
+
+    @property
+    def positions_at_a_time(self) -> int:
+        """Whose logits may exist together."""
+        return max(1, LOGITS_AT_A_TIME // self.head.weight.shape[0])
+
+    def row_hidden(self, batch: Batch) -> Float[Tensor, "B T H"]:
+        return self.decoder.run(batch.tokens, row_positions(batch), RowContext.of(batch))
+
+    def flat_hidden(self, batch: Batch, branches: Branches) -> Float[Tensor, "B S H"]:
+        """Hidden states of the flat row."""
+        return self.decoder.flat(batch, branches)
+
+    def kept_row(self, batch: Batch) -> Row | None:
+        """The row's forward with its graph, to sample from and to differentiate; None with gradient checkpointing, which is there to hold less."""
+        return None if self.decoder.recomputes else self.decoder.row(batch)
+
+    def parts(self, batch: Batch, branches: Branches, row: Row | None = None) -> Iterator[Part]:
+        """Hidden states of the flat row to differentiate part by part: the branches' groups, and at last the row.
+
+        Take every part's gradients, with its `pull`, before the next one. So no more than the row and one group is held at a time, and the gradients
+        add up to the flat row's: a group sees the row's keys and values as leaves, and what reaches them there goes on through the row. `row` is its
+        forward if that was kept.
+        """
+        row = row or self.decoder.row(batch)
+        leaves = {layer: (key.requires_grad_(), value.requires_grad_()) for layer, (key, value) in row.detached().cache.items()}
+        groups = self._in_step(batch, [*branches.groups()])
+        for start, group in groups:
+            hidden = self.decoder.run(group.tokens, group.positions, BranchContext.of(batch, group, leaves))
+            yield Part(batch.tokens.shape[1] + start, hidden, torch.zeros((), device=hidden.device))
+            del hidden
+        reached = [leaf.grad for pair in leaves.values() for leaf in pair if groups]
+        yield Part(0, row.hidden, Pull.apply(reached, *(x for pair in row.cache.values() for x in pair)))
+
+    def _in_step(self, batch: Batch, groups: list[tuple[int, OwnTokens]]) -> list[tuple[int, OwnTokens]]:
+        """As many groups as any process has, where their passes are collective: behind the others come groups of one token that predicts nothing."""
+        if self.decoder.shards is None:
+            return groups
+        (most,) = self.decoder.shards.world.most([len(groups)])
+        first = batch.tokens[:, :1]
+        empty = OwnTokens(first, torch.ones_like(first), torch.zeros_like(first), reach=(1,), depth=(0,))
+        return groups + [(NOWHERE, empty)] * (most - len(groups))
+
+    def prefill(
+        self, batch: Batch, blocks: Blocks, n_samples: int, num_steps: int, row: Row | None = None
+    ) -> tuple[Float[Tensor, "B T H"], StepContext]:
+        """Forward the row once, unless that was done, and keep its keys and values for `num_steps` tokens of every branch."""
+        row = self.decoder.row(batch) if row is None else row.detached()
+        return row.hidden, StepContext.of(batch, blocks, n_samples, row.cache, num_steps)
+
+    def prefill_completions(self, batch: Batch, blocks: Blocks, n_samples: int, num_steps: int) -> tuple[Float[Tensor, "B T H"], CompletionContext]:
+        """The same for rows of one block, whose branches become rows of their own."""
+        row = self.decoder.row(batch)
+        return row.hidden, CompletionContext.of(batch, blocks, n_samples, row.cache, num_steps)
+
+    def step_hidden(
+        self, tokens: Int[Tensor, "B R"], anchors: Int[Tensor, "B R"], context: StepContext | CompletionContext
+    ) -> Float[Tensor, "B R H"]:
+        """Append one token to every branch."""
+        hidden = self.decoder.run(tokens, anchors + context.step, context)
+        context.step += 1
+        return hidden
+
+    def logits(self, hidden: Float[Tensor, "*b H"]) -> Float[Tensor, "*b V"]:
+        with torch.autocast(hidden.device.type, torch.bfloat16, enabled=self.decoder.autocast):
+            logits = self.head(hidden).float()
+        return logits if self.softcap is None else self.softcap * torch.tanh(logits / self.softcap)
+
+    def log_probs(self, hidden: Float[Tensor, "B S H"], *requests: Labels) -> list[Float[Tensor, "B M"]]:
+        """Log-probs of all requested labels."""
+        return self.decoder.through(self._log_probs, hidden, *requests)
+
+    def _log_probs(self, hidden: Float[Tensor, "B S H"], *requests: Labels) -> list[Float[Tensor, "B M"]]:
+        """Logits are computed once, only at positions that predict a wanted label, and so many at a time that
+        no tensor of the whole row and vocabulary exists; where there are several such chunks, once more on the way back."""
+        (positions, places), rows = needed(hidden, requests), hidden.flatten(0, 1)
+        size = self.positions_at_a_time
+        results = [torch.zeros(labels.wanted.shape, device=hidden.device) for labels in requests]
+        for start in range(0, len(positions), size):
+            chunk = rows[positions[start : start + size]], [place - start for place in places], requests
+            if len(positions) <= size or not torch.is_grad_enabled():
+                found = self._chunk_log_probs(*chunk)
+            else:
+                found = checkpoint(self._chunk_log_probs, *chunk, use_reentrant=False, preserve_rng_state=False)
+            results = [result + part for result, part in zip(results, found, strict=True)]
+        return results
+
+    def _chunk_log_probs(
+        self, hidden: Float[Tensor, "P H"], places: Sequence[Int[Tensor, "B _"]], requests: Sequence[Labels]
+    ) -> list[Float[Tensor, "B _"]]:
+        """0 for labels that other positions predict."""
+        logits, found = self.logits(hidden), []
+        for place, labels in zip(places, requests, strict=True):
+            inside, near = (place >= 0) & (place < len(hidden)), place.clamp(0, len(hidden) - 1)
+            found.append(torch.where(inside, TokenLogProbs.apply(logits, near, labels.tokens, labels.temperature), 0))
+        return found
+
+    @contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """Without dropout and gradients (see `Decoder.reading`)."""
+        was_training = self.model.training
+        self.model.eval()
+        try:
+            with self.decoder.reading():
+                yield
+        finally:
+            self.model.train(was_training)
+
+
+class Pull(torch.autograd.Function):
+    """0, whose gradient towards every tensor is the given one."""
+
+    @staticmethod
+    def forward(context: Any, gradients: Sequence[Tensor], *tensors: Tensor) -> Float[Tensor, ""]:
+        context.gradients = gradients
+        return torch.zeros((), device=tensors[0].device)
+
+    @staticmethod
+    def backward(context: Any, gradient: Float[Tensor, ""]) -> tuple[Tensor | None, ...]:
+        return None, *(gradient * towards for towards in context.gradients), *[None] * (len(context.needs_input_grad) - 1 - len(context.gradients))

@@ -1,0 +1,1 @@
+"""The mathematics of the objective as pure functions: features, rewards, advantages, losses."""

@@ -1,0 +1,1 @@
+"""What leaves the program: files, the terminal, experiment trackers, and a record of the environment."""

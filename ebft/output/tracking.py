@@ -1,0 +1,161 @@
+"""Trackers: Weights & Biases or nothing. The only module that imports wandb.
+
+W&B is used online where an API key is configured and its server answers, else offline inside the run folder; it never prompts, never waits
+long for a network, and `WANDB_MODE` has the last word. Metrics travel with `step` as a metric of their own instead of W&B's internal step,
+which may only grow: a run that resumes at an earlier checkpoint logs some steps twice.
+"""
+
+import re
+import socket
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
+
+from ebft.config.schema import TrackerConfig, UserError, WandbTrackerConfig
+
+Metrics = Mapping[str, float]
+
+PROBE_SECONDS = 3.0
+INIT_SECONDS = 30.0
+UPLOAD_SECONDS = 300.0  # at the end of a run; what is left stays on disk for `wandb sync`
+
+_SECRET_KEY = re.compile(r"(^|_)(token|key|secret|password|passwd|credentials?)$", re.IGNORECASE)
+_URL_CREDENTIALS = re.compile(r"(?<=://)[^/@\s]+(?=@)")
+
+
+class Tracker:
+    """Where metrics go besides the run folder; this one, `tracker=none`, sends them nowhere."""
+
+    run_id: str | None = None  # kept in the run folder, so that a resumed run continues the same record
+    notice: str | None = None  # what the user should know about where the figures go
+
+    def log(self, step: int, metrics: Metrics) -> None:
+        """One row of metrics."""
+
+    def table(self, name: str, step: int, rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> None:
+        """Those columns of the rows, for people to read."""
+
+    def finish(self, failed: bool) -> None:
+        """Closes the record."""
+
+
+def start(config: TrackerConfig, directory: Path, resolved_config: dict[str, Any], run_id: str | None) -> Tracker:
+    """The configured tracker, continuing `run_id` where one is given. UserError where W&B refuses the run."""
+    if isinstance(config, WandbTrackerConfig):
+        return WandbTracker(config, directory, without_secrets(resolved_config), run_id)
+    return Tracker()
+
+
+def without_secrets(config: dict[str, Any]) -> dict[str, Any]:
+    """The nested config with values of keys such as `token`, `api_key` or `password`, and credentials inside URLs, replaced by `***`."""
+    return {key: "***" if value is not None and _SECRET_KEY.search(key) else _hide(value) for key, value in config.items()}
+
+
+def _hide(value: Any) -> Any:
+    if isinstance(value, dict):
+        return without_secrets(value)
+    if isinstance(value, list | tuple):
+        return [_hide(item) for item in value]
+    return _URL_CREDENTIALS.sub("***", value) if isinstance(value, str) else value
+
+
+class WandbTracker(Tracker):
+    """One W&B run; `directory/wandb` holds its files."""
+
+    def __init__(self, config: WandbTrackerConfig, directory: Path, resolved_config: dict[str, Any], run_id: str | None) -> None:
+        import wandb
+
+        mode, reason = _mode()
+        try:
+            self._run = wandb.init(
+                project=config.project,
+                entity=config.entity,
+                group=config.group,
+                name=config.run_name or directory.name,
+                tags=config.tags,
+                id=run_id,
+                resume="allow",
+                dir=directory,
+                config=resolved_config,
+                mode=mode,  # type: ignore[arg-type]
+                settings=wandb.Settings(console="off", silent=True, init_timeout=INIT_SECONDS, finish_timeout=UPLOAD_SECONDS),
+            )
+        except wandb.errors.Error as error:
+            reason = " ".join(str(error).split())
+            raise UserError(f"tracker=wandb could not start ({reason}); check the API key and the project, or use tracker=none.") from error
+        self.run_id = self._run.id
+        self.notice = self._notice(mode, reason)
+        self._run.define_metric("step")
+        self._run.define_metric("*", step_metric="step")
+
+    def _notice(self, mode: str, reason: str | None) -> str:
+        if mode == "online":
+            return f"W&B: {self._run.url}"
+        if mode == "offline":
+            return f"W&B is offline{f' because {reason}' if reason else ''}; upload later with: wandb sync {self._run.settings.sync_dir}"
+        return f"W&B: WANDB_MODE={mode}"
+
+    def log(self, step: int, metrics: Metrics) -> None:
+        self._run.log({"step": step, **metrics})
+
+    def table(self, name: str, step: int, rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> None:
+        import wandb
+
+        data = [[step, *(row[column] for column in columns)] for row in rows]
+        self._run.log({"step": step, name: wandb.Table(columns=["step", *columns], data=data)})
+
+    def finish(self, failed: bool) -> None:
+        self._run.finish(exit_code=int(failed))
+
+
+def _mode() -> tuple[str, str | None]:
+    """The mode for `wandb.init` and, where it was not the user's choice, the reason."""
+    import wandb
+
+    settings = wandb.setup(wandb.Settings(silent=True)).settings
+    if settings.mode != "online":
+        return settings.mode, None
+    try:
+        has_key = wandb.login(prompt=False, verify=False)
+    except wandb.errors.Error as error:
+        raise UserError(f"tracker=wandb found an API key that cannot be right ({error}); correct it or use tracker=none.") from error
+    return choose_mode(has_key, settings.base_url, answers)
+
+
+def choose_mode(has_key: bool, base_url: str, probe: Callable[[str, int], bool]) -> tuple[str, str | None]:
+    """Online with a key and a server that answers, else offline and why."""
+    if not has_key:
+        return "offline", "no API key is configured (wandb login)"
+    if not probe(*endpoint(base_url)):
+        return "offline", f"{base_url} does not answer"
+    return "online", None
+
+
+def endpoint(base_url: str) -> tuple[str, int]:
+    """Host and port that a request to `base_url` connects to first: its own, or those of a configured proxy."""
+    parts = urlsplit(base_url)
+    assert parts.hostname is not None, base_url
+    proxy = getproxies().get(parts.scheme)
+    if proxy and not proxy_bypass(parts.hostname):
+        parts = urlsplit(proxy if "://" in proxy else f"http://{proxy}")
+    return str(parts.hostname), parts.port or (443 if parts.scheme == "https" else 80)
+
+
+def answers(host: str, port: int) -> bool:
+    """Whether a TCP connection opens within PROBE_SECONDS. In a thread, because looking a name up knows no time limit."""
+    connected: list[bool] = []
+
+    def connect() -> None:
+        try:
+            socket.create_connection((host, port), timeout=PROBE_SECONDS).close()
+        except OSError:
+            return
+        connected.append(True)
+
+    thread = threading.Thread(target=connect, daemon=True)
+    thread.start()
+    thread.join(PROBE_SECONDS)
+    return bool(connected)

@@ -1,0 +1,1 @@
+"""Several processes as one run: what they tell one another, weights in shards, and signs of life."""

@@ -1,0 +1,138 @@
+"""Completions to the end: one block a row, anchored at the end of its prompt, every branch decoded until it stops.
+
+Branches that have stopped leave the batch with their cached keys and values. Neither their leaving nor the other rows of the batch change what a
+branch says, up to rounding: its draws are a function of the key and its row.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from ebft.models.policy import LanguageModel
+from ebft.rollout.sampler import inverse_cdf, uniforms, until_stop
+from ebft.types import Batch, Blocks, Rollout
+
+LOOK_EVERY_STEPS = {"cpu": 1, "cuda": 8}  # at who has stopped, for which the program waits until the device has caught up
+LEAVING_SHARE = 1 / 8  # branches leave when they are so many, because the caches of all others are copied
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """How tokens are chosen: the likeliest at temperature 0, else a draw from the nucleus of softmax(logits / temperature).
+
+    The nucleus is the smallest set of likeliest tokens that holds `top_p` of the probability. Log-probs stay those of the whole distribution,
+    which is not the one drawn from if `top_p < 1`, so that no policy gradient may follow.
+    """
+
+    temperature: float
+    top_p: float
+
+    def __post_init__(self) -> None:
+        assert self.temperature >= 0
+        assert 0 < self.top_p <= 1
+
+
+@dataclass(frozen=True)
+class Completions:
+    """What follows every prompt; G is the longest completion. Behind a shorter one stand its stop token and values of 0."""
+
+    rollout: Rollout  # log-probs are at the decoding temperature, at temperature 1 if greedy
+    truncated: Bool[Tensor, "B N 1"]  # no stop token came
+    entropies: Float[Tensor, "B N 1 G"]  # of the temperature-1 distribution at every token, in nats
+
+
+def prompts_batch(token_ids: Sequence[Sequence[int]], row_ids: Sequence[int]) -> tuple[Batch, Blocks]:
+    """Prompts, padded on the right, with a block at the end of each. They hold neither targets nor completions.
+
+    No real token sees the padding behind it, so attention within a row needs no mask.
+    """
+    lengths = [len(prompt) for prompt in token_ids]
+    assert min(lengths) >= 1
+    tokens = pad_sequence([torch.tensor(prompt) for prompt in token_ids], batch_first=True)
+    anchors = torch.tensor(lengths)[:, None]
+    document_ids = (torch.arange(max(lengths)) < anchors).long() - 1
+    nowhere = torch.zeros_like(tokens, dtype=torch.bool)
+    batch = Batch(tokens, document_ids, nowhere, nowhere, torch.tensor(row_ids), masked=False)
+    return batch, Blocks(anchors, valid=torch.ones_like(anchors, dtype=torch.bool), reach=(max(lengths),))
+
+
+def complete(
+    policy: LanguageModel,
+    batch: Batch,
+    blocks: Blocks,
+    n_samples: int,
+    max_new_tokens: int,
+    decoding: Decoding,
+    key: str,
+    stop_token: int | None,
+    *,
+    tick: Callable[[], None] | None = None,
+) -> Completions:
+    """N completions of every row, each up to and with its first `stop_token`, or truncated to `max_new_tokens`.
+
+    `tick` is called before every token and may raise to stop.
+    """
+    device, shape = batch.tokens.device, (len(batch), n_samples, 1, max_new_tokens)
+    draws = uniforms(key, batch.row_ids, 1, n_samples, max_new_tokens).to(device).flatten(0, 2)
+    tokens = torch.full(draws.shape, 0 if stop_token is None else stop_token, device=device)
+    log_probs, entropies = torch.zeros_like(draws), torch.zeros_like(draws)
+    anchors, running = blocks.anchors.repeat_interleave(n_samples, dim=0), torch.arange(len(draws), device=device)
+    look_every = LOOK_EVERY_STEPS[device.type]
+    with policy.evaluating():
+        row, context = policy.prefill_completions(batch, blocks, n_samples, max_new_tokens - 1)
+        hidden = row.take_along_dim((blocks.anchors - 1)[..., None], dim=1).repeat_interleave(n_samples, dim=0)
+        for step in range(max_new_tokens):
+            if tick is not None:
+                tick()
+            if step:
+                hidden = policy.step_hidden(tokens[running, step - 1, None], anchors[running], context)
+            chosen = _choose(policy.logits(hidden).squeeze(1), draws[running, step], decoding)
+            tokens[running, step], log_probs[running, step], entropies[running, step] = chosen
+            if stop_token is not None and (step + 1) % look_every == 0:
+                going = (tokens[running, : step + 1] != stop_token).all(1).nonzero().squeeze(1)
+                if len(going) == 0:
+                    break
+                if len(going) <= (1 - LEAVING_SHARE) * len(running):
+                    context.keep(going)
+                    running = running[going]
+    rollout = until_stop(blocks, tokens.view(shape), log_probs.view(shape), stop_token)
+    return _completions(rollout, entropies.view(shape), stop_token)
+
+
+def _choose(
+    logits: Float[Tensor, "R V"], uniform: Float[Tensor, "R"], decoding: Decoding
+) -> tuple[Int[Tensor, "R"], Float[Tensor, "R"], Float[Tensor, "R"]]:
+    """A token from every distribution, its log-prob, and the distribution's entropy at temperature 1."""
+    log_probs = logits.log_softmax(-1)
+    probabilities = log_probs.exp()
+    entropy = -(probabilities * log_probs.clamp_min(torch.finfo(log_probs.dtype).min)).sum(-1)  # 0 log 0 = 0
+    if decoding.temperature == 0:
+        token = logits.argmax(-1, keepdim=True)
+    else:
+        if decoding.temperature != 1:
+            log_probs = (logits / decoding.temperature).log_softmax(-1)
+            probabilities = log_probs.exp()
+        token = inverse_cdf(_nucleus(probabilities, decoding.top_p), uniform[:, None])
+    return token.squeeze(1), log_probs.gather(1, token).squeeze(1), entropy
+
+
+def _nucleus(probabilities: Float[Tensor, "R V"], top_p: float) -> Float[Tensor, "R V"]:
+    """0 outside the nucleus."""
+    if top_p == 1:
+        return probabilities
+    ordered, token = probabilities.sort(dim=-1, descending=True, stable=True)
+    outside = ordered.cumsum(-1) - ordered >= top_p  # likelier tokens alone hold enough
+    return probabilities.masked_fill(outside.scatter(-1, token, outside), 0)
+
+
+def _completions(rollout: Rollout, entropies: Float[Tensor, "B N 1 G"], stop_token: int | None) -> Completions:
+    """Cut to the longest completion."""
+    longest = max(1, int(rollout.valid.sum(-1).max()))
+    tokens, log_probs, valid, entropies = (x[..., :longest] for x in (rollout.tokens, rollout.log_probs, rollout.valid, entropies))
+    stopped = torch.zeros_like(valid) if stop_token is None else tokens == stop_token
+    cut = Rollout(rollout.blocks, tokens, log_probs.masked_fill(~valid, 0), valid)
+    return Completions(cut, ~stopped.any(-1), entropies.masked_fill(~valid, 0))

@@ -1,0 +1,183 @@
+"""Checkpoints of a run (`checkpoints/step_000040/`), random states, and the export in Hugging Face format.
+
+`tensors/` has what is large, every process's shards of it, `state.pt` the rest. A checkpoint counts once `state.pt`, which is written last, has its
+name, which it gets in one rename: what a kill or a full disk leaves behind is never taken for complete, and the next save removes it.
+"""
+
+import itertools
+import json
+import pickle
+import random
+import re
+import shutil
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from ebft.config.schema import UserError
+from ebft.models.adapters import BASE, BASE_FILE, Adapters
+from ebft.output.files import atomic_file, atomic_folder, atomic_write_text
+from ebft.parallel.fsdp import kept, whole
+from ebft.parallel.world import ALONE, World
+from ebft.run import tensors as stored
+
+FOLDER, STATE, TENSORS = "checkpoints", "state.pt", "tensors"
+
+
+class Saving:
+    """A checkpoint on its way. With several processes it is written while they go on, until `complete` (see `tensors.Writing`)."""
+
+    def __init__(self, directory: Path, step: int, tensors: Mapping[str, Tensor], state: dict[str, Any], keep: int, world: World = ALONE) -> None:
+        self.directory, self.path = directory, directory / FOLDER / f"step_{step:06d}"
+        self._folder = world.told(_unused(self.path / TENSORS))
+        self._state, self._keep, self._world = {**state, TENSORS: self._folder.name}, keep, world
+        if world.is_first:
+            self._folder.mkdir(parents=True)
+        world.wait()
+        self._writing = stored.Writing(self._folder, tensors, world)
+
+    @property
+    def is_written(self) -> bool:
+        """By all processes, so that `complete` need not wait."""
+        return not self._world.any(not self._writing.is_done)
+
+    def complete(self) -> Path:
+        """Make it count, then remove what is unfinished and all but the newest `keep`. RunFailure on a full disk."""
+        self._writing.finish()
+        self._world.wait()
+        if self._world.is_first:
+            with atomic_file(self.path / STATE) as file:
+                torch.save(self._state, file)
+            for other in self.path.glob(f"{TENSORS}*"):
+                if other != self._folder:  # of an earlier save of this step
+                    shutil.rmtree(other)
+            _remove_unfinished(self.directory)
+            for old in _complete(self.directory)[: -self._keep]:
+                shutil.rmtree(old)
+        self._world.wait()
+        return self.path
+
+
+def save(directory: Path, step: int, tensors: Mapping[str, Tensor], state: dict[str, Any], keep: int, world: World = ALONE) -> Path:
+    """A checkpoint of `step`, waited for. RunFailure on a full disk."""
+    return Saving(directory, step, tensors, state, keep, world).complete()
+
+
+def _unused(path: Path) -> Path:
+    """The path, or with the next number behind it."""
+    numbered = (path.with_name(f"{path.name}_{number}") for number in itertools.count(1))
+    return next(candidate for candidate in itertools.chain([path], numbered) if not candidate.exists())
+
+
+def latest(directory: Path) -> Path | None:
+    """The newest complete checkpoint of a run folder."""
+    checkpoints = _complete(directory)
+    return checkpoints[-1] if checkpoints else None
+
+
+def resolve(resume: str, directory: Path) -> Path | None:
+    """The checkpoint that `resume` means for the run folder: auto the newest if any, never none, else that folder or the newest of that run."""
+    if resume in ("auto", "never"):
+        return latest(directory) if resume == "auto" else None
+    path = Path(resume)
+    found = path if (path / STATE).is_file() else latest(path)
+    if found is None:
+        raise UserError(f"resume={resume} holds no checkpoint; name a checkpoint folder (checkpoints/step_...) or a run folder, or use resume=auto.")
+    return found
+
+
+def load(path: Path) -> dict[str, Any]:
+    """The small part of a checkpoint, with the path of the large one as `tensors`. Only data is read: a checkpoint cannot run code."""
+    try:
+        state = torch.load(path / STATE, map_location="cpu", weights_only=True)
+    except (OSError, EOFError, RuntimeError, pickle.UnpicklingError) as error:
+        raise UserError(f"{path} is not a checkpoint that can be read; remove it, or name another with resume=PATH.") from error
+    if not isinstance(state, dict) or TENSORS not in state:
+        raise UserError(f"{path} is not a checkpoint of ebft, or of an older one; name another with resume=PATH.")
+    return state | {TENSORS: path / state[TENSORS]}
+
+
+def discard_after(directory: Path, step: int) -> None:
+    """Removes checkpoints beyond `step`: resuming there abandons them, and `latest` must not find them again."""
+    for path in _complete(directory):
+        if _step(path) > step:
+            shutil.rmtree(path)
+
+
+def random_state() -> dict[str, Any]:
+    """Every random state of the process as tensors, numbers and tuples; numpy's only where numpy is in use."""
+    state: dict[str, Any] = {"python": random.getstate(), "torch": torch.get_rng_state()}
+    if "numpy" in sys.modules:
+        name, keys, position, has_gauss, cached = sys.modules["numpy"].random.get_state()
+        state["numpy"] = (name, keys.tolist(), position, has_gauss, cached)
+    if torch.cuda.is_available():
+        state["cuda"] = torch.cuda.get_rng_state_all()
+    return state
+
+
+def restore_random_state(state: dict[str, Any]) -> None:
+    random.setstate(state["python"])
+    torch.set_rng_state(state["torch"])
+    if "numpy" in state:
+        import numpy
+
+        numpy.random.set_state(state["numpy"])
+    if "cuda" in state and torch.cuda.is_available():
+        for device, device_state in enumerate(state["cuda"][: torch.cuda.device_count()]):
+            torch.cuda.set_rng_state(device_state, device)
+
+
+def export(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, directory: Path, card: str, world: World = ALONE) -> None:
+    """Model, tokenizer and model card in Hugging Face format (safetensors), replacing an older export as a whole; shards are gathered first.
+    RunFailure on a full disk."""
+    weights = gathered(model, world)
+    if world.is_first:
+        with atomic_folder(directory) as folder:
+            model.save_pretrained(folder, state_dict=weights)
+            tokenizer.save_pretrained(folder)
+            atomic_write_text(folder / "README.md", card)
+
+
+def export_adapters(adapters: Adapters, directory: Path, source: str, card: str, world: World = ALONE) -> None:
+    """Adapters in peft's format with the model card, and `base.json`, which says over which weights of `source` they were trained."""
+    weights = adapters.weights()
+    if world.is_first:
+        with atomic_folder(directory) as folder:
+            adapters.save(folder, weights)
+            base = {"path": source, "fingerprint": int(adapters.trained.get_buffer(BASE))}
+            atomic_write_text(folder / BASE_FILE, json.dumps(base) + "\n")
+            atomic_write_text(folder / "README.md", card)
+
+
+def gathered(module: nn.Module, world: World = ALONE) -> dict[str, Tensor]:
+    """Everything that a module keeps, tied weights once, whole and on the CPU; in the first process alone."""
+    weights = {}
+    for name, value in kept(module).items():
+        one_piece = whole(value)
+        if world.is_first:
+            weights[name] = one_piece.cpu()
+    return weights
+
+
+def _complete(directory: Path) -> list[Path]:
+    """Complete checkpoints, oldest first."""
+    found = [path.parent for path in (directory / FOLDER).glob(f"step_*/{STATE}") if re.fullmatch(r"step_\d+", path.parent.name)]
+    return sorted(found, key=_step)
+
+
+def _remove_unfinished(directory: Path) -> None:
+    for path in (directory / FOLDER).glob("step_*"):
+        if not (path / STATE).is_file():
+            shutil.rmtree(path)
+        else:
+            for leftover in path.glob(".*.partial"):
+                leftover.unlink()
+
+
+def _step(path: Path) -> int:
+    return int(path.name.removeprefix("step_"))

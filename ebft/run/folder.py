@@ -1,0 +1,262 @@
+"""A run folder: opened, written while the run lives, and closed with its report and summary.
+
+    config.yaml  environment.json  metrics.jsonl  samples.jsonl  answers.jsonl  train.log  checkpoints/  model/  plots/  report.html  summary.json
+
+`summary.json` is written last; its absence means that the run is going on or was killed.
+"""
+
+import json
+import math
+import os
+import signal
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import asdict
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import yaml
+
+from ebft.config.identity import CHANGEABLE_KEYS, LENGTH_KEYS, flat
+from ebft.config.schema import RunFailure, TrainConfig, UserError
+from ebft.output import files, tracking
+from ebft.output.console import Bar, Console
+from ebft.output.environment import environment
+from ebft.output.tracking import Metrics
+from ebft.report import run_page as report
+from ebft.run import checkpoint
+
+CONFIG, ENVIRONMENT, METRICS, SUMMARY = "config.yaml", "environment.json", "metrics.jsonl", "summary.json"
+SAMPLES, ANSWERS = "samples.jsonl", "answers.jsonl"
+WANDB_RUN_ID = "wandb_run_id"
+
+
+class Run:
+    """One run folder with its console and tracker."""
+
+    @staticmethod
+    def check(directory: Path, config: TrainConfig) -> None:
+        """UserError where the folder cannot take this run: a file, foreign files, no right to write, or an earlier run that it would not continue."""
+        if directory.exists() and not directory.is_dir():
+            raise UserError(f"The run folder {directory} is a file; choose another hydra.run.dir.")
+        if not os.access(_existing(directory), os.W_OK | os.X_OK):
+            raise UserError(f"The run folder {directory} cannot be written; choose another hydra.run.dir.")
+        if not (directory / CONFIG).exists():
+            if directory.exists() and any(not entry.name.startswith(".") for entry in directory.iterdir()):
+                raise UserError(f"{directory} holds files but no run; choose an empty or a new hydra.run.dir.")
+            return
+        if config.resume == "never":
+            raise UserError(f"{directory} already holds a run; continue it with resume=auto or choose another hydra.run.dir.")
+        changes = [change for key, change in _changes(directory, config) if not _is_changeable(key)]
+        if changes:
+            raise UserError(f"{directory} holds a run of another config ({'; '.join(changes)}); set these back or choose another hydra.run.dir.")
+
+    def __init__(self, directory: Path, config: TrainConfig) -> None:
+        """Opens a folder that `check` has let pass, new or to be continued."""
+        directory.mkdir(parents=True, exist_ok=True)
+        self.directory = directory
+        self.is_complete = _is_complete(directory, config)
+        self._resolved = tracking.without_secrets(asdict(config))
+        self._plan: dict[str, str] = {}
+        if not self.is_complete:
+            (directory / SUMMARY).unlink(missing_ok=True)
+            files.atomic_write_text(directory / CONFIG, yaml.safe_dump(self._resolved, sort_keys=False))
+            files.atomic_write_text(directory / ENVIRONMENT, json.dumps(environment(config.trainer.device), indent=2) + "\n")
+        self._console = Console(directory / "train.log")
+        self.tracker = self._start_tracker(config)
+
+    def _start_tracker(self, config: TrainConfig) -> tracking.Tracker:
+        if self.is_complete:
+            return tracking.Tracker()
+        stored = self.directory / WANDB_RUN_ID
+        tracker = tracking.start(config.tracker, self.directory, self._resolved, stored.read_text().strip() if stored.exists() else None)
+        if tracker.run_id is not None:
+            files.atomic_write_text(stored, tracker.run_id + "\n")
+        if tracker.notice is not None:
+            self.say(tracker.notice)
+        return tracker
+
+    def rewind(self, step: int, evaluated: int) -> None:
+        """Drops rows and checkpoints beyond `step`, where the run now continues, and evaluations beyond `evaluated`, the latest that it knows of;
+        -1 for a run that starts over without a checkpoint."""
+        checkpoint.discard_after(self.directory, step)
+        files.keep_rows(self.directory / METRICS, step)
+        files.keep_rows(self.directory / METRICS, evaluated, "eval/")
+        for name in (SAMPLES, ANSWERS):
+            files.keep_rows(self.directory / name, evaluated)
+
+    def plan(self, rows: dict[str, str], title: str) -> None:
+        """What the run is going to do; shown now and again in the report."""
+        self._plan = rows
+        self._console.pairs(title, rows)
+
+    def say(self, text: str) -> None:
+        """One line to the console and train.log."""
+        self._console.say(text)
+
+    def log(self, step: int, metrics: Metrics) -> None:
+        """One row of metrics. RunFailure for NaN and infinity: what could not be computed is to be left out, not logged."""
+        _check_finite(step, metrics)
+        files.append_row(self.directory / METRICS, {"step": step, **metrics})
+        self.tracker.log(step, metrics)
+
+    def metrics(self) -> list[dict[str, Any]]:
+        return files.read_rows(self.directory / METRICS)
+
+    def samples(self, step: int, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Rows with `context`, `reference` and `rollouts`, a list of `text` and `reward`."""
+        for row in rows:
+            files.append_row(self.directory / SAMPLES, {"step": step, **row})
+        flat = [{**row, "rollout": rollout["text"], "reward": rollout["reward"]} for row in rows for rollout in row["rollouts"]]
+        self.tracker.table("samples", step, flat, ["context", "reference", "rollout", "reward"])
+
+    def answers(self, step: int, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Rows with `prompt`, `reference`, `answer`, `verdict` and `score`."""
+        for row in rows:
+            files.append_row(self.directory / ANSWERS, {"step": step, **row})
+        if rows:
+            self.tracker.table("answers", step, rows, ["prompt", "reference", "answer", "verdict", "score"])
+
+    def progress(self, total_steps: int, done: int) -> AbstractContextManager[Bar]:
+        """Progress of the training: `update(step, metrics)` after each step."""
+        return self._console.bar("step", total_steps, done, every_tenth=True)
+
+    def evaluating(self, total: int, label: str = "evaluation") -> AbstractContextManager[Bar]:
+        """Progress of an evaluation: `update()` after each of its parts. May run inside `progress`."""
+        return self._console.bar(label, total, 0, every_tenth=False)
+
+    def finish(
+        self,
+        status: str,
+        *,
+        steps: int,
+        wall_seconds: float,
+        train_seconds: float,
+        tokens_forwarded: float,
+        peak_memory_bytes: int,
+        base: Metrics,
+        final: Metrics,
+        change: Metrics,
+        error: str | None = None,
+    ) -> None:
+        """Closes the run as completed, failed or interrupted. `train_seconds` are those of the steps alone, `change` is final minus base, in pairs.
+        A failed run gets no report."""
+        assert status in ("completed", "failed", "interrupted"), status
+        summary = {
+            "status": status,
+            "steps": steps,
+            "wall_seconds": wall_seconds,
+            "train_seconds": train_seconds,
+            "tokens_forwarded": round(tokens_forwarded),
+            "peak_memory_bytes": peak_memory_bytes,
+            "base": dict(base),
+            "final": dict(final),
+            "change": dict(change),
+            **({"error": error} if error is not None else {}),
+        }
+        report_path = report.write(self.directory, summary, self._plan) if status != "failed" and self.metrics() else None
+        files.atomic_write_text(self.directory / SUMMARY, json.dumps(summary, indent=2, allow_nan=False) + "\n")
+        self.tracker.finish(failed=status == "failed")
+        self._say_results(summary, report_path)
+
+    def _say_results(self, summary: dict[str, Any], report_path: Path | None) -> None:
+        results = report.comparison(summary)
+        if results:
+            self._console.table("Evaluation", report.COMPARISON_HEADER, results)
+        if "error" in summary:
+            self.say(f"Error: {summary['error']}")
+        self.say(f"Run {summary['status']} after {summary['steps']} steps.")
+        self.say(f"Run folder: {self.directory}")
+        if report_path is not None:
+            self.say(f"Report: {report_path}")
+
+
+class SilentRun(Run):
+    """The run as every process but the first has it: same interface, nothing shown and nothing written."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory, self.is_complete = directory, False
+        self._console = Console(None, quiet=True)
+
+    def rewind(self, step: int, evaluated: int) -> None:
+        pass
+
+    def log(self, step: int, metrics: Metrics) -> None:
+        _check_finite(step, metrics)
+
+    def samples(self, step: int, rows: Sequence[Mapping[str, Any]]) -> None:
+        pass
+
+    def answers(self, step: int, rows: Sequence[Mapping[str, Any]]) -> None:
+        pass
+
+    def finish(self, status: str, **summary: Any) -> None:
+        pass
+
+
+def _check_finite(step: int, metrics: Metrics) -> None:
+    for name, value in metrics.items():
+        if not math.isfinite(value):
+            raise RunFailure(f"{name} became {value} at step {step}; a lower optimizer.lr is the usual cure.")
+
+
+class StopSignals:
+    """While open, the first SIGTERM or Ctrl-C sets `requested` instead of ending the process; a later Ctrl-C raises KeyboardInterrupt."""
+
+    MESSAGE = b"\nStopping: finishing this step, then saving; press Ctrl-C again to end at once.\n"
+
+    def __init__(self, quiet: bool = False) -> None:
+        self.requested, self._quiet = False, quiet
+        self._previous: dict[signal.Signals, Callable[[int, FrameType | None], Any] | int | None] = {}
+
+    def __enter__(self) -> "StopSignals":
+        self._previous = {number: signal.signal(number, self._handle) for number in (signal.SIGTERM, signal.SIGINT)}
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self.requested and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        if not self.requested and not self._quiet:
+            os.write(2, self.MESSAGE)  # print is not safe in a handler: it may interrupt another print
+        self.requested = True
+
+
+def _existing(path: Path) -> Path:
+    """The path or its nearest parent that exists."""
+    return next(candidate for candidate in (path.absolute(), *path.absolute().parents) if candidate.exists())
+
+
+def _is_complete(directory: Path, config: TrainConfig) -> bool:
+    """Whether a run of this length was completed here; one that is now to be longer was not."""
+    if not (directory / SUMMARY).exists() or any(key in LENGTH_KEYS for key, _ in _changes(directory, config)):
+        return False
+    return bool(json.loads((directory / SUMMARY).read_text(encoding="utf-8"))["status"] == "completed")
+
+
+def _is_changeable(key: str) -> bool:
+    return any(key == changeable or key.startswith(f"{changeable}.") for changeable in CHANGEABLE_KEYS)
+
+
+def _changes(directory: Path, config: TrainConfig) -> Iterator[tuple[str, str]]:
+    """Keys in which the folder's config differs from this one, and how."""
+    stored = flat(_read_config(directory / CONFIG))
+    current = flat(tracking.without_secrets(asdict(config)))
+    for key in [*current, *(key for key in stored if key not in current)]:
+        there, here = (side.get(key, "absent") for side in (stored, current))
+        if there != here:
+            yield key, f"{key} is {there} there, {here} here"
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    try:
+        config = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is not a config of ebft; choose another hydra.run.dir.") from error
+    if not isinstance(config, dict):
+        raise UserError(f"{path} is not a config of ebft; choose another hydra.run.dir.")
+    return config

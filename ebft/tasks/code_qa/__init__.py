@@ -1,0 +1,1 @@
+"""Questions about short Python functions: their grammar, and the inputs of their hidden tests."""

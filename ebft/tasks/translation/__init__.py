@@ -1,0 +1,1 @@
+"""English and French sentences and all their translations, from a small grammar."""

@@ -1,0 +1,1 @@
+"""One loop for every method: set-up, plan, steps, evaluation."""

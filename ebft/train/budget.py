@@ -1,0 +1,134 @@
+"""The workload of a run, and whether the device has room for it, before any weights are loaded."""
+
+from functools import partial
+from typing import Any
+
+import torch
+from transformers import PreTrainedConfig
+
+from ebft.config.schema import EBFTConfig, LoRAConfig, RLVRConfig, TrainConfig, UserError
+from ebft.cost import memory
+from ebft.cost import tokens as cost
+from ebft.cost.memory_per_gpu import KEPT_TO_SAMPLE, Sharding, fullest
+from ebft.cost.scaling import Step
+from ebft.cost.workload import Network, Workload
+from ebft.geometry.chunked import CHUNK_BRANCHES, CHUNK_TOKENS
+from ebft.models.decoder import FORWARD_TOKENS
+from ebft.models.loading import adapted_modules, feature_architecture, shares_base, without_storage
+from ebft.models.policy import LOGITS_AT_A_TIME
+from ebft.objective.features import tap_indices
+
+
+def workload(config: TrainConfig, architecture: PreTrainedConfig, num_blocks: float, device: str, num_processes: int = 1) -> Workload:
+    """A micro-batch, of one of so many processes, of rows with so many blocks. Raises UserError for an architecture that is no language model."""
+    method, sampler, trainer, length = config.method, config.sampler, config.trainer, config.data.sequence_length
+    branches, branch_tokens, reach = 0.0, 0, 0.0
+    if isinstance(method, EBFTConfig):
+        branches, branch_tokens = num_blocks * sampler.n_samples, sampler.generate_length - 1
+        reach = (sampler.context_length + length - sampler.generate_length) / 2
+    elif isinstance(method, RLVRConfig):
+        branches, branch_tokens, reach = float(sampler.n_samples), method.max_new_tokens - 1, float(length)
+    policy = network(architecture, f"model.path={config.model.path}", config.model.trust_remote_code)
+    phi = _feature_network(config, architecture, policy)
+    documents = trainer.batch_size // num_processes
+    return Workload(
+        network=policy,
+        **_adapters(config, architecture),
+        phi=phi,
+        phi_layers=max(1, *tap_indices(list(config.features.feature_layers), phi.layers)),
+        phi_is_base=shares_base(config),
+        documents=documents,
+        rows=min(trainer.micro_batch_size, documents),
+        row_tokens=length,
+        branches=branches,
+        branch_tokens=branch_tokens,
+        reach=reach,
+        chunk_tokens=0 if device == "cuda" else branch_tokens * max(1, min(CHUNK_BRANCHES, CHUNK_TOKENS // max(1, branch_tokens))),
+        own_rows=isinstance(method, RLVRConfig),
+        bf16=trainer.dtype == "bf16",
+        checkpointing=trainer.gradient_checkpointing,
+        averaged=config.optimizer.ema_decay is not None,
+        has_reference=isinstance(method, RLVRConfig) and method.kl_coef > 0 and not isinstance(config.model.adapter, LoRAConfig),
+        max_tokens=trainer.max_tokens_per_microbatch,
+        max_logits=LOGITS_AT_A_TIME,
+        steps_at_once=device == "cuda",
+        is_bound=cost.depends_on_rollouts(config),
+    )
+
+
+def network(architecture: PreTrainedConfig, name: str, trust_remote_code: bool) -> Network:
+    """Widths from the architecture, parameters counted on a model without storage. Raises UserError where there is no such model."""
+    model = without_storage(architecture, name, trust_remote_code)
+    settings = architecture.to_dict()
+    hidden, heads, layers = architecture.hidden_size, architecture.num_attention_heads, architecture.num_hidden_layers
+    head_size = settings.get("head_dim") or hidden // heads
+    outside = {id(module.weight): module.weight.numel() for module in (model.get_input_embeddings(), model.get_output_embeddings())}
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    return Network(
+        layers=layers,
+        hidden=hidden,
+        intermediate=settings.get("intermediate_size") or 4 * hidden,
+        heads=heads,
+        query=heads * head_size,
+        key=(settings.get("num_key_value_heads") or heads) * head_size,
+        vocabulary=architecture.vocab_size,
+        parameters=parameters,
+        layer_parameters=(parameters - sum(outside.values())) // layers,
+    )
+
+
+def _adapters(config: TrainConfig, architecture: PreTrainedConfig) -> dict[str, Any]:
+    """Of every adapted module A has a row of its inputs for each rank, B a column of its outputs."""
+    adapter, modules = config.model.adapter, adapted_modules(config, architecture)
+    if not isinstance(adapter, LoRAConfig):
+        return {"adapters": 0, "adapter_inputs": 0.0, "quantized": False}
+    parameters = adapter.rank * sum(module.in_features + module.out_features for module in modules.values())
+    inputs = [(name.rpartition(".")[0], module.in_features) for name, module in modules.items()]
+    read = inputs if config.trainer.dtype == "bf16" else {*inputs}  # modules beside one another read one tensor, of which autocast makes a copy each
+    widths = sum(width for _, width in read) + adapter.rank * len(modules)
+    return {"adapters": parameters, "adapter_inputs": widths / architecture.num_hidden_layers, "quantized": adapter.quantize != "none"}
+
+
+def _feature_network(config: TrainConfig, architecture: PreTrainedConfig, policy: Network) -> Network:
+    """Before it is cut; the policy's own unless it is another checkpoint."""
+    if config.features.network != "checkpoint":
+        return policy
+    return network(*feature_architecture(config, architecture), config.model.trust_remote_code)
+
+
+def planned_step(config: TrainConfig, architecture: PreTrainedConfig, num_blocks: float) -> Step:
+    """An optimiser step as CUDA devices would take it, whatever this machine has."""
+    work = workload(config, architecture, num_blocks, "cuda")
+    tokens = cost.by_phase(config, num_blocks, work.phi_depth, rows_are_kept=False)
+    return Step(work, config.trainer.batch_size, tokens, FORWARD_TOKENS["cuda"])
+
+
+def holding(config: TrainConfig, num_processes: int) -> memory.Holding:
+    """How a process of the run holds its workload."""
+    if num_processes == 1 or config.trainer.parallel != "fsdp2":
+        return memory.alone
+    return _sharded(num_processes, config.features.placement != "replicated")
+
+
+def _sharded(num_processes: int, phi_is_sharded: bool) -> memory.Holding:
+    return partial(fullest, num_gpus=num_processes, sharding=Sharding(KEPT_TO_SAMPLE, phi_is_sharded))
+
+
+def lack_of_room(config: TrainConfig, work: Workload, num_processes: int) -> str | None:
+    """None if the CUDA device has the memory that a step needs; otherwise one sentence with a cure."""
+    ways = {}
+    if num_processes > 1:
+        if config.trainer.parallel == "ddp":
+            ways["trainer.parallel=fsdp2"] = _sharded(num_processes, phi_is_sharded=False)
+        both = "features.placement=sharded" if config.trainer.parallel == "fsdp2" else "trainer.parallel=fsdp2 features.placement=sharded"
+        ways[both] = _sharded(num_processes, phi_is_sharded=True)
+    free, _ = torch.cuda.mem_get_info()
+    capacity = free + torch.cuda.memory_reserved() - torch.cuda.memory_allocated()  # what earlier runs left over is free too
+    return memory.refusal(work, capacity, holding(config, num_processes), ways)
+
+
+def check_room(config: TrainConfig, work: Workload, num_processes: int) -> None:
+    """Raises UserError if the CUDA device has not the memory that a step needs."""
+    message = lack_of_room(config, work, num_processes)
+    if message is not None:
+        raise UserError(message)

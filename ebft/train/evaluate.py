@@ -1,0 +1,164 @@
+"""Several models on the same held-out documents, questions and draws, in one table with paired differences to the first.
+
+Everything but the weights comes from one config: the feature network, the tokenizer and the rows are those of its base, so figures of different
+models can be subtracted row by row. A run's final model gets the figures of the run's own final evaluation.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from ebft.config.schema import AdapterConfig, EvaluateConfig, LoRAConfig, UserError
+from ebft.evaluation import Evaluation
+from ebft.models.adapters import ADAPTER_FILE, attach, check_packages, is_of_adapters, same_base
+from ebft.models.loading import check_architecture, load_architecture, load_feature_network, load_policy, load_tokenizer
+from ebft.models.policy import LanguageModel
+from ebft.output import files, tracking
+from ebft.output.console import Console
+from ebft.output.environment import environment
+from ebft.parallel.fsdp import kept
+from ebft.report import plots
+from ebft.run import checkpoint
+from ebft.run import tensors as stored
+from ebft.train.optimization import AVERAGE, MODEL
+from ebft.train.setup import Material, gather
+
+BASE = "base"
+
+
+def evaluate(config: EvaluateConfig, directory: Path) -> dict[str, str]:
+    """Evaluates every model of the config and writes `directory`. Returns why some could not be evaluated, by name. Raises UserError as `gather`."""
+    material = gather(config)
+    phi = load_feature_network(config, material.architecture, material.device)
+    evaluator = material.evaluator(phi)
+    directory.mkdir(parents=True, exist_ok=True)
+    console = Console(directory / "evaluate.log")
+    tracker = tracking.start(config.tracker, directory, tracking.without_secrets(asdict(config)), None)
+    results: dict[str, Evaluation] = {}
+    failures: dict[str, str] = {}
+    for name, source in labels(config.models or [BASE]).items():
+        try:
+            policy = load(source, config, material)
+        except UserError as error:
+            failures[name] = str(error)
+            console.say(f"{name} was left out: {error}")
+            continue
+        with console.bar(f"evaluation of {name}", evaluator.num_ticks, 0, every_tenth=False) as bar:
+            results[name] = evaluator(policy, bar.update)
+        tracker.log(0, {f"{name}/{metric}": value for metric, value in results[name].metrics().items()})
+    if results:
+        write(directory, config, material, results, failures)
+        console.table("Evaluation", *table(results))
+        console.say(f"Written to {directory}")
+    tracker.finish(failed=bool(failures))
+    return failures
+
+
+def labels(sources: Sequence[str]) -> dict[str, str]:
+    """A short name for every source: the last part of its path where that is unique."""
+    last = [Path(source).name or source for source in sources]
+    return {name if last.count(name) == 1 else source: source for name, source in zip(last, sources, strict=True)}
+
+
+def load(source: str, config: EvaluateConfig, material: Material) -> LanguageModel:
+    """The model that `source` names: `base`, a run folder, a checkpoint, a folder in Hugging Face format or a hub id. Raises UserError."""
+    if source == BASE:
+        return load_policy(_without_adapters(config), material.architecture, material.device)
+    folder, path = Path(source), source  # the path as it was written: ./a is a folder, a may be a hub id
+    saved = folder if (folder / checkpoint.STATE).is_file() else None
+    if (folder / "config.yaml").is_file():
+        exported = folder / "model"
+        if exported.is_dir():
+            path = str(exported)
+        elif (saved := checkpoint.latest(folder)) is None:
+            raise UserError(f"{source} is a run folder without a model or a checkpoint; let its run reach one, or leave it out.")
+    if saved is not None:
+        return _from_checkpoint(saved, config, material)
+    if (folder / ADAPTER_FILE).is_file():
+        policy = load(BASE, config, material)
+        attach(policy.model, folder, config.model.path)
+        return policy
+    other = replace(config.model, path=path, revision=None, init="pretrained", config_overrides={}, adapter=AdapterConfig("none"))
+    if load_tokenizer(other).get_vocab() != material.tokenizer.get_vocab():
+        raise UserError(f"{source} has another tokenizer than model.path={config.model.path}; evaluate it on its own.")
+    theirs, architecture = replace(config, model=other), load_architecture(other)
+    check_architecture(architecture, theirs, material.device)
+    return load_policy(theirs, architecture, material.device)
+
+
+def _without_adapters(config: EvaluateConfig) -> EvaluateConfig:
+    return replace(config, model=replace(config.model, adapter=AdapterConfig("none")))
+
+
+def _from_checkpoint(path: Path, config: EvaluateConfig, material: Material) -> LanguageModel:
+    """The averaged weights where the run keeps an average, as in its own evaluations."""
+    state = checkpoint.load(path)
+    weights = stored.read(state["tensors"], MODEL)
+    if not is_of_adapters(weights):
+        config = _without_adapters(config)
+    elif isinstance(config.model.adapter, LoRAConfig):
+        check_packages(config.model.adapter, material.device)
+    policy = load_policy(config, material.architecture, material.device)
+    weights |= stored.read(state["tensors"], AVERAGE)
+    shapes = {name: value.shape for name, value in weights.items()}
+    own = kept(policy.trained)
+    if shapes != {name: value.shape for name, value in own.items()} or not same_base(weights, own):
+        raise UserError(f"{path} is a checkpoint of another model than model.path={config.model.path}; name that one.")
+    with torch.no_grad():
+        for name, value in own.items():
+            value.copy_(weights[name])
+    return policy
+
+
+def differences(results: dict[str, Evaluation]) -> dict[str, dict[str, float]]:
+    """Every model minus the first, on the same documents and draws, with the standard error of the paired difference."""
+    (_, first), *others = results.items()
+    return {name: result.change(first) for name, result in others}
+
+
+def table(results: dict[str, Evaluation]) -> tuple[list[str], list[list[str]]]:
+    """Header and rows: a column a model with its standard errors, then its difference to the first."""
+    first, changes = next(iter(results)), differences(results)
+    header = ["metric", *results, *(f"{name} - {first}" for name in changes)]
+    metrics = {name: result.metrics() for name, result in results.items()}
+    columns = [*metrics.values(), *changes.values()]
+    names = list(dict.fromkeys(name for column in metrics.values() for name in column if not name.endswith("_stderr")))
+    signs = [""] * len(metrics) + ["+"] * len(changes)
+    rows = [[name.removeprefix("eval/"), *(_cell(column, name, sign) for column, sign in zip(columns, signs, strict=True))] for name in names]
+    return header, rows
+
+
+def _cell(metrics: dict[str, float], name: str, sign: str) -> str:
+    if name not in metrics:
+        return "–"
+    error = metrics.get(f"{name}_stderr")
+    return f"{metrics[name]:{sign}.4f}" + ("" if error is None else f" ± {error:.4f}")
+
+
+def markdown(results: dict[str, Evaluation], failures: dict[str, str]) -> str:
+    header, rows = table(results)
+    lines = [header, ["---"] * len(header), *rows]
+    text = "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
+    return text + "".join(f"\n{name} was left out: {why}\n" for name, why in failures.items())
+
+
+def write(directory: Path, config: EvaluateConfig, material: Material, results: dict[str, Evaluation], failures: dict[str, str]) -> None:
+    """config.yaml, environment.json, samples.jsonl, answers.jsonl, eval.md, plots/, and last of all eval.json."""
+    files.atomic_write_text(directory / "config.yaml", yaml.safe_dump(tracking.without_secrets(asdict(config)), sort_keys=False))
+    files.atomic_write_text(directory / "environment.json", json.dumps(environment(config.trainer.device), indent=2) + "\n")
+    decode = material.tokenizer.decode
+    samples = [{"model": name, **sample.as_row(decode)} for name, result in results.items() for sample in result.samples]
+    answers = [{"model": name, **answer.as_row()} for name, result in results.items() for answer in result.answers]
+    for name, rows in (("samples.jsonl", samples), ("answers.jsonl", answers)):
+        files.atomic_write_text(directory / name, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    files.atomic_write_text(directory / "eval.md", markdown(results, failures))
+    (directory / "plots").mkdir(exist_ok=True)
+    metrics = {name: result.metrics() for name, result in results.items()}
+    plots.compare(directory / "plots", metrics)
+    content: dict[str, Any] = {"models": metrics, "reference": next(iter(results)), "differences": differences(results), "failures": failures}
+    files.atomic_write_text(directory / "eval.json", json.dumps(content, indent=2, allow_nan=False) + "\n")

@@ -1,0 +1,107 @@
+"""Who judges completions in a run: the verifier that `data.task` names, tried on reference answers before anything is trained on its word."""
+
+from transformers import PreTrainedTokenizerBase
+
+from ebft.config.schema import RLVRConfig, TrainConfig, UserError
+from ebft.data import Data, Questions
+from ebft.evaluation import Examiner
+from ebft.parallel.world import ALONE, World
+from ebft.sandbox import Sandbox
+from ebft.tasks import build
+from ebft.tasks.base import Verifier
+from ebft.tasks.judge import Judge
+
+EXECUTES = "unit_tests"  # the task that runs what a model wrote
+
+
+class Judging:
+    """The verifier of a run and what it is asked about. Raises UserError for code that may not run here, questions that leave no room for an
+    answer, and reference answers that fail their own test; RunFailure for a sandbox that does not tell good from bad."""
+
+    def __init__(
+        self, config: TrainConfig, loaded: Data, tokenizer: PreTrainedTokenizerBase, max_positions: int | None, world: World = ALONE
+    ) -> None:
+        self.config, self.tokenizer = config, tokenizer
+        self.train, self.validation = loaded.train_questions, loaded.validation_questions
+        self.sandbox = self.verifier = None
+        used = self._used()
+        if not used:
+            return
+        self._check_room(used, max_positions)
+        if config.data.task == EXECUTES:
+            self.sandbox = _sandbox(config)
+        assert config.data.task is not None
+        self.verifier = build(config.data.task, self.sandbox)
+        for questions in used:
+            _check_references(self.verifier, questions, config.sandbox.check_references, world)
+
+    def _used(self) -> list[Questions]:
+        """The sides that this run asks about."""
+        trained = self.train if isinstance(self.config.method, RLVRConfig) else None
+        examined = self.validation if self.config.eval.num_questions else None
+        return [questions for questions in (trained, examined) if questions is not None]
+
+    def _check_room(self, used: list[Questions], max_positions: int | None) -> None:
+        config = self.config
+        method = config.method
+        longest = max(config.eval.max_new_tokens, method.max_new_tokens if isinstance(method, RLVRConfig) else 0)
+        for questions in used:
+            prompts = (~questions.rows.completion_mask & (questions.rows.document_ids >= 0)).sum(1)
+            row = int(prompts.argmax())
+            if max_positions is not None and int(prompts[row]) + longest > max_positions:
+                raise UserError(
+                    f"The prompt of {questions.items[row].origin} has {int(prompts[row])} tokens, which with {longest} new ones is over the "
+                    f"{max_positions} positions of model.path={config.model.path}; lower max_new_tokens of method and eval, or shorten the prompt."
+                )
+
+    def judge(self) -> Judge | None:
+        """Of the training questions."""
+        return self._judge(self.train)
+
+    def examiner(self) -> Examiner | None:
+        """Of `eval.num_questions` held-out questions, evenly spread."""
+        evaluation, questions, judge = self.config.eval, self.validation, self._judge(self.validation)
+        if judge is None or questions is None or not evaluation.num_questions:
+            return None
+        number = min(evaluation.num_questions, len(questions))
+        spread = [place * len(questions) // number for place in range(number)]
+        size = evaluation.micro_batch_size
+        return Examiner(evaluation, [questions.rows.batch(spread[start : start + size]) for start in range(0, number, size)], judge)
+
+    def _judge(self, questions: Questions | None) -> Judge | None:
+        if self.verifier is None or questions is None:
+            return None
+        decode, end = self.tokenizer.decode, self.tokenizer.eos_token_id
+        return Judge(self.verifier, questions.items, lambda tokens: decode(tokens, clean_up_tokenization_spaces=False), end)
+
+    def plan(self) -> dict[str, str]:
+        """Lines for people."""
+        if self.verifier is None:
+            return {}
+        lines = {"verifier": str(self.config.data.task)}
+        if self.sandbox is not None:
+            lines["code execution"] = f"on, sandbox level {self.sandbox.level}"
+        return lines
+
+
+def _sandbox(config: TrainConfig) -> Sandbox:
+    embedded = config.model.path == "tiny" and config.data.source == "code_qa"  # nothing from the outside
+    if not (config.sandbox.allow_code_execution or embedded):
+        raise UserError(
+            f"data.task={EXECUTES} runs programs that model.path={config.model.path} writes; allow it with sandbox.allow_code_execution=true, "
+            "or turn it off with data.task=null (with eval.num_questions=0 and a method other than rlvr it is not needed)."
+        )
+    sandbox = Sandbox(config.sandbox)
+    sandbox.check_canaries()
+    return sandbox
+
+
+def _check_references(verifier: Verifier, questions: Questions, number: int | None, world: World) -> None:
+    """Reference answers, evenly spread, must pass; every process tries its part of them."""
+    number = len(questions) if number is None else min(number, len(questions))
+    chosen = [questions.items[place * len(questions) // number] for place in range(world.rank, number, world.size)]
+    for question, verdict in zip(chosen, verifier.verify_all([question.answer for question in chosen], chosen), strict=True):
+        if not verdict.passed:
+            raise UserError(
+                f"The reference answer of {question.origin} fails its own test ({verdict.kind}); correct or remove the row, or set data.task=null."
+            )

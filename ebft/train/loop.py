@@ -1,0 +1,258 @@
+"""The loop. It knows that a method prepares batches and takes losses, and never which method it is.
+
+In order: whatever a user can have got wrong is checked, the models are loaded, the run folder is opened; then steps, evaluations and
+checkpoints alternate until the last step or a signal. The state at a step is the weights, the optimiser, the schedule and a few numbers;
+rows and draws are functions of the step, so a resumed run goes on bit for bit.
+"""
+
+import resource
+import time
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ebft.config.schema import RunFailure, TrainConfig, UserError
+from ebft.cost.workload import flops_per_token
+from ebft.data import order
+from ebft.evaluation import Evaluation
+from ebft.models.adapters import is_of_adapters, same_base
+from ebft.output.files import atomic_file
+from ebft.parallel.fsdp import kept
+from ebft.parallel.pulse import PULSE
+from ebft.parallel.world import ALONE, World, in_contact
+from ebft.run import checkpoint
+from ebft.run import tensors as stored
+from ebft.run.folder import Run, SilentRun, StopSignals
+from ebft.run.profiling import DTYPES, NoProfile, Profile, matmul_peak, utilization
+from ebft.train.optimization import MODEL, NonFiniteError, Optimization, save_batch
+from ebft.train.plan import model_card, plan
+from ebft.train.setup import Setup, prepare
+
+
+class Stopped(Exception):
+    """A signal asked the run to stop while it evaluated."""
+
+
+def train(config: TrainConfig, run_dir: Path, world: World = ALONE) -> str:
+    """Run `config` in `run_dir`: from the start, or on from a checkpoint. Returns its status, `completed` or `interrupted`.
+
+    Raises UserError before anything is written there, RunFailure for a run that could not go on; of several processes, all of them do.
+    """
+    with world.together(), PULSE.busy():
+        Run.check(run_dir, config)
+        start = checkpoint.resolve(config.resume, run_dir)
+        saved = None if start is None else checkpoint.load(start)
+        setup = prepare(config, world)
+        if saved is not None:
+            check_continues(config, setup, saved)
+    with world.together(), PULSE.busy():
+        run = Run(run_dir, config) if world.is_first else SilentRun(run_dir)
+    run.is_complete = world.told(run.is_complete)
+    if run.is_complete:
+        run.say(f"{run_dir} is complete; raise trainer.max_steps to train on, or choose another hydra.run.dir.")
+        return "completed"
+    with StopSignals(quiet=not world.is_first) as stop:
+        loop = Loop(config, setup, run, stop)
+        loop.restore(saved)
+        run.plan(plan(config, setup), title=f"{config.method.name} in {run_dir}")
+        status = loop.run_to_the_end()
+        world.wait()
+        return status
+
+
+def check_continues(config: TrainConfig, setup: Setup, saved: dict[str, Any]) -> None:
+    """Raises UserError for a checkpoint that this run cannot go on from."""
+    own, folder = kept(setup.policy.trained), saved["tensors"]
+    there = {name.removeprefix(MODEL): shape for name, shape in stored.shapes(folder).items() if name.startswith(MODEL)}
+    if there != {name: value.shape for name, value in own.items()}:
+        raise UserError(f"resume={config.resume} leads to a checkpoint of another model; set model as it was there, or use another checkpoint.")
+    if is_of_adapters(own) and not same_base(stored.read(folder, MODEL), own):
+        raise UserError(f"resume={config.resume} leads to adapters of another base than model.path={config.model.path}; set model as it was there.")
+    if saved["averages"] != (config.optimizer.ema_decay is not None):
+        raise UserError(f"optimizer.ema_decay={config.optimizer.ema_decay}, but the checkpoint of resume={config.resume} is not from such a run.")
+    if saved["step"] > setup.max_steps:
+        raise UserError(
+            f"The checkpoint of resume={config.resume} is at step {saved['step']}, beyond this run's {setup.max_steps} steps; raise "
+            "trainer.max_steps or trainer.max_epochs, or choose another hydra.run.dir."
+        )
+
+
+class Loop:
+    """Steps, evaluations and checkpoints of one run."""
+
+    def __init__(self, config: TrainConfig, setup: Setup, run: Run, stop: StopSignals) -> None:
+        self.config, self.setup, self.run, self.stop = config, setup, run, stop
+        self.world = setup.world
+        self.optimization = Optimization(config.optimizer, setup.policy, setup.max_steps, self.world)
+        self.peak = matmul_peak(DTYPES[config.trainer.dtype], "cuda") if setup.device == "cuda" else None
+        self.profile: Profile = NoProfile()
+        self.step = 0
+        self.saving: checkpoint.Saving | None = None
+        self.evaluated = -1  # the step of the latest evaluation
+        self.base: Evaluation | None = None
+        self.latest: Evaluation | None = None
+        self.tokens_forwarded = 0.0
+        self.train_seconds = 0.0  # of the steps alone, without evaluations
+        self.started = time.monotonic()
+        torch.manual_seed(config.seed + (self.world.rank << 32))  # of the dropout of adapters; rollouts and rows have seeds of their own
+
+    def run_to_the_end(self) -> str:
+        """Returns `completed` or `interrupted`."""
+        if self.peak is not None:
+            self.run.say(f"train/mfu is a share of {self.peak / 1e12:.1f} TFLOP/s, which a large {self.config.trainer.dtype} matmul reaches here.")
+        if self.config.trainer.profile and self.world.is_first:
+            self.profile = Profile(self.run.directory, self.setup.device, self.setup.max_steps - self.step, self.run.say)
+        try:
+            with in_contact(), self.run.progress(self.setup.max_steps, self.step) as progress:
+                while self._settle():
+                    with self.profile.step(self.step + 1):
+                        metrics = self._train_step()
+                    progress.update(self.step, metrics)
+            done = self.step == self.setup.max_steps and self.evaluated == self.step
+            if done:
+                with PULSE.busy():
+                    self._export()
+        except BaseException as error:
+            self.profile.discard()
+            self._finish("failed", error=f"{type(error).__name__}: {error}")
+            raise
+        status = "completed" if done else "interrupted"
+        with PULSE.busy():
+            self._finish(status)
+        return status
+
+    def _settle(self) -> bool:
+        """What is due between two steps: evaluate, save. True if another step follows."""
+        config, step, last = self.config, self.step, self.step == self.setup.max_steps
+        if (last or step % config.eval.every_steps == 0) and self.evaluated < step and not self._is_to_stop():
+            self.profile.close()
+            self._evaluate()
+        ends = last or self._is_to_stop()
+        self._complete_saving(if_written=True)
+        if ends or (step > 0 and step % config.trainer.checkpoint_every_steps == 0):
+            self.profile.close()
+            self._complete_saving()
+            with PULSE.busy():
+                tensors, keep = self.optimization.tensors(), config.trainer.keep_checkpoints
+                self.saving = checkpoint.Saving(self.run.directory, step, tensors, self.state(), keep, self.world)
+            self._complete_saving(if_written=not ends)
+        return not ends
+
+    def _complete_saving(self, if_written: bool = False) -> None:
+        """The checkpoint on its way, if there is one: now, or only if that needs no waiting."""
+        if self.saving is None or (if_written and not self.saving.is_written):
+            return
+        with PULSE.busy():
+            self.saving.complete()
+        self.saving = None
+
+    def _is_to_stop(self) -> bool:
+        """Whether a signal has asked any of the processes to."""
+        return self.world.any(self.stop.requested)
+
+    def _train_step(self) -> dict[str, float]:
+        config, setup, started = self.config, self.setup, time.monotonic()
+        before = setup.method.tokens_forwarded
+        batch = setup.batch(self.world.share(order(len(setup.usable), config.seed, self.step, config.trainer.batch_size)))
+        try:
+            trainer = config.trainer
+            values = self.optimization.step(setup.method, batch, self.step, trainer.micro_batch_size, trainer.max_tokens_per_microbatch)
+        except NonFiniteError as error:
+            path = self.run.directory / f"nonfinite_step_{self.step:06d}{self.world.suffix}.pt"
+            with atomic_file(path) as file:
+                save_batch(batch, file)
+            raise RunFailure(f"Step {self.step} stopped: {error}; its batch is in {path}. A lower optimizer.lr is the usual cure.") from error
+        self.step += 1
+        tokens, seconds = self.world.total(setup.method.tokens_forwarded - before), time.monotonic() - started
+        self.tokens_forwarded += tokens
+        self.train_seconds += seconds
+        metrics = {f"train/{name}": value for name, value in values.items()}
+        metrics["train/tokens_per_second"] = tokens / seconds
+        if self.peak is not None:
+            metrics["train/mfu"] = utilization(tokens / self.world.size, flops_per_token(setup.workload), seconds, self.peak)
+        self.run.log(self.step, metrics)
+        return metrics
+
+    def _evaluate(self) -> None:
+        def tick() -> None:
+            bar.update()
+            if self._is_to_stop():
+                raise Stopped
+
+        evaluator = self.setup.evaluator
+        try:
+            with self.run.evaluating(evaluator.num_ticks) as bar, self.optimization.averaged():
+                result = evaluator(self.setup.policy, tick)
+        except Stopped:
+            return
+        self.run.log(self.step, {**result.metrics(), "cost/tokens_forwarded": self.tokens_forwarded, "cost/seconds": self.train_seconds})
+        self.latest, self.evaluated = result, self.step
+        self.base = self.base or result
+        decode = self.setup.tokenizer.decode
+        self.run.samples(self.step, [sample.as_row(decode) for sample in result.samples])
+        self.run.answers(self.step, [answer.as_row() for answer in result.answers])
+
+    def state(self) -> dict[str, Any]:
+        """What a resumed run needs beside the optimisation's tensors, as numbers, strings, small tensors and their containers."""
+        return {
+            **self.optimization.state(),
+            "step": self.step,
+            "evaluated": self.evaluated,
+            "base": None if self.base is None else self.base.state(),
+            "latest": None if self.latest is None else self.latest.state(),
+            "wall_seconds": time.monotonic() - self.started,
+            "tokens_forwarded": self.tokens_forwarded,
+            "train_seconds": self.train_seconds,
+            "random": self.world.gather(checkpoint.random_state()),
+        }
+
+    def restore(self, state: dict[str, Any] | None) -> None:
+        """Go on from `state`; from the start without one. Drops what the run folder holds beyond it."""
+        if state is None:
+            return self.run.rewind(-1, -1)
+        self.optimization.restore(state, state["tensors"])
+        self.step, self.evaluated = state["step"], state["evaluated"]
+        self.base, self.latest = (None if state[name] is None else Evaluation.from_state(state[name]) for name in ("base", "latest"))
+        self.tokens_forwarded, self.train_seconds = state["tokens_forwarded"], state["train_seconds"]
+        self.started -= state["wall_seconds"]
+        if self.world.rank < len(state["random"]):  # there may have been fewer processes
+            checkpoint.restore_random_state(state["random"][self.world.rank])
+        self.run.rewind(self.step, self.evaluated)
+        self.run.say(f"Resumed at step {self.step} of {self.setup.max_steps}.")
+
+    def _export(self) -> None:
+        assert self.latest is not None
+        config, directory, policy, world = self.config, self.run.directory, self.setup.policy, self.world
+        card = partial(model_card, config, self.step, self.latest.metrics())
+        with self.optimization.averaged():
+            if policy.adapters is None:
+                checkpoint.export(policy.model, self.setup.tokenizer, directory / "model", card("transformers"), world)
+                return
+            checkpoint.export_adapters(policy.adapters, directory / "adapter", config.model.path, card("peft"), world)
+            merged = policy.adapters.merged(world)
+        if merged is not None:
+            checkpoint.export(merged, self.setup.tokenizer, directory / "model", card("transformers"))
+
+    def _finish(self, status: str, error: str | None = None) -> None:
+        base, final = self.base, self.latest
+        self.run.finish(
+            status,
+            steps=self.step,
+            wall_seconds=time.monotonic() - self.started,
+            train_seconds=self.train_seconds,
+            tokens_forwarded=round(self.tokens_forwarded),
+            peak_memory_bytes=peak_memory_bytes(self.setup.device),
+            base={} if base is None else base.metrics(),
+            final={} if final is None else final.metrics(),
+            change={} if base is None or final is None else final.change(base),
+            error=error,
+        )
+
+
+def peak_memory_bytes(device: str) -> int:
+    """Of the CUDA device where the run is on one, else of the process."""
+    if device == "cuda":
+        return torch.cuda.max_memory_allocated()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -1,0 +1,85 @@
+"""What a run is going to do, before it does it, and what it did, in the exported model's card."""
+
+from ebft import data
+from ebft.config.schema import LoRAConfig, TrainConfig
+from ebft.cost import memory
+from ebft.cost import tokens as cost
+from ebft.evaluation import horizons
+from ebft.train import budget
+from ebft.train.setup import Groundwork, Material
+
+
+def plan(config: TrainConfig, setup: Groundwork) -> dict[str, str]:
+    """Method, model, data, geometry, cost and memory as lines for people."""
+    trainer = config.trainer
+    left_out = len(setup.rows) - len(setup.usable)
+    epochs = setup.max_steps / data.steps_per_epoch(len(setup.usable), trainer.batch_size)
+    return {
+        "method": config.method.name,
+        "model": f"{config.model.path}, {setup.workload.network.parameters / 1e6:.1f} M parameters, {config.model.init}" + _trained(config, setup),
+        "documents": f"{setup.rows.num_documents} in {len(setup.usable)} rows of {config.data.sequence_length} tokens"
+        + (f" ({left_out} more too short for a block)" if left_out else "")
+        + (f" ({setup.material.data.num_dropped} dropped)" if setup.material.data.num_dropped else ""),
+        "rollouts": cost.rollouts(config, setup.num_blocks),
+        "tokens to forward per step": _cost(config, setup),
+        "memory" if setup.num_processes == 1 else "memory of each process": _memory(config, setup),
+        **setup.material.judging.plan(),
+        "steps": f"{setup.max_steps} of {trainer.batch_size} rows, {epochs:.2f} epochs",
+        "held out": _held_out(config, setup.material),
+        "device": f"{setup.device}, {trainer.dtype}"
+        + (f", {setup.num_processes} processes by {trainer.parallel}" if setup.num_processes > 1 else ""),
+    }
+
+
+def _memory(config: TrainConfig, setup: Groundwork) -> str:
+    return memory.line(setup.workload, budget.holding(config, setup.num_processes))
+
+
+def _trained(config: TrainConfig, setup: Groundwork) -> str:
+    """What is trained, where that is not the model itself."""
+    adapter = config.model.adapter
+    if not isinstance(adapter, LoRAConfig):
+        return ""
+    packed = "" if adapter.quantize == "none" else f" in {adapter.quantize}"
+    return f"{packed}; adapters of rank {adapter.rank}, {setup.workload.adapters / 1e6:.2f} M"
+
+
+def _held_out(config: TrainConfig, material: Material) -> str:
+    """How much is evaluated, how often, and how long the rollouts are."""
+    rows, long_rows = (sum(map(len, batches)) for batches in (material.held_out, material.held_out_long))
+    short, long = horizons(config.eval, config.sampler, config.data.sequence_length)
+    longer = f", {_join(long)} on {long_rows} of them" if long else ""
+    return f"{rows} rows every {config.eval.every_steps} steps, horizons {_join(short)}{longer}"
+
+
+def _cost(config: TrainConfig, setup: Groundwork) -> str:
+    phases = cost.by_phase(config, setup.num_blocks, setup.workload.phi_share, cost.keeps_rows(config, setup.workload.documents))
+    rows = config.trainer.batch_size
+    parts = " + ".join(f"{name} {rows * tokens:,.0f}" for name, tokens in phases.items())
+    total, supervised = sum(phases.values()), sum(cost.supervised(config.data.sequence_length).values())
+    bound = "at most " if cost.depends_on_rollouts(config) else ""
+    return f"{bound}{rows * total:,.0f} = {parts}; {total / supervised:.1f} times supervised fine-tuning on the same rows"
+
+
+def _join(numbers: list[int]) -> str:
+    return ", ".join(map(str, numbers))
+
+
+def model_card(config: TrainConfig, step: int, metrics: dict[str, float], library: str) -> str:
+    """The README.md of an exported model, or of adapters, which `library` loads."""
+    figures = "\n".join(f"| `{name}` | {value:.4f} |" for name, value in metrics.items())
+    return f"""---
+base_model: {config.model.path}
+library_name: {library}
+tags: [{config.method.name}]
+---
+Post-trained with `ebft` (method `{config.method.name}`) from `{config.model.path}` for {step} steps of {config.trainer.batch_size} rows of
+{config.data.sequence_length} tokens, data `{config.data.source}`, learning rate {config.optimizer.lr}, seed {config.seed}.
+The resolved configuration is `config.yaml` in the run folder.
+
+Held-out evaluation at the last step:
+
+| metric | value |
+| --- | --- |
+{figures}
+"""

@@ -1,0 +1,238 @@
+"""From a config to everything that a run needs: checks first, in the order of what they cost, then the models."""
+
+import math
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import transformers
+from transformers import PreTrainedConfig, PreTrainedTokenizerBase
+
+from ebft import data
+from ebft.config.schema import EvalConfig, LoRAConfig, RLVRConfig, TrainConfig, UserError
+from ebft.cost.workload import Workload
+from ebft.data import Data, Rows
+from ebft.evaluation import Evaluator
+from ebft.geometry.blocks import find_blocks
+from ebft.methods import Method, build
+from ebft.models.adapters import check_packages
+from ebft.models.feature_network import FeatureNetwork
+from ebft.models.loading import check_architecture, feature_network_of, load_architecture, load_policy, load_tokenizer, shares_base
+from ebft.models.policy import LanguageModel
+from ebft.parallel.pulse import VERDICT
+from ebft.parallel.world import ALONE, World
+from ebft.train import budget
+from ebft.train.judging import Judging
+from ebft.types import Batch
+
+ROWS_AT_A_TIME = 1024
+
+
+@dataclass(frozen=True)
+class Material:
+    """What training and evaluation need beside weights, gathered and checked."""
+
+    config: TrainConfig
+    device: str
+    tokenizer: PreTrainedTokenizerBase
+    architecture: PreTrainedConfig
+    data: Data
+    held_out: list[Batch]
+    held_out_long: list[Batch]
+    judging: Judging
+    world: World
+
+    @property
+    def stop_token(self) -> int | None:
+        """What ends a branch; a packed stream runs on."""
+        return self.tokenizer.eos_token_id if self.config.data.layout == "padded" else None
+
+    def evaluator(self, phi: FeatureNetwork) -> Evaluator:
+        config = self.config
+        return Evaluator(config.eval, config.sampler, self.held_out, self.held_out_long, phi, self.stop_token, self.judging.examiner(), self.world)
+
+
+def gather(config: TrainConfig, world: World = ALONE) -> Material:
+    """Raises UserError for anything that config, machine or data do not allow; loads no weights."""
+    transformers.utils.logging.disable_progress_bar()  # the run has its own
+    device = choose_device(config)
+    tokenizer = load_tokenizer(config.model)
+    architecture = load_architecture(config.model)
+    check_architecture(architecture, config, device)
+    trained, examined = isinstance(config.method, RLVRConfig), config.eval.num_questions > 0
+    loaded = data.load(config.data, tokenizer, train_questions=trained, validation_questions=examined)
+    _check_vocabulary(loaded, architecture.vocab_size, config)
+    held_out, held_out_long = (evaluation_batches(loaded.validation, config, size) for size in _evaluated(config.eval))
+    judging = Judging(config, loaded, tokenizer, architecture.to_dict().get("max_position_embeddings"), world)
+    return Material(config, device, tokenizer, architecture, loaded, held_out, held_out_long, judging, world)
+
+
+@dataclass(frozen=True)
+class Groundwork:
+    """What is known of a run before weights are loaded."""
+
+    material: Material
+    rows: Rows
+    usable: list[int]  # rows with room for a block, the same for every method
+    num_blocks: float  # mean over the usable rows
+    workload: Workload
+    max_steps: int
+
+    @property
+    def device(self) -> str:
+        return self.material.device
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        return self.material.tokenizer
+
+    @property
+    def world(self) -> World:
+        return self.material.world
+
+    @property
+    def num_processes(self) -> int:
+        """Of the run, which may not have been started yet."""
+        return self.material.config.trainer.processes or self.world.size
+
+    def batch(self, indices: Sequence[int]) -> Batch:
+        """Usable rows by their place among the usable ones."""
+        return self.rows.batch([self.usable[index] for index in indices])
+
+
+@dataclass(frozen=True)
+class Setup(Groundwork):
+    """A run with its models."""
+
+    policy: LanguageModel
+    method: Method
+    evaluator: Evaluator
+
+
+def survey(config: TrainConfig, world: World = ALONE) -> Groundwork:
+    """Raises UserError for anything that config, machine or data do not allow; loads no weights, and asks for no room for them."""
+    material = gather(config, world)
+    rows = training_rows(material.data, config)
+    usable, num_blocks = usable_rows(rows, config)
+    if isinstance(config.model.adapter, LoRAConfig):
+        check_packages(config.model.adapter, material.device)
+    workload = budget.workload(config, material.architecture, num_blocks, material.device, config.trainer.processes or world.size)
+    return Groundwork(material, rows, usable, num_blocks, workload, _max_steps(config, len(usable)))
+
+
+def prepare(config: TrainConfig, world: World = ALONE) -> Setup:
+    """Raises UserError for anything that config, machine, data or model do not allow; before weights are loaded, if they and a step find no room."""
+    ground = survey(config, world)
+    material = ground.material
+    if material.device == "cuda":
+        budget.check_room(config, ground.workload, ground.num_processes)
+    policy = load_policy(config, material.architecture, material.device)
+    phi = feature_network_of(policy, config, material.architecture, material.device)
+    phi.decoder.depth = ground.workload.phi_share  # in the policy's layers, for it may be another network
+    if config.trainer.gradient_checkpointing:
+        _recompute_activations(policy)
+    if world.size > 1:
+        _share(policy, phi, config, world)
+    penalised = isinstance(config.method, RLVRConfig) and config.method.kl_coef > 0
+    reference = _reference_of(policy, config, material) if penalised else None
+    method = build(config, policy, phi, material.stop_token, material.judging.judge(), reference)
+    return Setup(**vars(ground), policy=policy, method=method, evaluator=material.evaluator(phi))
+
+
+def _share(policy: LanguageModel, phi: FeatureNetwork, config: TrainConfig, world: World) -> None:
+    """Leave this process its part of what is to be sharded."""
+    if config.trainer.parallel == "fsdp2":
+        policy.shard(world)
+    if shares_base(config):
+        phi.decoder.shards = policy.decoder.shards
+    elif config.features.placement != "replicated":
+        phi.decoder.shard(world, offloaded=config.features.placement == "cpu")
+
+
+def _reference_of(policy: LanguageModel, config: TrainConfig, material: Material) -> LanguageModel:
+    """The policy before training: itself without its adapters, or else a copy."""
+    return load_policy(config, material.architecture, material.device) if policy.adapters is None else policy.base()
+
+
+def training_rows(loaded: Data, config: TrainConfig) -> Rows:
+    """Verifiable rewards need questions, everything else learns from the rows."""
+    if not isinstance(config.method, RLVRConfig):
+        return loaded.train
+    assert loaded.train_questions is not None
+    return loaded.train_questions.rows
+
+
+def _recompute_activations(policy: LanguageModel) -> None:
+    """transformers gave the switch a new name between 5.17 and 5.23, which warns about the old one. The reentrant kind has no gradients for adapters,
+    whose layers' inputs need none."""
+    model = policy.model
+    enable = model.activation_checkpointing_enable if hasattr(model, "activation_checkpointing_enable") else model.gradient_checkpointing_enable
+    enable({"use_reentrant": False})
+
+
+def choose_device(config: TrainConfig) -> str:
+    wanted = config.trainer.device
+    if wanted == "auto":
+        wanted = "cuda" if torch.cuda.is_available() else "cpu"
+    if wanted == "cuda" and not torch.cuda.is_available():
+        raise UserError("trainer.device=cuda, but torch finds no CUDA device here; use trainer.device=cpu or auto.")
+    count = torch.cuda.device_count() if wanted == "cuda" else 0
+    place = int(os.environ.get("LOCAL_RANK", "0"))
+    if place >= count and (count > 1 or (count == 1 and VERDICT in os.environ)):  # one alone may be this process's own
+        raise UserError(f"Process {place + 1} on this machine finds {count} CUDA devices; start as many processes as there are devices.")
+    if config.trainer.dtype == "bf16" and wanted == "cuda" and not torch.cuda.is_bf16_supported():
+        raise UserError("trainer.dtype=bf16, but this CUDA device has no bfloat16; use trainer.dtype=fp32.")
+    return wanted
+
+
+def _check_vocabulary(rows: Data, vocab_size: int, config: TrainConfig) -> None:
+    largest = max(int(side.tokens.max()) for side in (rows.train, rows.validation))
+    if largest >= vocab_size:
+        raise UserError(f"The tokenizer of model.path={config.model.path} gives token {largest}, but the model embeds {vocab_size}; use its own.")
+
+
+def usable_rows(rows: Rows, config: TrainConfig) -> tuple[list[int], float]:
+    """Rows that hold at least one block of the sampler, and the mean number of their blocks. Raises UserError if too few do for a batch."""
+    sampler, counts = config.sampler, []
+    for start in range(0, len(rows), ROWS_AT_A_TIME):
+        batch = rows.batch(range(start, min(start + ROWS_AT_A_TIME, len(rows))))
+        blocks = find_blocks(batch, sampler.anchors, sampler.context_length, sampler.stride, sampler.generate_length)
+        counts += blocks.valid.sum(1).tolist()
+    usable = [row for row, count in enumerate(counts) if count]
+    if len(usable) < config.trainer.batch_size:
+        raise UserError(
+            f"Only {len(usable)} of {len(rows)} training rows hold a block of sampler.context_length={sampler.context_length} plus "
+            f"sampler.generate_length={sampler.generate_length} tokens, fewer than trainer.batch_size={config.trainer.batch_size}; "
+            "shorten the blocks, lower the batch size, or add data."
+        )
+    return usable, sum(counts) / len(usable)
+
+
+def _evaluated(config: EvalConfig) -> tuple[int, int]:
+    """Held-out rows with short and with long rollouts."""
+    return config.num_documents, min(config.long_documents, config.num_documents)
+
+
+def evaluation_batches(rows: Rows, config: TrainConfig, num_documents: int) -> list[Batch]:
+    """So many held-out rows, evenly spread. Raises UserError if there are not two, or none has room for a rollout."""
+    num_rows = min(num_documents, len(rows))
+    if num_rows < 2:
+        raise UserError(f"The validation data has {num_rows} row; standard errors need at least 2, so raise data.validation_fraction or add data.")
+    size = config.eval.micro_batch_size
+    spread = [place * len(rows) // num_rows for place in range(num_rows)]  # neighbouring rows are often of one document
+    batches = [rows.batch(spread[start : start + size]) for start in range(0, num_rows, size)]
+    anchors, length = config.sampler.anchors, config.sampler.generate_length
+    if not any(find_blocks(batch, anchors, config.eval.first_context(anchors), config.eval.stride, length).valid.any() for batch in batches):
+        raise UserError(
+            f"No validation row has room for eval.context_length={config.eval.context_length} plus sampler.generate_length="
+            f"{config.sampler.generate_length} tokens; shorten them or add data."
+        )
+    return batches
+
+
+def _max_steps(config: TrainConfig, num_rows: int) -> int:
+    if config.trainer.max_steps is not None:
+        return config.trainer.max_steps
+    assert config.trainer.max_epochs is not None
+    return math.ceil(config.trainer.max_epochs * data.steps_per_epoch(num_rows, config.trainer.batch_size))

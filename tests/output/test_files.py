@@ -1,0 +1,127 @@
+import errno
+import json
+import os
+from pathlib import Path
+from typing import NoReturn
+
+import pytest
+
+from ebft.config.schema import RunFailure, UserError
+from ebft.output.files import append_row, atomic_folder, atomic_write_text, keep_rows, naming_full_disk, read_rows
+
+
+def full_disk(*_: object) -> NoReturn:
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(entry.name for entry in folder.iterdir())
+
+
+def test_text_replaces_an_older_file(tmp_path: Path) -> None:
+    atomic_write_text(tmp_path / "a", "old, and longer")
+    atomic_write_text(tmp_path / "a", "né\n")
+    assert (tmp_path / "a").read_bytes() == b"n\xc3\xa9\n"
+    assert names(tmp_path) == ["a"]
+
+
+def test_full_disk_keeps_the_older_file_and_names_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    atomic_write_text(tmp_path / "a", "old")
+    monkeypatch.setattr(os, "fsync", full_disk)
+    with pytest.raises(RunFailure, match=rf"^The disk is full: {tmp_path}/a could not be written; free some space and run again with resume=auto.$"):
+        atomic_write_text(tmp_path / "a", "new")
+    assert (tmp_path / "a").read_text() == "old"
+    assert names(tmp_path) == ["a"]
+
+
+def test_full_disk_is_seen_under_another_library_s_error(tmp_path: Path) -> None:
+    """Torch raises RuntimeError while it handles the OSError; safetensors has only a text."""
+
+    def torch_save() -> NoReturn:
+        try:
+            full_disk()
+        finally:
+            raise RuntimeError("unexpected pos 704 vs 598")
+
+    with pytest.raises(RunFailure, match="disk is full"), naming_full_disk(tmp_path):
+        torch_save()
+    with pytest.raises(RunFailure, match="disk is full"), naming_full_disk(tmp_path):
+        raise ValueError("I/O error: No space left on device (os error 28)")
+
+
+def test_other_errors_pass_through(tmp_path: Path) -> None:
+    with pytest.raises(PermissionError, match="not yours"), naming_full_disk(tmp_path):
+        raise PermissionError(errno.EACCES, "not yours")
+
+
+def test_folder_appears_as_a_whole(tmp_path: Path) -> None:
+    target = tmp_path / "model"
+    with atomic_folder(target) as folder:
+        (folder / "old").write_text("1")
+        assert not target.exists()
+    with atomic_folder(target) as folder:
+        (folder / "new").write_text("2")
+        assert names(target) == ["old"]
+    assert names(target) == ["new"]
+    assert names(tmp_path) == ["model"]
+
+
+def test_failure_while_filling_keeps_the_older_folder(tmp_path: Path) -> None:
+    target = tmp_path / "model"
+    target.mkdir()
+    (target / "old").write_text("1")
+
+    def fill() -> None:
+        with atomic_folder(target) as folder:
+            (folder / "new").write_text("2")
+            full_disk()
+
+    with pytest.raises(RunFailure, match="disk is full"):
+        fill()
+    assert names(target) == ["old"]
+    assert names(tmp_path) == ["model"]
+
+
+def test_what_a_kill_left_is_not_part_of_the_next_folder(tmp_path: Path) -> None:
+    (tmp_path / ".model.partial").mkdir()
+    (tmp_path / ".model.partial" / "half").write_text("x")
+    with atomic_folder(tmp_path / "model") as folder:
+        (folder / "whole").write_text("y")
+    assert names(tmp_path / "model") == ["whole"]
+
+
+def test_rows_come_back(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    assert read_rows(path) == []
+    append_row(path, {"step": 2, "text": "line\nbreak \u2028 é"})
+    append_row(path, {"step": 3})
+    assert path.read_text().count("\n") == 2
+    assert read_rows(path) == [{"step": 2, "text": "line\nbreak \u2028 é"}, {"step": 3}]
+
+
+def test_nan_is_no_json(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="Out of range float values are not JSON compliant"):
+        append_row(tmp_path / "rows.jsonl", {"step": 1, "loss": float("nan")})
+    assert not (tmp_path / "rows.jsonl").exists()
+
+
+def test_line_cut_off_by_a_kill_is_left_out_and_goes_with_the_rewind(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"step": 3}\n{"step": 5}\n{"step": 7}\n{"st')
+    assert read_rows(path) == [{"step": 3}, {"step": 5}, {"step": 7}]
+    keep_rows(path, 5)
+    assert path.read_text() == '{"step": 3}\n{"step": 5}\n'
+
+
+def test_character_cut_in_half_by_a_kill(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(b'{"step": 3}\n{"text": "\xc3')
+    assert read_rows(path) == [{"step": 3}]
+
+
+@pytest.mark.parametrize("line", ["{oops}", "[1, 2]"])
+def test_broken_line_in_the_middle_is_named(tmp_path: Path, line: str) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text(f"{json.dumps({'step': 1})}\n{line}\n")
+    with pytest.raises(UserError, match=rf"^{path}:2 is not a JSON object.*; remove the line\.$"):
+        read_rows(path)

@@ -1,0 +1,192 @@
+import errno
+import os
+import pickle
+import random
+import re
+from pathlib import Path
+from typing import Any, NoReturn
+
+import numpy
+import pytest
+import torch
+from tokenizers import Tokenizer, models
+from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageWriter
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
+
+from ebft.config.schema import RunFailure, UserError
+from ebft.run import checkpoint, tensors
+from tests.debug_run import same
+from tests.helpers import plain_model
+
+
+def state(step: int = 0) -> dict[str, Any]:
+    return {"step": step, "betas": (0.9, 0.95), "run_id": None, "rows": [{"name": "x"}]}
+
+
+TENSORS = {"model.a": torch.arange(7.0), "optimizer.a.step": torch.tensor(3.0), "model.b": torch.arange(6).view(2, 3)}
+
+
+def names(run: Path) -> list[str]:
+    return sorted(path.name for path in (run / "checkpoints").iterdir())
+
+
+def full_disk(*_: object) -> NoReturn:
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_state_comes_back(tmp_path: Path) -> None:
+    path = checkpoint.save(tmp_path, 40, TENSORS, state(40), keep=1)
+    assert path == tmp_path / "checkpoints" / "step_000040" == checkpoint.latest(tmp_path)
+    loaded = checkpoint.load(path)
+    folder = loaded.pop("tensors")
+    assert same(tensors.read(folder), TENSORS)
+    assert tensors.read(folder, "model.b")[""].dtype == torch.int64
+    assert tensors.shapes(folder) == {name: value.shape for name, value in TENSORS.items()}
+    assert loaded == {"step": 40, "betas": (0.9, 0.95), "run_id": None, "rows": [{"name": "x"}]}
+
+
+def test_newest_are_kept_by_step_and_not_by_name(tmp_path: Path) -> None:
+    for step in (999_983, 1_000_003, 1_000_033):
+        checkpoint.save(tmp_path, step, TENSORS, state(step), keep=2)
+    assert names(tmp_path) == ["step_1000003", "step_1000033"]
+    assert checkpoint.latest(tmp_path) == tmp_path / "checkpoints" / "step_1000033"
+
+
+def test_no_run_has_no_checkpoint(tmp_path: Path) -> None:
+    assert checkpoint.latest(tmp_path / "nowhere") is None
+
+
+@pytest.mark.parametrize(("broken", "file"), [("fsync", "tensors"), ("replace", "state.pt")])
+def test_full_disk_leaves_the_older_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, broken: str, file: str) -> None:
+    older = checkpoint.save(tmp_path, 3, TENSORS, state(3), keep=1)
+    monkeypatch.setattr(os, broken, full_disk)
+    with pytest.raises(RunFailure, match=rf"disk is full: .*step_000005/{file}"):
+        checkpoint.save(tmp_path, 5, TENSORS, state(5), keep=1)
+    assert checkpoint.latest(tmp_path) == older
+    assert checkpoint.load(older)["step"] == 3
+
+
+def test_full_disk_while_torch_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """/dev/full takes the place of the unfinished file: torch then fails in its own way."""
+    monkeypatch.setattr("ebft.output.files.partial_name", lambda path: path.with_name(".full"))
+    folder = tmp_path / "checkpoints" / "step_000005"
+    folder.mkdir(parents=True)
+    (folder / ".full").symlink_to("/dev/full")
+    with pytest.raises(RunFailure, match="disk is full"):
+        checkpoint.save(tmp_path, 5, TENSORS, {"large": torch.zeros(1_000_003)}, keep=1)
+    assert checkpoint.latest(tmp_path) is None
+
+
+def test_what_a_kill_leaves_is_never_latest_and_goes_with_the_next_save(tmp_path: Path) -> None:
+    older = checkpoint.save(tmp_path, 3, TENSORS, state(3), keep=5)
+    killed = tmp_path / "checkpoints" / "step_000005"
+    killed.mkdir()
+    (killed / ".state.pt.partial").write_bytes(b"half")
+    (older / ".state.pt.partial").write_bytes(b"half")
+    assert checkpoint.latest(tmp_path) == older
+    checkpoint.save(tmp_path, 7, TENSORS, state(7), keep=5)
+    assert names(tmp_path) == ["step_000003", "step_000007"]
+    assert sorted(path.name for path in older.iterdir()) == ["state.pt", "tensors"]
+
+
+def test_saving_a_step_again_replaces_it(tmp_path: Path) -> None:
+    for attempt in (1, 2, 3):
+        path = checkpoint.save(tmp_path, 3, {"model.a": torch.tensor(attempt)}, {"step": 3, "try": attempt}, keep=1)
+        state = checkpoint.load(path)
+        assert (state["try"], tensors.read(state["tensors"])) == (attempt, {"model.a": torch.tensor(attempt)})
+        assert len([*path.iterdir()]) == 2
+
+
+def test_full_disk_while_tensors_are_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    older = checkpoint.save(tmp_path, 3, TENSORS, state(3), keep=1)
+    monkeypatch.setattr(HuggingFaceStorageWriter, "write_data", full_disk)
+    with pytest.raises(RunFailure, match=r"disk is full: .*step_000003/tensors_1"):
+        checkpoint.save(tmp_path, 3, TENSORS, state(4), keep=1)
+    assert checkpoint.load(older)["step"] == 3
+    assert same(tensors.read(checkpoint.load(older)["tensors"]), TENSORS)
+
+
+def test_tensors_that_are_not_ours_are_refused(tmp_path: Path) -> None:
+    path = checkpoint.save(tmp_path, 3, TENSORS, state(3), keep=1)
+    (shard,) = (path / "tensors").iterdir()
+    shard.write_bytes(b"something else")
+    with pytest.raises(UserError, match=r"step_000003/tensors does not hold a checkpoint's tensors; remove it, or name another"):
+        tensors.shapes(path / "tensors")
+    with pytest.raises(UserError, match="does not hold a checkpoint's tensors"):
+        tensors.shapes(path / "nowhere")
+
+
+def test_resuming_earlier_abandons_later_checkpoints(tmp_path: Path) -> None:
+    """Otherwise the first save after the resume would be rotated away, and resume=auto would jump back to the abandoned course."""
+    for step in (3, 5, 7):
+        checkpoint.save(tmp_path, step, TENSORS, state(step), keep=3)
+    checkpoint.discard_after(tmp_path, 5)
+    assert names(tmp_path) == ["step_000003", "step_000005"]
+
+
+def test_resolve(tmp_path: Path) -> None:
+    assert checkpoint.resolve("auto", tmp_path) is None
+    newest = [checkpoint.save(tmp_path, step, TENSORS, state(step), keep=2) for step in (3, 5)][-1]
+    older = tmp_path / "checkpoints" / "step_000003"
+    assert checkpoint.resolve("auto", tmp_path) == newest
+    assert checkpoint.resolve("never", tmp_path) is None
+    assert checkpoint.resolve(str(older), tmp_path / "elsewhere") == older
+    assert checkpoint.resolve(str(tmp_path), tmp_path / "elsewhere") == newest
+
+
+def test_resolve_refuses_a_folder_without_checkpoint(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=rf"^resume={tmp_path} holds no checkpoint; name a checkpoint folder"):
+        checkpoint.resolve(str(tmp_path), tmp_path)
+
+
+@pytest.mark.parametrize("content", [b"", b"not a checkpoint", pickle.dumps(re.compile("x"), protocol=2)], ids=["empty", "text", "pickle"])
+def test_load_refuses_what_is_no_checkpoint(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "state.pt").write_bytes(content)
+    with pytest.raises(UserError, match=rf"^{tmp_path} is not a checkpoint that can be read; remove it, or name another with resume=PATH\.$"):
+        checkpoint.load(tmp_path)
+
+
+def test_load_refuses_a_truncated_checkpoint(tmp_path: Path) -> None:
+    path = checkpoint.save(tmp_path, 3, TENSORS, state(3), keep=1) / "state.pt"
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(UserError, match="is not a checkpoint that can be read"):
+        checkpoint.load(path.parent)
+
+
+def test_load_refuses_another_program_s_file(tmp_path: Path) -> None:
+    torch.save([1, 2], tmp_path / "state.pt")
+    with pytest.raises(UserError, match="is not a checkpoint of ebft"):
+        checkpoint.load(tmp_path)
+
+
+def draws() -> list[float]:
+    return [random.random(), random.gauss(0, 1), float(numpy.random.rand()), float(numpy.random.randn()), float(torch.rand(()))]
+
+
+def test_random_states_continue_through_a_file(tmp_path: Path) -> None:
+    before = checkpoint.random_state()
+    draws()  # a Gaussian draw leaves the second of its pair in the state
+    saved = checkpoint.random_state()
+    expected = draws()
+    path = checkpoint.save(tmp_path, 1, TENSORS, saved, keep=1)
+    assert draws() != expected
+    checkpoint.restore_random_state(checkpoint.load(path))
+    assert draws() == expected
+    checkpoint.restore_random_state(before)
+
+
+def tokenizer() -> PreTrainedTokenizerFast:
+    vocabulary = {f"w{i}": i for i in range(31)}
+    return PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.WordLevel(vocabulary, unk_token="w0")))
+
+
+def test_export_loads_in_plain_transformers(tmp_path: Path) -> None:
+    model, tokens = plain_model(), torch.tensor([[3, 5, 7, 11]])
+    for card in ("old card", "new card\n"):
+        checkpoint.export(model, tokenizer(), tmp_path / "model", card)
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "model", attn_implementation="eager")
+    assert torch.equal(loaded(tokens).logits, model(tokens).logits)
+    assert AutoTokenizer.from_pretrained(tmp_path / "model").get_vocab()["w13"] == 13
+    assert (tmp_path / "model" / "README.md").read_text() == "new card\n"
+    assert (tmp_path / "model" / "model.safetensors").is_file()
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
