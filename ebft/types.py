@@ -7,7 +7,8 @@ Axes, everywhere in this program and in this order where several meet:
     D  feature width                      L  tapped layers               V  vocabulary
     W  own tokens of a row's branches     S  flat row, S = T + W
 
-A row is `sequence_length` tokens. A block is an anchor in the row; a branch is what one or several equal rollouts have that is not the row's.
+A row is `sequence_length` tokens. A block is an anchor in the row; a branch is what one or several equal rollouts have
+that is not the row's.
 """
 
 from collections.abc import Callable
@@ -19,7 +20,8 @@ from torch import Tensor
 
 
 def moved(x: Shaped[Tensor, "..."], device: torch.device) -> Shaped[Tensor, "..."]:
-    """On its way to the device, without waiting until it has arrived: only pinned memory is read behind the host's back."""
+    """On its way to the device, without waiting until it has arrived: only pinned memory is read behind the host's
+    back."""
     return x.pin_memory().to(device, non_blocking=True) if device.type == "cuda" and not x.is_cuda else x.to(device)
 
 
@@ -28,7 +30,9 @@ class Batch:
     """Rows of tokens with everything that the stages need to know about them."""
 
     tokens: Int[Tensor, "B T"]
-    document_ids: Int[Tensor, "B T"]  # attention and blocks never cross two ids; -1 on padding; all 0 without document masking
+    document_ids: Int[
+        Tensor, "B T"
+    ]  # attention and blocks never cross two ids; -1 on padding; all 0 without document masking
     loss_mask: Bool[Tensor, "B T"]  # tokens that count as targets of the cross-entropy
     completion_mask: Bool[Tensor, "B T"]  # tokens of a completion; every real token where the data is plain text
     row_ids: Int[Tensor, "B"]  # the rows' places in the data set
@@ -61,7 +65,8 @@ class Batch:
 
 @dataclass(frozen=True)
 class Blocks:
-    """Where rollouts hang: block k of a row conditions on tokens[:anchor] and has tokens[anchor : anchor + G] as reference."""
+    """Where rollouts hang: block k of a row conditions on tokens[:anchor] and has tokens[anchor : anchor + G] as
+    reference."""
 
     anchors: Int[Tensor, "B K"]
     valid: Bool[Tensor, "B K"]  # False: no such block in this row; its anchor is a placeholder
@@ -79,7 +84,9 @@ class Rollout:
     tokens: Int[Tensor, "B N K G"]
     log_probs: Float[Tensor, "B N K G"]  # at the sampling temperature
     valid: Bool[Tensor, "B N K G"]  # False in blocks that do not exist and after a branch's EOS
-    matches: Int[Tensor, "B R"] | None = None  # on the host: tokens with which a rollout repeats its row, G where no block is; None: not counted
+    matches: Int[Tensor, "B R"] | None = (
+        None  # on the host: tokens with which a rollout repeats its row, G where no block is; None: not counted
+    )
 
     @property
     def predicting(self) -> "Rollout":

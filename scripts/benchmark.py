@@ -1,4 +1,5 @@
-"""What a step of EBFT costs on this machine: tokens forwarded, seconds by phase and peak memory, beside a naive twin and supervised fine-tuning.
+"""What a step of EBFT costs on this machine: tokens forwarded, seconds by phase and peak memory, beside a naive twin
+and supervised fine-tuning.
 
     python scripts/benchmark.py                              # T = 128, 256, 512, 1024; a few minutes on two cores
     python scripts/benchmark.py --lengths 128 --json out.json
@@ -8,21 +9,24 @@
     python scripts/benchmark.py --lengths 1024 --without-naive --profile profiles
     python scripts/benchmark.py --lengths --completions      # completions only, beside transformers' `generate`
 
-No network, no data: weights are random, or the tiny base's (`benchmark_models.py`). Random models are made so that rollouts follow their row for 45 %
-of their tokens; only reuse (`sampler.reuse`) takes notice. All run whole optimiser steps through `ebft.train.optimization`, small and tiny models
-on a CPU in turn, so that what else the machine does meets them alike. Seconds are the median over the repetitions, tokens and shares the mean. Phases:
+No network, no data: weights are random, or the tiny base's (`benchmark_models.py`). Random models are made so that
+rollouts follow their row for 45 % of their tokens; only reuse (`sampler.reuse`) takes notice. All run whole optimiser
+steps through `ebft.train.optimization`, small and tiny models on a CPU in turn, so that what else the machine does
+meets them alike. Seconds are the median over the repetitions, tokens and shares the mean. Phases:
 
     sampling    rollouts, rewards and advantages
     features    phi of rollouts and references
     update      forward, backward, clipping and AdamW; also the rows' forward that sampling reads, where the rows are one micro-batch
 
-The formula is method.md section 9 at the share reused in the run, less the rows in sampling where they are one micro-batch; a backward counts as two
-forwards. A unit is one plain forward of N copies of the rows. Utilisation is the step's multiply-adds, from the same formula with attention and
-logits, over those that a large matrix product does in its time. Peak memory is what a contender takes, weights included: of a CPU resident memory of
-a process of its own, of a GPU what torch has allocated.
+The formula is method.md section 9 at the share reused in the run, less the rows in sampling where they are one
+micro-batch; a backward counts as two forwards. A unit is one plain forward of N copies of the rows. Utilisation is the
+step's multiply-adds, from the same formula with attention and logits, over those that a large matrix product does in
+its time. Peak memory is what a contender takes, weights included: of a CPU resident memory of a process of its own, of
+a GPU what torch has allocated.
 
-Completions are greedy and all of one length, of ragged prompts, which `generate` gets padded on the left and with its static cache. Both decode the
-same batch in turn; a figure is the best over the repetitions. Where two tokens are equally likely but for rounding, they may go different ways.
+Completions are greedy and all of one length, of ragged prompts, which `generate` gets padded on the left and with its
+static cache. Both decode the same batch in turn; a figure is the best over the repetitions. Where two tokens are
+equally likely but for rounding, they may go different ways.
 """
 
 import argparse
@@ -48,12 +52,26 @@ from ebft.output.environment import environment
 from ebft.run.profiling import DTYPES, matmul_peak
 
 PHASES = ("sampling", "features", "update")
-HEADER = ("T", "phase", "reuse", "tokens", "formula", "naive tokens", "seconds", "naive seconds", "naive/ours", "units", "SFT steps")
+HEADER = (
+    "T",
+    "phase",
+    "reuse",
+    "tokens",
+    "formula",
+    "naive tokens",
+    "seconds",
+    "naive seconds",
+    "naive/ours",
+    "units",
+    "SFT steps",
+)
 WHOLE_HEADER = ("T", "contender", "share reused", "tokens/formula", "utilisation", "peak MiB", "of naive's")
 LEFT_ALIGNED = ("phase", "contender", "grows")
 
 
-def measure(model: PreTrainedModel, setting: Setting, length: int, repetitions: int, names: Sequence[str], peak: float) -> dict[str, Any]:
+def measure(
+    model: PreTrainedModel, setting: Setting, length: int, repetitions: int, names: Sequence[str], peak: float
+) -> dict[str, Any]:
     """All figures of one row length, by contender; `peak` is the device's in multiply-adds a second."""
     runs = race([*names, UNIT], model, setting, setting.rows(model, length), repetitions)
     unit = runs.pop(UNIT).seconds["step"]
@@ -70,7 +88,9 @@ def measure(model: PreTrainedModel, setting: Setting, length: int, repetitions: 
         "ours_over_sft_seconds": {name: seconds[name] / seconds["sft"] for name in OURS},
         "multiply_adds": work,
         "utilisation": {name: count / seconds[name] / peak for name, count in work.items()},
-        "peak_memory_bytes": {name: peak_memory(name, model, setting, length) for name in names if tells_memory(setting)},
+        "peak_memory_bytes": {
+            name: peak_memory(name, model, setting, length) for name in names if tells_memory(setting)
+        },
     }
 
 
@@ -140,26 +160,60 @@ def show(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
     for row in (header, *rows):
         cells = zip(header, row, widths, strict=True)
-        print("  ".join(cell.ljust(width) if name in LEFT_ALIGNED else cell.rjust(width) for name, cell, width in cells))
+        print(
+            "  ".join(cell.ljust(width) if name in LEFT_ALIGNED else cell.rjust(width) for name, cell, width in cells)
+        )
 
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="small", metavar="NAME", help=", ".join(MODELS))
     parser.add_argument(
-        "--device", choices=("cpu", "cuda"), default="cuda" if torch.cuda.is_available() else "cpu", help="default: cuda if there is one"
+        "--device",
+        choices=("cpu", "cuda"),
+        default="cuda" if torch.cuda.is_available() else "cpu",
+        help="default: cuda if there is one",
     )
-    parser.add_argument("--dtype", choices=("fp32", "bf16"), default="fp32", help="bf16: as trainer.dtype, weights stay in fp32")
-    parser.add_argument("--lengths", type=int, nargs="*", default=[128, 256, 512, 1024], metavar="T", help="tokens per row; none for no step")
+    parser.add_argument(
+        "--dtype", choices=("fp32", "bf16"), default="fp32", help="bf16: as trainer.dtype, weights stay in fp32"
+    )
+    parser.add_argument(
+        "--lengths",
+        type=int,
+        nargs="*",
+        default=[128, 256, 512, 1024],
+        metavar="T",
+        help="tokens per row; none for no step",
+    )
     parser.add_argument("--documents", type=int, default=1, metavar="B", help="rows a step, in one micro-batch")
     parser.add_argument("--samples", type=int, default=SAMPLER.n_samples, metavar="N", help="rollouts at every anchor")
-    parser.add_argument("--max-tokens", type=int, metavar="M", help="that hold activations at a time, as trainer.max_tokens_per_microbatch")
-    parser.add_argument("--compile", action="store_true", help="compile the layers of all but the twin, as trainer.compile; a minute each to warm up")
+    parser.add_argument(
+        "--max-tokens",
+        type=int,
+        metavar="M",
+        help="that hold activations at a time, as trainer.max_tokens_per_microbatch",
+    )
+    parser.add_argument(
+        "--compile",
+        action="store_true",
+        help="compile the layers of all but the twin, as trainer.compile; a minute each to warm up",
+    )
     parser.add_argument("--without-naive", action="store_true", help="leave the naive twin out, where rows are long")
-    parser.add_argument("--growth", action="store_true", help="measure how a step grows with T, rows and N as well, without the twin")
-    parser.add_argument("--profile", type=Path, metavar="DIR", help="write a table of operators of a step of the longest length to DIR as well")
-    parser.add_argument("--completions", action="store_true", help="measure completions beside transformers' generate as well")
-    parser.add_argument("--repetitions", type=int, default=3, help="counted steps of each contender, each after one that warms up")
+    parser.add_argument(
+        "--growth", action="store_true", help="measure how a step grows with T, rows and N as well, without the twin"
+    )
+    parser.add_argument(
+        "--profile",
+        type=Path,
+        metavar="DIR",
+        help="write a table of operators of a step of the longest length to DIR as well",
+    )
+    parser.add_argument(
+        "--completions", action="store_true", help="measure completions beside transformers' generate as well"
+    )
+    parser.add_argument(
+        "--repetitions", type=int, default=3, help="counted steps of each contender, each after one that warms up"
+    )
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of torch; all cores by default")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the same figures, and the machine's, to FILE")
     arguments = parser.parse_args()
@@ -179,9 +233,7 @@ def mistake(arguments: argparse.Namespace) -> str | None:
     if arguments.lengths and min(arguments.lengths) < shortest:
         return f"--lengths {min(arguments.lengths)} leaves no block; rows need at least {shortest} tokens."
     if arguments.max_tokens is not None and arguments.max_tokens < longest + SAMPLER.generate_length:
-        return (
-            f"--max-tokens {arguments.max_tokens} is below the {longest + SAMPLER.generate_length} of a row of {longest} with one rollout; raise it."
-        )
+        return f"--max-tokens {arguments.max_tokens} is below the {longest + SAMPLER.generate_length} of a row of {longest} with one rollout; raise it."
     if longest > positions(arguments.model):
         limit = positions(arguments.model)
         return f"Rows of {longest} tokens are over the {limit} positions of --model {arguments.model}; shorten --lengths or leave out --growth."
@@ -207,7 +259,8 @@ def main() -> None:
     figures, machine = everything(model, setting, arguments), environment(arguments.device)
     compiled = ", compiled" if setting.compile else ""
     print(
-        f"{machine['device']}, {setting.threads} threads, {setting.model}, {setting.dtype}{compiled}, N = {setting.n_samples}, "
+        f"{machine['device']}, {setting.threads} threads, {setting.model}, {setting.dtype}{compiled}, N = "
+        f"{setting.n_samples}, "
         f"B = {setting.num_documents}"
     )
     for header, rows in tables(figures):
@@ -235,7 +288,12 @@ def everything(model: PreTrainedModel, setting: Setting, arguments: argparse.Nam
     for num_rows in COMPLETED_ROWS if arguments.completions else ():
         report(f"completions of {num_rows} prompts")
         completions[num_rows] = measure_completions(model, setting, num_rows, arguments.repetitions)
-    return {"matmul_multiply_adds_per_second": peak, "lengths": lengths, "growth": in_order(growth), "completions": completions}
+    return {
+        "matmul_multiply_adds_per_second": peak,
+        "lengths": lengths,
+        "growth": in_order(growth),
+        "completions": completions,
+    }
 
 
 def report(progress: str) -> None:

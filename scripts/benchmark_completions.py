@@ -1,4 +1,5 @@
-"""Completions of ragged prompts, greedy and all of one length, beside transformers' `generate` with its static cache."""
+"""Completions of ragged prompts, greedy and all of one length, beside transformers' `generate` with its static
+cache."""
 
 import copy
 from collections.abc import Callable
@@ -35,7 +36,9 @@ def measure_completions(model: PreTrainedModel, setting: Setting, num_rows: int,
     }
 
 
-def decoders(model: PreTrainedModel, setting: Setting, prompts: list[list[int]]) -> tuple[Callable[[], Tensor], Callable[[], Tensor]]:
+def decoders(
+    model: PreTrainedModel, setting: Setting, prompts: list[list[int]]
+) -> tuple[Callable[[], Tensor], Callable[[], Tensor]]:
     """Greedy tokens of every prompt, `NEW_TOKENS` each, by `complete` and by `generate`."""
     mine, its = (copy.deepcopy(model).to(setting.device) for _ in range(2))
     policy, (batch, blocks) = LanguageModel(mine, setting.dtype), prompts_batch(prompts, range(len(prompts)))
@@ -47,7 +50,9 @@ def decoders(model: PreTrainedModel, setting: Setting, prompts: list[list[int]])
     settings = {"max_new_tokens": NEW_TOKENS, "do_sample": False, "pad_token_id": 0, "cache_implementation": "static"}
 
     def ours() -> Tensor:
-        return complete(policy, batch, blocks, 1, NEW_TOKENS, Decoding(0.0, 1.0), "benchmark", None).rollout.tokens[:, 0, 0]
+        return complete(policy, batch, blocks, 1, NEW_TOKENS, Decoding(0.0, 1.0), "benchmark", None).rollout.tokens[
+            :, 0, 0
+        ]
 
     def generate() -> Tensor:
         return its.generate(padded, attention_mask=mask, **settings)[:, width:]
@@ -56,7 +61,10 @@ def decoders(model: PreTrainedModel, setting: Setting, prompts: list[list[int]])
 
 
 def random_prompts(num_rows: int, vocab_size: int) -> list[list[int]]:
-    lengths, draw = torch.linspace(LONGEST_PROMPT, SHORTEST_PROMPT, num_rows).long().tolist(), torch.Generator().manual_seed(0)
+    lengths, draw = (
+        torch.linspace(LONGEST_PROMPT, SHORTEST_PROMPT, num_rows).long().tolist(),
+        torch.Generator().manual_seed(0),
+    )
     return [torch.randint(vocab_size, (length,), generator=draw).tolist() for length in lengths]
 
 

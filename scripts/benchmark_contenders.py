@@ -1,5 +1,5 @@
-"""What `benchmark.py` lets run against each other: whole optimiser steps through `ebft.train.optimization`, with seconds and tokens by phase, and the
-peak of memory."""
+"""What `benchmark.py` lets run against each other: whole optimiser steps through `ebft.train.optimization`, with
+seconds and tokens by phase, and the peak of memory."""
 
 import copy
 import gc
@@ -56,7 +56,9 @@ class Setting:
     dtype: str
     n_samples: int
     num_documents: int  # rows a step, one micro-batch where `max_tokens` allows it
-    max_tokens: int | None  # that hold activations at a time, as trainer.max_tokens_per_microbatch; the twin takes no notice
+    max_tokens: (
+        int | None
+    )  # that hold activations at a time, as trainer.max_tokens_per_microbatch; the twin takes no notice
     compile: bool  # the layers, as trainer.compile; the twin and the unit stay as they are
     threads: int
 
@@ -126,7 +128,9 @@ class Cost:
 class Contender:
     """A method with its optimiser, stepped on the same rows again and again."""
 
-    def __init__(self, method: Method[Any], policy: LanguageModel, setting: Setting, watched: Sequence[tuple[Any, str, str]]) -> None:
+    def __init__(
+        self, method: Method[Any], policy: LanguageModel, setting: Setting, watched: Sequence[tuple[Any, str, str]]
+    ) -> None:
         self.method, self.optimization = method, Optimization(OPTIMIZER, policy, max_steps=1)
         self.setting, self.meter = setting, Meter(method, setting.device)
         for owner, function, phase in watched:
@@ -135,15 +139,19 @@ class Contender:
     def step(self, batch: Batch, step: int) -> Cost:
         self.meter.reset()
         with self.meter.phase("update"):
-            figures = self.optimization.step(self.method, batch, step, self.setting.num_documents, self.setting.max_tokens)
+            figures = self.optimization.step(
+                self.method, batch, step, self.setting.num_documents, self.setting.max_tokens
+            )
         return Cost(dict(self.meter.tokens), dict(self.meter.seconds), figures)
 
     def formula(self, batch: Batch, reused_share: float) -> dict[str, float]:
-        """Tokens by phase as in method.md section 9, where `reused_share` of the rollouts' tokens need no forward; of rows that are the step's only
-        micro-batch not those of their forward in sampling."""
+        """Tokens by phase as in method.md section 9, where `reused_share` of the rollouts' tokens need no forward; of
+        rows that are the step's only micro-batch not those of their forward in sampling."""
         length = batch.tokens.shape[1]
         blocks = blocks_of(length)
-        per_row = self.method.tokens_per_row(length, (1 - reused_share) * blocks, self.setting.is_one_micro_batch(length))
+        per_row = self.method.tokens_per_row(
+            length, (1 - reused_share) * blocks, self.setting.is_one_micro_batch(length)
+        )
         return with_total({phase: len(batch) * tokens for phase, tokens in per_row.items()})
 
 
@@ -179,7 +187,9 @@ class Twin(NaiveEBFT):
         with torch.device(self.setting.device):
             return super().prepare(batch.to(torch.device(self.setting.device)), step)
 
-    def sample(self, row: Tensor, anchors: Tensor, draws: Float[Tensor, "B N K G"]) -> tuple[Int[Tensor, "B N K G"], Float[Tensor, "B N K G"]]:
+    def sample(
+        self, row: Tensor, anchors: Tensor, draws: Float[Tensor, "B N K G"]
+    ) -> tuple[Int[Tensor, "B N K G"], Float[Tensor, "B N K G"]]:
         return super().sample(row, anchors, draws.to(row.device))
 
     def losses(self, prepared: NaiveExperience, totals: Counts, max_tokens: int | None) -> Iterator[Loss]:
@@ -197,7 +207,9 @@ class Twin(NaiveEBFT):
     def logits(self, row: Tensor, anchors: Tensor, tokens: Int[Tensor, "B N K G"]) -> Float[Tensor, "B N S V"]:
         return super().logits(row, anchors, tokens).float()
 
-    def forward(self, module: PreTrainedModel, row: Tensor, anchors: Tensor, tokens: Int[Tensor, "B N K G"], **settings: bool) -> Any:
+    def forward(
+        self, module: PreTrainedModel, row: Tensor, anchors: Tensor, tokens: Int[Tensor, "B N K G"], **settings: bool
+    ) -> Any:
         with torch.device(self.setting.device), self.setting.autocast():
             return super().forward(module, row, anchors, tokens, **settings)
 
@@ -225,7 +237,8 @@ def contender(name: str, model: PreTrainedModel, setting: Setting) -> Contender 
 
 @dataclass(frozen=True)
 class Runs:
-    """What the steps of a contender came to: median seconds, and means of tokens and reused share, with the formula's tokens at that share."""
+    """What the steps of a contender came to: median seconds, and means of tokens and reused share, with the formula's
+    tokens at that share."""
 
     seconds: dict[str, float]
     tokens: dict[str, float]
@@ -237,7 +250,12 @@ class Runs:
         shares = [cost.figures["reused_share"] for cost in costs if "reused_share" in cost.figures]
         share = statistics.mean(shares) if shares else None
         seconds = by_phase(statistics.median, [cost.seconds for cost in costs])
-        return cls(seconds, by_phase(statistics.mean, [cost.tokens for cost in costs]), racer.formula(batch, share or 0.0), share)
+        return cls(
+            seconds,
+            by_phase(statistics.mean, [cost.tokens for cost in costs]),
+            racer.formula(batch, share or 0.0),
+            share,
+        )
 
 
 def by_phase(middle: Any, runs: Sequence[dict[str, float]]) -> dict[str, float]:
@@ -249,10 +267,12 @@ def with_total(phases: dict[str, float]) -> dict[str, float]:
     return phases | {"step": sum(phases.values())}
 
 
-def race(names: Sequence[str], model: PreTrainedModel, setting: Setting, batch: Batch, repetitions: int) -> dict[str, Runs]:
-    """Each has its own copy of the same weights. Light models on a CPU step in turn, so that what else the machine does meets them alike; others
-    come one after the other, because memory may not hold them all. A turn is two steps, of which the second counts: the first brings back what the
-    others' turns drove out of memory and caches."""
+def race(
+    names: Sequence[str], model: PreTrainedModel, setting: Setting, batch: Batch, repetitions: int
+) -> dict[str, Runs]:
+    """Each has its own copy of the same weights. Light models on a CPU step in turn, so that what else the machine does
+    meets them alike; others come one after the other, because memory may not hold them all. A turn is two steps, of
+    which the second counts: the first brings back what the others' turns drove out of memory and caches."""
     in_turn = setting.device == "cpu" and setting.model in LIGHT
     if len(names) > 1 and not in_turn:
         return {name: race([name], model, setting, batch, repetitions)[name] for name in names}
@@ -275,10 +295,11 @@ def tells_memory(setting: Setting) -> bool:
 
 
 def peak_memory(name: str, model: PreTrainedModel, setting: Setting, length: int) -> int:
-    """Bytes at the peak of two steps, the optimiser's state being there from the second on: weights, phi, gradients, moments and activations.
+    """Bytes at the peak of two steps, the optimiser's state being there from the second on: weights, phi, gradients,
+    moments and activations.
 
-    Of a CUDA device what torch has allocated. Of a CPU the rise of resident memory in a process of its own, above what it holds after its imports;
-    Linux alone tells.
+    Of a CUDA device what torch has allocated. Of a CPU the rise of resident memory in a process of its own, above what
+    it holds after its imports; Linux alone tells.
     """
     if setting.device == "cuda":
         return _allocated_rise(name, model, setting, length)

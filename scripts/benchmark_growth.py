@@ -12,7 +12,19 @@ from ebft.objective.features import tap_indices
 
 LENGTHS, DOCUMENTS, SAMPLES = (256, 512, 1024, 2048, 4096), (1, 2, 4), (2, 4, 8)
 LENGTH_OF_OTHERS = 512
-HEADER = ("grows", "T", "rows", "N", "reuse", "share reused", "tokens", "seconds", "times before", "G multiply-adds", "seconds / multiply-adds")
+HEADER = (
+    "grows",
+    "T",
+    "rows",
+    "N",
+    "reuse",
+    "share reused",
+    "tokens",
+    "seconds",
+    "times before",
+    "G multiply-adds",
+    "seconds / multiply-adds",
+)
 
 Point = tuple[str, int, int, int]  # what grows, T, B, N
 
@@ -27,7 +39,8 @@ def points(n_samples: int) -> list[Point]:
 
 
 def measure_growth(model: PreTrainedModel, setting: Setting, repetitions: int) -> Iterator[dict[str, Any]]:
-    """A line for every point, without reuse and with it. The last figure is relative to the first line of the same reuse: 1 is linear growth."""
+    """A line for every point, without reuse and with it. The last figure is relative to the first line of the same
+    reuse: 1 is linear growth."""
     first: dict[str, float] = {}
     before: dict[str, float] = {}
     grows = ""
@@ -61,7 +74,9 @@ def arithmetic(model: PreTrainedModel, setting: Setting, length: int, name: str,
     depth = max(tap_indices(list(FEATURES.feature_layers), num_layers)) / num_layers
     assert runs.reused_share is not None
     live, is_kept = 1 - runs.reused_share, setting.is_one_micro_batch(length)
-    return setting.num_documents * multiply_adds(Sizes.of(model), setting.sampler(name == "reuse"), length, depth, live, is_kept)
+    return setting.num_documents * multiply_adds(
+        Sizes.of(model), setting.sampler(name == "reuse"), length, depth, live, is_kept
+    )
 
 
 def growth_row(line: dict[str, Any]) -> list[str]:

@@ -1,9 +1,10 @@
 """The models that `benchmark.py` steps, their rows, and what their forwards cost in multiply-adds.
 
-`tiny` is the base that ships with the package, on rows of the standard library's text. All others have random weights, which know no text; so that
-reuse has something to reuse, they are made to repeat themselves and get rows that do. Embeddings are so large that layers hardly turn them. With a
-head of its own (`small`) the likeliest token is the one above the latest, and a row counts up; where the head is the embeddings, as in the published
-models, it is the latest token again, and a row is one token throughout.
+`tiny` is the base that ships with the package, on rows of the standard library's text. All others have random weights,
+which know no text; so that reuse has something to reuse, they are made to repeat themselves and get rows that do.
+Embeddings are so large that layers hardly turn them. With a head of its own (`small`) the likeliest token is the one
+above the latest, and a row counts up; where the head is the embeddings, as in the published models, it is the latest
+token again, and a row is one token throughout.
 """
 
 import json
@@ -15,14 +16,28 @@ from typing import Any
 import torch
 import transformers
 from torch.nn.functional import normalize
-from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, PreTrainedConfig, PreTrainedModel, Qwen2Config
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    LlamaConfig,
+    PreTrainedConfig,
+    PreTrainedModel,
+    Qwen2Config,
+)
 
 from ebft.config.schema import SamplerConfig, StdlibDataConfig
 from ebft.cost.tokens import num_blocks
 from ebft.models.loading import TINY
 from ebft.types import Batch
 
-SMALL = {"hidden_size": 256, "intermediate_size": 1024, "num_hidden_layers": 8, "num_attention_heads": 8, "vocab_size": 2048, "eos_token_id": None}
+SMALL = {
+    "hidden_size": 256,
+    "intermediate_size": 1024,
+    "num_hidden_layers": 8,
+    "num_attention_heads": 8,
+    "vocab_size": 2048,
+    "eos_token_id": None,
+}
 QWEN = {"vocab_size": 151936, "num_key_value_heads": 2, "rms_norm_eps": 1e-6, "tie_word_embeddings": True}
 QWEN_ROPE = {"rope_type": "default", "rope_theta": 1e6}
 LLAMA_ROPE = {"rope_type": "llama3", "rope_theta": 5e5, "factor": 32.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
@@ -42,14 +57,25 @@ SHAPES: dict[str, tuple[Callable[..., PreTrainedConfig], dict[str, Any]]] = {
     ),
     "llama-3.2-1b": (
         LlamaConfig,
-        {"vocab_size": 128256, "hidden_size": 2048, "intermediate_size": 8192, "num_hidden_layers": 16, "num_attention_heads": 32, "head_dim": 64}
+        {
+            "vocab_size": 128256,
+            "hidden_size": 2048,
+            "intermediate_size": 8192,
+            "num_hidden_layers": 16,
+            "num_attention_heads": 32,
+            "head_dim": 64,
+        }
         | {"num_key_value_heads": 8, "rms_norm_eps": 1e-5, "tie_word_embeddings": True, "eos_token_id": None}
-        | {"max_position_embeddings": 131072, "rope_parameters": LLAMA_ROPE | {"original_max_position_embeddings": 8192}},
+        | {
+            "max_position_embeddings": 131072,
+            "rope_parameters": LLAMA_ROPE | {"original_max_position_embeddings": 8192},
+        },
     ),
 }
 MODELS = (*SHAPES, "tiny")
 LIGHT = ("small", "tiny")  # models of which memory holds many copies
-FOLLOWED = 0.82  # probability of the row's next token behind the row: its first 8 powers have the mean 0.45, which leaves 55 % live
+# probability of the row's next token behind the row: its first 8 powers have the mean 0.45, which leaves 55 % live
+FOLLOWED = 0.82
 EMBEDDING_SCALE = 32.0  # 28 layers of the initial weights add about 5
 
 
@@ -81,11 +107,15 @@ def build(name: str, longest: int, temperature: float) -> PreTrainedModel:
 def make_repetitive(model: PreTrainedModel, temperature: float) -> None:
     """The likeliest token is the latest, or the one above it, with probability `FOLLOWED` at the temperature.
 
-    Embeddings point in random directions in d dimensions, all of length sqrt(d) times their scale. Their products, over that length and scale, are
-    sqrt(d) with themselves and normal with each other. With s times that as logits, exp(s sqrt(d)) stands against V exp(s^2 / 2) in the mean, and s
-    follows from the odds.
+    Embeddings point in random directions in d dimensions, all of length sqrt(d) times their scale. Their products, over
+    that length and scale, are sqrt(d) with themselves and normal with each other. With s times that as logits, exp(s
+    sqrt(d)) stands against V exp(s^2 / 2) in the mean, and s follows from the odds.
     """
-    embeddings, head, width = model.get_input_embeddings().weight, model.get_output_embeddings().weight, model.config.hidden_size
+    embeddings, head, width = (
+        model.get_input_embeddings().weight,
+        model.get_output_embeddings().weight,
+        model.config.hidden_size,
+    )
     embeddings.copy_(normalize(torch.randn_like(embeddings), dim=-1) * EMBEDDING_SCALE * width**0.5)
     odds = math.log(model.config.vocab_size * FOLLOWED / (1 - FOLLOWED))
     scale = width**0.5 - (width - 2 * odds) ** 0.5
@@ -99,7 +129,11 @@ def rows(name: str, vocab_size: int, length: int, num_documents: int) -> Batch:
     if name == "tiny":
         return text_rows(length, num_documents)
     first = torch.arange(num_documents)[:, None]
-    tokens = (first * length + torch.arange(length)) % vocab_size if name == "small" else first.expand(-1, length).contiguous()
+    tokens = (
+        (first * length + torch.arange(length)) % vocab_size
+        if name == "small"
+        else first.expand(-1, length).contiguous()
+    )
     every = torch.ones_like(tokens, dtype=torch.bool)
     return Batch(tokens, torch.zeros_like(tokens), every, every, torch.arange(num_documents), masked=False)
 
@@ -142,15 +176,20 @@ class Sizes:
         return cls(token, config.vocab_size * config.hidden_size, 2 * width)
 
 
-def multiply_adds(sizes: Sizes, sampler: SamplerConfig, length: int, depth: float, live: float, row_is_kept: bool) -> float:
-    """Of one step of EBFT on one row, `live` of whose rollouts' tokens are forwarded; a backward counts as two forwards. A row whose forward is kept
-    for the update has none of its own in sampling.
+def multiply_adds(
+    sizes: Sizes, sampler: SamplerConfig, length: int, depth: float, live: float, row_is_kept: bool
+) -> float:
+    """Of one step of EBFT on one row, `live` of whose rollouts' tokens are forwarded; a backward counts as two
+    forwards. A row whose forward is kept for the update has none of its own in sampling.
 
-    Tokens as in method.md section 9. A row has T (T + 1) / 2 pairs, a branch's token as many as its position and one. Logits are those that the
-    product takes: in the update of the whole row and of the branches; in sampling of the row where a token of a block can follow, of the first alone
-    without reuse, and of the branches.
+    Tokens as in method.md section 9. A row has T (T + 1) / 2 pairs, a branch's token as many as its position and one.
+    Logits are those that the product takes: in the update of the whole row and of the branches; in sampling of the row
+    where a token of a block can follow, of the first alone without reuse, and of the branches.
     """
-    blocks, steps = num_blocks(length, sampler.context_length, sampler.stride, sampler.generate_length), sampler.generate_length - 1
+    blocks, steps = (
+        num_blocks(length, sampler.context_length, sampler.stride, sampler.generate_length),
+        sampler.generate_length - 1,
+    )
     branches = live * blocks * sampler.n_samples
 
     row = sizes.token * length + sizes.pair * length * (length + 1) / 2

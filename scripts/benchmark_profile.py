@@ -9,7 +9,8 @@ from ebft.run.profiling import operators
 
 
 def write_profiles(folder: Path, setting: Setting, length: int) -> list[Path]:
-    """A Markdown table of one step, after one that warms up, of each of `OURS`: the operators that the device itself spent most time in."""
+    """A Markdown table of one step, after one that warms up, of each of `OURS`: the operators that the device itself
+    spent most time in."""
     folder.mkdir(parents=True, exist_ok=True)
     files = []
     for name in OURS:

@@ -3,8 +3,9 @@
     python scripts/benchmark_sandbox.py                      # some ten seconds on two cores
     python scripts/benchmark_sandbox.py --programs 400 --workers 4
 
-Every program sorts a list and is judged by five tests: cases, whose results are compared outside its process, or asserts, which run in a
-second process. `one hanging` puts an endless loop first in the batch, whose time limit is two seconds.
+Every program sorts a list and is judged by five tests: cases, whose results are compared outside its process, or
+asserts, which run in a second process. `one hanging` puts an endless loop first in the batch, whose time limit is two
+seconds.
 """
 
 import argparse
@@ -19,7 +20,12 @@ SOURCE = "def f(values):\n    return sorted(values)\n"
 CASES = Tests("f", cases=tuple(Case(([3, number, 1],), [1, 3, number]) for number in range(4, 9)))
 CODE = Tests("f", code="\n".join(f"assert f([3, {number}, 1]) == [1, 3, {number}]" for number in range(4, 9)))
 HANGING = Program("def f(values):\n    while True:\n        pass\n", CASES)
-BATCHES = {"cases": (CASES, []), "cases, one hanging": (CASES, [HANGING]), "asserts": (CODE, []), "asserts, one hanging": (CODE, [HANGING])}
+BATCHES = {
+    "cases": (CASES, []),
+    "cases, one hanging": (CASES, [HANGING]),
+    "asserts": (CODE, []),
+    "asserts, one hanging": (CODE, [HANGING]),
+}
 
 
 def main() -> None:
@@ -33,17 +39,24 @@ def main() -> None:
     )  # fmt: skip
     with Sandbox(config) as sandbox:
         sandbox.run_all([HANGING] * 2 * (os.cpu_count() or 1))  # every worker has started
-        print(f"level {sandbox.level}, {arguments.programs} right programs a batch, load {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores\n")
+        print(
+            f"level {sandbox.level}, {arguments.programs} right programs a batch, load {os.getloadavg()[0]:.1f} on "
+            f"{os.cpu_count()} cores\n"
+        )
         print("| tests | seconds | programs a second |\n| --- | --- | --- |")
         for name, (tests, hanging) in BATCHES.items():
-            print(row(name, sandbox, [*hanging, *[Program(SOURCE, tests)] * arguments.programs], num_hanging=len(hanging)))
+            print(
+                row(name, sandbox, [*hanging, *[Program(SOURCE, tests)] * arguments.programs], num_hanging=len(hanging))
+            )
 
 
 def row(name: str, sandbox: Sandbox, programs: list[Program], num_hanging: int) -> str:
     started = time.perf_counter()
     outcomes = sandbox.run_all(programs)
     seconds = time.perf_counter() - started
-    assert [outcome.kind for outcome in outcomes] == ["timeout"] * num_hanging + ["passed"] * (len(programs) - num_hanging)
+    assert [outcome.kind for outcome in outcomes] == ["timeout"] * num_hanging + ["passed"] * (
+        len(programs) - num_hanging
+    )
     return f"| {name} | {seconds:.2f} | {len(programs) / seconds:.0f} |"
 
 

@@ -2,8 +2,8 @@
 
     python scripts/benchmark_sweep.py                  # 1,000 runs; seconds of whole processes, their start included
 
-The folders that are compared are copies of one real run with other seeds and rates; the runs beside which a sweep is timed are those of
-`+experiment=smoke`, three alone and three in a sweep.
+The folders that are compared are copies of one real run with other seeds and rates; the runs beside which a sweep is
+timed are those of `+experiment=smoke`, three alone and three in a sweep.
 """
 
 import argparse
@@ -30,11 +30,20 @@ def main() -> None:
         parser.error(f"--runs must be a multiple of {SEEDS}.")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        alone = sum(seconds("train", *SMOKE, f"seed={seed}", f"hydra.run.dir={folder}/alone{seed}") for seed in range(3)) / 3
+        alone = (
+            sum(seconds("train", *SMOKE, f"seed={seed}", f"hydra.run.dir={folder}/alone{seed}") for seed in range(3))
+            / 3
+        )
         swept = seconds("sweep", *SMOKE, "seed=0,1,2", f"sweep.dir={folder}/swept") / 3
         copy(folder / "alone0", folder / "many", number)
         rates = ",".join(str(place + 1) for place in range(number // SEEDS))
-        planning = ("method=sft", f"optimizer.lr={rates}", f"seed=range({SEEDS})", "mode=plan", f"sweep.dir={folder}/planned")
+        planning = (
+            "method=sft",
+            f"optimizer.lr={rates}",
+            f"seed=range({SEEDS})",
+            "mode=plan",
+            f"sweep.dir={folder}/planned",
+        )
         print(f"import torch           {timed([sys.executable, '-c', 'import torch']):6.2f} s")
         print(f"a run alone            {alone:6.2f} s")
         print(f"a run of a sweep of 3  {swept:6.2f} s, {swept - alone:.2f} s beside itself")

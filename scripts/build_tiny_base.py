@@ -3,8 +3,9 @@
     python scripts/build_tiny_base.py                   # tokenizer, architecture, training, evaluation, model card
     python scripts/build_tiny_base.py --tokenizer-only  # tokenizer and architecture
 
-All of it sees the training side of `data=mixture` alone, the tokenizer included, so the modules and questions that evaluation reads are new to it.
-The recipe is conf/experiment/tiny_base.yaml; this file adds the vocabulary and the architecture.
+All of it sees the training side of `data=mixture` alone, the tokenizer included, so the modules and questions that
+evaluation reads are new to it. The recipe is conf/experiment/tiny_base.yaml; this file adds the vocabulary and the
+architecture.
 """
 
 import argparse
@@ -83,18 +84,29 @@ def parse() -> argparse.Namespace:
 
 
 def build_tokenizer(documents: Sequence[Document]) -> PreTrainedTokenizerFast:
-    """Byte-level BPE without normalisation, each digit a token of its own, one special token that ends documents and pads."""
+    """Byte-level BPE without normalisation, each digit a token of its own, one special token that ends documents and
+    pads."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
     )
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=VOCABULARY, special_tokens=[END], initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
+        vocab_size=VOCABULARY,
+        special_tokens=[END],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
     )
-    tokenizer.train_from_iterator((text for document in documents for text in (document.prompt, document.completion) if text), trainer)
+    tokenizer.train_from_iterator(
+        (text for document in documents for text in (document.prompt, document.completion) if text), trainer
+    )
     return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, bos_token=END, eos_token=END, pad_token=END, model_max_length=MAX_POSITIONS, clean_up_tokenization_spaces=False
+        tokenizer_object=tokenizer,
+        bos_token=END,
+        eos_token=END,
+        pad_token=END,
+        model_max_length=MAX_POSITIONS,
+        clean_up_tokenization_spaces=False,
     )
 
 
@@ -118,7 +130,8 @@ def architecture(tokenizer: PreTrainedTokenizerBase) -> LlamaConfig:
 
 
 def export(model_dir: Path) -> int:
-    """Copy the trained weights in bf16; returns the number of parameters. Weights that the exported config has no place for would go unnoticed."""
+    """Copy the trained weights in bf16; returns the number of parameters. Weights that the exported config has no place
+    for would go unnoticed."""
     model, report = AutoModelForCausalLM.from_pretrained(model_dir, dtype=torch.bfloat16, output_loading_info=True)
     assert not report["unexpected_keys"] | report["missing_keys"], report
     model.save_pretrained(ASSETS)
@@ -139,12 +152,18 @@ def describe_corpus(config: DataConfig, data: Data, validation: Sequence[Documen
     bytes_per_token = held_out_bytes / (data.validation.num_tokens - data.validation.num_documents)
     return (
         f"{data.train.num_documents:,} documents ({data.train.num_tokens:,} tokens) for training, "
-        f"{data.validation.num_documents:,} documents ({data.validation.num_tokens:,} tokens, {bytes_per_token:.2f} bytes per token) held out"
+        f"{data.validation.num_documents:,} documents ({data.validation.num_tokens:,} tokens, {bytes_per_token:.2f} "
+        "bytes per token) held out"
     )
 
 
 def model_card(
-    config: TrainConfig, overrides: Sequence[str], summary: dict[str, Any], corpus: str, num_parameters: int, tasks: dict[str, dict[str, float]]
+    config: TrainConfig,
+    overrides: Sequence[str],
+    summary: dict[str, Any],
+    corpus: str,
+    num_parameters: int,
+    tasks: dict[str, dict[str, float]],
 ) -> str:
     command = " ".join(["python scripts/build_tiny_base.py", *overrides])
     tokens = summary["steps"] * config.trainer.batch_size * config.data.sequence_length
@@ -158,7 +177,8 @@ def model_card(
         "Validation cross-entropy": f"{summary['final']['eval/cross_entropy']:.4f} nats per token",
     }
     rows = (
-        f"| `{source}` | {results['eval/cross_entropy']:.4f} | {results['eval/greedy']:.3f} ± {results['eval/greedy_stderr']:.3f} "
+        f"| `{source}` | {results['eval/cross_entropy']:.4f} | {results['eval/greedy']:.3f} ± "
+        f"{results['eval/greedy_stderr']:.3f} "
         f"| {results['eval/score']:.3f} ± {results['eval/score_stderr']:.3f} |"
         for source, results in tasks.items()
     )

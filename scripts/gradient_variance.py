@@ -3,15 +3,16 @@
     python scripts/gradient_variance.py data=translation
     python scripts/gradient_variance.py --batches 16 --redraws 4 data=code_qa sampler.n_samples=4
 
-For B batches of the training data the gradient of the policy-gradient loss is taken R times with fresh rollouts, g_br. With gbar_b the mean over r:
+For B batches of the training data the gradient of the policy-gradient loss is taken R times with fresh rollouts, g_br.
+With gbar_b the mean over r:
 
     signal   |E g|^2      = (|sum_b gbar_b|^2 - sum_b |gbar_b|^2) / (B (B - 1))       unbiased: batches are independent
     noise    tr Cov(g)    = mean |g_br|^2 - signal                                     of one step's gradient
     sampling tr Cov(g|b)  = mean over b of sum_r |g_br - gbar_b|^2 / (R - 1)           the part that rollouts bring, given the batch
 
-`noise / signal` does not depend on the reward's scale, so whitenings can be compared; it is the number of batches whose mean gradient has as much
-signal as noise. Every row sees the same batches and the same uniform draws. Where the signal is not two of its standard errors (jackknife over
-batches) above 0, no ratio is given.
+`noise / signal` does not depend on the reward's scale, so whitenings can be compared; it is the number of batches whose
+mean gradient has as much signal as noise. Every row sees the same batches and the same uniform draws. Where the signal
+is not two of its standard errors (jackknife over batches) above 0, no ratio is given.
 """
 
 import argparse
@@ -52,13 +53,23 @@ def main() -> None:
         rows.append({"whitening": whitening, "advantage": advantage, **row})
         unclear = row["signal"] < 2 * row["signal_error"]
         print(
-            f"| {whitening} | {advantage} | {row['signal']:.3g} | {row['signal_error']:.2g} | {row['noise']:.3g} | {row['sampling_share']:.2f} "
+            f"| {whitening} | {advantage} | {row['signal']:.3g} | {row['signal_error']:.2g} | {row['noise']:.3g} | "
+            f"{row['sampling_share']:.2f} "
             f"| {'unclear' if unclear else format(row['noise_over_signal'], '.1f')} |",
             flush=True,
         )
     if arguments.json is not None:
         arguments.json.write_text(
-            json.dumps({"overrides": arguments.overrides, "batches": arguments.batches, "redraws": arguments.redraws, "rows": rows}, indent=2) + "\n"
+            json.dumps(
+                {
+                    "overrides": arguments.overrides,
+                    "batches": arguments.batches,
+                    "redraws": arguments.redraws,
+                    "rows": rows,
+                },
+                indent=2,
+            )
+            + "\n"
         )
 
 
@@ -66,13 +77,23 @@ def gradients(config: TrainConfig, batches: int, redraws: int) -> torch.Tensor:
     """Gradients as [batches, redraws, parameters] in fp32."""
     assert isinstance(config.method, EBFTConfig)
     setup = prepare(config)
-    rows = [setup.batch(order(len(setup.usable), config.seed, step, config.trainer.batch_size)) for step in range(batches)]
-    return torch.stack([torch.stack([gradient(setup, batch, step * redraws + draw) for draw in range(redraws)]) for step, batch in enumerate(rows)])
+    rows = [
+        setup.batch(order(len(setup.usable), config.seed, step, config.trainer.batch_size)) for step in range(batches)
+    ]
+    return torch.stack(
+        [
+            torch.stack([gradient(setup, batch, step * redraws + draw) for draw in range(redraws)])
+            for step, batch in enumerate(rows)
+        ]
+    )
 
 
 def gradient(setup: Setup, batch: Batch, step: int) -> torch.Tensor:
     """Of the whole batch, with rollouts that belong to `step`."""
-    method, parameters = setup.method, [parameter for parameter in setup.policy.model.parameters() if parameter.requires_grad]
+    method, parameters = (
+        setup.method,
+        [parameter for parameter in setup.policy.model.parameters() if parameter.requires_grad],
+    )
     prepared = method.prepare(batch, step, alone=False)
     setup.policy.model.zero_grad()
     differentiate(method, prepared, method.counts(prepared), max_tokens=None)
@@ -96,7 +117,13 @@ def statistics(gradients: torch.Tensor) -> dict[str, float]:
     error = math.sqrt((num_batches - 1) / num_batches * sum((value - centre) ** 2 for value in without))
     noise = float(gradients.double().square().sum(-1).mean()) - signal
     sampling = float((gradients - means[:, None]).double().square().sum(-1).sum(1).mean() / (num_redraws - 1))
-    return {"signal": signal, "signal_error": error, "noise": noise, "sampling_share": sampling / noise, "noise_over_signal": noise / signal}
+    return {
+        "signal": signal,
+        "signal_error": error,
+        "noise": noise,
+        "sampling_share": sampling / noise,
+        "noise_over_signal": noise / signal,
+    }
 
 
 if __name__ == "__main__":

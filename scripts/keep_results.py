@@ -1,5 +1,5 @@
-"""Copies what a comparison is made from, to be kept beside a text: configs, environments, summaries, evaluations and why runs failed, without models
-and samples.
+"""Copies what a comparison is made from, to be kept beside a text: configs, environments, summaries, evaluations and
+why runs failed, without models and samples.
 
 python scripts/keep_results.py outputs/sweeps/laptop_code_qa docs/results/laptop/code_qa
 ebft-sweep mode=collect sweep.dir=docs/results/laptop/code_qa      # the same tables and plots again, from what was kept
@@ -35,7 +35,9 @@ def main() -> None:
         parser.error(f"{arguments.target} exists and was not made by keep_results.py; choose another target.")
     arguments.target.parent.mkdir(parents=True, exist_ok=True)
     with atomic_folder(arguments.target) as target:
-        (target / MARK).write_text("Made by scripts/keep_results.py, which replaces this folder as a whole.\n", encoding="utf-8")
+        (target / MARK).write_text(
+            "Made by scripts/keep_results.py, which replaces this folder as a whole.\n", encoding="utf-8"
+        )
         if (arguments.sweep / MANIFEST).is_file():
             shutil.copy(arguments.sweep / MANIFEST, target)
         if (arguments.sweep / RECORDS).is_dir():

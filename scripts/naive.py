@@ -1,11 +1,13 @@
 """EBFT as plainly as it can be put down: the slow twin of `ebft/methods/ebft.py`, for its results and for its cost.
 
-Each of the N rollouts has a full copy of the row with its own tokens of all blocks behind it, step by step as the authors' release lays them out:
+Each of the N rollouts has a full copy of the row with its own tokens of all blocks behind it, step by step as the
+authors' release lays them out:
 
     [ T row tokens | step 0 of blocks 0 .. K-1 | step 1 of blocks 0 .. K-1 | ... ]
 
-Everything is forwarded again for every generated step, through all layers and the whole output head, with transformers' own attention and a
-dense mask over all pairs. It knows rows that hold one document each, blocks everywhere, last-token features and no end of sequence.
+Everything is forwarded again for every generated step, through all layers and the whole output head, with transformers'
+own attention and a dense mask over all pairs. It knows rows that hold one document each, blocks everywhere, last-token
+features and no end of sequence.
 """
 
 from dataclasses import dataclass
@@ -27,7 +29,8 @@ from ebft.types import Batch, Embeddings
 
 
 def layout(anchors: Int[Tensor, "K"], row_length: int, num_steps: int) -> tuple[Int[Tensor, "S"], Bool[Tensor, "S S"]]:
-    """Position ids of T row tokens with `num_steps` tokens of every block behind them, and [i, j]: i sees j (method.md section 2)."""
+    """Position ids of T row tokens with `num_steps` tokens of every block behind them, and [i, j]: i sees j (method.md
+    section 2)."""
     num_blocks = len(anchors)
     block = torch.cat([torch.full((row_length,), -1), torch.arange(num_blocks).repeat(num_steps)])
     step = torch.cat([torch.arange(row_length), torch.arange(num_steps).repeat_interleave(num_blocks)])
@@ -50,10 +53,17 @@ class NaiveExperience:
 
 
 class NaiveEBFT:
-    """A `Method` like `EBFT`, with the same draws at the same seed. Takes the policy's model away from branch attention."""
+    """A `Method` like `EBFT`, with the same draws at the same seed. Takes the policy's model away from branch
+    attention."""
 
     def __init__(
-        self, config: EBFTConfig, sampler: SamplerConfig, features: FeaturesConfig, policy: LanguageModel, phi: PreTrainedModel, seed: int
+        self,
+        config: EBFTConfig,
+        sampler: SamplerConfig,
+        features: FeaturesConfig,
+        policy: LanguageModel,
+        phi: PreTrainedModel,
+        seed: int,
     ) -> None:
         assert sampler.anchors == "all", sampler.anchors
         assert (features.embed_method, features.normalize) == ("last_token", "joint"), features
@@ -76,7 +86,9 @@ class NaiveEBFT:
         return NaiveExperience(row, anchors, tokens, log_probs, embeddings, advantage)
 
     @torch.no_grad()
-    def sample(self, row: Tensor, anchors: Tensor, draws: Float[Tensor, "B N K G"]) -> tuple[Int[Tensor, "B N K G"], Float[Tensor, "B N K G"]]:
+    def sample(
+        self, row: Tensor, anchors: Tensor, draws: Float[Tensor, "B N K G"]
+    ) -> tuple[Int[Tensor, "B N K G"], Float[Tensor, "B N K G"]]:
         """A full forward of all N copies for every generated step."""
         tokens = torch.empty((*draws.shape[:3], 0), dtype=torch.long)
         log_probs = torch.empty((*draws.shape[:3], 0))
@@ -84,7 +96,11 @@ class NaiveEBFT:
             logits = self.predicting(self.logits(row, anchors, tokens), anchors, row.shape[1], step)
             scaled = (logits / self.sampler.temperature).log_softmax(-1)
             cumulative = scaled.exp().cumsum(-1)
-            token = (cumulative <= draws[..., step, None] * cumulative[..., -1:]).sum(-1, keepdim=True).clamp_max(logits.shape[-1] - 1)
+            token = (
+                (cumulative <= draws[..., step, None] * cumulative[..., -1:])
+                .sum(-1, keepdim=True)
+                .clamp_max(logits.shape[-1] - 1)
+            )
             tokens = torch.cat([tokens, token], dim=-1)
             log_probs = torch.cat([log_probs, scaled.gather(-1, token)], dim=-1)
         return tokens, log_probs
@@ -94,13 +110,19 @@ class NaiveEBFT:
         """A full forward of all N copies through phi; its output head alone is left out."""
         (_, _, num_blocks, num_steps), row_length = tokens.shape, row.shape[1]
         hidden = self.forward(self.phi.base_model, row, anchors, tokens, output_hidden_states=True).hidden_states
-        tapped = torch.cat([hidden[tap] for tap in tap_indices(list(self.features.feature_layers), self.phi.config.num_hidden_layers)], dim=-1)
+        tapped = torch.cat(
+            [hidden[tap] for tap in tap_indices(list(self.features.feature_layers), self.phi.config.num_hidden_layers)],
+            dim=-1,
+        )
         features = torch.nn.functional.normalize(tapped, dim=-1).unflatten(0, tokens.shape[:2])
         last_step = row_length + (num_steps - 1) * num_blocks
         return Embeddings(features[:, :, last_step:], features[:, 0, anchors + num_steps - 1])
 
     def counts(self, prepared: NaiveExperience) -> Counts:
-        return {"generated": torch.tensor(prepared.tokens.numel()), "targets": torch.tensor(prepared.row[:, 1:].numel())}
+        return {
+            "generated": torch.tensor(prepared.tokens.numel()),
+            "targets": torch.tensor(prepared.row[:, 1:].numel()),
+        }
 
     def loss(self, prepared: NaiveExperience, totals: Counts) -> Loss:
         """All logits of a full forward of all N copies; the cross-entropy is the mean over the copies."""
@@ -118,17 +140,24 @@ class NaiveEBFT:
     def logits(self, row: Tensor, anchors: Tensor, tokens: Int[Tensor, "B N K G"]) -> Float[Tensor, "B N S V"]:
         return self.forward(self.model, row, anchors, tokens).logits.unflatten(0, tokens.shape[:2])
 
-    def predicting(self, logits: Float[Tensor, "B N S V"], anchors: Tensor, row_length: int, step: int) -> Float[Tensor, "B N K V"]:
-        """The logits of every block's token `step`: the row's before the anchor, then those of the block's token before."""
+    def predicting(
+        self, logits: Float[Tensor, "B N S V"], anchors: Tensor, row_length: int, step: int
+    ) -> Float[Tensor, "B N K V"]:
+        """The logits of every block's token `step`: the row's before the anchor, then those of the block's token
+        before."""
         before = row_length + (step - 1) * len(anchors)
         return logits[:, :, anchors - 1] if step == 0 else logits[:, :, before : before + len(anchors)]
 
-    def forward(self, module: PreTrainedModel, row: Tensor, anchors: Tensor, tokens: Int[Tensor, "B N K G"], **settings: bool) -> Any:
+    def forward(
+        self, module: PreTrainedModel, row: Tensor, anchors: Tensor, tokens: Int[Tensor, "B N K G"], **settings: bool
+    ) -> Any:
         copies = row[:, None].expand(-1, tokens.shape[1], -1)
         flat = torch.cat([copies, tokens.transpose(2, 3).flatten(2)], dim=2).flatten(0, 1)
         positions, mask = layout(anchors, row.shape[1], tokens.shape[3])
         self.tokens_forwarded += flat.numel() * (3 if torch.is_grad_enabled() else 1)
-        return module(input_ids=flat, position_ids=positions[None], attention_mask=mask[None, None], use_cache=False, **settings)
+        return module(
+            input_ids=flat, position_ids=positions[None], attention_mask=mask[None, None], use_cache=False, **settings
+        )
 
     def metrics(self, prepared: list[NaiveExperience]) -> dict[str, float]:
         return {}

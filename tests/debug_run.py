@@ -26,7 +26,9 @@ MINIATURE = f"""
 
 def write_rows(path: Path, count: int, first: int = 0) -> Path:
     """Plain texts of more than 23 tokens each."""
-    texts = [f"def power_{n}(x):\n    y = x ** {n}\n    return y * {7 * n} - {n * n}\n" for n in range(first, first + count)]
+    texts = [
+        f"def power_{n}(x):\n    y = x ** {n}\n    return y * {7 * n} - {n * n}\n" for n in range(first, first + count)
+    ]
     path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
     return path
 
@@ -43,8 +45,14 @@ def pairs(folder: Path, task: str = "chrf") -> list[str]:
 
 def miniature(folder: Path, *overrides: str) -> TrainConfig:
     """The config of a miniature run whose data files lie in `folder`; a later override wins."""
-    train, validation = write_rows(folder / "train.jsonl", NUM_DOCUMENTS), write_rows(folder / "validation.jsonl", 5, first=100)
-    last = {override.partition("=")[0]: override for override in (*MINIATURE, f"data.path={train}", f"data.validation_path={validation}", *overrides)}
+    train, validation = (
+        write_rows(folder / "train.jsonl", NUM_DOCUMENTS),
+        write_rows(folder / "validation.jsonl", 5, first=100),
+    )
+    last = {
+        override.partition("=")[0]: override
+        for override in (*MINIATURE, f"data.path={train}", f"data.validation_path={validation}", *overrides)
+    }
     (folder / "overrides.json").write_text(json.dumps(list(last.values())))
     return compose(list(last.values()))
 

@@ -1,4 +1,5 @@
-"""Rows and branches long enough for several blocks of 128 queries and keys, and the dense masks of what flex attention computes over them."""
+"""Rows and branches long enough for several blocks of 128 queries and keys, and the dense masks of what flex attention
+computes over them."""
 
 import torch
 from torch import Tensor
@@ -9,7 +10,10 @@ from tests.reference import pack_loop
 LENGTH, QUERY_HEADS, HEADS = 293, 6, 2  # three query heads share one of keys and values
 ROWS = {
     "plain": [[0] * LENGTH, [0] * LENGTH],
-    "documents": [[0] * 101 + [1] * 150 + [2] * 42, [7] * 17 + [2] * 213 + [9] * 30 + [-1] * 33],  # an id says nothing but who belongs together
+    "documents": [
+        [0] * 101 + [1] * 150 + [2] * 42,
+        [7] * 17 + [2] * 213 + [9] * 30 + [-1] * 33,
+    ],  # an id says nothing but who belongs together
     "padded": [[0] * LENGTH, [0] * 131 + [-1] * 162],
 }
 BRANCHES = {"sorted": 263, "loose": 101, "long": 2}  # how many
@@ -27,7 +31,8 @@ def anchors_in(document_ids: Tensor, num_branches: int, seed: int = 3) -> Tensor
 
 
 def branches_in(document_ids: Tensor, kind: str) -> Branches:
-    """Short branches in order of their anchors, so many that blocks of padding follow; short ones in no order, some without a token; or long ones."""
+    """Short branches in order of their anchors, so many that blocks of padding follow; short ones in no order, some
+    without a token; or long ones."""
     anchors = anchors_in(document_ids, BRANCHES[kind])
     if kind == "long":
         lengths = torch.tensor([[307, 89], [83, 311]])

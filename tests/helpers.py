@@ -1,4 +1,5 @@
-"""Random models of several families, batches of several layouts, and one branch at a time through plain transformers."""
+"""Random models of several families, batches of several layouts, and one branch at a time through plain
+transformers."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -85,7 +86,9 @@ def features(**changes: Any) -> FeaturesConfig:
 
 
 def geometry(**changes: Any) -> SamplerConfig:
-    config = SamplerConfig(anchors="all", n_samples=3, stride=5, context_length=2, generate_length=4, temperature=0.7, reuse=False)
+    config = SamplerConfig(
+        anchors="all", n_samples=3, stride=5, context_length=2, generate_length=4, temperature=0.7, reuse=False
+    )
     return replace(config, **changes)
 
 
@@ -107,8 +110,12 @@ def random_draws(batch: Batch, blocks: Blocks, config: SamplerConfig, seed: int 
 def optimiser_step(
     method: Method[Any], batch: Batch, size: int, max_tokens: int | None = None
 ) -> tuple[list[Any], dict[str, Tensor], dict[str, Tensor]]:
-    """Experiences, summed losses and gradients of a batch cut into micro-batches of `size` rows, as the loop takes them."""
-    prepared = [method.prepare(batch.rows(start, start + size), step=3, alone=size >= len(batch)) for start in range(0, len(batch), size)]
+    """Experiences, summed losses and gradients of a batch cut into micro-batches of `size` rows, as the loop takes
+    them."""
+    prepared = [
+        method.prepare(batch.rows(start, start + size), step=3, alone=size >= len(batch))
+        for start in range(0, len(batch), size)
+    ]
     counts = [method.counts(part) for part in prepared]
     totals = {name: torch.stack([count[name] for count in counts]).sum() for name in counts[0]}
     values: dict[str, Tensor] = {}
@@ -122,7 +129,9 @@ def random_rollout(batch: Batch, config: SamplerConfig, seed: int = 9) -> Rollou
     """Rollouts that nobody sampled, without log-probs."""
     blocks = blocks_of(batch, config)
     draw = torch.Generator().manual_seed(seed)
-    tokens = torch.randint(VOCABULARY, (len(batch), config.n_samples, blocks.anchors.shape[1], config.generate_length), generator=draw)
+    tokens = torch.randint(
+        VOCABULARY, (len(batch), config.n_samples, blocks.anchors.shape[1], config.generate_length), generator=draw
+    )
     return Rollout(blocks, tokens, torch.zeros(tokens.shape), blocks.valid[:, None, :, None].expand(tokens.shape))
 
 

@@ -7,12 +7,17 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-PRELOADED = ["torch", "ebft.train.loop", "tests.debug_run"]  # into the server that processes are forked from, so that they start at once
+PRELOADED = [
+    "torch",
+    "ebft.train.loop",
+    "tests.debug_run",
+]  # into the server that processes are forked from, so that they start at once
 SECONDS = 120.0
 
 
 def run_together(size: int, folder: Path, work: Callable[..., Any], *arguments: Any) -> list[Any]:
-    """What `work(world, *arguments)` returns in each of `size` processes, by rank. An exception in one of them is raised here."""
+    """What `work(world, *arguments)` returns in each of `size` processes, by rank. An exception in one of them is
+    raised here."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(PRELOADED)
     meeting = folder / "rendezvous"
@@ -20,7 +25,9 @@ def run_together(size: int, folder: Path, work: Callable[..., Any], *arguments: 
     pipes, processes = [], []
     for rank in range(size):
         here, there = context.Pipe(duplex=False)
-        processes.append(context.Process(target=_perform, args=(there, rank, size, meeting, work, arguments), daemon=True))
+        processes.append(
+            context.Process(target=_perform, args=(there, rank, size, meeting, work, arguments), daemon=True)
+        )
         processes[-1].start()
         there.close()
         pipes.append(here)
@@ -44,7 +51,9 @@ def _received(pipe: Connection, rank: int) -> Any:
         return AssertionError(f"rank {rank} has died")
 
 
-def _perform(pipe: Connection, rank: int, size: int, meeting: Path, work: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+def _perform(
+    pipe: Connection, rank: int, size: int, meeting: Path, work: Callable[..., Any], arguments: tuple[Any, ...]
+) -> None:
     import torch
 
     from ebft.parallel.world import World

@@ -1,4 +1,5 @@
-"""Slow twins: the definitions of method.md as loops over named axes, in float64. The fast code in `ebft` is compared with them."""
+"""Slow twins: the definitions of method.md as loops over named axes, in float64. The fast code in `ebft` is compared
+with them."""
 
 from itertools import accumulate, product
 
@@ -15,20 +16,28 @@ def batch_of(document_ids: list[list[int]], completion: list[list[bool]] | None 
     real = ids >= 0
     mask = real if completion is None else torch.tensor(completion) & real
     tokens = torch.arange(ids.numel()).reshape(ids.shape)
-    return Batch(tokens, ids, loss_mask=mask, completion_mask=mask, row_ids=torch.arange(len(ids)), masked=bool((ids > 0).any()))
+    return Batch(
+        tokens, ids, loss_mask=mask, completion_mask=mask, row_ids=torch.arange(len(ids)), masked=bool((ids > 0).any())
+    )
 
 
 # Section 2: geometry
 
 
-def find_blocks_loop(batch: Batch, anchors: str, context_length: int, stride: int, generate_length: int) -> list[list[int]]:
+def find_blocks_loop(
+    batch: Batch, anchors: str, context_length: int, stride: int, generate_length: int
+) -> list[list[int]]:
     """The anchors of every row: each position of the row is asked whether it is one."""
     sizes = context_length, stride, generate_length
     columns = zip(batch.document_ids.tolist(), batch.completion_mask.tolist(), strict=True)
-    return [[a for a in range(len(ids)) if _is_anchor(a, ids, completion, anchors, *sizes)] for ids, completion in columns]
+    return [
+        [a for a in range(len(ids)) if _is_anchor(a, ids, completion, anchors, *sizes)] for ids, completion in columns
+    ]
 
 
-def _is_anchor(a: int, ids: list[int], completion: list[bool], anchors: str, context_length: int, stride: int, generate_length: int) -> bool:
+def _is_anchor(
+    a: int, ids: list[int], completion: list[bool], anchors: str, context_length: int, stride: int, generate_length: int
+) -> bool:
     if a < context_length or a + generate_length > len(ids):
         return False
     if ids[a] == -1 or any(ids[j] != ids[a] for j in range(a - 1, a + generate_length)):
@@ -44,17 +53,29 @@ def _is_anchor(a: int, ids: list[int], completion: list[bool], anchors: str, con
 
 
 def pack_loop(anchors: Tensor, lengths: Tensor, tokens: Tensor, shared: Tensor | None = None) -> Branches:
-    """Branches [B, R] of the given lengths, their tokens [B, R, G] one branch behind the other, one for every rollout."""
+    """Branches [B, R] of the given lengths, their tokens [B, R, G] one branch behind the other, one for every
+    rollout."""
     laid = [
         [(anchor, t, own[t]) for anchor, length, own in zip(*row, strict=True) for t in range(length)]
         for row in zip(anchors.tolist(), lengths.tolist(), tokens.tolist(), strict=True)
     ]
     width = max(map(len, laid))
-    filled = torch.tensor([row + [(1, 0, 0)] * (width - len(row)) for row in laid], dtype=torch.long).reshape(len(laid), width, 3)
+    filled = torch.tensor([row + [(1, 0, 0)] * (width - len(row)) for row in laid], dtype=torch.long).reshape(
+        len(laid), width, 3
+    )
     at, steps, packed = filled.unbind(-1)
     starts = torch.tensor([[sum(row[:r]) for r in range(len(row))] for row in lengths.tolist()])
     shared = torch.zeros_like(anchors) if shared is None else shared
-    return Branches(packed, at, steps, tuple(at.amax(0).tolist()), tuple(steps.amax(0).tolist()), shared, starts, group=max(1, width))
+    return Branches(
+        packed,
+        at,
+        steps,
+        tuple(at.amax(0).tolist()),
+        tuple(steps.amax(0).tolist()),
+        shared,
+        starts,
+        group=max(1, width),
+    )
 
 
 def flat_tokens(batch: Batch, branches: Branches) -> Tensor:
@@ -101,14 +122,19 @@ def dense_mask(batch: Batch, branches: Branches) -> Tensor:
 
 
 def dense_attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, scaling: float) -> Tensor:
-    """[B, Q, H, d] of queries [B, H, Q, d] over the keys [B, h, S, d] that a mask [B, Q, S] leaves them; H / h query heads share a key head."""
-    query, key, value = query.double(), *(x.double().repeat_interleave(query.shape[1] // x.shape[1], dim=1) for x in (key, value))
+    """[B, Q, H, d] of queries [B, H, Q, d] over the keys [B, h, S, d] that a mask [B, Q, S] leaves them; H / h query
+    heads share a key head."""
+    query, key, value = (
+        query.double(),
+        *(x.double().repeat_interleave(query.shape[1] // x.shape[1], dim=1) for x in (key, value)),
+    )
     scores = (scaling * query @ key.mT).masked_fill(~mask[:, None], -torch.inf)
     return (scores.softmax(-1) @ value).transpose(1, 2)
 
 
 def leading_matches_loop(batch: Batch, blocks: Blocks, tokens: Tensor) -> list[list[list[int]]]:
-    """[B, N, K]: tokens are compared with the row's one by one, as long as the row goes on inside the anchor's document."""
+    """[B, N, K]: tokens are compared with the row's one by one, as long as the row goes on inside the anchor's
+    document."""
 
     def matches(row: list[int], ids: list[int], anchor: int, own: list[int]) -> int:
         for t, token in enumerate(own):
@@ -116,9 +142,12 @@ def leading_matches_loop(batch: Batch, blocks: Blocks, tokens: Tensor) -> list[l
                 return t
         return len(own)
 
-    columns = zip(batch.tokens.tolist(), batch.document_ids.tolist(), blocks.anchors.tolist(), tokens.tolist(), strict=True)
+    columns = zip(
+        batch.tokens.tolist(), batch.document_ids.tolist(), blocks.anchors.tolist(), tokens.tolist(), strict=True
+    )
     return [
-        [[matches(row, ids, a, own) for a, own in zip(anchors, sample, strict=True)] for sample in samples] for row, ids, anchors, samples in columns
+        [[matches(row, ids, a, own) for a, own in zip(anchors, sample, strict=True)] for sample in samples]
+        for row, ids, anchors, samples in columns
     ]
 
 
@@ -143,7 +172,9 @@ def embed_loop(hidden: Tensor, valid: Tensor, embed_method: str, normalize: str)
 
 
 def unit(x: Tensor) -> Tensor:
-    return x / x.norm() if x.norm() > 1e-12 else torch.zeros_like(x)  # what rounding leaves of a zero vector has no direction
+    return (
+        x / x.norm() if x.norm() > 1e-12 else torch.zeros_like(x)
+    )  # what rounding leaves of a zero vector has no direction
 
 
 # Sections 4 and 6: rewards
@@ -198,7 +229,8 @@ CONTINUATIONS = torch.tensor(list(product(range(VOCABULARY), repeat=STEPS)))
 
 
 def continuation_log_probs(table: Tensor) -> Tensor:
-    """[9, G] log-probs of all continuations; row 0 of the logits [1 + V, V] gives the first token, row 1 + v the one after v."""
+    """[9, G] log-probs of all continuations; row 0 of the logits [1 + V, V] gives the first token, row 1 + v the one
+    after v."""
     log_probs = table.log_softmax(-1)
     first, second = CONTINUATIONS.T
     return torch.stack([log_probs[0, first], log_probs[1 + first, second]], dim=-1)

@@ -1,5 +1,5 @@
-"""The floors of the house: a room imports from lower floors and from rooms before it on its own, the pure ones stay pure, and nobody above the methods
-knows a method's name."""
+"""The floors of the house: a room imports from lower floors and from rooms before it on its own, the pure ones stay
+pure, and nobody above the methods knows a method's name."""
 
 import ast
 import re
@@ -25,8 +25,30 @@ FLOORS = [
 PLACE = {name: number for number, name in enumerate(name for names in FLOORS for name in names)}
 PURE = ("objective", "geometry")
 OWNERS = {"hydra": ["cli"], "omegaconf": ["cli"], "datasets": ["data"], "wandb": ["output"]}  # who alone may import it
-IMPURE = {"transformers", "hydra", "os", "pathlib", "io", "shutil", "tempfile", "random", "numpy", "safetensors", "datasets", "wandb"}
-IMPURE_CALLS = {"open", "cuda", "manual_seed", "set_rng_state", "set_default_device", "set_default_dtype", "save", "load"}
+IMPURE = {
+    "transformers",
+    "hydra",
+    "os",
+    "pathlib",
+    "io",
+    "shutil",
+    "tempfile",
+    "random",
+    "numpy",
+    "safetensors",
+    "datasets",
+    "wandb",
+}
+IMPURE_CALLS = {
+    "open",
+    "cuda",
+    "manual_seed",
+    "set_rng_state",
+    "set_default_device",
+    "set_default_dtype",
+    "save",
+    "load",
+}
 METHODS = ("sft", "rlvr", "ebft")
 
 
@@ -63,7 +85,8 @@ def violations(name: str, source: str) -> list[str]:
 
 
 def method_names(source: str) -> list[str]:
-    """Methods named in code or in strings; docstrings, the package's name in an import and the commands' names are no such thing."""
+    """Methods named in code or in strings; docstrings, the package's name in an import and the commands' names are no
+    such thing."""
     tree = ast.parse(source)
     documented = ast.Module | ast.ClassDef | ast.FunctionDef
     docstrings = {ast.get_docstring(node, clean=False) for node in ast.walk(tree) if isinstance(node, documented)}
@@ -92,7 +115,9 @@ def test_imports_come_from_lower_floors(path: Path) -> None:
 def test_scripts_are_on_the_roof(path: Path) -> None:
     """They may import from every room, and from one another in no circle; nobody imports them."""
     scripts = {script.stem for script in SCRIPTS}
-    assert not any(name.split(".")[0] in {"hydra", "omegaconf", "wandb"} for name in imported(ast.parse(path.read_text())))
+    assert not any(
+        name.split(".")[0] in {"hydra", "omegaconf", "wandb"} for name in imported(ast.parse(path.read_text()))
+    )
     seen, ahead = set[str](), [path.stem]
     while ahead:
         source = (ROOT / "scripts" / f"{ahead.pop()}.py").read_text()
@@ -100,7 +125,11 @@ def test_scripts_are_on_the_roof(path: Path) -> None:
         assert path.stem not in needed
         ahead += needed - seen
         seen |= needed
-    below = [module.name for module in MODULES if {name.split(".")[0] for name in imported(ast.parse(module.read_text()))} & (scripts | {"scripts"})]
+    below = [
+        module.name
+        for module in MODULES
+        if {name.split(".")[0] for name in imported(ast.parse(module.read_text()))} & (scripts | {"scripts"})
+    ]
     assert below == []
 
 

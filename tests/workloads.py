@@ -4,7 +4,9 @@ from dataclasses import replace
 
 from ebft.cost.workload import Network, Workload
 
-NETWORK = Network(layers=3, hidden=5, intermediate=7, heads=2, query=22, key=11, vocabulary=13, parameters=1009, layer_parameters=293)
+NETWORK = Network(
+    layers=3, hidden=5, intermediate=7, heads=2, query=22, key=11, vocabulary=13, parameters=1009, layer_parameters=293
+)
 SUPERVISED = Workload(
     network=NETWORK,
     adapters=0,

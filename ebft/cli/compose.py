@@ -25,14 +25,19 @@ def compose(overrides: list[str], config_name: str = "train") -> TrainConfig:
 
 def to_config(cfg: DictConfig) -> TrainConfig:
     """The composed tree, its hydra node aside, as dataclasses that passed `check`. Raises UserError."""
-    tree = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"]) if "hydra" in cfg else cfg  # a copy costs a sixth of a plan's time
-    config: TrainConfig = typed(tree, EvaluateConfig if "models" in tree else TrainConfig)  # the only key that ebft-eval has and ebft-train has not
+    tree = (
+        OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"]) if "hydra" in cfg else cfg
+    )  # a copy costs a sixth of a plan's time
+    config: TrainConfig = typed(
+        tree, EvaluateConfig if "models" in tree else TrainConfig
+    )  # the only key that ebft-eval has and ebft-train has not
     check(config)
     return config
 
 
 def typed(tree: DictConfig, whole: Any) -> Any:
-    """The tree as an object of the dataclass `whole`. Raises UserError for unknown keys, wrong types and missing values."""
+    """The tree as an object of the dataclass `whole`. Raises UserError for unknown keys, wrong types and missing
+    values."""
     try:
         merged: Any = OmegaConf.merge(_schema(tree, whole), tree)
         _refuse_nested_lists(merged)
@@ -57,7 +62,8 @@ def _leaves(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def _schema(tree: DictConfig, whole: Any) -> DictConfig:
-    """Every type known, every value missing: merging onto it refuses what a composed tree lets pass, unknown keys and wrong types."""
+    """Every type known, every value missing: merging onto it refuses what a composed tree lets pass, unknown keys and
+    wrong types."""
     return _schema_of(whole, tuple(_classes(whole, tree)))
 
 

@@ -1,7 +1,7 @@
 """`ebft-eval`: models on held-out data, from overrides on the command line to a table.
 
-A run folder brings its configuration along: its keys go in front of those on the command line, which win. So `ebft-eval model.path=RUN` repeats
-the run's own final evaluation, and `data=...` behind it asks the same model about other data.
+A run folder brings its configuration along: its keys go in front of those on the command line, which win. So `ebft-eval
+model.path=RUN` repeats the run's own final evaluation, and `data=...` behind it asks the same model about other data.
 """
 
 import os
@@ -54,17 +54,24 @@ def main() -> None:
 
 
 def with_run(arguments: list[str]) -> list[str]:
-    """The command line with the configuration of the run folder that it names in front. Raises UserError for one that cannot be read."""
+    """The command line with the configuration of the run folder that it names in front. Raises UserError for one that
+    cannot be read."""
     given = dict(argument.split("=", 1) for argument in arguments if "=" in argument)
     named = given.get("model.path", "")
-    folder = next((run for run in (_run_folder(source) for source in [named, *_listed(given.get("models", ""))]) if run), None)
+    folder = next(
+        (run for run in (_run_folder(source) for source in [named, *_listed(given.get("models", ""))]) if run), None
+    )
     if folder is None:
         return arguments
     if _run_folder(named):  # the run's own model is what is evaluated, its base what it is held against
         arguments = [argument for argument in arguments if not argument.startswith("model.path=")]
         arguments += [] if "models" in given else [f"models=[{literal(named)}]"]
     mentioned = {argument.split("=", 1)[0].lstrip("+~") for argument in arguments}
-    return [override for override in overrides_of(folder) if not _is_replaced(override.split("=", 1)[0].lstrip("+"), mentioned)] + arguments
+    return [
+        override
+        for override in overrides_of(folder)
+        if not _is_replaced(override.split("=", 1)[0].lstrip("+"), mentioned)
+    ] + arguments
 
 
 def _is_replaced(key: str, mentioned: set[str]) -> bool:
@@ -82,7 +89,14 @@ def _run_folder(source: str) -> Path | None:
     """The run folder that is `source`, or that it is a checkpoint of."""
     path = Path(source)
     candidates = [path, path.parent.parent] if source else []
-    return next((folder for folder in candidates if (folder / "config.yaml").is_file() and (folder / "metrics.jsonl").is_file()), None)
+    return next(
+        (
+            folder
+            for folder in candidates
+            if (folder / "config.yaml").is_file() and (folder / "metrics.jsonl").is_file()
+        ),
+        None,
+    )
 
 
 def overrides_of(folder: Path) -> list[str]:
@@ -95,12 +109,19 @@ def overrides_of(folder: Path) -> list[str]:
         config = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
         groups = {name: config[name] for name in TAKEN if name in config}
         adapter = config["model"].pop("adapter", {})  # which runs had not from the start
-        overrides = [f"data={config['data']['source']}", *(f"model/adapter={adapter[key]}" for key in adapter if key == "name")]
+        overrides = [
+            f"data={config['data']['source']}",
+            *(f"model/adapter={adapter[key]}" for key in adapter if key == "name"),
+        ]
     except (yaml.YAMLError, UnicodeDecodeError, TypeError, KeyError) as error:
-        raise UserError(f"{folder / 'config.yaml'} is not a config of ebft; name a run folder of ebft-train.") from error
+        raise UserError(
+            f"{folder / 'config.yaml'} is not a config of ebft; name a run folder of ebft-train."
+        ) from error
     for name, values in {**groups, "model.adapter": adapter}.items():
         keys = {f"{name}.{key}": value for key, value in values.items()} if isinstance(values, dict) else {name: values}
-        overrides += [f"{'++' if isinstance(value, dict) else ''}{key}={literal(value)}" for key, value in keys.items()]  # whose keys may be new
+        overrides += [
+            f"{'++' if isinstance(value, dict) else ''}{key}={literal(value)}" for key, value in keys.items()
+        ]  # whose keys may be new
     return overrides
 
 
@@ -112,7 +133,9 @@ def literal(value: Any) -> str:
         return f"[{','.join(map(literal, value))}]"
     if isinstance(value, str):
         return '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
-    return {True: "true", False: "false", None: "null"}[value] if value is None or isinstance(value, bool) else repr(value)
+    return (
+        {True: "true", False: "false", None: "null"}[value] if value is None or isinstance(value, bool) else repr(value)
+    )
 
 
 def _run(cfg: DictConfig) -> None:

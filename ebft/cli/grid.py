@@ -32,11 +32,15 @@ def merged(*lists: Sequence[str]) -> list[str]:
 
 
 def axes(overrides: Sequence[str]) -> dict[str, list[str]]:
-    """Key -> what it is set to, run by run, as overrides: ["a=1,2", "b=3"] -> {"a": ["a=1", "a=2"], "b": ["b=3"]}. Raises UserError."""
+    """Key -> what it is set to, run by run, as overrides: ["a=1,2", "b=3"] -> {"a": ["a=1", "a=2"], "b": ["b=3"]}.
+    Raises UserError."""
     found: dict[str, list[str]] = {}
     for override in parse(overrides):
         if override.is_interval_sweep():
-            raise UserError(f"{override.input_line} has no list of values; list some, or let Optuna choose them with sweep.search=optuna.")
+            raise UserError(
+                f"{override.input_line} has no list of values; list some, or let Optuna choose them with "
+                "sweep.search=optuna."
+            )
         found[str(override.key_or_group)] = values(override)
     return found
 
@@ -54,7 +58,8 @@ def cells(overrides: Sequence[str]) -> list[list[str]]:
 
 
 class Composer:
-    """What `ebft-train OVERRIDES` would run with, for many lists: Hydra composes each choice of groups once, values are set on copies."""
+    """What `ebft-train OVERRIDES` would run with, for many lists: Hydra composes each choice of groups once, values are
+    set on copies."""
 
     def __init__(self) -> None:
         self._compose = cache(self._compose_choices)
@@ -63,8 +68,12 @@ class Composer:
         """Raises UserError."""
         parsed = parse(overrides)
         with as_user_error(list(overrides)):
-            tree = pickle.loads(self._compose(tuple(str(override.input_line) for override in parsed if _is_choice(override))))
-            ConfigLoaderImpl._apply_overrides_to_config([override for override in parsed if not _is_choice(override)], tree)
+            tree = pickle.loads(
+                self._compose(tuple(str(override.input_line) for override in parsed if _is_choice(override)))
+            )
+            ConfigLoaderImpl._apply_overrides_to_config(
+                [override for override in parsed if not _is_choice(override)], tree
+            )
         return to_config(tree)
 
     @staticmethod

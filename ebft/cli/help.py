@@ -1,4 +1,5 @@
-"""`ebft-train --help`. Hydra's own help template would do, but listing the groups through Hydra takes longer than all the rest."""
+"""`ebft-train --help`. Hydra's own help template would do, but listing the groups through Hydra takes longer than all
+the rest."""
 
 import re
 import textwrap
@@ -49,21 +50,28 @@ Hydra's own flags:         ebft-train --hydra-help"""
 
 
 def help_text() -> str:
-    """The options are the files of conf/, their descriptions the comments of train.yaml and, of a group inside another, of a file of that one."""
+    """The options are the files of conf/, their descriptions the comments of train.yaml and, of a group inside another,
+    of a file of that one."""
     rows = [*_defaults("train.yaml"), *_defaults("model/hf.yaml", "model/"), ("+experiment", "", "a named run")]
-    return HELP.format(groups="\n".join(_group(group, ", ".join(_options(group, first)), what) for group, first, what in rows))
+    return HELP.format(
+        groups="\n".join(_group(group, ", ".join(_options(group, first)), what) for group, first, what in rows)
+    )
 
 
 def _defaults(file: str, prefix: str = "") -> list[tuple[str, str, str]]:
     """Group, its first option and what it chooses."""
-    found = re.findall(r"^  - (\w+): (\S+)  # (.+)$", resources.files("ebft.conf").joinpath(file).read_text(), re.MULTILINE)
+    found = re.findall(
+        r"^  - (\w+): (\S+)  # (.+)$", resources.files("ebft.conf").joinpath(file).read_text(), re.MULTILINE
+    )
     return [(prefix + group, first, what) for group, first, what in found]
 
 
 def _group(name: str, options: str, what: str) -> str:
     """Name, options and meaning; more options than a line holds go on under the first."""
     first, *rest = textwrap.wrap(options, OPTIONS_WIDTH)
-    return "\n".join([f"  {name:{NAME_WIDTH}} {first:{OPTIONS_WIDTH}} {what}", *(f"  {'':{NAME_WIDTH}} {line}" for line in rest)])
+    return "\n".join(
+        [f"  {name:{NAME_WIDTH}} {first:{OPTIONS_WIDTH}} {what}", *(f"  {'':{NAME_WIDTH}} {line}" for line in rest)]
+    )
 
 
 def _options(group: str, first: str) -> list[str]:

@@ -1,4 +1,5 @@
-"""Every key that a command line may name, read off the dataclasses, and the nearest one to a name that is none of them."""
+"""Every key that a command line may name, read off the dataclasses, and the nearest one to a name that is none of
+them."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import fields, is_dataclass
@@ -49,8 +50,8 @@ def _num_choices(key: str) -> int:
 
 
 def type_of(key: str, tree: Any) -> Any:
-    """The annotation behind a dotted key of a composed tree, e.g. int for `trainer.batch_size`, and for `data.parts.stdlib` of a dict[str, int]; None
-    for a key that is no field."""
+    """The annotation behind a dotted key of a composed tree, e.g. int for `trainer.batch_size`, and for
+    `data.parts.stdlib` of a dict[str, int]; None for a key that is no field."""
     group, *names = key.split(".")
     found = {item.name: item.type for whole in (SweepConfig, EvaluateConfig) for item in fields(whole)}.get(group)
     node = tree
@@ -65,13 +66,15 @@ def type_of(key: str, tree: Any) -> Any:
 
 
 def is_whole(key: str) -> bool | None:
-    """Whether a key of a run is a whole number; None for one that is no field, such as an entry of model.config_overrides."""
+    """Whether a key of a run is a whole number; None for one that is no field, such as an entry of
+    model.config_overrides."""
     types = {annotation for name, annotation, _ in _fields(TrainConfig) if name == key}
     return bool(types & {int, int | None}) if types else None
 
 
 def nearest(name: str, candidates: Iterable[str]) -> str | None:
-    """The candidate most like `name`, the first of equals. A name without a dot may be the end of a key: n_samples, sampler.n_samples."""
+    """The candidate most like `name`, the first of equals. A name without a dot may be the end of a key: n_samples,
+    sampler.n_samples."""
     best = max(candidates, key=lambda candidate: _similarity(name, candidate), default=None)
     return best if best is not None and _similarity(name, best) >= SIMILAR_ENOUGH else None
 

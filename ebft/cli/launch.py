@@ -31,7 +31,10 @@ class CheckFirst(Callback):
         """The whole grid is checked before its first job."""
         with one_sentence():
             if num_processes(os.environ) > 1:
-                raise UserError("--multirun starts one run after another, and torchrun or srun its processes once; use trainer.processes=N instead.")
+                raise UserError(
+                    "--multirun starts one run after another, and torchrun or srun its processes once; use "
+                    "trainer.processes=N instead."
+                )
         loader, grid = GlobalHydra.instance().config_loader(), _overrides(config)
         with one_sentence(), as_user_error(grid):
             for cell in cells(grid):
@@ -50,7 +53,8 @@ def _remember(folder: Path) -> None:
 
 
 def remove_created_folders() -> None:
-    """Undo a launch that was refused before it wrote anything: the folders that it made go, unless something lies in them."""
+    """Undo a launch that was refused before it wrote anything: the folders that it made go, unless something lies in
+    them."""
     hydra = HydraConfig.get()
     jobs_own = [Path(hydra.runtime.output_dir)] if hydra.mode is RunMode.MULTIRUN else []
     for folder in jobs_own + _created:

@@ -8,17 +8,29 @@ from typing import Any
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import MissingConfigException, OverrideParseException
 from omegaconf import DictConfig, ListConfig, OmegaConf
-from omegaconf.errors import ConfigAttributeError, ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException, ValidationError
+from omegaconf.errors import (
+    ConfigAttributeError,
+    ConfigKeyError,
+    MissingMandatoryValue,
+    OmegaConfBaseException,
+    ValidationError,
+)
 
 from ebft.cli.keys import GROUPS, SWEEP_GROUPS, all_keys, nearest, type_of
 from ebft.config.schema import SweepConfig, TrainConfig
 
-MAPPINGS = ("model.config_overrides", "sweep.variants", "sweep.reported", "launcher.parameters")  # whose keys are the user's
+MAPPINGS = (
+    "model.config_overrides",
+    "sweep.variants",
+    "sweep.reported",
+    "launcher.parameters",
+)  # whose keys are the user's
 KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a string", dict: "a mapping, as {a: 1}"}
 
 
 def explain(error: Exception, overrides: list[str], tree: DictConfig | None = None) -> str:
-    """The sentence for an exception of Hydra's or OmegaConf's while composing `overrides`, or while typing the composed `tree`."""
+    """The sentence for an exception of Hydra's or OmegaConf's while composing `overrides`, or while typing the composed
+    `tree`."""
     cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error
     match cause:
         case ConfigAttributeError() | ConfigKeyError():
@@ -91,7 +103,8 @@ def _shown(value: Any) -> str:
 
 
 def _kind(annotation: Any) -> str:
-    """`int | None` -> 'a whole number or null'; `list[int]` -> 'a list of whole numbers'; `dict[str, int]` -> 'a mapping to whole numbers'."""
+    """`int | None` -> 'a whole number or null'; `list[int]` -> 'a list of whole numbers'; `dict[str, int]` -> 'a
+    mapping to whole numbers'."""
     if isinstance(annotation, types.UnionType):
         return " or ".join("null" if part is types.NoneType else _kind(part) for part in typing.get_args(annotation))
     if typing.get_origin(annotation) is list:

@@ -20,7 +20,8 @@ class Planner:
         self._composer = Composer()
 
     def jobs(self, command_line: Sequence[str]) -> list[Job]:
-        """Every run of every variant. Raises UserError for the first that cannot compose, for an empty grid, and for two runs that are the same."""
+        """Every run of every variant. Raises UserError for the first that cannot compose, for an empty grid, and for
+        two runs that are the same."""
         grids = self.grids(command_line)
         order = _in_order_of_need(grids)
         jobs: dict[str, list[Job]] = {}
@@ -31,29 +32,47 @@ class Planner:
         return planned
 
     def grids(self, command_line: Sequence[str]) -> dict[str, list[str]]:
-        """The overrides of each variant: those of the sweep, its own, and those of the command line; a later one of a key replaces an earlier one."""
+        """The overrides of each variant: those of the sweep, its own, and those of the command line; a later one of a
+        key replaces an earlier one."""
         variants = self.sweep.variants or {"": []}
         grids = {name: merged(self.sweep.grid, own, command_line) for name, own in variants.items()}
         for name, own in variants.items():
             _refuse_replaced_start(name, own, command_line)
         for name, grid in grids.items():
             if not grid:
-                raise UserError(f"{_key(name)} is empty; name what runs differ in, as in: ebft-sweep method=sft,ebft seed=0,1.")
+                raise UserError(
+                    f"{_key(name)} is empty; name what runs differ in, as in: ebft-sweep method=sft,ebft seed=0,1."
+                )
             if theirs := [override for override in grid if override.lstrip("+~").split("=")[0].split(".")[0] in OWN]:
-                raise UserError(f"{theirs[0]} is for ebft-sweep to set; leave it out, and choose the folder with sweep.dir.")
+                raise UserError(
+                    f"{theirs[0]} is for ebft-sweep to set; leave it out, and choose the folder with sweep.dir."
+                )
         return grids
 
-    def job(self, variant: str, cell: Sequence[str], moving: Iterable[str], planned: dict[str, list[Job]], trial: int | None = None) -> Job:
+    def job(
+        self,
+        variant: str,
+        cell: Sequence[str],
+        moving: Iterable[str],
+        planned: dict[str, list[Job]],
+        trial: int | None = None,
+    ) -> Job:
         """The job of one cell of a grid, of which the keys `moving` have several values. Raises UserError."""
         config = self._config(variant, cell)
         needed = _needed(config, variant, planned)
         model = config.model.path if needed is None else FROM_RUN + needed.name
         overrides = list(cell)
         if needed is not None:
-            overrides = merged(overrides, [f"model.path={quoted(str(folder(self.directory.absolute(), needed.name) / 'model'))}"])
+            overrides = merged(
+                overrides, [f"model.path={quoted(str(folder(self.directory.absolute(), needed.name) / 'model'))}"]
+            )
         if isinstance(config.tracker, WandbTrackerConfig) and config.tracker.group is None:
             overrides = merged(overrides, [f"tracker.group={quoted(self.sweep.name)}"])
-        keys = {key: value for key, value in (override.lstrip("+~").split("=", 1) for override in cell) if key in set(moving)}
+        keys = {
+            key: value
+            for key, value in (override.lstrip("+~").split("=", 1) for override in cell)
+            if key in set(moving)
+        }
         settings, needs = settings_of(config, model), None if needed is None else needed.name
         return Job(name_of(settings), variant, keys, config.seed, tuple(overrides), needs, trial, settings, config)
 
@@ -63,7 +82,9 @@ class Planner:
             if config.plan_only:
                 raise UserError("plan_only=true trains nothing; leave it out, and plan a sweep with mode=plan.")
         except UserError as error:
-            raise UserError(f"{f'sweep.variants.{variant}: ' if variant else ''}{' '.join(cell)} cannot run: {error}") from error
+            raise UserError(
+                f"{f'sweep.variants.{variant}: ' if variant else ''}{' '.join(cell)} cannot run: {error}"
+            ) from error
         return config
 
 
@@ -75,7 +96,10 @@ def _refuse_replaced_start(variant: str, own: Sequence[str], command_line: Seque
     replacing = [str(override.input_line) for override in parse(command_line) if override.key_or_group == "model.path"]
     for start in (override for override in own if _named_runs([override])):
         if replacing:
-            raise UserError(f"{replacing[0]} would replace {start} of {_key(variant)} as well; write it into sweep.grid, or leave it out.")
+            raise UserError(
+                f"{replacing[0]} would replace {start} of {_key(variant)} as well; write it into sweep.grid, or leave "
+                "it out."
+            )
 
 
 def _cells(grid: Sequence[str]) -> list[tuple[list[str], list[str]]]:
@@ -86,7 +110,8 @@ def _cells(grid: Sequence[str]) -> list[tuple[list[str], list[str]]]:
 
 
 def _in_order_of_need(grids: dict[str, list[str]]) -> list[str]:
-    """Variants, those that others start from first. Raises UserError for one that does not exist or that needs itself."""
+    """Variants, those that others start from first. Raises UserError for one that does not exist or that needs
+    itself."""
     order: list[str] = []
     needs = {name: _named_runs(grid) for name, grid in grids.items()}
     for name, named in needs.items():
@@ -97,7 +122,8 @@ def _in_order_of_need(grids: dict[str, list[str]]) -> list[str]:
         ready = [name for name in grids if name not in order and needs[name] <= set(order)]
         if not ready:
             raise UserError(
-                f"sweep.variants: {', '.join(name for name in grids if name not in order)} start from one another; one must start from a model."
+                f"sweep.variants: {', '.join(name for name in grids if name not in order)} start from one another; "
+                "one must start from a model."
             )
         order += ready
     return order
@@ -115,10 +141,15 @@ def _needed(config: TrainConfig, variant: str, planned: dict[str, list[Job]]) ->
     if not config.model.path.startswith(FROM_RUN):
         return None
     name = config.model.path.removeprefix(FROM_RUN)
-    found = [job for job in planned[name] if job.config is not None and (job.seed, job.config.data) == (config.seed, config.data)]
+    found = [
+        job
+        for job in planned[name]
+        if job.config is not None and (job.seed, job.config.data) == (config.seed, config.data)
+    ]
     if len(found) != 1:
         raise UserError(
-            f"sweep.variants.{variant} starts from run:{name}, which has {len(found)} runs of seed {config.seed} on this data; it must have one."
+            f"sweep.variants.{variant} starts from run:{name}, which has {len(found)} runs of seed {config.seed} on "
+            "this data; it must have one."
         )
     return found[0]
 
@@ -128,7 +159,8 @@ def _refuse_twins(jobs: Sequence[Job]) -> None:
     for job in jobs:
         if job.name in seen:
             raise UserError(
-                f"Two runs of the grid are the same, {' '.join(seen[job.name].overrides)} and {' '.join(job.overrides)}; leave one out "
+                f"Two runs of the grid are the same, {' '.join(seen[job.name].overrides)} and "
+                f"{' '.join(job.overrides)}; leave one out "
                 "(keys that only say where and how a run is computed make no other run)."
             )
         seen[job.name] = job

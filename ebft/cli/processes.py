@@ -1,7 +1,8 @@
 """A run of several processes: started here with trainer.processes=N, or joined where torchrun or srun has started them.
 
-Only the first process composes a configuration, decides the run folder and refuses; the others get from it what to do. A parent that starts workers
-never loads torch: it passes signals on, and when a worker fails it ends the others and says which one it was and why.
+Only the first process composes a configuration, decides the run folder and refuses; the others get from it what to do.
+A parent that starts workers never loads torch: it passes signals on, and when a worker fails it ends the others and
+says which one it was and why.
 """
 
 import os
@@ -33,7 +34,8 @@ _others_know: list[bool] = []  # filled once the first process has told the othe
 
 
 def perform(config: TrainConfig, run_dir: Path) -> str:
-    """Run `config` in as many processes as it asks for or there are. Returns `completed` or `interrupted`; raises UserError and RunFailure."""
+    """Run `config` in as many processes as it asks for or there are. Returns `completed` or `interrupted`; raises
+    UserError and RunFailure."""
     wanted = config.trainer.processes or 1
     if wanted > 1 and "RANK" not in os.environ:
         return launch(config, run_dir, wanted)
@@ -41,7 +43,10 @@ def perform(config: TrainConfig, run_dir: Path) -> str:
 
     world = joined()
     if config.trainer.processes not in (None, world.size):
-        raise UserError(f"trainer.processes={config.trainer.processes}, but {world.size} were started already; leave it out, or start one process.")
+        raise UserError(
+            f"trainer.processes={config.trainer.processes}, but {world.size} were started already; leave it out, or "
+            "start one process."
+        )
     for message in split_conflicts(config.trainer, world.size, f"A run of {world.size} processes"):
         raise UserError(message)
     world.told((config, run_dir))
@@ -84,9 +89,12 @@ def take_part(lead: Callable[[], None]) -> None:
 
 
 def launch(config: TrainConfig, run_dir: Path, size: int, worker: str = "ebft.cli.worker") -> str:
-    """Start `size` workers on this machine and see them through. Raises what they refuse as SystemExit, for they have said it."""
+    """Start `size` workers on this machine and see them through. Raises what they refuse as SystemExit, for they have
+    said it."""
     path = run_dir / f".processes_{os.getpid()}.yaml"
-    descriptor = os.open(path, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o600)  # it may hold names that are nobody's business
+    descriptor = os.open(
+        path, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o600
+    )  # it may hold names that are nobody's business
     try:
         with os.fdopen(descriptor, "w", encoding="utf-8") as file:
             yaml.safe_dump({"config": asdict(config), "run_dir": str(run_dir)}, file, sort_keys=False)
@@ -109,7 +117,12 @@ class _Workers:
         self.logs, self.size, self.asked = logs, size, 0
         self.failed: dict[int, int] = {}  # rank -> exit code of those that failed by themselves, in their order
         self.verdict = logs / "verdict"
-        common = {"WORLD_SIZE": str(size), "LOCAL_WORLD_SIZE": str(size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port())}
+        common = {
+            "WORLD_SIZE": str(size),
+            "LOCAL_WORLD_SIZE": str(size),
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": str(_free_port()),
+        }
         threads = int(os.environ.get("OMP_NUM_THREADS", len(os.sched_getaffinity(0))))  # of the run
         common["OMP_NUM_THREADS"] = str(max(1, threads // size))
         variables = {**os.environ, **common, VERDICT: str(self.verdict), PARENT: str(os.getpid())}
@@ -117,11 +130,19 @@ class _Workers:
         self.processes = [self._start(command, rank, variables) for rank in range(size)]
 
     def _start(self, command: list[str], rank: int, variables: dict[str, str]) -> "subprocess.Popen[bytes]":
-        """The first one has the terminal, the others a file each; in a session of its own, so that Ctrl-C comes through here alone."""
+        """The first one has the terminal, the others a file each; in a session of its own, so that Ctrl-C comes through
+        here alone."""
         own = {"RANK": str(rank), "LOCAL_RANK": str(rank)}
         output: IO[bytes] | None = None if rank == 0 else self._log(rank).open("wb")
         try:
-            return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True, env={**variables, **own})
+            return subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+                env={**variables, **own},
+            )
         finally:
             if output is not None:
                 output.close()
@@ -163,7 +184,8 @@ class _Workers:
 
     @contextmanager
     def _passing_on(self) -> Iterator[None]:
-        """SIGTERM and Ctrl-C reach the workers as SIGTERM: they finish their step and save. A second Ctrl-C ends them at once."""
+        """SIGTERM and Ctrl-C reach the workers as SIGTERM: they finish their step and save. A second Ctrl-C ends them
+        at once."""
 
         def pass_on(number: int, frame: Any) -> None:
             self.asked += 1
@@ -190,7 +212,8 @@ class _Workers:
         raise RunFailure(self._blame(codes))
 
     def _blame(self, codes: list[int]) -> str:
-        """Who failed, and why: killed ones come before those that failed by themselves, and these before those that lost contact."""
+        """Who failed, and why: killed ones come before those that failed by themselves, and these before those that
+        lost contact."""
         if self.verdict.is_file():
             return self.verdict.read_text(encoding="utf-8")
         rank = min(self.failed, key=lambda rank: (codes[rank] > 0, codes[rank] == LOST))

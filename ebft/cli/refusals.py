@@ -1,4 +1,5 @@
-"""How a mistake or a failure ends the program in one sentence. Light: the sentences and the schema are imported when they are needed."""
+"""How a mistake or a failure ends the program in one sentence. Light: the sentences and the schema are imported when
+they are needed."""
 
 import sys
 from collections.abc import Iterator
@@ -10,7 +11,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 @contextmanager
 def one_sentence() -> Iterator[None]:
-    """A UserError or RunFailure inside this block ends the program: its sentence on stderr, exit code 2 or 1. Anything else passes through."""
+    """A UserError or RunFailure inside this block ends the program: its sentence on stderr, exit code 2 or 1. Anything
+    else passes through."""
     try:
         yield
     except (ValueError, RuntimeError) as error:

@@ -25,24 +25,31 @@ class SearchPlan:
 
     def jobs(self, trial: int, parameters: Mapping[str, Any]) -> list[Job]:
         """One for every seed. Raises UserError."""
-        elements = {str(axis.key_or_group): axis.get_key_element() for axis in parse(self.axes)}  # with the plus of a key that is added
+        elements = {
+            str(axis.key_or_group): axis.get_key_element() for axis in parse(self.axes)
+        }  # with the plus of a key that is added
         cell = merged(self.fixed, [f"{elements[key]}={value}" for key, value in parameters.items()])
         seeded = itertools.product(*(values(override) for override in parse(cell)))
         return [self.planner.job("", list(one), [*parameters, "seed"], {}, trial) for one in seeded]
 
 
 def plan(planner: Planner, runs: Sequence[str]) -> tuple[SearchPlan, list[Job]]:
-    """What is searched, and choices of it in which every axis has its ends or all its options. Raises UserError where there is nothing to search, or
-    where one of those choices cannot run."""
+    """What is searched, and choices of it in which every axis has its ends or all its options. Raises UserError where
+    there is nothing to search, or where one of those choices cannot run."""
     if planner.sweep.variants:
         raise UserError("sweep.search=optuna searches one grid; set sweep.variants={} or choose another sweep.")
     (grid,) = planner.grids(runs).values()
     parsed = parse(grid)
     axes = [override for override in parsed if override.is_sweep_override() and str(override.key_or_group) != "seed"]
     if not axes:
-        raise UserError("sweep.search=optuna has nothing to search; give a key several values, as in 'optimizer.lr=tag(log,interval(1e-5,1e-3))'.")
+        raise UserError(
+            "sweep.search=optuna has nothing to search; give a key several values, as in "
+            "'optimizer.lr=tag(log,interval(1e-5,1e-3))'."
+        )
     fixed = [override for override in parsed if override not in axes]
-    found = SearchPlan(_lines(axes), _lines(fixed), {str(axis.key_or_group): _distribution(axis) for axis in axes}, planner)
+    found = SearchPlan(
+        _lines(axes), _lines(fixed), {str(axis.key_or_group): _distribution(axis) for axis in axes}, planner
+    )
     options = {str(axis.key_or_group): _options(axis) for axis in axes}
     first = {key: choices[0] for key, choices in options.items()}
     others = [{**first, key: option} for key, choices in options.items() for option in choices[1:]]
@@ -54,11 +61,14 @@ def _lines(overrides: Sequence[Override]) -> tuple[str, ...]:
 
 
 def _distribution(axis: Override) -> Any:
-    """interval(a, b) is a range of numbers, of whole ones where the key is one; tag(log, ...) makes it logarithmic; other axes are choices."""
+    """interval(a, b) is a range of numbers, of whole ones where the key is one; tag(log, ...) makes it logarithmic;
+    other axes are choices."""
     try:
         from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
     except ModuleNotFoundError as error:
-        raise UserError("sweep.search=optuna needs optuna, which is not installed; pip install 'ebft[optuna]'.") from error
+        raise UserError(
+            "sweep.search=optuna needs optuna, which is not installed; pip install 'ebft[optuna]'."
+        ) from error
     if not axis.is_interval_sweep():
         return CategoricalDistribution(_options(axis))
     start, end = _ends(axis)
@@ -70,12 +80,15 @@ def _distribution(axis: Override) -> Any:
 
 
 def _ends(axis: Override) -> tuple[float, float]:
-    """Of an interval, which Hydra makes one of floats whatever they look like; of a key that has no type, whole where both are."""
+    """Of an interval, which Hydra makes one of floats whatever they look like; of a key that has no type, whole where
+    both are."""
     sweep: Any = axis.value()
     ends = (sweep.start, sweep.end)
     whole, are_whole = is_whole(str(axis.key_or_group)), all(float(end).is_integer() for end in ends)
     if whole and not are_whole:
-        raise UserError(f"{axis.input_line} has ends that are no whole numbers, and {axis.key_or_group} is one; choose whole ends.")
+        raise UserError(
+            f"{axis.input_line} has ends that are no whole numbers, and {axis.key_or_group} is one; choose whole ends."
+        )
     return (int(ends[0]), int(ends[1])) if whole or (whole is None and are_whole) else ends
 
 

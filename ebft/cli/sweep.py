@@ -1,6 +1,7 @@
 """`ebft-sweep`: a grid of runs, from overrides on the command line to a comparison.
 
-Keys that begin with `mode`, `sweep` and `launcher` are its own, all others belong to the runs. Nothing here loads torch: that is for the runs.
+Keys that begin with `mode`, `sweep` and `launcher` are its own, all others belong to the runs. Nothing here loads
+torch: that is for the runs.
 """
 
 import os
@@ -81,7 +82,10 @@ def help_text() -> str:
     for path in sorted(resources.files("ebft.conf").joinpath("sweep").iterdir(), key=lambda path: path.name):
         meaning = path.read_text(encoding="utf-8").splitlines()[1].removeprefix("# ")
         first, *others = wrap(meaning, HELP_WIDTH - NAME_WIDTH)
-        lines += [f"  {path.name.removesuffix('.yaml'):{NAME_WIDTH - 3}} {first}", *(" " * NAME_WIDTH + other for other in others)]
+        lines += [
+            f"  {path.name.removesuffix('.yaml'):{NAME_WIDTH - 3}} {first}",
+            *(" " * NAME_WIDTH + other for other in others),
+        ]
     return HELP.format(sweeps="\n".join(lines))
 
 
@@ -94,7 +98,9 @@ def sweep(arguments: Sequence[str]) -> int:
     config = settings(own)
     if config.mode in ("status", "collect"):
         if runs:
-            raise UserError(f"mode={config.mode} reads what lies in sweep.dir={config.sweep.dir}; leave out {' '.join(runs)}.")
+            raise UserError(
+                f"mode={config.mode} reads what lies in sweep.dir={config.sweep.dir}; leave out {' '.join(runs)}."
+            )
         return (status if config.mode == "status" else collect)(own, config)
     return (search if config.sweep.search == "optuna" else grid)(own, runs, config)
 
@@ -118,7 +124,10 @@ def settings(own: Sequence[str]) -> SweepConfig:
     for metric in (*config.sweep.metrics, config.sweep.metric):
         check_known(metric)
     if is_judged(config.sweep) and lower_is_better(config.sweep.metric) is None:
-        raise UserError(f"sweep.metric={config.sweep.metric} is better neither high nor low; choose one that is, such as eval/cross_entropy.")
+        raise UserError(
+            f"sweep.metric={config.sweep.metric} is better neither high nor low; choose one that is, such as "
+            "eval/cross_entropy."
+        )
     return config
 
 
@@ -152,14 +161,19 @@ def search(own: Sequence[str], runs: Sequence[str], config: SweepConfig) -> int:
     check_comparable([_planned(job) for job in examples], config.sweep)
     stored = check_folder(directory, (), (*plan.axes, *plan.fixed))
     earlier = () if stored is None else stored.jobs
-    print(f"{config.sweep.name}: {config.sweep.num_trials} trials in {directory}, {len({job.trial for job in earlier})} begun, for {metric}")
+    print(
+        f"{config.sweep.name}: {config.sweep.num_trials} trials in {directory}, {len({job.trial for job in earlier})} "
+        f"begun, for {metric}"
+    )
     print("\n".join(f"  {line}" for line in (*plan.axes, *plan.fixed)), flush=True)
     if config.mode == "plan":
         return 0
     source = Search(directory, config.sweep, plan.space, plan.jobs, earlier, lower, num_at_a_time(config.launcher))
     code = run(config, directory, source, Manifest(_kept(own), (*plan.axes, *plan.fixed), tuple(earlier)))
     if (best := source.best()) is not None:
-        print(f"Best trial: {' '.join(f'{key}={value}' for key, value in best[0].items())} with {metric} = {best[1]:.4f}")
+        print(
+            f"Best trial: {' '.join(f'{key}={value}' for key, value in best[0].items())} with {metric} = {best[1]:.4f}"
+        )
     return code
 
 
@@ -179,13 +193,24 @@ def print_plan(config: SweepConfig, directory: Path, jobs: Sequence[Job]) -> Non
         cells.setdefault(label(job.variant, job.keys), []).append(job)
     known = {job.name: states.state(directory, job).kind for job in jobs}
     counts = Counter(known.values())
-    print(f"{config.sweep.name}: {len(jobs)} runs in {directory}, {', '.join(f'{count} {kind}' for kind, count in counts.items())}")
+    print(
+        f"{config.sweep.name}: {len(jobs)} runs in {directory}, "
+        f"{', '.join(f'{count} {kind}' for kind, count in counts.items())}"
+    )
     rows = [["cell", "runs", "done", "steps", "cost"]]
     for name, members in cells.items():
         first = members[0].config
         assert first is not None
         steps = str(first.trainer.max_steps) if first.trainer.max_steps else f"{first.trainer.max_epochs:g} epochs"
-        rows.append([name, str(len(members)), str(sum(known[job.name] == states.DONE for job in members)), steps, cost.line(first)])
+        rows.append(
+            [
+                name,
+                str(len(members)),
+                str(sum(known[job.name] == states.DONE for job in members)),
+                steps,
+                cost.line(first),
+            ]
+        )
     print("\n".join(aligned(rows)), flush=True)
 
 
@@ -201,12 +226,16 @@ def run(config: SweepConfig, directory: Path, source: Any, manifest: Manifest) -
         directory.mkdir(parents=True, exist_ok=True)
         write_manifest(directory, manifest)
     except OSError as error:
-        raise UserError(f"sweep.dir={directory} cannot be written ({error.strerror}); choose another sweep.dir.") from error
+        raise UserError(
+            f"sweep.dir={directory} cannot be written ({error.strerror}); choose another sweep.dir."
+        ) from error
     console = Console(directory / "sweep.log")
 
     def keep(jobs: Sequence[Job]) -> None:
         """Those of an earlier search too, which a resumed one takes up again one by one."""
-        write_manifest(directory, replace(manifest, jobs=tuple({job.name: job for job in (*manifest.jobs, *jobs)}.values())))
+        write_manifest(
+            directory, replace(manifest, jobs=tuple({job.name: job for job in (*manifest.jobs, *jobs)}.values()))
+        )
 
     runner = Runner(directory, config.sweep, launcher, source, keep, console.say)
     ended = runner.run()
@@ -218,7 +247,10 @@ def run(config: SweepConfig, directory: Path, source: Any, manifest: Manifest) -
     for name, known in failures.items():
         console.say(f"failed {name}: {known.note}")
     if failures:
-        console.say(f"{len(failures)} of {len(ended)} runs failed; put them right and run the same command with sweep.retry_failed=true.")
+        console.say(
+            f"{len(failures)} of {len(ended)} runs failed; put them right and run the same command with "
+            "sweep.retry_failed=true."
+        )
     return 1 if failures else 0
 
 
@@ -232,7 +264,10 @@ def status(own: Sequence[str], config: SweepConfig) -> int:
     print(
         "\n".join(
             aligned(
-                [["run", "cell", "seed", "state"], *([job.name, label(job.variant, job.keys), str(job.seed), known[job.name].kind] for job in jobs)]
+                [
+                    ["run", "cell", "seed", "state"],
+                    *([job.name, label(job.variant, job.keys), str(job.seed), known[job.name].kind] for job in jobs),
+                ]
             )
         )
     )
@@ -277,7 +312,10 @@ def write_comparison(sweep: GridConfig, directory: Path, jobs: Sequence[Job] | N
             compared = comparison.compare(directory, sweep, planned)
             *_, page = comparison.write(compared, directory)
     except OSError as error:
-        raise UserError(f"sweep.dir={directory} cannot be written ({error.strerror}), where the comparison goes; collect a copy of it.") from error
+        raise UserError(
+            f"sweep.dir={directory} cannot be written ({error.strerror}), where the comparison goes; collect a copy "
+            "of it."
+        ) from error
     say(comparison.text(compared))
     say(f"Comparison: {page}")
     track(sweep, directory, jobs or [], compared)
@@ -297,10 +335,22 @@ def track(sweep: GridConfig, directory: Path, jobs: Sequence[Job], compared: Any
     from ebft import comparison
     from ebft.output import tracking
 
-    tracked = next((job.config.tracker for job in jobs if job.config is not None and isinstance(job.config.tracker, WandbTrackerConfig)), None)
+    tracked = next(
+        (
+            job.config.tracker
+            for job in jobs
+            if job.config is not None and isinstance(job.config.tracker, WandbTrackerConfig)
+        ),
+        None,
+    )
     if tracked is None:
         return
-    tracker = tracking.start(replace(tracked, group=tracked.group or sweep.name, run_name=f"{sweep.name} comparison"), directory, asdict(sweep), None)
+    tracker = tracking.start(
+        replace(tracked, group=tracked.group or sweep.name, run_name=f"{sweep.name} comparison"),
+        directory,
+        asdict(sweep),
+        None,
+    )
     columns, rows = comparison.summary_rows(compared)
     tracker.table("comparison", 0, rows, columns)
     tracker.finish(failed=False)

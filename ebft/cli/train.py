@@ -1,7 +1,8 @@
 """`ebft-train`: one run, from overrides on the command line to a run folder.
 
-Hydra composes, `CheckFirst` refuses what cannot work before a folder exists, and `train` is imported only once everything is in order, so
-`--help`, `--cfg`, shell completion and refusals never load torch. What only a run needs is imported where it is used, for the same reason.
+Hydra composes, `CheckFirst` refuses what cannot work before a folder exists, and `train` is imported only once
+everything is in order, so `--help`, `--cfg`, shell completion and refusals never load torch. What only a run needs is
+imported where it is used, for the same reason.
 """
 
 import os
@@ -60,7 +61,8 @@ def _run(cfg: DictConfig) -> None:
             from ebft.cli.processes import perform
 
             if perform(config, run_dir) == "interrupted":
-                raise KeyboardInterrupt  # for whoever started this: the run is saved, not done, and no further job of a grid starts
+                # for whoever started this: the run is saved, not done, and no further job of a grid starts
+                raise KeyboardInterrupt
         except (UserError, SystemExit):  # what several processes refuse, they have said
             remove_created_folders()
             raise

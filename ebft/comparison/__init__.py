@@ -1,6 +1,7 @@
 """Runs side by side: figures over seeds with their intervals, differences in pairs, tables, plots and a page.
 
-    run folders -> cells (same variant and keys, other seed) -> estimates, paired differences -> Markdown, CSV, LaTeX, JSON, HTML
+    run folders -> cells (same variant and keys, other seed) -> estimates, paired differences -> Markdown, CSV, LaTeX,
+    JSON, HTML
 
 Everything is read from run folders, so any folder of runs can be compared, whoever made them.
 """

@@ -13,7 +13,8 @@ from ebft.config.schema import GridConfig, UserError
 
 BASE = "base"  # the cell of the models before training
 CHOOSES_METHOD = ("method", "method.name")  # keys whose values are a name by themselves
-# Keys in which runs of one cell may differ: they say where and how a run is computed, or how it is evaluated, and the latter must agree anyway.
+# Keys in which runs of one cell may differ: they say where and how a run is computed, or how it is evaluated, and the
+# latter must agree anyway.
 NO_CELL = ("seed", "eval.", "sandbox.", *(key for key in CHANGEABLE_KEYS if key not in LENGTH_KEYS))
 ADVICE = "set it to one value for all runs, or name the key in sweep.split for a table each."
 
@@ -51,7 +52,9 @@ def _cells(plans: Sequence[Planned], sweep: GridConfig) -> dict[str, list[Planne
     constant = {key for key in keys[0] if len({str(own.get(key)) for own in keys}) == 1}  # they tell nothing
     cells: dict[str, list[Planned]] = {}
     for plan, own in zip(plans, keys, strict=True):
-        cells.setdefault(label(plan.variant, {key: value for key, value in own.items() if key not in constant}), []).append(plan)
+        cells.setdefault(
+            label(plan.variant, {key: value for key, value in own.items() if key not in constant}), []
+        ).append(plan)
     return cells
 
 
@@ -70,10 +73,14 @@ def _differing(plans: Sequence[Planned], sweep: GridConfig) -> dict[str, dict[st
         by_method.setdefault(plan.config["method.name"], []).append(plan)
     found: dict[str, dict[str, Any]] = {}
     for method, members in by_method.items():
-        names = dict.fromkeys(key for plan in members for key in plan.config if not key.startswith(NO_CELL) and key not in sweep.split)
+        names = dict.fromkeys(
+            key for plan in members for key in plan.config if not key.startswith(NO_CELL) and key not in sweep.split
+        )
         varying = [key for key in names if len({str(_value(plan, key)) for plan in members}) > 1]
         for plan in members:
-            found[plan.folder] = {"method.name": method} | {key: _value(plan, key) for key in varying if key in plan.config}
+            found[plan.folder] = {"method.name": method} | {
+                key: _value(plan, key) for key in varying if key in plan.config
+            }
     return found
 
 
@@ -83,22 +90,28 @@ def _value(plan: Planned, key: str) -> Any:
 
 
 def check_comparable(plans: Sequence[Planned], sweep: GridConfig) -> None:
-    """Raises UserError where runs of one table were, or would be, evaluated differently, where none measures what is asked for, where runs are judged
-    against others that they cannot be compared with, and for cells and keys that do not exist."""
+    """Raises UserError where runs of one table were, or would be, evaluated differently, where none measures what is
+    asked for, where runs are judged against others that they cannot be compared with, and for cells and keys that do
+    not exist."""
     together = groups(plans, sweep)
     _check_keys(plans, sweep)
     for group in together:
-        settings = {folder: metrics.evaluation_settings(config, sweep.split) for folder, config in group.configs.items()}
+        settings = {
+            folder: metrics.evaluation_settings(config, sweep.split) for folder, config in group.configs.items()
+        }
         _check_agreement("the evaluation", settings, ADVICE)
         for key, metric in _wanted(sweep):
             settings = {folder: metrics.feature_settings(metric, config) for folder, config in group.configs.items()}
-            _check_agreement(f"{metric}, which {key} names,", settings, "choose another metric, or set the key to one value.")
+            _check_agreement(
+                f"{metric}, which {key} names,", settings, "choose another metric, or set the key to one value."
+            )
         for name, members in group.cells.items():
             _check_seeds(name, members)
     if is_judged(sweep) and len(together) > 1:
         what = "sweep.search=optuna" if sweep.search == "optuna" else "sweep.early_stopping=median"
         raise UserError(
-            f"{what} holds runs against one another, but here are {' and '.join(group.title for group in together[:2])}; sweep one by one."
+            f"{what} holds runs against one another, but here are "
+            f"{' and '.join(group.title for group in together[:2])}; sweep one by one."
         )
     _check_names(together, sweep)
     _check_measured([plan.config for plan in plans], sweep)
@@ -111,7 +124,10 @@ def is_judged(sweep: GridConfig) -> bool:
 
 def _wanted(sweep: GridConfig) -> list[tuple[str, str]]:
     """Metrics that must be comparable, with the key that names them."""
-    return [*(("sweep.metrics", metric) for metric in sweep.metrics), *([("sweep.metric", sweep.metric)] if is_judged(sweep) else [])]
+    return [
+        *(("sweep.metrics", metric) for metric in sweep.metrics),
+        *([("sweep.metric", sweep.metric)] if is_judged(sweep) else []),
+    ]
 
 
 def _check_keys(plans: Sequence[Planned], sweep: GridConfig) -> None:
@@ -121,7 +137,9 @@ def _check_keys(plans: Sequence[Planned], sweep: GridConfig) -> None:
         for key in keys:
             if plans and key not in there and key not in optional:
                 close = get_close_matches(key, there, 1)
-                advice = f"did you mean {close[0]}?" if close else "name a key of ebft-train --cfg job, such as method.name."
+                advice = (
+                    f"did you mean {close[0]}?" if close else "name a key of ebft-train --cfg job, such as method.name."
+                )
                 raise UserError(f"{name} names {key}, which is no key of these runs; {advice}")
 
 
@@ -129,7 +147,10 @@ def _check_seeds(name: str, members: Sequence[Planned]) -> None:
     seed, count = Counter(plan.seed for plan in members).most_common(1)[0]
     if count > 1:
         folders = [plan.folder for plan in members if plan.seed == seed]
-        raise UserError(f"{folders[0]} and {folders[1]} are both seed {seed} of cell {name}; tell them apart with sweep.by, or leave one out.")
+        raise UserError(
+            f"{folders[0]} and {folders[1]} are both seed {seed} of cell {name}; tell them apart with sweep.by, or "
+            "leave one out."
+        )
 
 
 def _check_agreement(what: str, settings: Mapping[str, Mapping[str, Any]], advice: str) -> None:
@@ -143,21 +164,38 @@ def _disagreements(settings: Mapping[str, Mapping[str, Any]]) -> Iterator[tuple[
     (first, expected), *others = settings.items()
     for folder, own in others:
         if own != expected:
-            yield from ((first, folder, key) for key in dict.fromkeys((*expected, *own)) if expected.get(key, "absent") != own.get(key, "absent"))
+            yield from (
+                (first, folder, key)
+                for key in dict.fromkeys((*expected, *own))
+                if expected.get(key, "absent") != own.get(key, "absent")
+            )
 
 
 def disagreement(metric: str, configs: Mapping[str, Mapping[str, Any]]) -> str | None:
     """The first key that makes figures of this metric incomparable between those runs."""
-    return next((key for _, _, key in _disagreements({name: metrics.feature_settings(metric, config) for name, config in configs.items()})), None)
+    return next(
+        (
+            key
+            for _, _, key in _disagreements(
+                {name: metrics.feature_settings(metric, config) for name, config in configs.items()}
+            )
+        ),
+        None,
+    )
 
 
 def _check_names(together: Sequence[Group], sweep: GridConfig) -> None:
     cells = dict.fromkeys(name for group in together for name in group.cells)
     if taken := [name for name in cells if name == BASE or name.startswith(f"{BASE} ")]:
         raise UserError(f"The cell {taken[0]} has the name of the models before training; call it otherwise.")
-    for key, name in [("sweep.reference", sweep.reference or BASE), *(("sweep.reported", name) for name in sweep.reported)]:
+    for key, name in [
+        ("sweep.reference", sweep.reference or BASE),
+        *(("sweep.reported", name) for name in sweep.reported),
+    ]:
         if together and name != BASE and name not in cells:
-            raise UserError(f"{key} names the cell {name}, which no run belongs to; cells are {', '.join((BASE, *cells))}.")
+            raise UserError(
+                f"{key} names the cell {name}, which no run belongs to; cells are {', '.join((BASE, *cells))}."
+            )
     for metric in {metric for reported in sweep.reported.values() for metric in reported}:
         metrics.check_known(metric)
 
@@ -165,5 +203,12 @@ def _check_names(together: Sequence[Group], sweep: GridConfig) -> None:
 def _check_measured(configs: Sequence[Mapping[str, Any]], sweep: GridConfig) -> None:
     there = set().union(*map(metrics.expected, configs))
     for key, metric in _wanted(sweep):
-        if configs and metric not in there and not metric.startswith(tuple(f"{name}_" for name in metrics.BY_DIRECTION)):
-            raise UserError(f"{key} names {metric}, which no run measures; leave it out, or set what it needs under eval. and data.task.")
+        if (
+            configs
+            and metric not in there
+            and not metric.startswith(tuple(f"{name}_" for name in metrics.BY_DIRECTION))
+        ):
+            raise UserError(
+                f"{key} names {metric}, which no run measures; leave it out, or set what it needs under eval. and "
+                "data.task."
+            )

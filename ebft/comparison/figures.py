@@ -1,4 +1,5 @@
-"""The plots of a table: every metric by step and by cost, feature matching by horizon, calibration by depth, one loss against the other."""
+"""The plots of a table: every metric by step and by cost, feature matching by horizon, calibration by depth, one loss
+against the other."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -42,10 +43,17 @@ def draw(folder: Path, table: Table, prefix: str) -> list[Plot]:
 
     cells = leading(table)
     bases = [row for row in table.rows if row.is_base]
-    left_out = f" The {len(cells)} of {len(table.cells)} cells that lead in {short(table.metrics[0])}." if len(cells) < len(table.cells) else ""
+    left_out = (
+        f" The {len(cells)} of {len(table.cells)} cells that lead in {short(table.metrics[0])}."
+        if len(cells) < len(table.cells)
+        else ""
+    )
     with matplotlib.rc_context(plots.STYLE):
         figures: dict[str, tuple[str, Figure | None]] = {
-            short(metric): (f"{short(metric)} by step, tokens and seconds: mean over seeds and its 95 % interval.", _course(cells, metric))
+            short(metric): (
+                f"{short(metric)} by step, tokens and seconds: mean over seeds and its 95 % interval.",
+                _course(cells, metric),
+            )
             for metric in table.metrics
         }
         if table.incomparable is None:
@@ -58,7 +66,8 @@ def draw(folder: Path, table: Table, prefix: str) -> list[Plot]:
                 _losses(table, cells),
             )
         figures["calibration"] = (
-            "Entropy of the model's own answers minus its loss on the real ones, by token of the answer; 0 is calibrated.",
+            "Entropy of the model's own answers minus its loss on the real ones, by token of the answer; 0 is "
+            "calibrated.",
             _calibration([*bases, *cells]),
         )
         return [
@@ -90,7 +99,9 @@ def _plain(label: str) -> str:
 
 def course(outcomes: Sequence[Outcome], metric: str, place: str) -> list[Point]:
     """By the steps at which all runs of a cell were evaluated; `place` is what the metric is drawn against."""
-    by_step = [{int(row["step"]): row for row in outcome.course if metric in row and place in row} for outcome in outcomes]
+    by_step = [
+        {int(row["step"]): row for row in outcome.course if metric in row and place in row} for outcome in outcomes
+    ]
     steps = sorted(set(by_step[0]).intersection(*by_step[1:]))
     points = []
     for step in steps:
@@ -135,19 +146,35 @@ def _look(number: int) -> dict[str, Any]:
 def _legend_above(figure: "Figure", axes: "Axes") -> None:
     handles, labels = axes.get_legend_handles_labels()
     longest = max(map(len, labels), default=0)
-    figure.legend(handles, labels, loc="outside upper left", ncols=max(1, min(len(labels), 140 // (longest + 6))), fontsize=9)
+    figure.legend(
+        handles, labels, loc="outside upper left", ncols=max(1, min(len(labels), 140 // (longest + 6))), fontsize=9
+    )
 
 
 def _by_horizon(rows: Sequence[Row], trained_length: int | None) -> "Figure | None":
     lengths = plots.horizons({name: 0.0 for row in rows for metrics in row.finals for name in metrics})
-    figure = _points(rows, lengths, lambda metrics, length: metrics.get(f"{LOSS}{length}"), "horizon G (tokens)", "feature-matching loss")
+    figure = _points(
+        rows,
+        lengths,
+        lambda metrics, length: metrics.get(f"{LOSS}{length}"),
+        "horizon G (tokens)",
+        "feature-matching loss",
+    )
     if figure is not None and trained_length in lengths:
         figure.axes[0].axvline(lengths.index(trained_length), color=plots.INK, linewidth=0.8, linestyle=":", zorder=0)
     return figure
 
 
 def _calibration(rows: Sequence[Row]) -> "Figure | None":
-    depths = sorted({int(name.rpartition("@")[2]) for row in rows for metrics in row.finals for name in metrics if _is_entropy(name)})
+    depths = sorted(
+        {
+            int(name.rpartition("@")[2])
+            for row in rows
+            for metrics in row.finals
+            for name in metrics
+            if _is_entropy(name)
+        }
+    )
 
     def gap(metrics: Mapping[str, float], depth: int) -> float | None:
         pair = f"{plots.ENTROPY}{depth}", f"{plots.TEXT_ENTROPY}{depth}"
@@ -166,8 +193,11 @@ def _is_entropy(name: str) -> bool:
 Measured = Callable[[Mapping[str, float], int], float | None]  # of metrics and a length
 
 
-def _points(rows: Sequence[Row], lengths: Sequence[int], measured: Measured, place_label: str, value_label: str) -> "Figure | None":
-    """The final figures of every cell, and a base's before training, by a length in tokens, with 95 % intervals over seeds."""
+def _points(
+    rows: Sequence[Row], lengths: Sequence[int], measured: Measured, place_label: str, value_label: str
+) -> "Figure | None":
+    """The final figures of every cell, and a base's before training, by a length in tokens, with 95 % intervals over
+    seeds."""
     from matplotlib.figure import Figure
 
     if not lengths:
@@ -177,9 +207,15 @@ def _points(rows: Sequence[Row], lengths: Sequence[int], measured: Measured, pla
     num_bases = sum(row.is_base for row in rows)
     for number, row in enumerate(rows):
         found = {place: [measured(metrics, length) for metrics in row.finals] for place, length in enumerate(lengths)}
-        estimates = {place: estimate([value for value in values if value is not None]) for place, values in found.items()}
+        estimates = {
+            place: estimate([value for value in values if value is not None]) for place, values in found.items()
+        }
         shown = {place: value for place, value in estimates.items() if value is not None}
-        look = _look(number - num_bases) if not row.is_base else {"color": plots.INK, "linestyle": LINES[number % len(LINES)]}
+        look = (
+            _look(number - num_bases)
+            if not row.is_base
+            else {"color": plots.INK, "linestyle": LINES[number % len(LINES)]}
+        )
         shift = 0.5 * (number / max(1, len(rows) - 1) - 0.5)
         axes.errorbar(
             [place + shift for place in shown],
@@ -197,7 +233,9 @@ def _losses(table: Table, cells: Sequence[Row]) -> "Figure | None":
     from matplotlib.figure import Figure
 
     loss, entropy = f"{LOSS}{table.trained_length}", "eval/cross_entropy"
-    measured = [row for row in cells if all(loss in outcome.final and entropy in outcome.final for outcome in row.outcomes)]
+    measured = [
+        row for row in cells if all(loss in outcome.final and entropy in outcome.final for outcome in row.outcomes)
+    ]
     if table.trained_length is None or not measured:
         return None
     figure = Figure(figsize=(10.4, 4.2), layout="constrained")

@@ -13,9 +13,12 @@ from ebft.report.pages import count, number
 BEST, BETTER, WORSE = "best", "better", "worse"
 ARROWS = {True: " ↓", False: " ↑", None: ""}
 LEGEND = (
-    "Mean over seeds ± half-width of its 95 % interval (Student's t), in brackets the standard deviation. ↓ lower is better, ↑ higher. "
-    "Marked as best: all its runs are done, and it is better than the base and every other cell with a figure, each by a paired difference whose "
-    "95 % interval excludes 0; where none is marked, the runs do not say. Tokens and seconds are those of training, with those of the run whose "
+    "Mean over seeds ± half-width of its 95 % interval (Student's t), in brackets the standard deviation. ↓ lower is "
+    "better, ↑ higher. "
+    "Marked as best: all its runs are done, and it is better than the base and every other cell with a figure, each "
+    "by a paired difference whose "
+    "95 % interval excludes 0; where none is marked, the runs do not say. Tokens and seconds are those of training, "
+    "with those of the run whose "
     "model a run starts from."
 )
 
@@ -74,7 +77,10 @@ def differences(table: Table) -> Grid:
     for row in table.rows:
         gaps = [row.figures[metric].difference for metric in table.metrics]
         pairs = max((gap.n for gap in gaps if gap is not None), default=0)
-        entries = [Entry(spread(gap, "+", pairs), _verdict(metric, gap)) for metric, gap in zip(table.metrics, gaps, strict=True)]
+        entries = [
+            Entry(spread(gap, "+", pairs), _verdict(metric, gap))
+            for metric, gap in zip(table.metrics, gaps, strict=True)
+        ]
         if row.name != table.reference and not (row.is_base and table.reference == BASE):
             grid.append([Entry(row.name), Entry(str(pairs)), *entries])
     has_any = any(row.figures[metric].difference is not None for row in table.rows for metric in table.metrics)
@@ -114,9 +120,19 @@ def long_rows(compared: Compared) -> list[dict[str, Any]]:
             common = {"table": table.title, "cell": row.name, "planned": row.planned}
             for metric in table.metrics:
                 figure, lower = row.figures[metric], lower_is_better(metric)
-                difference = {"reference": table.reference, **_numbers(figure.difference, "difference", "pairs")} if figure.difference else {}
-                better = {"better": "" if lower is None else "lower" if lower else "higher", "best": figure.is_best, "reported": figure.reported}
-                rows.append({**common, "metric": metric, **better, **_numbers(figure.estimate, "mean", "n"), **difference})
+                difference = (
+                    {"reference": table.reference, **_numbers(figure.difference, "difference", "pairs")}
+                    if figure.difference
+                    else {}
+                )
+                better = {
+                    "better": "" if lower is None else "lower" if lower else "higher",
+                    "best": figure.is_best,
+                    "reported": figure.reported,
+                }
+                rows.append(
+                    {**common, "metric": metric, **better, **_numbers(figure.estimate, "mean", "n"), **difference}
+                )
             rows += [
                 {**common, "metric": f"cost/{name}", "better": "", **_numbers(cost, "mean", "n")}
                 for name, cost in (("tokens_forwarded", row.tokens), ("seconds", row.seconds))

@@ -1,4 +1,5 @@
-"""What evaluation metrics there are, which way is better, and on which keys of a configuration each depends beside the model that it measures."""
+"""What evaluation metrics there are, which way is better, and on which keys of a configuration each depends beside the
+model that it measures."""
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -29,11 +30,18 @@ DIRECTIONS: dict[str, bool | None] = {
 }
 BY_DIRECTION = ("eval/bleu", "eval/chrf", "eval/exact_match")  # of translation: NAME_en_de is NAME of that direction
 
-# Keys, or beginnings of keys, that must agree for figures to be comparable. Those of the evaluation itself are the same for every metric;
-# feature matching also sees through the run's own feature network, on rollouts of the shape that the run trains on.
+# Keys, or beginnings of keys, that must agree for figures to be comparable. Those of the evaluation itself are the same
+# for every metric; feature matching also sees through the run's own feature network, on rollouts of the shape that the
+# run trains on.
 EVALUATION = ("data.", "eval.", "sandbox.seconds", "sandbox.memory_mb", "sandbox.output_kb", "sandbox.processes")
 NOT_EVALUATION = ("data.max_train_documents", "eval.every_steps", "eval.micro_batch_size")
-FEATURES = ("features.feature_layers", "features.embed_method", "features.normalize", "features.network", "features.path")
+FEATURES = (
+    "features.feature_layers",
+    "features.embed_method",
+    "features.normalize",
+    "features.network",
+    "features.path",
+)
 FEATURE_SHAPE = (*FEATURES, "sampler.anchors", "sampler.generate_length")
 ADDITIONAL = {
     "eval/feature_matching_loss@": FEATURE_SHAPE,
@@ -60,7 +68,8 @@ def check_known(metric: str) -> None:
         return
     close = get_close_matches(metric, DIRECTIONS, 1) or get_close_matches(f"eval/{metric}", DIRECTIONS, 1)
     raise UserError(
-        f"{metric} is not a metric of an evaluation; " + (f"did you mean {close[0]}?" if close else f"there are {', '.join(DIRECTIONS)}.")
+        f"{metric} is not a metric of an evaluation; "
+        + (f"did you mean {close[0]}?" if close else f"there are {', '.join(DIRECTIONS)}.")
     )
 
 
@@ -72,10 +81,15 @@ def family(metric: str) -> str:
 
 
 def expected(config: Mapping[str, Any]) -> set[str]:
-    """The metrics that a run of this flat configuration measures, as far as the configuration tells: a horizon that no row holds is left out of
-    the run, and of a translation only the mean over directions is named."""
+    """The metrics that a run of this flat configuration measures, as far as the configuration tells: a horizon that no
+    row holds is left out of the run, and of a translation only the mean over directions is named."""
     horizons = {*config["eval.horizons"], config["sampler.generate_length"]}
-    names = {"cross_entropy", "reward", "whitened_feature_reward", *(f"feature_matching_loss@{horizon}" for horizon in horizons)}
+    names = {
+        "cross_entropy",
+        "reward",
+        "whitened_feature_reward",
+        *(f"feature_matching_loss@{horizon}" for horizon in horizons),
+    }
     if config["data.task"] is not None and config["eval.num_questions"]:
         names |= {*COMMON_ANSWERS, *OF_TASK.get(config["data.task"], ())}
         names |= {f"{name}@{2**power}" for name in ("entropy", "text_cross_entropy") for power in range(7)}
@@ -85,16 +99,24 @@ def expected(config: Mapping[str, Any]) -> set[str]:
 
 def evaluation_settings(config: Mapping[str, Any], split: Sequence[str]) -> dict[str, Any]:
     """What runs of one table must have in common, from a flat configuration; `split` keys tell tables apart."""
-    return {key: value for key, value in config.items() if key.startswith(EVALUATION) and not key.startswith(NOT_EVALUATION) and key not in split}
+    return {
+        key: value
+        for key, value in config.items()
+        if key.startswith(EVALUATION) and not key.startswith(NOT_EVALUATION) and key not in split
+    }
 
 
 def feature_settings(metric: str, config: Mapping[str, Any]) -> dict[str, Any]:
-    """What must agree for this metric beside the evaluation's own settings: nothing but for feature matching. phi is the model before training unless
-    the configuration says otherwise."""
+    """What must agree for this metric beside the evaluation's own settings: nothing but for feature matching. phi is
+    the model before training unless the configuration says otherwise."""
     keys = ADDITIONAL.get(family(metric), ())
     return {key: config[key] for key in (*keys, *_phi(config))} if keys else {}
 
 
 def _phi(config: Mapping[str, Any]) -> Iterator[str]:
     if config["features.network"] != "checkpoint":
-        yield from (key for key in config if key in ("model.path", "model.revision", "model.init") or key.startswith("model.config_overrides"))
+        yield from (
+            key
+            for key in config
+            if key in ("model.path", "model.revision", "model.init") or key.startswith("model.config_overrides")
+        )

@@ -26,7 +26,8 @@ def write(compared: Compared, directory: Path) -> list[Path]:
     (directory / "plots").mkdir(exist_ok=True)
     several = len(compared.tables) > 1
     plots = [
-        figures.draw(directory / "plots", table, f"{number}_{_slug(table.title)}_" if several else "") for number, table in enumerate(compared.tables)
+        figures.draw(directory / "plots", table, f"{number}_{_slug(table.title)}_" if several else "")
+        for number, table in enumerate(compared.tables)
     ]
     texts = {
         "comparison.md": markdown(compared),
@@ -60,15 +61,28 @@ def _heading(compared: Compared, table: Table) -> str:
 
 
 def _plain(grid: Grid) -> list[str]:
-    return aligned([list(grid.header), *([entry.whole + ("*" if entry.kind == BEST else "") for entry in row] for row in grid.rows)])
+    return aligned(
+        [
+            list(grid.header),
+            *([entry.whole + ("*" if entry.kind == BEST else "") for entry in row] for row in grid.rows),
+        ]
+    )
 
 
 def markdown(compared: Compared) -> str:
     parts = [f"# {_inline(compared.name)}", layout.LEGEND.replace("Marked as best", "**Bold**")]
     for table in compared.tables:
-        parts += [f"## {_inline(table.title or compared.name)}", _markdown(layout.measured(table)), *map(_inline, table.notes)]
+        parts += [
+            f"## {_inline(table.title or compared.name)}",
+            _markdown(layout.measured(table)),
+            *map(_inline, table.notes),
+        ]
         if (gaps := layout.differences(table)).rows:
-            parts += [f"Difference to {_inline(table.reference)}, in pairs of one seed; **bold** where its interval excludes 0:", _markdown(gaps)]
+            parts += [
+                f"Difference to {_inline(table.reference)}, in pairs of one seed; **bold** where its interval "
+                "excludes 0:",
+                _markdown(gaps),
+            ]
     if compared.reported_source:
         parts.append(f"Reported figures, which were not measured here: {_inline(compared.reported_source)}")
     if lost := layout.missing(compared):
@@ -77,7 +91,11 @@ def markdown(compared: Compared) -> str:
 
 
 def _markdown(grid: Grid) -> str:
-    lines = [list(grid.header), ["---"] * len(grid.header), *([_bold(entry, "**{}**") for entry in row] for row in grid.rows)]
+    lines = [
+        list(grid.header),
+        ["---"] * len(grid.header),
+        *([_bold(entry, "**{}**") for entry in row] for row in grid.rows),
+    ]
     return "\n".join(f"| {' | '.join(map(_inline, line))} |" for line in lines)
 
 
@@ -110,8 +128,15 @@ def _latex(grid: Grid) -> str:
     def line(cells: Sequence[str]) -> str:
         return " & ".join(cells) + r" \\"
 
-    rows = [line([_bold(Entry(_escaped(entry.whole), entry.kind), r"\textbf{{{}}}") for entry in row]) for row in grid.rows]
-    head = [r"\begin{tabular}{l" + "r" * (len(grid.header) - 1) + "}", r"\toprule", line([_escaped(name) for name in grid.header]), r"\midrule"]
+    rows = [
+        line([_bold(Entry(_escaped(entry.whole), entry.kind), r"\textbf{{{}}}") for entry in row]) for row in grid.rows
+    ]
+    head = [
+        r"\begin{tabular}{l" + "r" * (len(grid.header) - 1) + "}",
+        r"\toprule",
+        line([_escaped(name) for name in grid.header]),
+        r"\midrule",
+    ]
     return "\n".join([*head, *rows, r"\bottomrule", r"\end{tabular}"])
 
 
@@ -150,10 +175,24 @@ def as_json(compared: Compared) -> dict[str, Any]:
                 }
                 for outcome in row.outcomes
             ]
-            cell = {"cell": row.name, "planned": row.planned, "figures": {metric: asdict(figure) for metric, figure in row.figures.items()}}
+            cell = {
+                "cell": row.name,
+                "planned": row.planned,
+                "figures": {metric: asdict(figure) for metric, figure in row.figures.items()},
+            }
             rows.append({**cell, "tokens": _or_none(row.tokens), "seconds": _or_none(row.seconds), "runs": runs})
-        tables.append({"title": table.title, "metrics": list(table.metrics), "reference": table.reference, "notes": list(table.notes), "rows": rows})
-    lost = [{"cell": cell, "seed": plan.seed, "folder": plan.folder, "note": plan.note} for cell, plan in compared.missing]
+        tables.append(
+            {
+                "title": table.title,
+                "metrics": list(table.metrics),
+                "reference": table.reference,
+                "notes": list(table.notes),
+                "rows": rows,
+            }
+        )
+    lost = [
+        {"cell": cell, "seed": plan.seed, "folder": plan.folder, "note": plan.note} for cell, plan in compared.missing
+    ]
     return {"name": compared.name, "tables": tables, "missing": lost, "reported_source": compared.reported_source}
 
 

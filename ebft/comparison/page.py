@@ -1,4 +1,5 @@
-"""`comparison.html`: the comparison on one page that needs nothing else but, for its links, the run folders beside it."""
+"""`comparison.html`: the comparison on one page that needs nothing else but, for its links, the run folders beside
+it."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -29,7 +30,8 @@ def html(compared: Compared, plots: Sequence[Sequence[Plot]], directory: Path) -
         legend=escape(layout.LEGEND),
         contents=_contents(compared.tables),
         tables="\n".join(
-            _section(compared, number, table, drawn, directory) for number, (table, drawn) in enumerate(zip(compared.tables, plots, strict=True))
+            _section(compared, number, table, drawn, directory)
+            for number, (table, drawn) in enumerate(zip(compared.tables, plots, strict=True))
         ),
         missing=_missing(compared),
     )
@@ -38,7 +40,11 @@ def html(compared: Compared, plots: Sequence[Sequence[Plot]], directory: Path) -
 def _contents(tables: Sequence[Table]) -> str:
     if len(tables) < 2:
         return ""
-    return "<nav>" + "".join(f'<a href="#table-{number}">{escape(table.title)}</a>' for number, table in enumerate(tables)) + "</nav>"
+    return (
+        "<nav>"
+        + "".join(f'<a href="#table-{number}">{escape(table.title)}</a>' for number, table in enumerate(tables))
+        + "</nav>"
+    )
 
 
 def _section(compared: Compared, number: int, table: Table, plots: Sequence[Plot], directory: Path) -> str:
@@ -49,14 +55,18 @@ def _section(compared: Compared, number: int, table: Table, plots: Sequence[Plot
         parts.append(f'<p class="note">Reported figures were not measured here: {escape(compared.reported_source)}</p>')
     if gaps.rows:
         parts += [f"<h3>Difference to {escape(table.reference)}, in pairs of one seed</h3>", _grid(gaps)]
-    figures = (f"<div>{plot(drawn.name, drawn.svg)}<p class='note'>{escape(drawn.caption)}</p></div>" for drawn in plots)
+    figures = (
+        f"<div>{plot(drawn.name, drawn.svg)}<p class='note'>{escape(drawn.caption)}</p></div>" for drawn in plots
+    )
     return "\n".join([*parts, '<div class="wide-plots">', *figures, "</div>", _runs(table, directory)])
 
 
 def _grid(grid: Grid) -> str:
     head = "".join(f"<th>{escape(name).replace(' ', '&nbsp;').replace('_', '_<wbr>')}</th>" for name in grid.header)
     body = "".join(f"<tr>{''.join(map(_entry, row))}</tr>" for row in grid.rows)
-    return f'<div class="scroll"><table class="figures"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+    return (
+        f'<div class="scroll"><table class="figures"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+    )
 
 
 def _entry(entry: Entry) -> str:

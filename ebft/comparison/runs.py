@@ -22,7 +22,9 @@ KEYS = {  # of a config, that are read here
     "features.feature_layers", "features.embed_method", "features.normalize", "features.whitening", "features.network", "features.path",
     "sampler.anchors", "sampler.generate_length", "eval.horizons", "eval.num_questions", "eval.num_completions", "eval.pass_at",
 }  # fmt: skip
-LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml, where PyYAML was built with it, reads ten times as fast
+LOADER = getattr(
+    yaml, "CSafeLoader", yaml.SafeLoader
+)  # libyaml, where PyYAML was built with it, reads ten times as fast
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,9 @@ class Planned:
     folder: str  # below the sweep's
     variant: str  # the name of its grid, or nothing
     keys: Mapping[str, str] | None  # its values on the sweep's axes; None where it was found without a plan
-    config: Mapping[str, Any] = field(repr=False)  # flat; model.path is run:FOLDER where it starts from another run's model
+    config: Mapping[str, Any] = field(
+        repr=False
+    )  # flat; model.path is run:FOLDER where it starts from another run's model
     note: str = ""  # why it is not done
 
     @property
@@ -48,7 +52,8 @@ class Planned:
 
 @dataclass(frozen=True)
 class Outcome:
-    """A finished run. Where it starts from another run's model, its base and its cost are counted from where that one started."""
+    """A finished run. Where it starts from another run's model, its base and its cost are counted from where that one
+    started."""
 
     plan: Planned
     base: Mapping[str, float]  # the evaluation of the model before any training
@@ -64,8 +69,8 @@ class Outcome:
 
 
 def read(directory: Path, planned: Sequence[Planned] | None) -> tuple[list[Planned], dict[str, Outcome]]:
-    """Every run, with why it is not done, and the finished ones by folder. Without a plan every run folder below `directory` counts, but for links.
-    Raises UserError."""
+    """Every run, with why it is not done, and the finished ones by folder. Without a plan every run folder below
+    `directory` counts, but for links. Raises UserError."""
     plans = _linked(directory, list(_found(directory))) if planned is None else list(planned)
     outcomes: dict[str, Outcome] = {}
     noted = []
@@ -75,7 +80,10 @@ def read(directory: Path, planned: Sequence[Planned] | None) -> tuple[list[Plann
         if isinstance(found, Outcome):
             outcomes[plan.folder] = found
     if not outcomes and planned is None:
-        raise UserError(f"sweep.dir={directory} holds no finished run{f', but {len(plans)} begun' if plans else ''}; name a folder of runs.")
+        raise UserError(
+            f"sweep.dir={directory} holds no finished run{f', but {len(plans)} begun' if plans else ''}; name a "
+            "folder of runs."
+        )
     return noted, {folder: _from_the_start(outcome, outcomes) for folder, outcome in outcomes.items()}
 
 
@@ -83,7 +91,9 @@ def _found(directory: Path) -> Iterator[Planned]:
     """Every folder with a config and something of a run, in order of their names."""
 
     def refuse(error: OSError) -> NoReturn:
-        raise UserError(f"{error.filename} cannot be read ({error.strerror}); put that right, or compare a folder without it.") from error
+        raise UserError(
+            f"{error.filename} cannot be read ({error.strerror}); put that right, or compare a folder without it."
+        ) from error
 
     for folder, inner, names in os.walk(directory, onerror=refuse):
         inner.sort()
@@ -109,11 +119,23 @@ def _from_the_start(outcome: Outcome, outcomes: Mapping[str, Outcome]) -> Outcom
         return outcome
     first = _from_the_start(start, outcomes)
     course = [
-        {**row, **{cost: row[cost] + total for cost, total in ((TOKENS, first.tokens), (SECONDS, first.seconds)) if cost in row}}
+        {
+            **row,
+            **{
+                cost: row[cost] + total
+                for cost, total in ((TOKENS, first.tokens), (SECONDS, first.seconds))
+                if cost in row
+            },
+        }
         for row in outcome.course
     ]
     return replace(
-        outcome, base=first.base, root=first.root, tokens=outcome.tokens + first.tokens, seconds=outcome.seconds + first.seconds, course=course
+        outcome,
+        base=first.base,
+        root=first.root,
+        tokens=outcome.tokens + first.tokens,
+        seconds=outcome.seconds + first.seconds,
+        course=course,
     )
 
 
@@ -123,11 +145,23 @@ def _read(directory: Path, plan: Planned) -> Outcome | Planned:
     if summary is None or summary["status"] != "completed":
         return plan if plan.note else replace(plan, note=_why(summary))
     course = read_rows(folder / METRICS, mentioning='"eval/')
-    return Outcome(plan, summary["base"], summary["final"], summary["tokens_forwarded"], summary["train_seconds"], course, plan.config)
+    return Outcome(
+        plan,
+        summary["base"],
+        summary["final"],
+        summary["tokens_forwarded"],
+        summary["train_seconds"],
+        course,
+        plan.config,
+    )
 
 
 def _why(summary: Mapping[str, Any] | None) -> str:
-    return "going on, or killed" if summary is None else f"{summary['status']}: {summary.get('error', 'stopped before its end')}"
+    return (
+        "going on, or killed"
+        if summary is None
+        else f"{summary['status']}: {summary.get('error', 'stopped before its end')}"
+    )
 
 
 def _config(path: Path) -> dict[str, Any]:
@@ -148,9 +182,16 @@ def _summary(path: Path) -> dict[str, Any] | None:
         return None
     except (json.JSONDecodeError, UnicodeDecodeError):
         _refuse(path)
-    is_ours = isinstance(summary, dict) and summary.keys() >= FIELDS and isinstance(summary["base"], dict) and isinstance(summary["final"], dict)
+    is_ours = (
+        isinstance(summary, dict)
+        and summary.keys() >= FIELDS
+        and isinstance(summary["base"], dict)
+        and isinstance(summary["final"], dict)
+    )
     return summary if is_ours else _refuse(path)
 
 
 def _refuse(path: Path) -> NoReturn:
-    raise UserError(f"{path} was not written by this version of ebft-train; take its folder out of the comparison, or run it again.")
+    raise UserError(
+        f"{path} was not written by this version of ebft-train; take its folder out of the comparison, or run it again."
+    )

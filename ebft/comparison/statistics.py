@@ -11,7 +11,8 @@ CONFIDENCE = 0.95
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean over seeds: `n` values, their standard deviation (with n - 1), and the half-width of the 95 % interval of the mean,
+    """A mean over seeds: `n` values, their standard deviation (with n - 1), and the half-width of the 95 % interval of
+    the mean,
 
     t_{0.975, n-1} * sd / sqrt(n)        Student's t; None for one value, which says nothing of its spread
     """
@@ -23,7 +24,8 @@ class Estimate:
 
     @property
     def excludes_zero(self) -> bool:
-        """Whether 0 lies outside the interval. False where there is none, or one of no width: equal values are too few to know their spread."""
+        """Whether 0 lies outside the interval. False where there is none, or one of no width: equal values are too few
+        to know their spread."""
         return self.half_width is not None and abs(self.mean) > self.half_width > 0
 
 
@@ -34,7 +36,9 @@ def estimate(values: Sequence[float]) -> Estimate | None:
     if len(values) == 1:
         return Estimate(1, values[0], None, None)
     sd = stdev(values)
-    return Estimate(len(values), fmean(values), sd, t_quantile(0.5 + CONFIDENCE / 2, len(values) - 1) * sd / math.sqrt(len(values)))
+    return Estimate(
+        len(values), fmean(values), sd, t_quantile(0.5 + CONFIDENCE / 2, len(values) - 1) * sd / math.sqrt(len(values))
+    )
 
 
 def difference(values: Mapping[int, float], reference: Mapping[int, float]) -> Estimate | None:
@@ -56,7 +60,8 @@ def t_quantile(probability: float, degrees: int) -> float:
 
 
 def t_probability(t: float, degrees: int) -> float:
-    """P(T <= t) for t >= 0. With theta = atan(t / sqrt(degrees)) the mass in [-t, t] is a finite sum (Abramowitz and Stegun 26.7.3 and 26.7.4):
+    """P(T <= t) for t >= 0. With theta = atan(t / sqrt(degrees)) the mass in [-t, t] is a finite sum (Abramowitz and
+    Stegun 26.7.3 and 26.7.4):
 
     odd     2/pi (theta + sin(theta) (cos(theta) + 2/3 cos(theta)^3 + ... + (2 4 ... (degrees-3)) / (3 5 ... (degrees-2)) cos(theta)^(degrees-2)))
     even    sin(theta) (1 + 1/2 cos(theta)^2 + ... + (1 3 ... (degrees-3)) / (2 4 ... (degrees-2)) cos(theta)^(degrees-2))

@@ -14,7 +14,16 @@ from ebft.config.schema import GridConfig
 
 LOSS = "eval/feature_matching_loss@"
 # What a table shows where sweep.metrics names nothing, beside feature matching at the training length.
-USUAL = ("eval/cross_entropy", LOSS, "eval/greedy", "eval/pass@", "eval/parse_rate", "eval/exact_match", "eval/bleu", "eval/chrf")
+USUAL = (
+    "eval/cross_entropy",
+    LOSS,
+    "eval/greedy",
+    "eval/pass@",
+    "eval/parse_rate",
+    "eval/exact_match",
+    "eval/bleu",
+    "eval/chrf",
+)
 
 Values = Mapping[int, float]  # by seed
 
@@ -25,7 +34,8 @@ class Figure:
 
     estimate: Estimate | None  # None where no run of the cell has it
     difference: Estimate | None  # to the reference cell, in pairs of one seed
-    is_best: bool  # the cell is complete, and the interval of its paired difference to every other one lies on the better side of 0
+    # the cell is complete, and the interval of its paired difference to every other one lies on the better side of 0
+    is_best: bool
     reported: float | None  # by a publication
 
 
@@ -78,7 +88,13 @@ def compare(directory: Path, sweep: GridConfig, planned: Sequence[Planned] | Non
     plans, outcomes = read(directory, planned)
     check_comparable(plans, sweep)
     together = groups(plans, sweep)
-    missing = [(name, plan) for group in together for name, members in group.cells.items() for plan in members if plan.folder not in outcomes]
+    missing = [
+        (name, plan)
+        for group in together
+        for name, members in group.cells.items()
+        for plan in members
+        if plan.folder not in outcomes
+    ]
     name = sweep.name if planned is not None else directory.absolute().name
     return Compared(name, [_table(group, outcomes, sweep) for group in together], missing, sweep.reported_source)
 
@@ -88,7 +104,9 @@ def short(metric: str) -> str:
 
 
 def _table(group: Group, done: Mapping[str, Outcome], sweep: GridConfig) -> Table:
-    cells = {name: [done[plan.folder] for plan in members if plan.folder in done] for name, members in group.cells.items()}
+    cells = {
+        name: [done[plan.folder] for plan in members if plan.folder in done] for name, members in group.cells.items()
+    }
     outcomes = [outcome for members in cells.values() for outcome in members]
     lengths = {config["sampler.generate_length"] for config in group.configs.values()}
     trained = lengths.pop() if len(lengths) == 1 else None
@@ -98,7 +116,10 @@ def _table(group: Group, done: Mapping[str, Outcome], sweep: GridConfig) -> Tabl
     bases = _bases(outcomes)
     planned = {name: len(members) for name, members in group.cells.items()}
     columns = {metric: _column(metric, cells, bases, planned, sweep) for metric in chosen}
-    finals = {name: _distinct([outcome.base for outcome in outcomes if bases[_model(outcome.root)] == name]) for name in bases.values()}
+    finals = {
+        name: _distinct([outcome.base for outcome in outcomes if bases[_model(outcome.root)] == name])
+        for name in bases.values()
+    }
     finals |= {name: [outcome.final for outcome in members] for name, members in cells.items()}
     rows = [
         Row(
@@ -113,14 +134,20 @@ def _table(group: Group, done: Mapping[str, Outcome], sweep: GridConfig) -> Tabl
         for name, own in finals.items()
     ]
     reference = sweep.reference or BASE
-    matching = [] if incomparable is None else [f"Feature matching is not compared, because runs differ in {incomparable}, which shapes it."]
+    matching = (
+        []
+        if incomparable is None
+        else [f"Feature matching is not compared, because runs differ in {incomparable}, which shapes it."]
+    )
     notes = [*matching, *_unshown(outcomes, chosen, kinds, trained, sweep), *_absent(reference, cells)]
     return Table(group.title, chosen, reference, rows, trained, incomparable, notes)
 
 
 def _usual(outcomes: Sequence[Outcome], trained: int | None, kinds: Sequence[str]) -> list[str]:
     """What every run has, of the usual."""
-    common = [name for name in outcomes[0].final if all(name in outcome.final for outcome in outcomes)] if outcomes else []
+    common = (
+        [name for name in outcomes[0].final if all(name in outcome.final for outcome in outcomes)] if outcomes else []
+    )
     return [name for kind in kinds for name in common if _is_usual(name, kind, trained)]
 
 
@@ -128,26 +155,51 @@ def _is_usual(metric: str, kind: str, trained: int | None) -> bool:
     return metrics.family(metric) == kind and (kind != LOSS or metric == f"{LOSS}{trained}")
 
 
-def _unshown(outcomes: Sequence[Outcome], chosen: Sequence[str], kinds: Sequence[str], trained: int | None, sweep: GridConfig) -> list[str]:
+def _unshown(
+    outcomes: Sequence[Outcome], chosen: Sequence[str], kinds: Sequence[str], trained: int | None, sweep: GridConfig
+) -> list[str]:
     """Metrics that are asked for and not measured, or usual and not measured by every run."""
     there = dict.fromkeys(name for outcome in outcomes for name in outcome.final)
     unmeasured = [f"{short(metric)}: no finished run has it." for metric in chosen if outcomes and metric not in there]
     usual = [name for kind in kinds for name in there if _is_usual(name, kind, trained) and name not in chosen]
-    lacking = {name: next(outcome.plan.folder for outcome in outcomes if name not in outcome.final) for name in usual if not sweep.metrics}
-    return [*unmeasured, *(f"{short(name)}: not shown, because {folder} lacks it; sweep.metrics shows it." for name, folder in lacking.items())]
+    lacking = {
+        name: next(outcome.plan.folder for outcome in outcomes if name not in outcome.final)
+        for name in usual
+        if not sweep.metrics
+    }
+    return [
+        *unmeasured,
+        *(
+            f"{short(name)}: not shown, because {folder} lacks it; sweep.metrics shows it."
+            for name, folder in lacking.items()
+        ),
+    ]
 
 
 def _absent(reference: str, cells: Mapping[str, Sequence[Outcome]]) -> list[str]:
     if reference == BASE or cells.get(reference):
         return []
-    return [f"No difference to {reference}: {'none of its runs is done' if reference in cells else 'it is no cell of this table'}."]
+    return [
+        f"No difference to {reference}: {'none of its runs is done' if reference in cells else 'it is no cell of this table'}."
+    ]
 
 
 def _model(config: Mapping[str, Any]) -> str:
     """The model that a run starts from, as a name."""
-    changes = [f"{key.removeprefix('model.config_overrides.')}={value}" for key, value in config.items() if key.startswith("model.config_overrides.")]
+    changes = [
+        f"{key.removeprefix('model.config_overrides.')}={value}"
+        for key, value in config.items()
+        if key.startswith("model.config_overrides.")
+    ]
     how = [] if config["model.init"] == "pretrained" else [str(config["model.init"])]
-    return " ".join([str(config["model.path"]), *([str(config["model.revision"])] if config["model.revision"] else []), *how, *changes])
+    return " ".join(
+        [
+            str(config["model.path"]),
+            *([str(config["model.revision"])] if config["model.revision"] else []),
+            *how,
+            *changes,
+        ]
+    )
 
 
 def _bases(outcomes: Sequence[Outcome]) -> dict[str, str]:
@@ -161,7 +213,11 @@ def _distinct(models: Sequence[Mapping[str, float]]) -> list[Mapping[str, float]
 
 
 def _column(
-    metric: str, cells: Mapping[str, Sequence[Outcome]], bases: Mapping[str, str], planned: Mapping[str, int], sweep: GridConfig
+    metric: str,
+    cells: Mapping[str, Sequence[Outcome]],
+    bases: Mapping[str, str],
+    planned: Mapping[str, int],
+    sweep: GridConfig,
 ) -> dict[str, Figure]:
     """The figures of one metric by cell."""
     values: dict[str, dict[int, float]] = {name: {} for name in (*bases.values(), *cells)}
@@ -182,7 +238,9 @@ def _column(
         return difference(values[name], starts[name] if reference == BASE else values.get(reference, {}))
 
     return {
-        name: Figure(_estimate(own, name not in cells), gap(name), name == best, sweep.reported.get(name, {}).get(metric))
+        name: Figure(
+            _estimate(own, name not in cells), gap(name), name == best, sweep.reported.get(name, {}).get(metric)
+        )
         for name, own in values.items()
     }
 
@@ -194,8 +252,8 @@ def _estimate(values: Values, is_base: bool) -> Estimate | None:
 
 
 def _best(metric: str, values: Mapping[str, Values], complete: set[str]) -> str | None:
-    """The complete cell that is better than every other one with a figure, as far as the interval of each paired difference says; None where none
-    is."""
+    """The complete cell that is better than every other one with a figure, as far as the interval of each paired
+    difference says; None where none is."""
     lower = metrics.lower_is_better(metric)
     measured = {name: own for name, own in values.items() if own}
     if lower is None or len(measured) < 2:

@@ -1,4 +1,5 @@
-"""Values outside their limits and combinations of knobs that cannot work, each refused in one sentence. Needs no model and no data."""
+"""Values outside their limits and combinations of knobs that cannot work, each refused in one sentence. Needs no model
+and no data."""
 
 from collections.abc import Iterator
 from dataclasses import fields, is_dataclass
@@ -26,7 +27,8 @@ from ebft.config.schema import (
 
 
 def check(config: TrainConfig) -> None:
-    """Raise UserError for the first value outside its limits or combination that cannot work. Needs no model and no data."""
+    """Raise UserError for the first value outside its limits or combination that cannot work. Needs no model and no
+    data."""
     check_limits(config)
     for message in _conflicts(config):
         raise UserError(message)
@@ -74,7 +76,8 @@ def _conflicts(config: TrainConfig) -> Iterator[str]:
     least = config.data.sequence_length + _rollout_length(config)
     if trainer.max_tokens_per_microbatch is not None and trainer.max_tokens_per_microbatch < least:
         yield (
-            f"trainer.max_tokens_per_microbatch={trainer.max_tokens_per_microbatch} is below the {least} tokens of a row with one rollout; raise it, "
+            f"trainer.max_tokens_per_microbatch={trainer.max_tokens_per_microbatch} is below the {least} tokens of a "
+            "row with one rollout; raise it, "
             "or shorten data.sequence_length."
         )
     if trainer.parallel == "fsdp2" and trainer.compile:
@@ -146,7 +149,8 @@ def _rlvr_conflicts(method: RLVRConfig, config: TrainConfig) -> Iterator[str]:
     n_samples = config.sampler.n_samples
     if config.data.task is None:
         yield (
-            f"method=rlvr needs a verifier, and data.source={config.data.source} has data.task=null; set data.task to one of "
+            f"method=rlvr needs a verifier, and data.source={config.data.source} has data.task=null; set data.task to "
+            "one of "
             f"{', '.join(TASKS)}, or use data=code_qa, stdlib or translation, which have one."
         )
     if n_samples < 2 and method.advantage != "none":
@@ -159,7 +163,8 @@ def _evaluation_conflicts(evaluation: EvalConfig) -> Iterator[str]:
     if evaluation.top_p > 1:
         yield f"eval.top_p={evaluation.top_p} must be at most 1."
     if evaluation.num_completions and (
-        not evaluation.pass_at or not 1 <= min(evaluation.pass_at) <= max(evaluation.pass_at) <= evaluation.num_completions
+        not evaluation.pass_at
+        or not 1 <= min(evaluation.pass_at) <= max(evaluation.pass_at) <= evaluation.num_completions
     ):
         yield f"eval.pass_at={list(evaluation.pass_at)} must hold numbers from 1 to eval.num_completions={evaluation.num_completions}."
 
@@ -168,12 +173,14 @@ def _geometry_conflicts(config: TrainConfig) -> Iterator[str]:
     length, sampler, evaluation = config.data.sequence_length, config.sampler, config.eval
     if sampler.context_length + sampler.generate_length > length:
         yield (
-            f"sampler.context_length={sampler.context_length} plus sampler.generate_length={sampler.generate_length} leaves no block in "
+            f"sampler.context_length={sampler.context_length} plus sampler.generate_length={sampler.generate_length} "
+            "leaves no block in "
             f"data.sequence_length={length}; shorten them or lengthen the rows."
         )
     if evaluation.context_length + sampler.generate_length > length:
         yield (
-            f"eval.context_length={evaluation.context_length} plus sampler.generate_length={sampler.generate_length} leaves no block in "
+            f"eval.context_length={evaluation.context_length} plus sampler.generate_length={sampler.generate_length} "
+            "leaves no block in "
             f"data.sequence_length={length}; shorten them or lengthen the rows."
         )
 
@@ -201,7 +208,11 @@ def _data_conflicts(data: DataConfig, sampler: SamplerConfig) -> Iterator[str]:
 
 
 def _mixture_conflicts(data: MixtureDataConfig) -> Iterator[str]:
-    if not set(data.parts) <= set(EMBEDDED_SOURCES) or min(data.parts.values(), default=0) < 0 or not any(data.parts.values()):
+    if (
+        not set(data.parts) <= set(EMBEDDED_SOURCES)
+        or min(data.parts.values(), default=0) < 0
+        or not any(data.parts.values())
+    ):
         yield f"data.parts={dict(data.parts)} must give numbers of copies to {', '.join(EMBEDDED_SOURCES)}: none below 0, one above."
     if data.task is not None:
         yield f"data.task={data.task} judges one kind of answer, and data.source=mixture holds several; set data.task=null."
@@ -216,7 +227,11 @@ def _task_conflicts(data: DataConfig, pairs: bool) -> Iterator[str]:
         yield "data.task=unit_tests runs a row's own tests; name their column with data.tests_column."
     if isinstance(data, HubDataConfig) and data.validation_path is not None and data.validation_split is None:
         yield "data.validation_path needs data.validation_split, the split of that data set to evaluate on."
-    unread = {key: tags["tasks"] for key, value, tags in _walk(data, "data.") if value and "tasks" in tags and data.task not in tags["tasks"]}
+    unread = {
+        key: tags["tasks"]
+        for key, value, tags in _walk(data, "data.")
+        if value and "tasks" in tags and data.task not in tags["tasks"]
+    }
     if unread:
         task, tasks = data.task or "null", " or ".join(next(iter(unread.values())))
         yield f"data.task={task} does not read {', '.join(unread)}; set data.task={tasks}, or make them null or false."

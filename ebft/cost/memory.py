@@ -1,21 +1,25 @@
-"""What an optimiser step holds in memory, in bytes, before anything is loaded. Arithmetic alone. Not counted are evaluation, the feature network's
-own forward, which holds less than an update, and on CUDA the copies that flex attention makes of a layer's keys and values.
+"""What an optimiser step holds in memory, in bytes, before anything is loaded. Arithmetic alone. Not counted are
+evaluation, the feature network's own forward, which holds less than an update, and on CUDA the copies that flex
+attention makes of a layer's keys and values.
 
-Float32 weights, AdamW's moments, the feature network and the reference policy stay. On top of them comes the largest of the phases, which follow
-one another: rollouts, with the activations of the rows where the step has one micro-batch; update of the branches, then of their rows, with gradient
-checkpointing also the recomputation of a layer, when the logits are gone; optimiser step.
+Float32 weights, AdamW's moments, the feature network and the reference policy stay. On top of them comes the largest of
+the phases, which follow one another: rollouts, with the activations of the rows where the step has one micro-batch;
+update of the branches, then of their rows, with gradient checkpointing also the recomputation of a layer, when the
+logits are gone; optimiser step.
 
-Activations are what autograd saves in a forward of a Llama-like stack. Per token and layer, with widths H (hidden), I (intermediate), Q and K (all
-heads of queries, of keys):
+Activations are what autograd saves in a forward of a Llama-like stack. Per token and layer, with widths H (hidden), I
+(intermediate), Q and K (all heads of queries, of keys):
 
     two norms    4 H in float32, their inputs before and after normalisation; 2 H of outputs, under autocast 5 H: a copy each for q, k, v, gate, up
     attention    2 Q, rotated queries and output, with branches 3 Q, for the output is put together from parts; 2 K; a log-sum-exp a head in float32
     MLP          4 I: gate, silu(gate), up, their product
 
-In bf16 attention, MLP and the norms' outputs have two bytes a number. Branches go in chunks, each with copies of the keys and values that it reads.
+In bf16 attention, MLP and the norms' outputs have two bytes a number. Branches go in chunks, each with copies of the
+keys and values that it reads.
 
-Adapters alone have gradients and moments, and their frozen base is there once; in bf16 it is kept in bf16. Of a layer are then saved 2 H of the norms
-in float32, but for the first norm of all, 3 I of the MLP, 2 Q and 2 K of attention, and what the adapters' own matrices are multiplied with.
+Adapters alone have gradients and moments, and their frozen base is there once; in bf16 it is kept in bf16. Of a layer
+are then saved 2 H of the norms in float32, but for the first norm of all, 3 I of the MLP, 2 Q and 2 K of attention, and
+what the adapters' own matrices are multiplied with.
 """
 
 import itertools
@@ -26,9 +30,12 @@ from types import MappingProxyType
 
 from ebft.cost.workload import FLOAT, HALF, Workload
 
-UPDATE_COPIES = 2  # float32 copies of the logits at the peak of an update: they and their gradient; one more for rows, at two temperatures
+# float32 copies of the logits at the peak of an update: they and their gradient; one more for rows, at two temperatures
+UPDATE_COPIES = 2
 DRAW_COPIES = 4  # the same of a draw: logits, log-softmax, probabilities, their sums
-PACKED = 0.5 + 1 / 64 + 4 / (64 * 256)  # bytes a weight in nf4: four bits, a byte for 64 of them, and a float32 for 256 such bytes
+PACKED = (
+    0.5 + 1 / 64 + 4 / (64 * 256)
+)  # bytes a weight in nf4: four bits, a byte for 64 of them, and a float32 for 256 such bytes
 TOKENS_STEP = 256  # between the limits of tokens that a refusal proposes
 LASTING = ("weights", "optimizer", "feature network", "reference policy")
 PHASES = {
@@ -53,7 +60,9 @@ def estimate(work: Workload) -> dict[str, int]:
         "activations": activations(work),
         "row keys": _row_keys(work),
         "one layer": _one_layer(work) if work.checkpointing else 0,
-        "logits": FLOAT * UPDATE_COPIES * _logits(work, work.held_tokens - work.held_row_tokens if work.branches else work.held_tokens),
+        "logits": FLOAT
+        * UPDATE_COPIES
+        * _logits(work, work.held_tokens - work.held_row_tokens if work.branches else work.held_tokens),
         "row activations": activations(work.of_rows) if work.branches else 0,
         "row logits": FLOAT * (UPDATE_COPIES + 1) * _logits(work, work.held_row_tokens) if work.branches else 0,
         "kept rows": activations(work.of_rows) if work.keeps_rows else 0,
@@ -67,12 +76,14 @@ def estimate(work: Workload) -> dict[str, int]:
 def _base(work: Workload) -> float:
     """Of adapters, which is frozen."""
     layers = work.network.layers * work.network.layer_parameters
-    return (PACKED if work.quantized else work.element_bytes) * layers + work.element_bytes * (work.network.parameters - layers)
+    return (PACKED if work.quantized else work.element_bytes) * layers + work.element_bytes * (
+        work.network.parameters - layers
+    )
 
 
 def activations(work: Workload) -> float:
-    """What autograd saves: of all layers everything, with checkpointing their inputs; masks; rotary cosines and sines; the final norm with its
-    output."""
+    """What autograd saves: of all layers everything, with checkpointing their inputs; masks; rotary cosines and sines;
+    the final norm with its output."""
     network, tokens = work.network, work.held_tokens
     inputs = FLOAT * network.hidden * tokens
     kept = inputs * work.element_bytes / FLOAT if work.adapters else inputs  # between layers
@@ -85,7 +96,9 @@ def layer_activations(work: Workload) -> float:
     """What autograd saves of one layer."""
     network, element = work.network, work.element_bytes
     norms = 4 * FLOAT * network.hidden + (5 if work.bf16 else 2) * element * network.hidden
-    attention = ((3 if work.branches and not work.adapters else 2) * network.query + 2 * network.key) * element + FLOAT * network.heads
+    attention = (
+        (3 if work.branches and not work.adapters else 2) * network.query + 2 * network.key
+    ) * element + FLOAT * network.heads
     others: float = norms + 4 * element * network.intermediate
     if work.adapters:
         others = 2 * FLOAT * network.hidden + element * (3 * network.intermediate + work.adapter_inputs)
@@ -113,8 +126,8 @@ def _one_layer(work: Workload) -> float:
 
 
 def _cast_weights(work: Workload) -> float:
-    """Autocast's copies, of the output head too; the rows' and the branches' forwards have their own. With checkpointing, a layer's at a time. A
-    frozen base has none."""
+    """Autocast's copies, of the output head too; the rows' and the branches' forwards have their own. With
+    checkpointing, a layer's at a time. A frozen base has none."""
     if not work.bf16:
         return 0.0
     if work.checkpointing:
@@ -123,7 +136,8 @@ def _cast_weights(work: Workload) -> float:
 
 
 def _row_keys(work: Workload) -> float:
-    """Gradients of the rows' keys and values in all layers, for the branches come first; with checkpointing also they themselves."""
+    """Gradients of the rows' keys and values in all layers, for the branches come first; with checkpointing also they
+    themselves."""
     if not work.branches:
         return 0.0
     each = work.network.layers * work.network.key * (FLOAT + work.element_bytes)
@@ -131,8 +145,8 @@ def _row_keys(work: Workload) -> float:
 
 
 def _cache(work: Workload) -> float:
-    """Keys and values of rows and branches; rotated keys are float32 even under autocast. Nothing is cached where nothing is sampled; those of kept
-    rows are among their activations."""
+    """Keys and values of rows and branches; rotated keys are float32 even under autocast. Nothing is cached where
+    nothing is sampled; those of kept rows are among their activations."""
     if not work.branches:
         return 0.0
     each = work.branch_tokens + (work.row_tokens if work.own_rows else 0)
@@ -152,7 +166,9 @@ def peak(parts: dict[str, int]) -> tuple[str, int]:
     return phase, sum(parts[part] for part in (*LASTING, *PHASES[phase]))
 
 
-Holding = Callable[[Workload], tuple[str, dict[str, int]]]  # the phase that holds most, and what it and what stays hold by part
+Holding = Callable[
+    [Workload], tuple[str, dict[str, int]]
+]  # the phase that holds most, and what it and what stays hold by part
 
 
 def alone(work: Workload) -> tuple[str, dict[str, int]]:
@@ -171,9 +187,11 @@ def line(work: Workload, holding: Holding = alone) -> str:
     return f"{_about(work)} {total / unit:.{digits}f} {name} = {shown}, in the {phase}"
 
 
-def refusal(work: Workload, capacity: int, holding: Holding = alone, ways: Mapping[str, Holding] = MappingProxyType({})) -> str | None:
-    """None if the workload fits into so many bytes; otherwise one sentence with the cheapest change that makes it fit: of the workload, or else one
-    of the `ways` to hold it, by their settings."""
+def refusal(
+    work: Workload, capacity: int, holding: Holding = alone, ways: Mapping[str, Holding] = MappingProxyType({})
+) -> str | None:
+    """None if the workload fits into so many bytes; otherwise one sentence with the cheapest change that makes it fit:
+    of the workload, or else one of the `ways` to hold it, by their settings."""
 
     def fits(smaller: Workload, how: Holding = holding) -> bool:
         return sum(how(smaller)[1].values()) <= capacity
@@ -184,14 +202,24 @@ def refusal(work: Workload, capacity: int, holding: Holding = alone, ways: Mappi
     cures = itertools.chain(
         (change for change, smaller in _changes(work) if fits(smaller)),
         (setting for setting, how in ways.items() if fits(work, how)),
-        (f"{setting} {change}" for setting, how in ways.items() for change, smaller in _changes(work) if fits(smaller, how)),
+        (
+            f"{setting} {change}"
+            for setting, how in ways.items()
+            for change, smaller in _changes(work)
+            if fits(smaller, how)
+        ),
     )
     cure = next(cures, None)
     needed = sum(parts.values())
-    return f"A step needs {_about(work)} {needed / 2**30:.1f} GiB in its {phase}, and the device has {capacity / 2**30:.1f} GiB free; " + (
-        "neither smaller micro-batches nor recomputed activations nor bf16 save enough, so use a smaller model or a larger device."
-        if cure is None
-        else f"set {cure}."
+    return (
+        f"A step needs {_about(work)} {needed / 2**30:.1f} GiB in its {phase}, and the device has "
+        f"{capacity / 2**30:.1f} GiB free; "
+        + (
+            "neither smaller micro-batches nor recomputed activations nor bf16 save enough, so use a smaller model or "
+            "a larger device."
+            if cure is None
+            else f"set {cure}."
+        )
     )
 
 
@@ -200,7 +228,8 @@ def _about(work: Workload) -> str:
 
 
 def _changes(work: Workload) -> Iterator[tuple[str, Workload]]:
-    """Settings that hold less, the cheapest first: smaller micro-batches change nothing, recomputing costs a forward, bf16 changes figures."""
+    """Settings that hold less, the cheapest first: smaller micro-batches change nothing, recomputing costs a forward,
+    bf16 changes figures."""
     yield from _smaller(work)
     settings = []
     if not work.checkpointing:
@@ -219,8 +248,8 @@ def _with(settings: list[str], work: Workload) -> Iterator[tuple[str, Workload]]
 
 
 def _smaller(work: Workload) -> Iterator[tuple[str, Workload]]:
-    """A smaller limit of tokens where there is one, then fewer rows at a time, then a limit for one row. Rows are not divided, only the branches of a
-    row, of which one is the least."""
+    """A smaller limit of tokens where there is one, then fewer rows at a time, then a limit for one row. Rows are not
+    divided, only the branches of a row, of which one is the least."""
     divisible = work.branches > 0
     if divisible and work.max_tokens is not None:
         yield from _limited(work)

@@ -26,7 +26,8 @@ HEADER = [
 def assumptions(device: Device = H100) -> dict[str, str]:
     """Lines for people."""
     memory, node, network = (
-        f"{bandwidth / 1e9:,.0f} GB/s" for bandwidth in (device.memory_bandwidth, device.node_bandwidth, device.network_bandwidth)
+        f"{bandwidth / 1e9:,.0f} GB/s"
+        for bandwidth in (device.memory_bandwidth, device.node_bandwidth, device.network_bandwidth)
     )
     return {
         "device": f"{device.name}, {device.bf16_flops / 1e12:.0f} TFLOP/s in bf16 and {device.fp32_flops / 1e12:.0f} in fp32, of which "
@@ -40,14 +41,25 @@ def assumptions(device: Device = H100) -> dict[str, str]:
 def table(step: Step, device: Device = H100) -> tuple[list[str], list[list[str]]]:
     """Header and rows: one GPU, then for each number of GPUs each way to keep the weights."""
     ways = [way for way in WEIGHTS if way != KEPT_TO_SAMPLE or "sampling" in step.tokens]
-    rows = [_row(step, 1, device, RESHARDED)] + [_row(step, number, device, way) for number in NUM_GPUS if number > 1 for way in ways]
+    rows = [_row(step, 1, device, RESHARDED)] + [
+        _row(step, number, device, way) for number in NUM_GPUS if number > 1 for way in ways
+    ]
     return HEADER, rows
 
 
 def _row(step: Step, num_gpus: int, device: Device, weights: str) -> list[str]:
-    sharded, whole = (scaling(step, num_gpus, device, Sharding(weights, phi_is_sharded)) for phi_is_sharded in (True, False))
+    sharded, whole = (
+        scaling(step, num_gpus, device, Sharding(weights, phi_is_sharded)) for phi_is_sharded in (True, False)
+    )
     total, way, waits = sharded.total, weights if num_gpus > 1 else "-", ", ".join(sharded.bound_by_traffic) or "-"
-    sizes = [total.flops / 1e12, total.gathered / 1e9, total.scattered / 1e9, total.computing, total.traffic, sharded.seconds]
+    sizes = [
+        total.flops / 1e12,
+        total.gathered / 1e9,
+        total.scattered / 1e9,
+        total.computing,
+        total.traffic,
+        sharded.seconds,
+    ]
     where = [str(num_gpus), way, str(min(num_gpus, step.documents)), str(sharded.documents)]
     return [*where, *map(_figure, sizes), waits, _held(sharded, device), _figure(whole.seconds), _held(whole, device)]
 
@@ -58,10 +70,14 @@ def _figure(value: float) -> str:
 
 
 def memory_table(step: Step, device: Device = H100) -> tuple[list[str], list[list[str]]]:
-    """Header and rows: GiB by part in the phase that holds most, and together; weights resharded and the feature network sharded."""
+    """Header and rows: GiB by part in the phase that holds most, and together; weights resharded and the feature
+    network sharded."""
     columns = [scaling(step, number, device, Sharding()) for number in NUM_GPUS]
     parts = list(dict.fromkeys(part for column in columns for part in column.memory))
-    rows = [[part, *(_figure(column.memory[part] / GIB) if part in column.memory else "-" for column in columns)] for part in parts]
+    rows = [
+        [part, *(_figure(column.memory[part] / GIB) if part in column.memory else "-" for column in columns)]
+        for part in parts
+    ]
     return ["GiB of a GPU", *map(str, NUM_GPUS)], [*rows, ["together", *(_held(column, device) for column in columns)]]
 
 

@@ -1,4 +1,5 @@
-"""How large an optimiser step is: the network's widths and the tokens of a micro-batch. Memory and floating-point operations follow from it."""
+"""How large an optimiser step is: the network's widths and the tokens of a micro-batch. Memory and floating-point
+operations follow from it."""
 
 from dataclasses import dataclass, replace
 
@@ -7,7 +8,8 @@ FLOAT, HALF = 4, 2  # bytes of a number
 
 @dataclass(frozen=True)
 class Network:
-    """Widths and exact numbers of parameters of a stack of layers; `query` and `key` are the widths of all their heads together."""
+    """Widths and exact numbers of parameters of a stack of layers; `query` and `key` are the widths of all their heads
+    together."""
 
     layers: int
     hidden: int
@@ -41,7 +43,9 @@ class Workload:
     branches: float  # of a row
     branch_tokens: int  # of a branch, in the update
     reach: float  # row tokens that a branch reads, on average
-    chunk_tokens: int  # of branches, that attend together with one copy of the keys and values they read; 0: without copies
+    chunk_tokens: (
+        int  # of branches, that attend together with one copy of the keys and values they read; 0: without copies
+    )
     own_rows: bool  # every branch has a copy of its row's keys and values in the cache
     bf16: bool
     checkpointing: bool
@@ -57,11 +61,14 @@ class Workload:
         """What a limit of tokens leaves of the micro-batch's rows, which it counts with their rollouts' last tokens."""
         if self.max_tokens is None:
             return self.rows
-        return max(1, min(self.rows, int(self.max_tokens / (self.row_tokens + self.branches * (self.branch_tokens + 1)))))
+        return max(
+            1, min(self.rows, int(self.max_tokens / (self.row_tokens + self.branches * (self.branch_tokens + 1))))
+        )
 
     @property
     def keeps_rows(self) -> bool:
-        """EBFT's rows are forwarded once, for sampling and update: where they are the step's only micro-batch, and layers are not recomputed."""
+        """EBFT's rows are forwarded once, for sampling and update: where they are the step's only micro-batch, and
+        layers are not recomputed."""
         return self.branches > 0 and not (self.own_rows or self.checkpointing) and self.documents <= self.rows_at_a_time
 
     @property
@@ -86,7 +93,8 @@ class Workload:
 
     @property
     def phi_share(self) -> float:
-        """Its kept layers over all of the policy's, by their parameters: `phi_depth` where both are the same network."""
+        """Its kept layers over all of the policy's, by their parameters: `phi_depth` where both are the same
+        network."""
         return self.phi_layers * self.phi.layer_parameters / (self.network.layers * self.network.layer_parameters)
 
     @property
@@ -116,8 +124,9 @@ class Workload:
 
 
 def flops_per_token(work: Workload) -> float:
-    """Floating-point operations of one token's forward through all layers: 2 for each parameter of theirs, and 4 Q a layer for each token that it
-    sees, the mean over full rows and branches. Left out are the output head, norms and activations, so that a share of a peak is from below."""
+    """Floating-point operations of one token's forward through all layers: 2 for each parameter of theirs, and 4 Q a
+    layer for each token that it sees, the mean over full rows and branches. Left out are the output head, norms and
+    activations, so that a share of a peak is from below."""
     network, own = work.network, work.branches * work.branch_tokens
     pairs = work.row_tokens * (work.row_tokens + 1) / 2 + own * (work.reach + (work.branch_tokens + 1) / 2)
     return network.layers * (2 * network.layer_parameters + 4 * network.query * pairs / (work.row_tokens + own))

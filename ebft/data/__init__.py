@@ -1,10 +1,18 @@
-"""Rows of text from the standard library, generated, from disk or from the hub, tokenised and laid out as rows of equal length."""
+"""Rows of text from the standard library, generated, from disk or from the hub, tokenised and laid out as rows of equal
+length."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from ebft.config.schema import ColumnsDataConfig, DataConfig, FileDataConfig, HubDataConfig, MixtureDataConfig, UserError
+from ebft.config.schema import (
+    ColumnsDataConfig,
+    DataConfig,
+    FileDataConfig,
+    HubDataConfig,
+    MixtureDataConfig,
+    UserError,
+)
 from ebft.data.columns import read_hub, read_jsonl, read_parquet
 from ebft.data.documents import Document, held_out, in_hash_order, in_part, of_question
 from ebft.data.epochs import order, steps_per_epoch
@@ -28,7 +36,8 @@ EMBEDDED: dict[str, Callable[[], Iterator[Document]]] = {
 
 @dataclass(frozen=True)
 class Questions:
-    """What a verifier can judge: one padded row of prompt and answer a question, and the questions in the rows' order."""
+    """What a verifier can judge: one padded row of prompt and answer a question, and the questions in the rows'
+    order."""
 
     rows: Rows
     items: Sequence[Question]
@@ -43,13 +52,20 @@ class Data:
     validation: Rows
     train_questions: Questions | None  # None: nothing here can be verified
     validation_questions: Questions | None
-    num_dropped: int  # pairs above the sequence length and rows without usable tests, with data.drop_long_pairs and data.drop_untestable
+    # pairs above the sequence length and rows without usable tests, with data.drop_long_pairs and data.drop_untestable
+    num_dropped: int
 
 
-def load(config: DataConfig, tokenizer: "PreTrainedTokenizerBase", train_questions: bool = True, validation_questions: bool = True) -> Data:
+def load(
+    config: DataConfig,
+    tokenizer: "PreTrainedTokenizerBase",
+    train_questions: bool = True,
+    validation_questions: bool = True,
+) -> Data:
     """Both sides as rows of tokens, and the questions of those sides that are to be asked about.
 
-    Raises UserError for a missing or malformed source, a side without documents, a pair that fits no row, a tokenizer without EOS.
+    Raises UserError for a missing or malformed source, a side without documents, a pair that fits no row, a tokenizer
+    without EOS.
     """
     sides = read(config)
     kept = [_kept(side, config, tokenizer) for side in sides]
@@ -68,7 +84,8 @@ def _kept(documents: list[Document], config: DataConfig, tokenizer: "PreTrainedT
         kept = _that_fit(kept, config, tokenizer)
     if not kept:
         raise UserError(
-            f"data.source={config.source} keeps none of the {len(documents)} documents of one side; to see what is wrong with them, set "
+            f"data.source={config.source} keeps none of the {len(documents)} documents of one side; to see what is "
+            "wrong with them, set "
             "data.drop_long_pairs=false and, where it is set, data.drop_untestable=false."
         )
     return kept
@@ -76,29 +93,41 @@ def _kept(documents: list[Document], config: DataConfig, tokenizer: "PreTrainedT
 
 def _that_fit(documents: list[Document], config: DataConfig, tokenizer: "PreTrainedTokenizerBase") -> list[Document]:
     lengths = num_tokens(documents, tokenizer)
-    return [document for document, length in zip(documents, lengths, strict=True) if not document.prompt or length <= config.sequence_length]
+    return [
+        document
+        for document, length in zip(documents, lengths, strict=True)
+        if not document.prompt or length <= config.sequence_length
+    ]
 
 
-def _questions(documents: list[Document], rows: Rows, config: DataConfig, tokenizer: "PreTrainedTokenizerBase") -> Questions | None:
+def _questions(
+    documents: list[Document], rows: Rows, config: DataConfig, tokenizer: "PreTrainedTokenizerBase"
+) -> Questions | None:
     """The rows themselves where they are padded pairs, otherwise rows of their own."""
     if config.task is None:
         return None
     padded = replace(config, layout="padded", document_masking=False, loss_tokens="completion")
     if config.task == "parses":  # a module's functions; those that fit
-        functions = [of_question(question) for document in documents for question in parses.questions(document.key, document.completion)]
+        functions = [
+            of_question(question)
+            for document in documents
+            for question in parses.questions(document.key, document.completion)
+        ]
         documents = _that_fit(in_hash_order(functions), padded, tokenizer)
     same = config.task != "parses" and config.layout == "padded"
     items = [document.question for document in documents if document.question is not None]
     assert len(items) == len(documents), "a task has questions only"
     if not items:
         raise UserError(
-            f"data.source={config.source} holds no question for data.task={config.task} on one of its sides; add data, or set data.task=null."
+            f"data.source={config.source} holds no question for data.task={config.task} on one of its sides; add "
+            "data, or set data.task=null."
         )
     return Questions(rows if same else to_rows(documents, padded, tokenizer), items)
 
 
 def read(config: DataConfig) -> tuple[list[Document], list[Document]]:
-    """The documents for training and those for validation, each side in hash order and limited to its largest number."""
+    """The documents for training and those for validation, each side in hash order and limited to its largest
+    number."""
     train, held_out = _sides(config)
     validation = [document for document in held_out if in_part(document.key, config.validation_part)]
     return (
@@ -117,7 +146,11 @@ def _sides(config: DataConfig) -> tuple[list[Document], list[Document]]:
 
 def _mixed(config: MixtureDataConfig) -> tuple[list[Document], list[Document]]:
     """The sides of its parts; copies are for training only."""
-    parts = [(_split(EMBEDDED[part](), config.validation_fraction), num_copies) for part, num_copies in config.parts.items() if num_copies]
+    parts = [
+        (_split(EMBEDDED[part](), config.validation_fraction), num_copies)
+        for part, num_copies in config.parts.items()
+        if num_copies
+    ]
     train = [document for (side, _), num_copies in parts for document in side * num_copies]
     return train, [document for (_, side), _ in parts for document in side]
 
@@ -137,7 +170,11 @@ def _whole(config: DataConfig) -> Iterator[Document]:
 
 def _own_validation(config: DataConfig) -> Iterator[Document] | None:
     if isinstance(config, HubDataConfig) and config.validation_split is not None:
-        own = config if config.validation_path is None else replace(config, path=config.validation_path, name=None, revision=None)
+        own = (
+            config
+            if config.validation_path is None
+            else replace(config, path=config.validation_path, name=None, revision=None)
+        )
         return read_hub(own, config.validation_split)
     if isinstance(config, FileDataConfig) and config.validation_path is not None:
         return _reader(config)(config, config.validation_path)
@@ -152,7 +189,8 @@ def _first(documents: Iterable[Document], limit: int | None, side: str, config: 
     chosen = in_hash_order(documents)[:limit]
     if not chosen:
         raise UserError(
-            f"data.source={config.source} leaves no document for {side} at data.validation_fraction={config.validation_fraction} and "
+            f"data.source={config.source} leaves no document for {side} at "
+            f"data.validation_fraction={config.validation_fraction} and "
             f"data.validation_part={config.validation_part}; change them, add rows, or name a validation set."
         )
     return chosen

@@ -21,7 +21,8 @@ class Row:
         return self._filled("\n".join(self.texts(column)), column)
 
     def texts(self, column: str) -> list[str]:
-        """A list of texts, from such a list, JSON of one, or one text; null is the empty list. Raises UserError for anything else."""
+        """A list of texts, from such a list, JSON of one, or one text; null is the empty list. Raises UserError for
+        anything else."""
         value = self.cells[column]
         if value is None:
             return []
@@ -40,7 +41,8 @@ class Row:
             value.encode()
         except UnicodeEncodeError as error:
             raise UserError(
-                f"{self.origin} holds half of a surrogate pair in column {column}, which is not text; correct its \\u escapes."
+                f"{self.origin} holds half of a surrogate pair in column {column}, which is not text; correct its \\u "
+                "escapes."
             ) from error
         return value
 

@@ -1,4 +1,5 @@
-"""Rows with named columns, from JSONL, Parquet or a hub data set, checked one by one: a bad row is named by file and line or by its number."""
+"""Rows with named columns, from JSONL, Parquet or a hub data set, checked one by one: a bad row is named by file and
+line or by its number."""
 
 import json
 from collections.abc import Iterable, Iterator
@@ -44,7 +45,9 @@ def _parse(line: bytes, origin: str) -> Any:
     try:
         return json.loads(line.rstrip())
     except json.JSONDecodeError as error:
-        raise UserError(f"{origin} is not valid JSON ({error.msg} at column {error.colno}); write one object a line.") from error
+        raise UserError(
+            f"{origin} is not valid JSON ({error.msg} at column {error.colno}); write one object a line."
+        ) from error
     except UnicodeDecodeError as error:
         raise UserError(f"{origin} is not UTF-8 ({error.reason}); re-encode the file.") from error
 
@@ -60,7 +63,9 @@ def _parquet_rows(config: FileDataConfig, path: Path) -> Iterator[Named]:
         rows = (row for batch in batches for row in batch.to_pylist())
         yield from ((f"{path} row {number}", row) for number, row in enumerate(rows, start=1))
     except (pyarrow.ArrowException, OSError) as error:
-        raise UserError(f"{path} cannot be read as Parquet ({_first_line(error)}); write it again or correct data.path.") from error
+        raise UserError(
+            f"{path} cannot be read as Parquet ({_first_line(error)}); write it again or correct data.path."
+        ) from error
 
 
 def _hub_rows(config: HubDataConfig, split: str) -> Iterator[Named]:
@@ -71,10 +76,15 @@ def _hub_rows(config: HubDataConfig, split: str) -> Iterator[Named]:
         dataset = datasets.load_dataset(config.path, config.name, revision=config.revision, split=split)
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
         raise UserError(
-            f"Cannot load {label} ({_first_line(error)}); check data.path, data.name, data.revision, the split's name, and the network."
+            f"Cannot load {label} ({_first_line(error)}); check data.path, data.name, data.revision, the split's "
+            "name, and the network."
         ) from error
     _check_columns(config, dataset.column_names, label)
-    rows = (row for batch in dataset.select_columns(list(wanted_columns(config))).iter(READ_BATCH_ROWS) for row in _transposed(batch))
+    rows = (
+        row
+        for batch in dataset.select_columns(list(wanted_columns(config))).iter(READ_BATCH_ROWS)
+        for row in _transposed(batch)
+    )
     yield from ((f"{label} row {number}", row) for number, row in enumerate(rows, start=1))
 
 
@@ -97,7 +107,10 @@ def _documents(config: ColumnsDataConfig, rows: Iterable[Named]) -> Iterator[Doc
 def _check_columns(config: ColumnsDataConfig, found: list[str], origin: str) -> None:
     missing = {column: key for column, key in wanted_columns(config).items() if column not in found}
     if missing:
-        raise UserError(f"{origin} has the columns {', '.join(found) or '(none)'} but not {', '.join(missing)}; {_fix(set(missing.values()))}.")
+        raise UserError(
+            f"{origin} has the columns {', '.join(found) or '(none)'} but not {', '.join(missing)}; "
+            f"{_fix(set(missing.values()))}."
+        )
 
 
 def _fix(keys: set[str]) -> str:

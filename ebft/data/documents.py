@@ -1,4 +1,5 @@
-"""What every source yields, and how documents are split and ordered: by hashes of their names, so neither depends on machine or seed."""
+"""What every source yields, and how documents are split and ordered: by hashes of their names, so neither depends on
+machine or seed."""
 
 from collections import Counter
 from collections.abc import Iterable
@@ -29,12 +30,14 @@ def held_out(key: str, fraction: float) -> bool:
 
 
 def in_part(key: str, part: str) -> bool:
-    """Whether a held-out key belongs to the `selection` half, on which settings are chosen, or to the `report` half; to `all`, always."""
+    """Whether a held-out key belongs to the `selection` half, on which settings are chosen, or to the `report` half; to
+    `all`, always."""
     return part == "all" or (int.from_bytes(_digest(f"part {key}")[:8]) < 2**63) == (part == "selection")
 
 
 def in_hash_order(documents: Iterable[Document]) -> list[Document]:
-    """Documents in an order unrelated to that of the source, independent of what else is in the list; copies of one key lie apart."""
+    """Documents in an order unrelated to that of the source, independent of what else is in the list; copies of one key
+    lie apart."""
     occurrences: Counter[str] = Counter()
     ranked = []
     for document in documents:

@@ -1,4 +1,5 @@
-"""From the columns of a row to a document and, where `data.task` verifies completions, to a question with tests or references."""
+"""From the columns of a row to a document and, where `data.task` verifies completions, to a question with tests or
+references."""
 
 import ast
 import re
@@ -20,18 +21,23 @@ class Untestable(UserError):
     """Tests that are missing or of no use, which `data.drop_untestable` drops."""
 
     def __init__(self, row: Row, complaint: str) -> None:
-        super().__init__(f"{row.origin} {complaint}; correct or remove the row, or drop all such rows with data.drop_untestable=true.")
+        super().__init__(
+            f"{row.origin} {complaint}; correct or remove the row, or drop all such rows with "
+            "data.drop_untestable=true."
+        )
 
 
 def wanted_columns(config: ColumnsDataConfig) -> dict[str, str]:
     """Column -> the key that names it."""
-    named = {column: f"data.{key}" for key, column in vars(config).items() if key.endswith("_column") and column is not None}
+    named = {
+        column: f"data.{key}" for key, column in vars(config).items() if key.endswith("_column") and column is not None
+    }
     return {column: "data.prompt_template" for _, column in _template(config) if column is not None} | named
 
 
 def document(config: ColumnsDataConfig, row: Row) -> Document:
-    """The key of a pair is its prompt, so that one question is never on both sides of a split. A row whose tests were to be dropped has no
-    question. Raises UserError for cells that cannot be used."""
+    """The key of a pair is its prompt, so that one question is never on both sides of a split. A row whose tests were
+    to be dropped has no question. Raises UserError for cells that cannot be used."""
     if config.text_column is not None:
         text = row.text(config.text_column)
         return Document(text, "", text, row.origin)
@@ -47,9 +53,15 @@ def _template(config: ColumnsDataConfig) -> list[tuple[str, str | None]]:
     try:
         parts = list(Formatter().parse(config.prompt_template))
     except ValueError as error:
-        raise UserError(f"data.prompt_template is malformed ({error}); write a column as {{name}} and a brace of the text twice.") from error
-    if any(specification or conversion for _, _, specification, conversion in parts) or not any(column for _, column, _, _ in parts):
-        raise UserError("data.prompt_template must hold columns as {name}, with nothing else inside the braces, and at least one.")
+        raise UserError(
+            f"data.prompt_template is malformed ({error}); write a column as {{name}} and a brace of the text twice."
+        ) from error
+    if any(specification or conversion for _, _, specification, conversion in parts) or not any(
+        column for _, column, _, _ in parts
+    ):
+        raise UserError(
+            "data.prompt_template must hold columns as {name}, with nothing else inside the braces, and at least one."
+        )
     return [(text, column) for text, column, _, _ in parts]
 
 
@@ -72,14 +84,18 @@ def _question(config: ColumnsDataConfig, row: Row, prompt: str, completion: str)
         if config.drop_untestable:
             return None
         raise
-    return Question(prompt, prompt, completion, row.origin, tests, program_prefix=prompt if config.completes_prompt else "")
+    return Question(
+        prompt, prompt, completion, row.origin, tests, program_prefix=prompt if config.completes_prompt else ""
+    )
 
 
 def _references(config: ColumnsDataConfig, row: Row, completion: str) -> tuple[str, ...]:
     """The completion, and what else is known to be right."""
     further = [] if config.references_column is None else row.texts(config.references_column)
     if not all(reference.strip() for reference in further):
-        raise UserError(f"{row.origin} holds an empty text in column {config.references_column}; fill it in or remove it.")
+        raise UserError(
+            f"{row.origin} holds an empty text in column {config.references_column}; fill it in or remove it."
+        )
     return tuple(dict.fromkeys([completion, *further]))
 
 
@@ -88,7 +104,9 @@ def _direction(config: ColumnsDataConfig, row: Row) -> str:
         return ""
     direction = row.text(config.direction_column)
     if not DIRECTION.fullmatch(direction):
-        raise UserError(f"{row.origin} holds {direction!r} in column {config.direction_column}; a direction is written as en-de.")
+        raise UserError(
+            f"{row.origin} holds {direction!r} in column {config.direction_column}; a direction is written as en-de."
+        )
     return direction
 
 
@@ -101,7 +119,9 @@ def _tests(config: ColumnsDataConfig, row: Row, prompt: str) -> Tests:
     if config.completes_prompt:
         helpers = before_definition(prompt, entry_point)
         if helpers is None or parse(helpers) is None:
-            raise Untestable(row, f"has a prompt that does not begin the function {entry_point}, as data.completes_prompt=true says")
+            raise Untestable(
+                row, f"has a prompt that does not begin the function {entry_point}, as data.completes_prompt=true says"
+            )
         setup = "\n".join(part for part in (setup, helpers) if part)  # the tests may call what the prompt defines
     return Tests(entry_point, code=checking(code, tests, entry_point), setup=setup)
 
@@ -122,7 +142,9 @@ def _entry_point(config: ColumnsDataConfig, row: Row, tests: ast.Module, setup: 
     name = function_under_test(tests, setup) if column is None else row.cells[column]
     if name is None and column is None:
         raise Untestable(
-            row, f"has a first assert in column {config.tests_column} that calls no function of the program's (name data.entry_point_column)"
+            row,
+            f"has a first assert in column {config.tests_column} that calls no function of the program's (name "
+            "data.entry_point_column)",
         )
     if not isinstance(name, str) or not name.isidentifier() or iskeyword(name):
         raise Untestable(row, f"holds {name!r} in column {column}, which is no name of a function")

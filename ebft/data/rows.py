@@ -1,4 +1,5 @@
-"""From documents to rows of `sequence_length` tokens: one flat stream of tokens, then a place in the grid of rows for each of them."""
+"""From documents to rows of `sequence_length` tokens: one flat stream of tokens, then a place in the grid of rows for
+each of them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -78,13 +79,19 @@ def num_tokens(documents: Sequence[Document], tokenizer: "PreTrainedTokenizerBas
 
 
 def tokenise(documents: Sequence[Document], tokenizer: "PreTrainedTokenizerBase") -> Stream:
-    """Prompt and completion apart, so that the border between them is a border between tokens, and without special tokens but the EOS."""
+    """Prompt and completion apart, so that the border between them is a border between tokens, and without special
+    tokens but the EOS."""
     if tokenizer.eos_token_id is None:
-        raise UserError(f"The tokenizer of {tokenizer.name_or_path} has no end-of-sequence token to put between documents; set its eos_token.")
+        raise UserError(
+            f"The tokenizer of {tokenizer.name_or_path} has no end-of-sequence token to put between documents; set "
+            "its eos_token."
+        )
     prompts = _encode([document.prompt for document in documents], tokenizer)
     completions = _encode([document.completion for document in documents], tokenizer)
     end = np.array([tokenizer.eos_token_id], dtype=np.int32)
-    tokens = [np.concatenate([prompt, completion, end]) for prompt, completion in zip(prompts, completions, strict=True)]
+    tokens = [
+        np.concatenate([prompt, completion, end]) for prompt, completion in zip(prompts, completions, strict=True)
+    ]
     num_prompt = np.array([len(prompt) for prompt in prompts])
     lengths = np.array([len(document) for document in tokens])
     offset = np.arange(lengths.sum()) - np.repeat(lengths.cumsum() - lengths, lengths)
@@ -105,7 +112,8 @@ def _encode(texts: list[str], tokenizer: "PreTrainedTokenizerBase") -> list[Toke
 
 
 def padded_places(document: Int[np.ndarray, "S"], sequence_length: int) -> Int[np.ndarray, "S"]:
-    """Places in the flattened grid when every document begins a row of its own and runs on into as many more as it needs."""
+    """Places in the flattened grid when every document begins a row of its own and runs on into as many more as it
+    needs."""
     lengths = np.bincount(document)
     num_rows = -(-lengths // sequence_length)
     first_row = num_rows.cumsum() - num_rows
@@ -123,7 +131,9 @@ def _check_pairs_fit(documents: Sequence[Document], stream: Stream, sequence_len
             )
 
 
-def _fill(stream: Stream, places: Int[np.ndarray, "S"], config: DataConfig, padding_token: int, num_documents: int) -> Rows:
+def _fill(
+    stream: Stream, places: Int[np.ndarray, "S"], config: DataConfig, padding_token: int, num_documents: int
+) -> Rows:
     length = config.sequence_length
     shape = (int(places[-1]) // length + 1, length)
 
@@ -133,7 +143,9 @@ def _fill(stream: Stream, places: Int[np.ndarray, "S"], config: DataConfig, padd
         return torch.from_numpy(flat.reshape(shape))
 
     document_ids = grid(stream.document if config.document_masking else np.zeros_like(stream.document), PADDING)
-    document_ids = torch.where(document_ids == PADDING, PADDING, document_ids - document_ids[:, :1])  # each row's documents are 0, 1, ...
+    document_ids = torch.where(
+        document_ids == PADDING, PADDING, document_ids - document_ids[:, :1]
+    )  # each row's documents are 0, 1, ...
     completion_mask = grid(stream.completion, False)
     counted = completion_mask if config.loss_tokens == "completion" else document_ids != PADDING
     return Rows(

@@ -1,8 +1,9 @@
 """The running interpreter's standard library as a corpus that needs no network.
 
-The list of modules and their text depend on the Python version only. So only names that every platform shares are read (`sys.stdlib_module_names`
-leaves out site-packages, extension folders and the build's own `_sysconfigdata*`), and of those not the packages that distributors patch or ship
-separately, nor the ones that only some platforms install. Tests and tables of data are not code that a person would write, and stay out as well.
+The list of modules and their text depend on the Python version only. So only names that every platform shares are read
+(`sys.stdlib_module_names` leaves out site-packages, extension folders and the build's own `_sysconfigdata*`), and of
+those not the packages that distributors patch or ship separately, nor the ones that only some platforms install. Tests
+and tables of data are not code that a person would write, and stay out as well.
 """
 
 import sys
@@ -23,12 +24,19 @@ SPLIT_OFF = {"ctypes.macholib", "distutils", "idlelib", "lib2to3", "msilib", "tk
 def read_stdlib() -> Iterator[Document]:
     """One document a module, by dotted name; modules without text are left out."""
     root = Path(sysconfig.get_path("stdlib"))
-    own = (entry for entry in root.iterdir() if entry.stem in sys.stdlib_module_names)  # site-packages would take longer than all the rest
-    files = (path for entry in own for path in (entry.rglob("*.py") if entry.is_dir() else [entry]) if path.suffix == ".py")
+    own = (
+        entry for entry in root.iterdir() if entry.stem in sys.stdlib_module_names
+    )  # site-packages would take longer than all the rest
+    files = (
+        path for entry in own for path in (entry.rglob("*.py") if entry.is_dir() else [entry]) if path.suffix == ".py"
+    )
     modules = dict(sorted((module_name(path.relative_to(root)), path) for path in files))
     wanted = {name: path for name, path in modules.items() if is_wanted(name)}
     if not wanted:
-        raise UserError(f"data.source=stdlib finds no Python files in {root}; use an installation with library sources, or data=jsonl.")
+        raise UserError(
+            f"data.source=stdlib finds no Python files in {root}; use an installation with library sources, or "
+            "data=jsonl."
+        )
     for name, path in wanted.items():
         with tokenize.open(path) as file:  # honours the encoding that the file declares
             text = file.read()

@@ -34,7 +34,10 @@ class Sample:
     rewards: list[float]
 
     def as_row(self, decode: Callable[[list[int]], str]) -> dict[str, Any]:
-        rollouts = [{"text": decode(tokens), "reward": reward} for tokens, reward in zip(self.rollouts, self.rewards, strict=True)]
+        rollouts = [
+            {"text": decode(tokens), "reward": reward}
+            for tokens, reward in zip(self.rollouts, self.rewards, strict=True)
+        ]
         return {"context": decode(self.context), "reference": decode(self.reference), "rollouts": rollouts}
 
 
@@ -48,14 +51,20 @@ class Evaluation:
     answers: list[Answer] = field(default_factory=list)
 
     def metrics(self) -> dict[str, float]:
-        """Every score as `eval/NAME` with its standard error over documents as `eval/NAME_stderr`, and every figure as `eval/NAME`."""
+        """Every score as `eval/NAME` with its standard error over documents as `eval/NAME_stderr`, and every figure as
+        `eval/NAME`."""
         named = _named({name: (score.value, score.stderr) for name, score in self.scores.items()})
         return named | {f"eval/{name}": value for name, value in self.figures.items()}
 
     def change(self, base: "Evaluation") -> dict[str, float]:
-        """Every score minus the base's on the same documents and draws, with the standard error of that paired difference."""
-        changes = _named({name: score.change(base.scores[name]) for name, score in self.scores.items() if name in base.scores})
-        return changes | {f"eval/{name}": value - base.figures[name] for name, value in self.figures.items() if name in base.figures}
+        """Every score minus the base's on the same documents and draws, with the standard error of that paired
+        difference."""
+        changes = _named(
+            {name: score.change(base.scores[name]) for name, score in self.scores.items() if name in base.scores}
+        )
+        return changes | {
+            f"eval/{name}": value - base.figures[name] for name, value in self.figures.items() if name in base.figures
+        }
 
     def state(self) -> dict[str, Any]:
         scores = {name: {"sums": score.sums, "counts": score.counts} for name, score in self.scores.items()}
@@ -63,15 +72,22 @@ class Evaluation:
 
     @classmethod
     def from_state(cls, state: dict[str, Any]) -> "Evaluation":
-        return cls({name: Ratio(**score) for name, score in state["scores"].items()}, samples=[], figures=state["figures"])
+        return cls(
+            {name: Ratio(**score) for name, score in state["scores"].items()}, samples=[], figures=state["figures"]
+        )
 
 
 def _named(scores: dict[str, tuple[float, float]]) -> dict[str, float]:
-    return {f"eval/{name}{suffix}": value for name, score in scores.items() for suffix, value in zip(("", "_stderr"), score, strict=True)}
+    return {
+        f"eval/{name}{suffix}": value
+        for name, score in scores.items()
+        for suffix, value in zip(("", "_stderr"), score, strict=True)
+    }
 
 
 def horizons(config: EvalConfig, sampler: SamplerConfig, row_length: int) -> tuple[list[int], list[int]]:
-    """Lengths of rollouts that are scored, as far as rows have room for them: up to the training length, which is one of them, and above it."""
+    """Lengths of rollouts that are scored, as far as rows have room for them: up to the training length, which is one
+    of them, and above it."""
     longest = row_length - config.first_context(sampler.anchors)
     fitting = sorted({horizon for horizon in (*config.horizons, sampler.generate_length) if horizon <= longest})
     short = [horizon for horizon in fitting if horizon <= sampler.generate_length]
@@ -79,11 +95,12 @@ def horizons(config: EvalConfig, sampler: SamplerConfig, row_length: int) -> tup
 
 
 class Evaluator:
-    """Scores any policy on the given rows. Draws are a function of `config.seed` and the row, so that two policies can be compared in pairs.
+    """Scores any policy on the given rows. Draws are a function of `config.seed` and the row, so that two policies can
+    be compared in pairs.
 
-    Horizons up to the training length are scored on rollouts of that length, which are cheap: on every row, every `config.stride` tokens.
-    Longer ones are scored on rollouts to the longest horizon, on the first batches up to `config.long_documents` rows, every
-    `config.long_stride` tokens.
+    Horizons up to the training length are scored on rollouts of that length, which are cheap: on every row, every
+    `config.stride` tokens. Longer ones are scored on rollouts to the longest horizon, on the first batches up to
+    `config.long_documents` rows, every `config.long_stride` tokens.
     """
 
     def __init__(
@@ -110,7 +127,8 @@ class Evaluator:
         return sum(self.world.num_rounds(len(batches)) for batches in work)
 
     def __call__(self, policy: LanguageModel, tick: Callable[[], None]) -> Evaluation:
-        """Evaluate; `tick` is called after every batch and may raise to stop. Processes take turns with the batches, and all have the result."""
+        """Evaluate; `tick` is called after every batch and may raise to stop. Processes take turns with the batches,
+        and all have the result."""
         with policy.evaluating():
             parts = self.world.spread(self.batches, lambda batch: self._score(policy, batch), tick)
             long_parts = self.world.spread(self.long_batches, lambda batch: self._score_long(policy, batch), tick)
@@ -122,7 +140,9 @@ class Evaluator:
     def _score(self, policy: LanguageModel, batch: Batch) -> tuple[dict[str, Ratio], list[Sample]]:
         trained, on_device = self.sampler.generate_length, batch.to(policy.device)
         rollout, hidden = self._roll_out(policy, batch, self.config.stride, self.short)
-        matching, rewards = feature_matching(self.phi, on_device, rollout, self.sampler.anchors, self.short, trained, self.sampler.reuse)
+        matching, rewards = feature_matching(
+            self.phi, on_device, rollout, self.sampler.anchors, self.short, trained, self.sampler.reuse
+        )
         assert rewards is not None
         shown = [_show(on_device, rollout, rewards.tolist(), row, self.sampler) for row in range(min(len(batch), 2))]
         scores = {"cross_entropy": cross_entropy(policy, on_device, hidden)} | matching
@@ -131,18 +151,29 @@ class Evaluator:
     def _score_long(self, policy: LanguageModel, batch: Batch) -> dict[str, Ratio]:
         rollout, _ = self._roll_out(policy, batch, self.config.long_stride, self.long)
         trained, on_device = self.sampler.generate_length, batch.to(policy.device)
-        scores, _ = feature_matching(self.phi, on_device, rollout, self.sampler.anchors, self.long, trained, self.sampler.reuse)
+        scores, _ = feature_matching(
+            self.phi, on_device, rollout, self.sampler.anchors, self.long, trained, self.sampler.reuse
+        )
         return scores
 
-    def _roll_out(self, policy: LanguageModel, batch: Batch, stride: int, horizons: list[int]) -> tuple[Rollout, Float[Tensor, "B T H"]]:
-        """Rollouts to the last of `horizons`, wherever a real continuation reaches the first of them, and the rows' hidden states."""
+    def _roll_out(
+        self, policy: LanguageModel, batch: Batch, stride: int, horizons: list[int]
+    ) -> tuple[Rollout, Float[Tensor, "B T H"]]:
+        """Rollouts to the last of `horizons`, wherever a real continuation reaches the first of them, and the rows'
+        hidden states."""
         config, device = self.config, policy.device
         blocks = find_blocks(batch, self.sampler.anchors, self.first_context, stride, horizons[0])
-        draws = uniforms(f"{config.seed}/eval/{horizons[-1]}", batch.row_ids, blocks.anchors.shape[1], config.n_samples, horizons[-1])
-        return sample(policy, batch.to(device), blocks.to(device), draws.to(device), 1.0, self.stop_token, self.sampler.reuse)
+        draws = uniforms(
+            f"{config.seed}/eval/{horizons[-1]}", batch.row_ids, blocks.anchors.shape[1], config.n_samples, horizons[-1]
+        )
+        return sample(
+            policy, batch.to(device), blocks.to(device), draws.to(device), 1.0, self.stop_token, self.sampler.reuse
+        )
 
 
-def _show(batch: Batch, rollout: Rollout, rewards: list[list[list[float]]], row: int, sampler: SamplerConfig) -> Sample | None:
+def _show(
+    batch: Batch, rollout: Rollout, rewards: list[list[list[float]]], row: int, sampler: SamplerConfig
+) -> Sample | None:
     """The middle one of a row's blocks that have a whole reference."""
     length = sampler.generate_length
     whole = rollout.blocks.valid & reaches(batch, rollout.blocks.anchors, sampler.anchors, length)

@@ -4,7 +4,8 @@
     score        mean score of the greedy answers, the reward that verifiable-reward training sees
     pass@k       1 - C(n - c, k) / C(n, k) with c of n samples right, averaged over questions (Chen et al., arXiv 2107.03374)
     entropy@k    mean entropy of the k-th token's distribution in answers sampled at temperature 1, beside text_cross_entropy@k, the mean
-                 loss on the k-th token of the real answers: a calibrated model has the two equal (Braverman et al., arXiv 1906.05664)
+                 loss on the k-th token of the real answers: a calibrated model has the two equal (Braverman et al.,
+                 arXiv 1906.05664)
 
 An answer that the verifier's machinery failed on counts nowhere but in `verifier_errors`.
 """
@@ -45,7 +46,13 @@ class Answer:
 
     def as_row(self) -> dict[str, Any]:
         kind = "truncated" if self.truncated and not self.verdict.passed else self.verdict.kind
-        return {"prompt": self.prompt, "reference": self.reference, "answer": self.text, "verdict": kind, "score": self.verdict.score}
+        return {
+            "prompt": self.prompt,
+            "reference": self.reference,
+            "answer": self.text,
+            "verdict": kind,
+            "score": self.verdict.score,
+        }
 
 
 @dataclass(frozen=True)
@@ -75,7 +82,16 @@ class Examiner:
     def _complete(self, policy: LanguageModel, batch: Batch, num: int, decoding: Decoding, purpose: str) -> Completions:
         blocks, device = completion_blocks(batch), policy.device
         prompts, key = batch.columns(blocks.reach[0]), f"{self.config.seed}/eval/{purpose}"
-        return complete(policy, prompts.to(device), blocks.to(device), num, self.config.max_new_tokens, decoding, key, self.judge.stop_token)
+        return complete(
+            policy,
+            prompts.to(device),
+            blocks.to(device),
+            num,
+            self.config.max_new_tokens,
+            decoding,
+            key,
+            self.judge.stop_token,
+        )
 
     def _greedy(self, policy: LanguageModel, batch: Batch) -> tuple[dict[str, Ratio], list[Answer]]:
         done = self._complete(policy, batch, 1, GREEDY, "greedy")
@@ -95,7 +111,9 @@ class Examiner:
         asked = [self.judge.questions[row] for row in batch.row_ids.tolist()]
         texts = [row[0] for row in self.judge.texts(done.rollout)]
         rows = zip(asked, texts, verdicts, truncated.tolist(), strict=True)
-        return scores, [Answer(question.prompt, question.answer, text, verdict, cut) for question, text, verdict, cut in rows]
+        return scores, [
+            Answer(question.prompt, question.answer, text, verdict, cut) for question, text, verdict, cut in rows
+        ]
 
     def _samples(self, policy: LanguageModel, batch: Batch) -> dict[str, Ratio]:
         config = self.config
@@ -103,8 +121,14 @@ class Examiner:
             return {}
         done = self._complete(policy, batch, config.num_completions, Decoding(config.temperature, config.top_p), "pass")
         rows = [
-            [verdict.passed and (verdict.ended or not cut) for verdict, cut in zip(verdicts, truncated, strict=True) if verdict.score is not None]
-            for verdicts, truncated in zip(self.judge(done.rollout, batch.row_ids), done.truncated[..., 0].tolist(), strict=True)
+            [
+                verdict.passed and (verdict.ended or not cut)
+                for verdict, cut in zip(verdicts, truncated, strict=True)
+                if verdict.score is not None
+            ]
+            for verdicts, truncated in zip(
+                self.judge(done.rollout, batch.row_ids), done.truncated[..., 0].tolist(), strict=True
+            )
         ]
         return {f"pass@{k}": _pass_at(k, rows) for k in config.pass_at}
 
@@ -136,5 +160,7 @@ def pass_at_k(num: int, num_right: int, k: int) -> float:
 def _pass_at(k: int, rows: list[list[bool]]) -> Ratio:
     """Rows of which too few samples could be judged do not count."""
     enough = torch.tensor([len(row) >= k for row in rows])
-    values = torch.tensor([pass_at_k(len(row), sum(row), k) if len(row) >= k else 0.0 for row in rows], dtype=torch.float64)
+    values = torch.tensor(
+        [pass_at_k(len(row), sum(row), k) if len(row) >= k else 0.0 for row in rows], dtype=torch.float64
+    )
     return _ratio(values, enough)

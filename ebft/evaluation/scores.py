@@ -13,7 +13,9 @@ from ebft.models.policy import LanguageModel
 from ebft.objective.rewards import alignment_and_diversity, feature_matching_loss
 from ebft.types import Batch, Embeddings, Rollout
 
-AUTHORS_WHITENING = "reference_code"  # of `whitened_feature_reward`, which is the figure that the authors' script reports
+AUTHORS_WHITENING = (
+    "reference_code"  # of `whitened_feature_reward`, which is the figure that the authors' script reports
+)
 
 
 def cross_entropy(policy: LanguageModel, batch: Batch, hidden: Float[Tensor, "B T H"]) -> Ratio:
@@ -24,19 +26,29 @@ def cross_entropy(policy: LanguageModel, batch: Batch, hidden: Float[Tensor, "B 
 
 
 def feature_matching(
-    phi: FeatureNetwork, batch: Batch, rollout: Rollout, anchors: str, horizons: Sequence[int], reward_horizon: int, reuse: bool
+    phi: FeatureNetwork,
+    batch: Batch,
+    rollout: Rollout,
+    anchors: str,
+    horizons: Sequence[int],
+    reward_horizon: int,
+    reuse: bool,
 ) -> tuple[dict[str, Ratio], Float[Tensor, "B N K"] | None]:
-    """Unbiased L_CFM of raw features at every horizon, from one set of rollouts; and the rewards at `reward_horizon`, if it is one of them.
+    """Unbiased L_CFM of raw features at every horizon, from one set of rollouts; and the rewards at `reward_horizon`,
+    if it is one of them.
 
-    A block counts at a horizon that its real continuation reaches (`blocks.reaches`). Rewards have coefficients 1 and the run's whitening:
-    `reward` is the mean of eq. 7, `whitened_feature_reward` the mean of alignment - diversity / 2 under the authors' whitening.
+    A block counts at a horizon that its real continuation reaches (`blocks.reaches`). Rewards have coefficients 1 and
+    the run's whitening: `reward` is the mean of eq. 7, `whitened_feature_reward` the mean of alignment - diversity / 2
+    under the authors' whitening.
     """
     rollouts, references = phi.continuations(batch, rollout, reuse)
     scores: dict[str, Ratio] = {}
     reward = None
     for horizon in horizons:
         reached = rollout.blocks.valid & reaches(batch, rollout.blocks.anchors, anchors, horizon)
-        embeddings = phi.pool(rollouts[..., :horizon, :, :], references[..., :horizon, :, :], rollout.valid[..., :horizon])
+        embeddings = phi.pool(
+            rollouts[..., :horizon, :, :], references[..., :horizon, :, :], rollout.valid[..., :horizon]
+        )
         scores[f"feature_matching_loss@{horizon}"] = _per_row(feature_matching_loss(embeddings), reached)
         if horizon == reward_horizon:
             alignment, diversity = alignment_and_diversity(embeddings, phi.features.whitening)

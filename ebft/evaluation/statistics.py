@@ -21,7 +21,8 @@ class Ratio:
 
     @property
     def stderr(self) -> float:
-        """Standard error over documents, by linearisation: sqrt(D / (D - 1) * sum_d (s_d - r c_d)^2) / sum c. Needs two documents."""
+        """Standard error over documents, by linearisation: sqrt(D / (D - 1) * sum_d (s_d - r c_d)^2) / sum c. Needs two
+        documents."""
         return _standard_error(self._influence)
 
     @property
@@ -42,5 +43,8 @@ def _standard_error(influence: Float[Tensor, "D"]) -> float:
 def concatenate(parts: list[dict[str, Ratio]]) -> dict[str, Ratio]:
     """The documents of several batches as one; figures with nothing to count are left out."""
     names = parts[0].keys() if parts else ()
-    whole = {name: Ratio(torch.cat([part[name].sums for part in parts]), torch.cat([part[name].counts for part in parts])) for name in names}
+    whole = {
+        name: Ratio(torch.cat([part[name].sums for part in parts]), torch.cat([part[name].counts for part in parts]))
+        for name in names
+    }
     return {name: ratio for name, ratio in whole.items() if ratio.counts.sum() > 0}

@@ -1,9 +1,10 @@
 """Attention of a row and of the branches that hang off it, without a mask over the square of the flat row.
 
-`transformers` models call `branch_attention` in every layer, with a context that says what the tokens of this forward are: a row, whole branches
-over their row's keys and values, or one more token of every branch. Who sees whom is decided in `blocks.py`; how it is computed depends on the
-device, in `flex.py` for CUDA and in `chunked.py` elsewhere. Completions, many tokens behind one anchor a row, each have a cache of their own, for
-which fused attention is the fastest.
+`transformers` models call `branch_attention` in every layer, with a context that says what the tokens of this forward
+are: a row, whole branches over their row's keys and values, or one more token of every branch. Who sees whom is decided
+in `blocks.py`; how it is computed depends on the device, in `flex.py` for CUDA and in `chunked.py` elsewhere.
+Completions, many tokens behind one anchor a row, each have a cache of their own, for which fused attention is the
+fastest.
 """
 
 from abc import ABC, abstractmethod
@@ -24,7 +25,12 @@ class Context(ABC):
 
     @abstractmethod
     def attend(
-        self, layer: int, query: Float[Tensor, "B H S d"], key: Float[Tensor, "B h S d"], value: Float[Tensor, "B h S d"], scaling: float
+        self,
+        layer: int,
+        query: Float[Tensor, "B H S d"],
+        key: Float[Tensor, "B h S d"],
+        value: Float[Tensor, "B h S d"],
+        scaling: float,
     ) -> Float[Tensor, "B S H d"]: ...
 
 
@@ -77,14 +83,19 @@ class StepContext(Context):
     anchors: Int[Tensor, "B R"]
     seen: ChunkedSteps | FlexSteps | None = None  # of these branches; None: not yet needed
     step: int = 0
-    own_cache: dict[int, tuple[Float[Tensor, "B R h U d"], Float[Tensor, "B R h U d"]]] = field(default_factory=dict)  # branch by branch
+    own_cache: dict[int, tuple[Float[Tensor, "B R h U d"], Float[Tensor, "B R h U d"]]] = field(
+        default_factory=dict
+    )  # branch by branch
 
     @classmethod
-    def of(cls, batch: Batch, blocks: Blocks, n_samples: int, row_cache: dict[int, KeysValues], num_steps: int) -> "StepContext":
+    def of(
+        cls, batch: Batch, blocks: Blocks, n_samples: int, row_cache: dict[int, KeysValues], num_steps: int
+    ) -> "StepContext":
         return cls(batch.document_ids, row_cache, num_steps, block_branches(blocks.anchors, n_samples))
 
     def regroup(self, anchors: Int[Tensor, "B C"], parents: Int[Tensor, "B C"]) -> None:
-        """Go on with branches at `anchors`, each behind the tokens that its parent among the branches so far has seen."""
+        """Go on with branches at `anchors`, each behind the tokens that its parent among the branches so far has
+        seen."""
         self.anchors, self.seen = anchors, None
         for layer, (keys, values) in self.own_cache.items():
             chosen = (parents + keys.shape[1] * torch.arange(len(parents), device=parents.device)[:, None]).flatten()
@@ -99,16 +110,21 @@ class StepContext(Context):
             self.own_cache[layer] = keys, values
         keys, values = self.own_cache[layer]
         keys[:, :, :, self.step], values[:, :, :, self.step] = key, value
-        return self.seen.attend(query, self.row_cache[layer], (keys.transpose(1, 2), values.transpose(1, 2)), self.step, scaling)
+        return self.seen.attend(
+            query, self.row_cache[layer], (keys.transpose(1, 2), values.transpose(1, 2)), self.step, scaling
+        )
 
 
-def _seen_by_steps(document_ids: Int[Tensor, "B T"], anchors: Int[Tensor, "B R"], num_steps: int) -> ChunkedSteps | FlexSteps:
+def _seen_by_steps(
+    document_ids: Int[Tensor, "B T"], anchors: Int[Tensor, "B R"], num_steps: int
+) -> ChunkedSteps | FlexSteps:
     return FlexSteps.of(document_ids, anchors, num_steps) if anchors.is_cuda else ChunkedSteps.of(document_ids, anchors)
 
 
 @dataclass
 class CompletionContext(Context):
-    """One more token of every completion. Each goes on in its own copy of its row's keys and values, so that it can leave when it has ended."""
+    """One more token of every completion. Each goes on in its own copy of its row's keys and values, so that it can
+    leave when it has ended."""
 
     cache: dict[int, KeysValues]  # with room for all tokens to come
     visible: Bool[Tensor, "R 1 1 S"]  # row tokens that a completion sees, and all of its own
@@ -116,7 +132,9 @@ class CompletionContext(Context):
     step: int = 0
 
     @classmethod
-    def of(cls, batch: Batch, blocks: Blocks, n_samples: int, row_cache: dict[int, KeysValues], num_steps: int) -> "CompletionContext":
+    def of(
+        cls, batch: Batch, blocks: Blocks, n_samples: int, row_cache: dict[int, KeysValues], num_steps: int
+    ) -> "CompletionContext":
         (limit,) = blocks.reach
         visible = prefix_visible(batch.document_ids, blocks.anchors)[:, None, :, :limit]
         context = cls(dict(row_cache), torch.nn.functional.pad(visible, (0, num_steps), value=True), limit)
@@ -126,7 +144,10 @@ class CompletionContext(Context):
     def keep(self, chosen: Int[Tensor, "_"]) -> None:
         """Go on with the chosen completions, or rows, each as often as it is named."""
         self.visible = self.visible[chosen]
-        for layer, (keys, values) in self.cache.items():  # under autocast, attention would cast rotated keys to the values' type at every step
+        for layer, (
+            keys,
+            values,
+        ) in self.cache.items():  # under autocast, attention would cast rotated keys to the values' type at every step
             self.cache[layer] = self._roomy(keys.to(values.dtype), chosen), self._roomy(values, chosen)
 
     def _roomy(self, cached: Float[Tensor, "R h U d"], chosen: Int[Tensor, "_"]) -> Float[Tensor, "_ h S d"]:
@@ -141,4 +162,8 @@ class CompletionContext(Context):
         keys, values = (x[:, :, : passed + 1] for x in self.cache[layer])
         keys[:, :, passed:], values[:, :, passed:] = key, value
         grouped = query.squeeze(2).unflatten(1, (num_heads, -1))
-        return fused(grouped, keys, values, self.visible[..., : passed + 1], scaling).transpose(1, 2).flatten(1, 2)[:, None]
+        return (
+            fused(grouped, keys, values, self.visible[..., : passed + 1], scaling)
+            .transpose(1, 2)
+            .flatten(1, 2)[:, None]
+        )

@@ -1,6 +1,8 @@
-"""The geometry of strided block-parallel rollouts, and the only place that knows how named axes become the flat row a model sees.
+"""The geometry of strided block-parallel rollouts, and the only place that knows how named axes become the flat row a
+model sees.
 
-A row has anchors; `n_samples` branches hang off every anchor. A branch continues the row's prefix as if nothing stood behind it:
+A row has anchors; `n_samples` branches hang off every anchor. A branch continues the row's prefix as if nothing stood
+behind it:
 
     row       t0 t1 t2 t3 t4 t5 t6 t7 ...             position j sees positions <= j of its own document
     block k            a_k = 3                        conditions on tokens[:3], has tokens[3 : 3 + G] as reference
@@ -8,8 +10,9 @@ A row has anchors; `n_samples` branches hang off every anchor. A branch continue
 
     flat row  [ T row tokens | own tokens of a branch | own tokens of the next | ... ]      rollouts block-major: r = k * N + n
 
-Source: method.md section 2 (Jelassi et al., arXiv 2603.12248). Which position holds or predicts which token is decided in `_places`, who sees
-whom in `row_span`, `prefix_span` and `own_span`, nowhere else: whatever a token sees of the row or of the own tokens is one run of them.
+Source: method.md section 2 (Jelassi et al., arXiv 2603.12248). Which position holds or predicts which token is decided
+in `_places`, who sees whom in `row_span`, `prefix_span` and `own_span`, nowhere else: whatever a token sees of the row
+or of the own tokens is one run of them.
 """
 
 from collections.abc import Iterator
@@ -23,10 +26,12 @@ from ebft.types import Batch, Blocks
 
 
 def find_blocks(batch: Batch, anchors: str, context_length: int, stride: int, generate_length: int) -> Blocks:
-    """The blocks of every row, in order of their anchors, padded to the largest number of blocks in the batch (at least 1).
+    """The blocks of every row, in order of their anchors, padded to the largest number of blocks in the batch (at least
+    1).
 
-    `anchors="all"`: positions c0 + k * s. `anchors="completion"`: in every completion that starts at p, positions max(p, c0) + k * s whose
-    whole reference lies in it. Either way the position before the anchor and the reference belong to one document, and none is padding.
+    `anchors="all"`: positions c0 + k * s. `anchors="completion"`: in every completion that starts at p, positions
+    max(p, c0) + k * s whose whole reference lies in it. Either way the position before the anchor and the reference
+    belong to one document, and none is padding.
     """
     position = row_positions(batch)
     start = torch.full_like(batch.tokens, context_length)
@@ -42,8 +47,8 @@ def completion_blocks(batch: Batch) -> Blocks:
 
 
 def reaches(batch: Batch, positions: Int[Tensor, "B K"], anchors: str, length: int) -> Bool[Tensor, "B K"]:
-    """True where a block at that position has a real continuation of `length` tokens: of one document, and with `anchors="completion"` of one
-    completion."""
+    """True where a block at that position has a real continuation of `length` tokens: of one document, and with
+    `anchors="completion"` of one completion."""
     whole = fits(batch.document_ids, positions, length)
     if anchors == "completion":
         whole &= _window_all(batch.completion_mask, length).gather(1, positions)
@@ -102,8 +107,9 @@ def block_branches(x: Shaped[Tensor, "B K *rest"], n_samples: int) -> Shaped[Ten
 class OwnTokens:
     """Tokens of branches as the model sees them, one branch behind the other.
 
-    Own token w is number `steps[w]` of a branch that hangs off `anchors[w]`. `reach` and `depth` bound anchors and steps over the batch, in Python
-    integers, so that attention can leave out keys that no token of a chunk sees without asking the device.
+    Own token w is number `steps[w]` of a branch that hangs off `anchors[w]`. `reach` and `depth` bound anchors and
+    steps over the batch, in Python integers, so that attention can leave out keys that no token of a chunk sees without
+    asking the device.
     """
 
     tokens: Int[Tensor, "B W"]
@@ -121,8 +127,8 @@ class OwnTokens:
 class Branches(OwnTokens):
     """All branches of a batch.
 
-    Rollout r is the row's for its first `shared[r]` tokens; its others are own tokens from `starts[r]` on, which another rollout may share. No branch
-    lies on both sides of a multiple of `group`.
+    Rollout r is the row's for its first `shared[r]` tokens; its others are own tokens from `starts[r]` on, which
+    another rollout may share. No branch lies on both sides of a multiple of `group`.
     """
 
     shared: Int[Tensor, "B R"]
@@ -133,11 +139,17 @@ class Branches(OwnTokens):
         """The own tokens in groups of whole branches, each with the number of its first token."""
         for start in range(0, self.tokens.shape[1], self.group):
             here = slice(start, start + self.group)
-            yield start, OwnTokens(self.tokens[:, here], self.anchors[:, here], self.steps[:, here], self.reach[here], self.depth[here])
+            yield (
+                start,
+                OwnTokens(
+                    self.tokens[:, here], self.anchors[:, here], self.steps[:, here], self.reach[here], self.depth[here]
+                ),
+            )
 
 
 def make_branches(blocks: Blocks, tokens: Int[Tensor, "B N K G"], group_tokens: int | None = None) -> Branches:
-    """Branches that start at their block's anchor and carry all the given tokens, one for every rollout; in groups of at most `group_tokens`."""
+    """Branches that start at their block's anchor and carry all the given tokens, one for every rollout; in groups of
+    at most `group_tokens`."""
     batch, n_samples, num_blocks, width = tokens.shape
     num_branches, device = num_blocks * n_samples, tokens.device
     anchors = block_branches(blocks.anchors, n_samples * width)
@@ -146,39 +158,54 @@ def make_branches(blocks: Blocks, tokens: Int[Tensor, "B N K G"], group_tokens: 
     reach = tuple(bound for bound in blocks.reach for _ in range(n_samples * width))
     depth = tuple(range(width)) * num_branches
     group = max(1, num_branches if group_tokens is None else group_tokens // max(1, width)) * max(1, width)
-    return Branches(to_branches(tokens).flatten(1), anchors, steps, reach, depth, torch.zeros_like(starts), starts, group)
+    return Branches(
+        to_branches(tokens).flatten(1), anchors, steps, reach, depth, torch.zeros_like(starts), starts, group
+    )
 
 
 def row_positions(batch: Batch) -> Int[Tensor, "B T"]:
     return torch.arange(batch.tokens.shape[1], device=batch.tokens.device).expand_as(batch.tokens)
 
 
-def token_places(anchors: Int[Tensor, "B R"], branches: Branches, row_length: int, num_steps: int) -> Int[Tensor, "B R G"]:
+def token_places(
+    anchors: Int[Tensor, "B R"], branches: Branches, row_length: int, num_steps: int
+) -> Int[Tensor, "B R G"]:
     """Flat index of token t of every rollout; `anchors` are those of the rollouts' blocks."""
     return _places(anchors, branches, row_length, torch.arange(num_steps, device=anchors.device))
 
 
-def predictors(anchors: Int[Tensor, "B R"], branches: Branches, row_length: int, num_steps: int) -> Int[Tensor, "B R G"]:
-    """Flat index of the position whose output predicts token t of every rollout: that of token t - 1, or the row's before the anchor."""
+def predictors(
+    anchors: Int[Tensor, "B R"], branches: Branches, row_length: int, num_steps: int
+) -> Int[Tensor, "B R G"]:
+    """Flat index of the position whose output predicts token t of every rollout: that of token t - 1, or the row's
+    before the anchor."""
     return _places(anchors, branches, row_length, torch.arange(num_steps, device=anchors.device) - 1)
 
 
-def _places(anchors: Int[Tensor, "B R"], branches: Branches, row_length: int, step: Int[Tensor, "G"]) -> Int[Tensor, "B R G"]:
+def _places(
+    anchors: Int[Tensor, "B R"], branches: Branches, row_length: int, step: Int[Tensor, "G"]
+) -> Int[Tensor, "B R G"]:
     """A token that no branch carries has an arbitrary place."""
     shared = branches.shared[..., None]
     own = row_length + branches.starts[..., None] + step - shared
-    return torch.where(step < shared, anchors[..., None] + step, own).clamp_max(row_length + branches.tokens.shape[1] - 1)
+    return torch.where(step < shared, anchors[..., None] + step, own).clamp_max(
+        row_length + branches.tokens.shape[1] - 1
+    )
 
 
 def row_span(document_ids: Int[Tensor, "B T"]) -> tuple[Int[Tensor, "B T"], Int[Tensor, "B T"]]:
-    """(first, stop) at [b, i]: row position i sees row positions first <= j < stop, its document's up to itself. A document is one run of its id."""
+    """(first, stop) at [b, i]: row position i sees row positions first <= j < stop, its document's up to itself. A
+    document is one run of its id."""
     whole = torch.ones_like(document_ids, dtype=torch.bool)
     stop = torch.arange(1, document_ids.shape[1] + 1, device=document_ids.device)
     return _run_starts(whole, document_ids), stop.expand_as(document_ids)
 
 
-def prefix_span(document_ids: Int[Tensor, "B T"], anchors: Int[Tensor, "B Q"]) -> tuple[Int[Tensor, "B Q"], Int[Tensor, "B Q"]]:
-    """(first, stop) at [b, q]: what hangs off anchor q sees row positions first <= j < stop, as the position before the anchor does."""
+def prefix_span(
+    document_ids: Int[Tensor, "B T"], anchors: Int[Tensor, "B Q"]
+) -> tuple[Int[Tensor, "B Q"], Int[Tensor, "B Q"]]:
+    """(first, stop) at [b, q]: what hangs off anchor q sees row positions first <= j < stop, as the position before the
+    anchor does."""
     first, stop = row_span(document_ids)
     return first.gather(1, anchors - 1), stop.gather(1, anchors - 1)
 
@@ -195,12 +222,14 @@ def row_visible(document_ids: Int[Tensor, "B T"]) -> Bool[Tensor, "B T T"]:
 
 
 def prefix_visible(document_ids: Int[Tensor, "B T"], anchors: Int[Tensor, "B Q"]) -> Bool[Tensor, "B Q T"]:
-    """[b, q, j]: what hangs off anchor q sees row position j. A branch belongs to the document of the position before its anchor."""
+    """[b, q, j]: what hangs off anchor q sees row position j. A branch belongs to the document of the position before
+    its anchor."""
     return _inside(*prefix_span(document_ids, anchors), 0, document_ids.shape[1])
 
 
 def own_visible(steps: Int[Tensor, "B Q"], lookback: int) -> Bool[Tensor, "B Q O"]:
-    """[b, q, o]: own token q sees own token o, with the `lookback` tokens before the first of the Q as keys as well: O = lookback + Q."""
+    """[b, q, o]: own token q sees own token o, with the `lookback` tokens before the first of the Q as keys as well: O
+    = lookback + Q."""
     return _inside(*own_span(steps), -lookback, steps.shape[1])
 
 

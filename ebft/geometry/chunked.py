@@ -1,7 +1,8 @@
 """Attention of branches in chunks of neighbours, each of which reads its row up to its largest anchor only.
 
-Whole branches go through fused attention, with a small mask that keeps the branches of a chunk apart; single tokens through a softmax over the row's
-keys and each branch's own together, because own keys grow with every step and would soon outnumber the row's.
+Whole branches go through fused attention, with a small mask that keeps the branches of a chunk apart; single tokens
+through a softmax over the row's keys and each branch's own together, because own keys grow with every step and would
+soon outnumber the row's.
 """
 
 from collections.abc import Sequence
@@ -23,13 +24,15 @@ BranchKeysValues = tuple[Float[Tensor, "B h R U d"], Float[Tensor, "B h R U d"]]
 
 @dataclass
 class ChunkedBranches:
-    """The own tokens of branches: W queries over [T row keys | W own keys]. A chunk may begin inside a branch, whose tokens before it are then among
-    the chunk's keys."""
+    """The own tokens of branches: W queries over [T row keys | W own keys]. A chunk may begin inside a branch, whose
+    tokens before it are then among the chunk's keys."""
 
     segments: list[int]  # row tokens that each chunk reads beyond the chunk before, and the rest
     chunk_tokens: int
     own_segments: list[int]  # of every chunk, the tokens that it alone reads and those that the next chunk reads too
-    masks: list[Float[Tensor, "B 1 _ _"]]  # of the chunks, each with its own sizes, over the row tokens and own tokens that they read: to be added
+    masks: list[
+        Float[Tensor, "B 1 _ _"]
+    ]  # of the chunks, each with its own sizes, over the row tokens and own tokens that they read: to be added
 
     @classmethod
     def of(cls, document_ids: Int[Tensor, "B T"], own: OwnTokens) -> "ChunkedBranches":
@@ -41,7 +44,9 @@ class ChunkedBranches:
         for chunk, (start, limit) in enumerate(zip(starts, limits, strict=True)):
             anchors, steps = (x[:, start : start + size] for x in (own.anchors, own.steps))
             own_segments += [anchors.shape[1] - lookback[chunk + 1], lookback[chunk + 1]]
-            seen = torch.cat([prefix_visible(document_ids[:, :limit], anchors), own_visible(steps, lookback[chunk])], dim=-1)
+            seen = torch.cat(
+                [prefix_visible(document_ids[:, :limit], anchors), own_visible(steps, lookback[chunk])], dim=-1
+            )
             masks.append(_additive(seen)[:, None])
         return cls([stop - start for start, stop in pairwise(bounds)], size, own_segments, masks)
 
@@ -56,10 +61,15 @@ class ChunkedBranches:
         rows = [x.split(self.segments, dim=2) for x in row]
         owns = [x.split(self.own_segments, dim=2) for x in (own_key, own_value)]
         queries, parts = query.split(self.chunk_tokens, dim=2), []
-        self.masks = [mask.to(own_value.dtype) for mask in self.masks]  # once, as autocast wants them; later layers find them so
+        self.masks = [
+            mask.to(own_value.dtype) for mask in self.masks
+        ]  # once, as autocast wants them; later layers find them so
         for chunk, mask in enumerate(self.masks):
             mine = slice(max(0, 2 * chunk - 1), 2 * chunk + 2)
-            keys, values = (torch.cat([*parts_of_row[: chunk + 1], *own[mine]], dim=2) for parts_of_row, own in zip(rows, owns, strict=True))
+            keys, values = (
+                torch.cat([*parts_of_row[: chunk + 1], *own[mine]], dim=2)
+                for parts_of_row, own in zip(rows, owns, strict=True)
+            )
             parts.append(fused(queries[chunk], keys, values, mask, scaling))
         return torch.cat(parts, dim=1)
 
@@ -68,7 +78,9 @@ class ChunkedBranches:
 class ChunkedSteps:
     """One more token of every branch: R queries over [T row keys | each one's own keys so far]."""
 
-    unseen: list[Float[Tensor, "B _ _"]]  # of the chunks, each with its own sizes: minus infinity at row tokens that a branch does not see
+    unseen: list[
+        Float[Tensor, "B _ _"]
+    ]  # of the chunks, each with its own sizes: minus infinity at row tokens that a branch does not see
 
     @classmethod
     def of(cls, document_ids: Int[Tensor, "B T"], anchors: Int[Tensor, "B R"]) -> "ChunkedSteps":
@@ -76,7 +88,9 @@ class ChunkedSteps:
         chunks = zip(anchors.split(CHUNK_BRANCHES, dim=1), _limits(reach, CHUNK_BRANCHES), strict=True)
         return cls([_additive(prefix_visible(document_ids[:, :limit], chunk)) for chunk, limit in chunks])
 
-    def attend(self, query: Float[Tensor, "B H R d"], row: KeysValues, own: BranchKeysValues, step: int, scaling: float) -> Float[Tensor, "B R H d"]:
+    def attend(
+        self, query: Float[Tensor, "B H R d"], row: KeysValues, own: BranchKeysValues, step: int, scaling: float
+    ) -> Float[Tensor, "B R H d"]:
         """Own keys of steps 0 .. `step` are seen."""
         grouped = (query * scaling).unflatten(1, (row[0].shape[1], -1))  # query heads by the key head that they share
         seen = (x[:, :, :, : step + 1].split(CHUNK_BRANCHES, dim=2) for x in own)
@@ -86,17 +100,23 @@ class ChunkedSteps:
 
 
 def _limits(reach: Sequence[int], size: int) -> list[int]:
-    """Row tokens that the chunks of `size` neighbours read: as many as one of them sees, and no fewer than the chunk before."""
+    """Row tokens that the chunks of `size` neighbours read: as many as one of them sees, and no fewer than the chunk
+    before."""
     return list(accumulate((max(reach[start : start + size]) for start in range(0, len(reach), size)), max))
 
 
 def _additive(seen: Bool[Tensor, "B Q S"]) -> Float[Tensor, "B Q S"]:
-    """Minus infinity for scores of what is not seen: converted once, where attention would convert truth values in every layer."""
+    """Minus infinity for scores of what is not seen: converted once, where attention would convert truth values in
+    every layer."""
     return torch.zeros_like(seen, dtype=torch.float32).masked_fill_(~seen, -torch.inf)
 
 
 def fused(
-    query: Float[Tensor, "B H Q d"], key: Float[Tensor, "B h S d"], value: Float[Tensor, "B h S d"], mask: Tensor | None, scaling: float
+    query: Float[Tensor, "B H Q d"],
+    key: Float[Tensor, "B h S d"],
+    value: Float[Tensor, "B h S d"],
+    mask: Tensor | None,
+    scaling: float,
 ) -> Float[Tensor, "B Q H d"]:
     """Fused attention under a mask, or causal without one; H query heads share h key heads."""
     grouped = query.shape[1] != key.shape[1]

@@ -1,10 +1,11 @@
-"""Attention of a row and of the branches that hang off it by flex attention, for CUDA: fused kernels, and no mask over queries and keys.
+"""Attention of a row and of the branches that hang off it by flex attention, for CUDA: fused kernels, and no mask over
+queries and keys.
 
-What a query sees is one run of the row's keys and, in a branch, one run of own keys: the spans of `blocks.py`. They decide of every 128 queries
-which 128 keys none of them sees, which are left out; which all of them see, which are read without a mask; and which some see. Masks are built once
-a forward and shared by its layers, and nothing here asks the device for a value.
-Kernels are compiled for a shape. Lengths that change from step to step are therefore padded to buckets: queries behind the last see key 0, and
-are cut off; keys behind the last are seen by none of the others.
+What a query sees is one run of the row's keys and, in a branch, one run of own keys: the spans of `blocks.py`. They
+decide of every 128 queries which 128 keys none of them sees, which are left out; which all of them see, which are read
+without a mask; and which some see. Masks are built once a forward and shared by its layers, and nothing here asks the
+device for a value. Kernels are compiled for a shape. Lengths that change from step to step are therefore padded to
+buckets: queries behind the last see key 0, and are cut off; keys behind the last are seen by none of the others.
 """
 
 from collections.abc import Callable
@@ -39,7 +40,11 @@ class FlexRow:
         return cls(_block_mask(length, _longer(*row_span(document_ids), length)))
 
     def attend(
-        self, query: Float[Tensor, "B H T d"], key: Float[Tensor, "B h T d"], value: Float[Tensor, "B h T d"], scaling: float
+        self,
+        query: Float[Tensor, "B H T d"],
+        key: Float[Tensor, "B h T d"],
+        value: Float[Tensor, "B h T d"],
+        scaling: float,
     ) -> Float[Tensor, "B T H d"]:
         length, padded = query.shape[2], bucket(query.shape[2])
         if padded > length:
@@ -54,7 +59,9 @@ class FlexBranches:
     mask: BlockMask
 
     @classmethod
-    def of(cls, document_ids: Int[Tensor, "B T"], anchors: Int[Tensor, "B W"], steps: Int[Tensor, "B W"]) -> "FlexBranches":
+    def of(
+        cls, document_ids: Int[Tensor, "B T"], anchors: Int[Tensor, "B W"], steps: Int[Tensor, "B W"]
+    ) -> "FlexBranches":
         row_keys, length = bucket(document_ids.shape[1]), bucket(steps.shape[1])
         first, stop = own_span(steps)
         spans = prefix_span(document_ids, anchors), (row_keys + first, row_keys + stop)
@@ -83,7 +90,9 @@ class FlexSteps:
     def of(cls, document_ids: Int[Tensor, "B T"], anchors: Int[Tensor, "B R"], num_steps: int) -> "FlexSteps":
         row_keys, length = bucket(document_ids.shape[1]), bucket(anchors.shape[1])
         first = (row_keys + num_steps * torch.arange(anchors.shape[1], device=anchors.device)).expand_as(anchors)
-        prefix, own = (_longer(*span, length) for span in (prefix_span(document_ids, anchors), (first, first + num_steps)))
+        prefix, own = (
+            _longer(*span, length) for span in (prefix_span(document_ids, anchors), (first, first + num_steps))
+        )
         return cls(_block_mask(row_keys + length * num_steps, prefix, own), *own)
 
     def attend(
@@ -94,13 +103,15 @@ class FlexSteps:
         step: int,
         scaling: float,
     ) -> Float[Tensor, "B R H d"]:
-        """Own keys of steps 0 .. `step` are seen. Values of later ones are read with weight 0, so that they must be finite: zeros, not empty."""
+        """Own keys of steps 0 .. `step` are seen. Values of later ones are read with weight 0, so that they must be
+        finite: zeros, not empty."""
         torch.add(self.first, step + 1, out=self.stop)
         return _attend_behind_row(query, row, (own[0].flatten(2, 3), own[1].flatten(2, 3)), self.mask, scaling)
 
 
 def bucket(length: int) -> int:
-    """The next of 128 x {1, 1.25, 1.5, 1.75} x 2^k in whole 128s; at least 128, and beyond 512 less than a quarter above `length`."""
+    """The next of 128 x {1, 1.25, 1.5, 1.75} x 2^k in whole 128s; at least 128, and beyond 512 less than a quarter
+    above `length`."""
     length = max(length, 1)
     power_below = (1 << (length - 1).bit_length()) // 2
     return _rounded_up(length, max(BLOCK, power_below // 4))
@@ -110,14 +121,19 @@ def _rounded_up(length: int, size: int) -> int:
     return -(-length // size) * size
 
 
-def _longer(first: Int[Tensor, "B Q"], stop: Int[Tensor, "B Q"], length: int) -> tuple[Int[Tensor, "B P"], Int[Tensor, "B P"]]:
+def _longer(
+    first: Int[Tensor, "B Q"], stop: Int[Tensor, "B Q"], length: int
+) -> tuple[Int[Tensor, "B P"], Int[Tensor, "B P"]]:
     """The spans of `length` queries; those behind the last of the Q see key 0."""
     missing = len(first), length - first.shape[1]
-    return torch.cat([first, first.new_zeros(missing)], dim=1).int(), torch.cat([stop, stop.new_ones(missing)], dim=1).int()
+    return torch.cat([first, first.new_zeros(missing)], dim=1).int(), torch.cat(
+        [stop, stop.new_ones(missing)], dim=1
+    ).int()
 
 
 def _block_mask(num_keys: int, *spans: Span) -> BlockMask:
-    """Whole blocks of queries over whole blocks of keys. A query sees the keys of all its spans; no two spans share a block of keys."""
+    """Whole blocks of queries over whole blocks of keys. A query sees the keys of all its spans; no two spans share a
+    block of keys."""
     some, every = _blocks(spans, num_keys)
     return BlockMask.from_kv_blocks(
         *_listed(some & ~every),
@@ -129,7 +145,8 @@ def _block_mask(num_keys: int, *spans: Span) -> BlockMask:
 
 
 def _blocks(spans: tuple[Span, ...], num_keys: int) -> tuple[Bool[Tensor, "B I J"], Bool[Tensor, "B I J"]]:
-    """[b, i, j]: some query of block i sees some key of block j; every query sees every key. Exact, from queries x blocks of keys."""
+    """[b, i, j]: some query of block i sees some key of block j; every query sees every key. Exact, from queries x
+    blocks of keys."""
     begin = torch.arange(0, num_keys, BLOCK, device=spans[0][0].device)
     end = begin + BLOCK
     touched = torch.stack([(first[..., None] < end) & (stop[..., None] > begin) for first, stop in spans])
@@ -139,7 +156,8 @@ def _blocks(spans: tuple[Span, ...], num_keys: int) -> tuple[Bool[Tensor, "B I J
 
 
 def _listed(table: Bool[Tensor, "B I J"]) -> tuple[Int[Tensor, "B 1 I"], Int[Tensor, "B 1 I J"]]:
-    """How many blocks of keys every block of queries has, and their numbers, before the numbers of those that it does not have."""
+    """How many blocks of keys every block of queries has, and their numbers, before the numbers of those that it does
+    not have."""
     chosen = table[:, None].int()
     return chosen.sum(-1, dtype=torch.int32), chosen.argsort(dim=-1, descending=True, stable=True).int()
 
@@ -159,7 +177,9 @@ def _attend_behind_row(
 
 def _joined(row: Float[Tensor, "B h T d"], own: Float[Tensor, "B h O d"], length: int) -> Float[Tensor, "B h S d"]:
     row_keys = bucket(row.shape[2])
-    return torch.cat([row, _zeros(row, row_keys - row.shape[2]), own, _zeros(own, length - row_keys - own.shape[2])], dim=2)
+    return torch.cat(
+        [row, _zeros(row, row_keys - row.shape[2]), own, _zeros(own, length - row_keys - own.shape[2])], dim=2
+    )
 
 
 def _padded(x: Float[Tensor, "B h Q d"], length: int) -> Float[Tensor, "B h P d"]:
@@ -172,20 +192,29 @@ def _zeros(like: Float[Tensor, "B h _ d"], length: int) -> Float[Tensor, "B h O 
 
 
 def _flex(
-    query: Float[Tensor, "B H Q d"], key: Float[Tensor, "B h S d"], value: Float[Tensor, "B h S d"], mask: BlockMask, scaling: float
+    query: Float[Tensor, "B H Q d"],
+    key: Float[Tensor, "B h S d"],
+    value: Float[Tensor, "B h S d"],
+    mask: BlockMask,
+    scaling: float,
 ) -> Float[Tensor, "B Q H d"]:
     """Under autocast, rotated queries and keys are wider than the values; they are read as what the values are."""
     head_dim, query, key = query.shape[3], query.to(value.dtype), key.to(value.dtype)
     if head_dim < MIN_HEAD_DIM:
         query, key, value = (torch.nn.functional.pad(x, (0, MIN_HEAD_DIM - head_dim)) for x in (query, key, value))
-    out = _kernel(query.device.type)(query, key, value, block_mask=mask, scale=scaling, enable_gqa=query.shape[1] != key.shape[1])
+    out = _kernel(query.device.type)(
+        query, key, value, block_mask=mask, scale=scaling, enable_gqa=query.shape[1] != key.shape[1]
+    )
     return out[..., :head_dim].transpose(1, 2)
 
 
 @cache
 def _kernel(device: str) -> Callable[..., Tensor]:
-    """Flex attention, compiled for CUDA. Elsewhere, for tests, only traced: recompiled as often, and computed with all scores."""
+    """Flex attention, compiled for CUDA. Elsewhere, for tests, only traced: recompiled as often, and computed with all
+    scores."""
     dynamo = torch._dynamo.config
     dynamo.recompile_limit = max(dynamo.recompile_limit, MAX_KERNELS)
     dynamo.accumulated_recompile_limit = max(dynamo.accumulated_recompile_limit, MAX_KERNELS)
-    return torch.compile(flex_attention, fullgraph=True, dynamic=False, backend="inductor" if device == "cuda" else "eager")
+    return torch.compile(
+        flex_attention, fullgraph=True, dynamic=False, backend="inductor" if device == "cuda" else "eager"
+    )

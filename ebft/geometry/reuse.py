@@ -1,8 +1,10 @@
-"""What a batch of rollouts need not forward, because the row or another rollout has it (method.md section 9, items 4 and 5).
+"""What a batch of rollouts need not forward, because the row or another rollout has it (method.md section 9, items 4
+and 5).
 
-While a rollout's tokens equal the row's, it is a prefix of the row, and the row's forward holds its hidden states and its next token's distribution.
-So a rollout with m leading matches is a branch at anchor + m that carries its later tokens only; one that matches to its end is no branch at all, and
-rollouts that carry the same tokens behind the same anchor are one branch. Exact, not an approximation.
+While a rollout's tokens equal the row's, it is a prefix of the row, and the row's forward holds its hidden states and
+its next token's distribution. So a rollout with m leading matches is a branch at anchor + m that carries its later
+tokens only; one that matches to its end is no branch at all, and rollouts that carry the same tokens behind the same
+anchor are one branch. Exact, not an approximation.
 """
 
 import torch
@@ -16,13 +18,18 @@ ABOVE_TOKENS = 2**32  # what two keys of different first parts differ by
 
 
 def branches_of(batch: Batch, rollout: Rollout, reuse: bool, group_tokens: int | None = None) -> Branches:
-    """Branches that hold the hidden states of every valid token, with `reuse` without what the row or another branch has; in groups of at most
-    `group_tokens` own tokens of a row."""
-    return live_branches(batch, rollout, group_tokens) if reuse else make_branches(rollout.blocks, rollout.tokens, group_tokens)
+    """Branches that hold the hidden states of every valid token, with `reuse` without what the row or another branch
+    has; in groups of at most `group_tokens` own tokens of a row."""
+    return (
+        live_branches(batch, rollout, group_tokens)
+        if reuse
+        else make_branches(rollout.blocks, rollout.tokens, group_tokens)
+    )
 
 
 def free_to_read(x: Tensor) -> bool:
-    """Whether a number on which shapes depend costs nothing to read; elsewhere a device would have to finish what it was given first."""
+    """Whether a number on which shapes depend costs nothing to read; elsewhere a device would have to finish what it
+    was given first."""
     return x.device.type == "cpu"
 
 
@@ -59,7 +66,10 @@ def live_branches(batch: Batch, rollout: Rollout, group_tokens: int | None = Non
     width = largest((starts + lengths).amax(1), _most_columns(rollout.most_own_tokens, num_steps, group_tokens))
     columns = torch.where(step < lengths[..., None], starts[..., None] + step, width)
     own = own.take_along_dim(first[..., None], dim=1)
-    packed, hung, steps = (_laid(columns, x, width, filler) for x, filler in ((own, 0), (anchors.gather(1, first)[..., None], 1), (step, 0)))
+    packed, hung, steps = (
+        _laid(columns, x, width, filler)
+        for x, filler in ((own, 0), (anchors.gather(1, first)[..., None], 1), (step, 0))
+    )
     reach, depth = [batch.tokens.shape[1]] * width, [num_steps - 1] * width
     if free_to_read(hung):
         reach, depth = torch.stack([hung.amax(0), steps.amax(0)]).tolist()
@@ -68,9 +78,11 @@ def live_branches(batch: Batch, rollout: Rollout, group_tokens: int | None = Non
 
 
 def _starts(lengths: Int[Tensor, "B C"], longest: int, group_tokens: int | None) -> Int[Tensor, "B C"]:
-    """Where branches of these lengths begin if they lie one behind the other, none on both sides of a multiple of `group_tokens`.
+    """Where branches of these lengths begin if they lie one behind the other, none on both sides of a multiple of
+    `group_tokens`.
 
-    A branch goes into the group in which its last token would fall if groups took `group_tokens` less what it can reach into the group before.
+    A branch goes into the group in which its last token would fall if groups took `group_tokens` less what it can reach
+    into the group before.
     """
     ends = lengths.cumsum(1)
     starts = ends - lengths
@@ -91,7 +103,8 @@ def _most_columns(own_tokens: int | None, longest: int, group_tokens: int | None
 
 
 def _laid(columns: Int[Tensor, "B C G"], values: Int[Tensor, "..."], width: int, filler: int) -> Int[Tensor, "B W"]:
-    """Values in their columns, of which `width` and later ones are left out; elsewhere the filler, which nothing reads."""
+    """Values in their columns, of which `width` and later ones are left out; elsewhere the filler, which nothing
+    reads."""
     row = columns.new_full((len(columns), width + 1), filler)
     return row.scatter(1, columns.flatten(1), values.expand_as(columns).flatten(1))[:, :width]
 
@@ -106,8 +119,8 @@ def dense_ranks(keys: Int[Tensor, "B R"]) -> Int[Tensor, "B R"]:
 def distinct(
     keys: Int[Tensor, "B R"], chosen: Bool[Tensor, "B R"], most: int | None
 ) -> tuple[Int[Tensor, "B R"], Int[Tensor, "B C"], Bool[Tensor, "B C"]]:
-    """Number the different chosen keys of a row in their order, C at `most`: everyone's number, and of every number who has it and whether anyone
-    does.
+    """Number the different chosen keys of a row in their order, C at `most`: everyone's number, and of every number who
+    has it and whether anyone does.
 
     The others' numbers are arbitrary, but below C, which is at least 1.
     """

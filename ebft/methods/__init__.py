@@ -22,7 +22,8 @@ def build(
     judge: Judge | None = None,
     reference: LanguageModel | None = None,
 ) -> Method[Any]:
-    """The method that `config.method` describes. `stop_token` ends a branch; None lets it run on. RLVR needs a judge of its questions."""
+    """The method that `config.method` describes. `stop_token` ends a branch; None lets it run on. RLVR needs a judge of
+    its questions."""
     if isinstance(config.method, SFTConfig):
         return SFT(policy)
     if isinstance(config.method, RLVRConfig):

@@ -24,7 +24,8 @@ class Loss:
 
 @dataclass(frozen=True)
 class Tally:
-    """A mean as far as one process has it: how many values, their sum, the sum of their squares. Tallies of the same name add up."""
+    """A mean as far as one process has it: how many values, their sum, the sum of their squares. Tallies of the same
+    name add up."""
 
     sums: Float[Tensor, "3"]  # in float64
     is_spread: bool = False  # the values' standard deviation is wanted, not their mean
@@ -54,7 +55,9 @@ def branch_tokens(batch: Batch, max_tokens: int | None) -> int | None:
     return None if max_tokens is None else max_tokens // len(batch) - batch.tokens.shape[1]
 
 
-def differentiate(method: "Method[Prepared]", prepared: Prepared, totals: Counts, max_tokens: int | None) -> dict[str, Float[Tensor, ""]]:
+def differentiate(
+    method: "Method[Prepared]", prepared: Prepared, totals: Counts, max_tokens: int | None
+) -> dict[str, Float[Tensor, ""]]:
     """Add the gradient of a micro-batch's loss to those of the parameters. Returns the loss, and its parts by name."""
     figures: dict[str, Tensor] = {}
     for loss in method.losses(prepared, totals, max_tokens):
@@ -68,20 +71,20 @@ def differentiate(method: "Method[Prepared]", prepared: Prepared, totals: Counts
 class Method(Protocol[Prepared]):
     """An algorithm as the loop sees it: prepare every micro-batch of an optimiser step, then take the loss of each.
 
-    `counts` are a micro-batch's shares of the denominators; the loop adds them up over the optimiser batch before any loss is taken, so that
-    the losses of the micro-batches add up to the whole batch's.
+    `counts` are a micro-batch's shares of the denominators; the loop adds them up over the optimiser batch before any
+    loss is taken, so that the losses of the micro-batches add up to the whole batch's.
     """
 
     def prepare(self, batch: Batch, step: int, alone: bool) -> Prepared:
-        """Everything that needs no gradient: rollouts, features, rewards, advantages. Of a micro-batch that is `alone` in its step a forward may be
-        kept, with its graph, for the losses, which can then be taken only once."""
+        """Everything that needs no gradient: rollouts, features, rewards, advantages. Of a micro-batch that is `alone`
+        in its step a forward may be kept, with its graph, for the losses, which can then be taken only once."""
         ...
 
     def counts(self, prepared: Prepared) -> Counts: ...
 
     def losses(self, prepared: Prepared, totals: Counts, max_tokens: int | None) -> Iterator[Loss]:
-        """Losses that add up to the micro-batch's. The gradient of each is to be taken before the next, so that at most `max_tokens` hold activations
-        at a time."""
+        """Losses that add up to the micro-batch's. The gradient of each is to be taken before the next, so that at most
+        `max_tokens` hold activations at a time."""
         ...
 
     def row_tokens(self, batch: Batch) -> list[int]:
@@ -89,12 +92,13 @@ class Method(Protocol[Prepared]):
         ...
 
     def metrics(self, prepared: list[Prepared]) -> dict[str, Tally]:
-        """Figures of the micro-batches; the loop adds up those of several processes. Which there are depends on the config alone."""
+        """Figures of the micro-batches; the loop adds up those of several processes. Which there are depends on the
+        config alone."""
         ...
 
     def tokens_per_row(self, row_length: int, num_blocks: float, alone: bool) -> dict[str, float]:
-        """What a row with so many blocks costs in each phase, in the unit of `tokens_forwarded` (method.md section 9); in a micro-batch that is alone
-        in its step, or not."""
+        """What a row with so many blocks costs in each phase, in the unit of `tokens_forwarded` (method.md section 9);
+        in a micro-batch that is alone in its step, or not."""
         ...
 
     @property

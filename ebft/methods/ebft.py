@@ -1,11 +1,13 @@
-"""Energy-based fine-tuning (Jelassi et al., arXiv 2603.12248): match the features of the model's own rollouts with the real continuation's.
+"""Energy-based fine-tuning (Jelassi et al., arXiv 2603.12248): match the features of the model's own rollouts with the
+real continuation's.
 
     minimise  rl_coef * L_CFM(theta) + ce_coef * cross-entropy(theta)
     L_CFM = E_{c,y} | E_{yhat ~ p_theta(.|c)} phi(c, yhat) - phi(c, y) |^2
 
-One optimiser step, strictly on-policy: roll out N short branches at every anchor, embed them and the real continuation with the frozen phi,
-reward alignment with the reference and diversity among the branches, take the policy gradient. With `sampler.reuse` no stage forwards a token twice
-that a rollout shares with its row or with another rollout. Where a step is one micro-batch, its rows' forward serves sampling and update alike.
+One optimiser step, strictly on-policy: roll out N short branches at every anchor, embed them and the real continuation
+with the frozen phi, reward alignment with the reference and diversity among the branches, take the policy gradient.
+With `sampler.reuse` no stage forwards a token twice that a rollout shares with its row or with another rollout. Where a
+step is one micro-batch, its rows' forward serves sampling and update alike.
 """
 
 from collections.abc import Iterator
@@ -50,7 +52,13 @@ class Experience:
 
 class EBFT:
     def __init__(
-        self, config: EBFTConfig, sampler: SamplerConfig, policy: LanguageModel, phi: FeatureNetwork, seed: int, stop_token: int | None
+        self,
+        config: EBFTConfig,
+        sampler: SamplerConfig,
+        policy: LanguageModel,
+        phi: FeatureNetwork,
+        seed: int,
+        stop_token: int | None,
     ) -> None:
         self.config, self.sampler, self.policy, self.phi = config, sampler, policy, phi
         self.seed, self.stop_token = seed, stop_token
@@ -58,17 +66,29 @@ class EBFT:
     def prepare(self, batch: Batch, step: int, alone: bool) -> Experience:
         config, geometry, device = self.config, self.sampler, self.policy.device
         blocks = self._blocks(batch)
-        draws = uniforms(f"{self.seed}/train/{step}", batch.row_ids, blocks.anchors.shape[1], geometry.n_samples, geometry.generate_length)
+        draws = uniforms(
+            f"{self.seed}/train/{step}",
+            batch.row_ids,
+            blocks.anchors.shape[1],
+            geometry.n_samples,
+            geometry.generate_length,
+        )
         text = row_labels(batch).to(device)
         batch, blocks, draws = batch.to(device), blocks.to(device), moved(draws, device)
 
         row = self.policy.kept_row(batch) if alone else None
-        rollout, _ = sample(self.policy, batch, blocks, draws, geometry.temperature, self.stop_token, geometry.reuse, row)
+        rollout, _ = sample(
+            self.policy, batch, blocks, draws, geometry.temperature, self.stop_token, geometry.reuse, row
+        )
         embeddings = self.phi.embeddings(batch, rollout, geometry.reuse)
         alignment, diversity = alignment_and_diversity(embeddings, self.phi.features.whitening)
         reward = config.alignment_coef * alignment - config.diversity_coef * diversity
         advantage = advantages(alignment, diversity, config.alignment_coef, config.diversity_coef, config.advantage)
-        matches = leading_matches(batch, blocks, rollout.tokens) if geometry.reuse else torch.zeros_like(rollout.tokens[..., 0])
+        matches = (
+            leading_matches(batch, blocks, rollout.tokens)
+            if geometry.reuse
+            else torch.zeros_like(rollout.tokens[..., 0])
+        )
         reused = matches.minimum(rollout.valid.sum(-1))
         sign = whitening_sign(embeddings) if self.phi.features.whitening == "reference_code" else None
         return Experience(batch, text, rollout, alignment, diversity, reward, advantage, sign, reused, row)
@@ -77,14 +97,20 @@ class EBFT:
         return {"generated": prepared.rollout.valid.sum(), "targets": prepared.text.wanted.sum()}
 
     def losses(self, prepared: Experience, totals: Counts, max_tokens: int | None) -> Iterator[Loss]:
-        """The branches' losses group by group, then the row's, whose first tokens of rollouts and cross-entropy it has."""
+        """The branches' losses group by group, then the row's, whose first tokens of rollouts and cross-entropy it
+        has."""
         batch, rollout, ce_coef = prepared.batch, prepared.rollout, self.config.ce_coef
         branches = branches_of(batch, rollout.predicting, self.sampler.reuse, branch_tokens(batch, max_tokens))
         generated = branch_labels(batch, rollout, branches, self.sampler.temperature)
         for part in self.policy.parts(batch, branches, prepared.row):
             here, text = generated.within(part), [prepared.text] if ce_coef and part.is_row else []
             log_probs = self.policy.log_probs(part.hidden, here, *text)
-            rl = policy_gradient(rollout.like_tokens(log_probs[0]), prepared.advantages, rollout.like_tokens(here.wanted), totals["generated"])
+            rl = policy_gradient(
+                rollout.like_tokens(log_probs[0]),
+                prepared.advantages,
+                rollout.like_tokens(here.wanted),
+                totals["generated"],
+            )
             total, parts = self.config.rl_coef * rl, {"policy_gradient": rl}
             if text:
                 parts["cross_entropy"] = cross_entropy(log_probs[1], prepared.text.wanted, totals["targets"])
@@ -104,7 +130,9 @@ class EBFT:
 
     def tokens_per_row(self, row_length: int, num_blocks: float, alone: bool) -> dict[str, float]:
         geometry, is_kept = self.sampler, alone and not self.policy.decoder.recomputes
-        return cost.block_rollouts(row_length, num_blocks, geometry.n_samples, geometry.generate_length, self.phi.decoder.depth, is_kept)
+        return cost.block_rollouts(
+            row_length, num_blocks, geometry.n_samples, geometry.generate_length, self.phi.decoder.depth, is_kept
+        )
 
     @property
     def tokens_forwarded(self) -> float:

@@ -1,16 +1,18 @@
-"""Reinforcement learning from verifiable rewards: the policy answers, the data's task judges, policy gradient does the rest.
+"""Reinforcement learning from verifiable rewards: the policy answers, the data's task judges, policy gradient does the
+rest.
 
     maximise  E_{q, y ~ p_theta(.|q)} reward(y, q)  -  kl_coef * KL(p_theta | p_reference)  -  ce_coef * cross-entropy
 
-One optimiser step, strictly on-policy: N completions of every prompt to their end (the sampler's case K = 1), one verdict each, advantages
-among the completions of a prompt. A token's weight in the loss, with advantage A_j and R completions in the optimiser batch:
+One optimiser step, strictly on-policy: N completions of every prompt to their end (the sampler's case K = 1), one
+verdict each, advantages among the completions of a prompt. A token's weight in the loss, with advantage A_j and R
+completions in the optimiser batch:
 
     none, rloo  A_j / R                    the gradient of the expected reward, without bias (arXiv 2402.14740)
     grpo        A_j / (R * tokens of j)    arXiv 2402.03300, at one step a batch, where its ratios are 1
     dr_grpo     A_j / (R * max_new_tokens) arXiv 2503.20783
 
-The KL estimators are Schulman's (http://joschu.net/blog/kl-approx.html). As a loss k1 has no gradient in expectation, so it is taken from the
-reward instead, log-ratio of the whole completion; k2 and k3 are means over tokens in the loss.
+The KL estimators are Schulman's (http://joschu.net/blog/kl-approx.html). As a loss k1 has no gradient in expectation,
+so it is taken from the reward instead, log-ratio of the whole completion; k2 and k3 are means over tokens in the loss.
 """
 
 from collections.abc import Iterator
@@ -53,7 +55,13 @@ class Experience:
 
 class RLVR:
     def __init__(
-        self, config: RLVRConfig, sampler: SamplerConfig, policy: LanguageModel, reference: LanguageModel | None, judge: Judge, seed: int
+        self,
+        config: RLVRConfig,
+        sampler: SamplerConfig,
+        policy: LanguageModel,
+        reference: LanguageModel | None,
+        judge: Judge,
+        seed: int,
     ) -> None:
         self.config, self.sampler, self.policy, self.reference = config, sampler, policy, reference
         self.judge, self.seed = judge, seed
@@ -66,10 +74,22 @@ class RLVR:
         text = row_labels(batch).to(device)
         batch, blocks = batch.to(device), blocks.to(device)
         decoding, key = Decoding(self.sampler.temperature, top_p=1.0), f"{self.seed}/train/{step}"
-        done = complete(self.policy, batch, blocks, self.sampler.n_samples, config.max_new_tokens, decoding, key, self.judge.stop_token)
+        done = complete(
+            self.policy,
+            batch,
+            blocks,
+            self.sampler.n_samples,
+            config.max_new_tokens,
+            decoding,
+            key,
+            self.judge.stop_token,
+        )
         verdicts = self.judge(done.rollout, batch.row_ids)
 
-        scores = torch.tensor([[torch.nan if verdict.score is None else verdict.score for verdict in row] for row in verdicts], device=device)
+        scores = torch.tensor(
+            [[torch.nan if verdict.score is None else verdict.score for verdict in row] for row in verdicts],
+            device=device,
+        )
         ended = torch.tensor([[verdict.ended for verdict in row] for row in verdicts], device=device)
         judged, truncated = ~scores.isnan(), done.truncated[..., 0] & ~ended
         rewards = torch.where(judged & ~truncated, scores, 0)
@@ -79,10 +99,24 @@ class RLVR:
         if reference is not None and config.kl_estimator == "k1":
             ratio = torch.where(done.rollout.valid, done.rollout.log_probs - reference, 0)
             penalised = rewards - config.kl_coef * ratio.sum((2, 3))
-        rollout = Rollout(done.rollout.blocks, done.rollout.tokens, done.rollout.log_probs, done.rollout.valid & counted[..., None, None])
+        rollout = Rollout(
+            done.rollout.blocks,
+            done.rollout.tokens,
+            done.rollout.log_probs,
+            done.rollout.valid & counted[..., None, None],
+        )
         passed = torch.tensor([[verdict.passed for verdict in row] for row in verdicts], device=device) & ~truncated
         return Experience(
-            batch, text, rollout, reference, rewards, passed, judged, counted, truncated, outcome_advantages(penalised, counted, config.advantage)
+            batch,
+            text,
+            rollout,
+            reference,
+            rewards,
+            passed,
+            judged,
+            counted,
+            truncated,
+            outcome_advantages(penalised, counted, config.advantage),
         )
 
     def _reference_log_probs(self, batch: Batch, rollout: Rollout) -> Float[Tensor, "B N 1 G"] | None:
@@ -102,7 +136,8 @@ class RLVR:
         }
 
     def losses(self, prepared: Experience, totals: Counts, max_tokens: int | None) -> Iterator[Loss]:
-        """The completions' losses group by group, then the row's, whose first tokens of completions and cross-entropy it has."""
+        """The completions' losses group by group, then the row's, whose first tokens of completions and cross-entropy
+        it has."""
         config, batch, rollout = self.config, prepared.batch, prepared.rollout
         branches = make_branches(rollout.blocks, rollout.predicting.tokens, branch_tokens(batch, max_tokens))
         generated = branch_labels(batch, rollout, branches, self.sampler.temperature)
@@ -113,7 +148,9 @@ class RLVR:
             total = policy_gradient(log_probs, self._weights(prepared), wanted, totals["completions"])
             parts = {"policy_gradient": total}
             if prepared.reference is not None and config.kl_estimator != "k1":
-                parts["kl_penalty"] = kl_penalty(log_probs, prepared.reference, wanted, totals["generated"], config.kl_estimator)
+                parts["kl_penalty"] = kl_penalty(
+                    log_probs, prepared.reference, wanted, totals["generated"], config.kl_estimator
+                )
                 total = total + config.kl_coef * parts["kl_penalty"]
             if text:
                 parts["cross_entropy"] = cross_entropy(found[1], prepared.text.wanted, totals["targets"])
@@ -136,8 +173,12 @@ class RLVR:
         return outcomes(prepared)
 
     def tokens_per_row(self, row_length: int, num_blocks: float, alone: bool) -> dict[str, float]:
-        return cost.completions(row_length, self.sampler.n_samples, self.config.max_new_tokens, self.reference is not None)
+        return cost.completions(
+            row_length, self.sampler.n_samples, self.config.max_new_tokens, self.reference is not None
+        )
 
     @property
     def tokens_forwarded(self) -> float:
-        return self.policy.decoder.tokens_forwarded + (0 if self.reference is None else self.reference.decoder.tokens_forwarded)
+        return self.policy.decoder.tokens_forwarded + (
+            0 if self.reference is None else self.reference.decoder.tokens_forwarded
+        )

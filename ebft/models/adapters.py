@@ -1,7 +1,9 @@
-"""Low-rank adapters (Hu et al., arXiv 2106.09685): W x + s B A x in place of W x, with s = alpha / rank, rank-stabilised alpha / sqrt(rank).
+"""Low-rank adapters (Hu et al., arXiv 2106.09685): W x + s B A x in place of W x, with s = alpha / rank,
+rank-stabilised alpha / sqrt(rank).
 
-A and B alone are trained. With them off the model is its base, bit for bit: no copy of it is needed as feature network or reference policy. B begins
-at 0, so training starts from the base. Only `peft` knows how; it is imported where a run has adapters.
+A and B alone are trained. With them off the model is its base, bit for bit: no copy of it is needed as feature network
+or reference policy. B begins at 0, so training starts from the base. Only `peft` knows how; it is imported where a run
+has adapters.
 """
 
 import json
@@ -33,11 +35,15 @@ def check_packages(config: LoRAConfig, device: str) -> None:
     """Raises UserError for packages that are not installed, and for quantization without a CUDA device."""
     if config.quantize != "none" and device != "cuda":
         raise UserError(
-            f"model.adapter.quantize={config.quantize} needs a CUDA device, and this run is on the {device}; use model.adapter.quantize=none."
+            f"model.adapter.quantize={config.quantize} needs a CUDA device, and this run is on the {device}; use "
+            "model.adapter.quantize=none."
         )
     check_peft("model/adapter=lora")
     if config.quantize != "none" and find_spec("bitsandbytes") is None:
-        raise UserError(f"model.adapter.quantize={config.quantize} needs bitsandbytes, which is not installed; pip install 'ebft[qlora]'.")
+        raise UserError(
+            f"model.adapter.quantize={config.quantize} needs bitsandbytes, which is not installed; pip install "
+            "'ebft[qlora]'."
+        )
 
 
 def check_peft(what: str) -> None:
@@ -46,15 +52,23 @@ def check_peft(what: str) -> None:
 
 
 def target_modules(model: PreTrainedModel, config: LoRAConfig, name: str) -> dict[str, nn.Linear]:
-    """The modules that `config.targets` means, by name. Raises UserError for a target that means none in the model `name`."""
+    """The modules that `config.targets` means, by name. Raises UserError for a target that means none in the model
+    `name`."""
     modules = linear_modules(model)
     if config.targets is None:
         return modules
     for target in config.targets:
         if not any(_is_named(module, target) for module in modules):
             there = sorted({module.rpartition(".")[2] for module in modules})
-            raise UserError(f"model.adapter.targets names {target}, which no linear module in the layers of {name} is; there are {', '.join(there)}.")
-    return {module: linear for module, linear in modules.items() if any(_is_named(module, target) for target in config.targets)}
+            raise UserError(
+                f"model.adapter.targets names {target}, which no linear module in the layers of {name} is; there are "
+                f"{', '.join(there)}."
+            )
+    return {
+        module: linear
+        for module, linear in modules.items()
+        if any(_is_named(module, target) for target in config.targets)
+    }
 
 
 def _is_named(module: str, target: str) -> bool:
@@ -82,13 +96,17 @@ class Adapters:
             torch.manual_seed(seed)
             self._peft = peft.get_peft_model(model, settings)
         self.model = model
-        self.layers: dict[str, Any] = {name: module for name, module in model.named_modules() if isinstance(module, LoraLayer)}
+        self.layers: dict[str, Any] = {
+            name: module for name, module in model.named_modules() if isinstance(module, LoraLayer)
+        }
         self._base = base
         self.find()
 
     def find(self) -> None:
         """Take the trained weights that the model has now, which are others once it was sharded."""
-        self.trained = nn.ParameterDict({_key(name): weight for name, weight in self.model.named_parameters() if weight.requires_grad})
+        self.trained = nn.ParameterDict(
+            {_key(name): weight for name, weight in self.model.named_parameters() if weight.requires_grad}
+        )
         self.trained.register_buffer(BASE, self._base)
 
     @contextmanager
@@ -104,13 +122,16 @@ class Adapters:
             self.model.train(was_training)
 
     def _switch(self, on: bool) -> None:
-        """As peft's `enable_adapters`, which besides sets `requires_grad` of the weights that are there, shards or what was gathered from them."""
+        """As peft's `enable_adapters`, which besides sets `requires_grad` of the weights that are there, shards or what
+        was gathered from them."""
         for layer in self.layers.values():
             layer._disable_adapters = not on
 
     def weights(self) -> dict[str, Tensor]:
         """Of the adapters, whole and on the CPU, by peft's names."""
-        return {name: whole(value.detach()).cpu() for name, value in self._peft.named_parameters() if value.requires_grad}
+        return {
+            name: whole(value.detach()).cpu() for name, value in self._peft.named_parameters() if value.requires_grad
+        }
 
     def save(self, folder: Path, weights: dict[str, Tensor]) -> None:
         """In peft's format, which `PeftModel.from_pretrained(base, folder)` loads."""
@@ -142,7 +163,8 @@ class Adapters:
 
 
 def attach(model: PreTrainedModel, folder: Path, source: str) -> None:
-    """Adapters from a folder of peft's, where they were trained over this model, which is `source`. Raises UserError where they were not."""
+    """Adapters from a folder of peft's, where they were trained over this model, which is `source`. Raises UserError
+    where they were not."""
     check_peft(str(folder))
     import peft
 
@@ -151,7 +173,10 @@ def attach(model: PreTrainedModel, folder: Path, source: str) -> None:
     path = settings["base_model_name_or_path"] if stored is None else stored["path"]
     fits = path in (source, model.name_or_path) if stored is None else stored["fingerprint"] == int(fingerprint(model))
     if not fits:
-        raise UserError(f"{folder} holds adapters of {path}, and model.path={source} is another base; set model.path as it was there.")
+        raise UserError(
+            f"{folder} holds adapters of {path}, and model.path={source} is another base; set model.path as it was "
+            "there."
+        )
     with _quiet():
         peft.PeftModel.from_pretrained(model, str(folder))
 
@@ -175,7 +200,8 @@ def _quiet() -> Iterator[None]:
 
 
 def fingerprint(model: PreTrainedModel) -> Int[Tensor, ""]:
-    """Of all weights: sums of their bit patterns, each with another factor. The same on every device, and another one wherever one weight differs."""
+    """Of all weights: sums of their bit patterns, each with another factor. The same on every device, and another one
+    wherever one weight differs."""
     sums = [(place + 1) * _bits(weight).sum(dtype=torch.int64) for place, weight in enumerate(model.parameters())]
     return torch.stack([value.cpu() for value in sums]).sum()
 

@@ -1,4 +1,5 @@
-"""How `transformers` models reach the geometry's attention: a function registered by name, and a context on its way through them."""
+"""How `transformers` models reach the geometry's attention: a function registered by name, and a context on its way
+through them."""
 
 from typing import Any
 
@@ -21,7 +22,14 @@ class Held:
 
 @torch.compiler.disable  # flex attention, in it, is compiled by itself
 def branch_attention(
-    module: torch.nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: None, scaling: float, held: Held, **_: Any
+    module: torch.nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: None,
+    scaling: float,
+    held: Held,
+    **_: Any,
 ) -> tuple[Float[Tensor, "B S H d"], None]:
     """The function that `transformers` models call; `held` comes through the model's keyword arguments."""
     layer = module.layer_idx

@@ -21,7 +21,10 @@ from ebft.types import Batch
 
 Result = TypeVar("Result")
 
-FORWARD_TOKENS = {"cpu": 1024, "cuda": 16384}  # of a row's branches at a time where no gradient is taken: what caches hold, and what fills a GPU
+FORWARD_TOKENS = {
+    "cpu": 1024,
+    "cuda": 16384,
+}  # of a row's branches at a time where no gradient is taken: what caches hold, and what fills a GPU
 
 
 @dataclass(frozen=True)
@@ -33,12 +36,15 @@ class Row:
 
     def detached(self) -> "Row":
         """The same numbers without their graph."""
-        return Row(self.hidden.detach(), {layer: (key.detach(), value.detach()) for layer, (key, value) in self.cache.items()})
+        return Row(
+            self.hidden.detach(), {layer: (key.detach(), value.detach()) for layer, (key, value) in self.cache.items()}
+        )
 
 
 @dataclass(frozen=True)
 class Part:
-    """Neighbours in the flat row (see `blocks.py`), from place `start` on. A loss with `pull` added takes gradients on to what earlier parts read."""
+    """Neighbours in the flat row (see `blocks.py`), from place `start` on. A loss with `pull` added takes gradients on
+    to what earlier parts read."""
 
     start: int
     hidden: Float[Tensor, "B P H"]
@@ -50,10 +56,15 @@ class Part:
 
 
 class Decoder:
-    """A stack of transformer layers that runs rows and branches, each time inside `state`, and counts the tokens it forwards."""
+    """A stack of transformer layers that runs rows and branches, each time inside `state`, and counts the tokens it
+    forwards."""
 
     def __init__(
-        self, module: PreTrainedModel, dtype: str, depth: float = 1.0, state: Callable[[], AbstractContextManager[None]] = nullcontext
+        self,
+        module: PreTrainedModel,
+        dtype: str,
+        depth: float = 1.0,
+        state: Callable[[], AbstractContextManager[None]] = nullcontext,
     ) -> None:
         module.set_attn_implementation(NAME)
         self.module, self.state = module, state
@@ -69,7 +80,8 @@ class Decoder:
             layer.compile(dynamic=True)
 
     def shard(self, world: World, owner: nn.Module | None = None, offloaded: bool = False) -> None:
-        """Leave this process its part of the weights; of all of `owner`, where the layers are those of a larger module."""
+        """Leave this process its part of the weights; of all of `owner`, where the layers are those of a larger
+        module."""
         self.shards = Shards(owner or self.module, self.module.layers, world, self.dtype, offloaded)
 
     def through(self, work: Callable[..., Result], *arguments: Any, **named: Any) -> Result:
@@ -82,7 +94,8 @@ class Decoder:
 
     @contextmanager
     def reading(self) -> Iterator[None]:
-        """Forwards alone, of which none but the first is collective. What a gradient is to pass later must be cloned outside."""
+        """Forwards alone, of which none but the first is collective. What a gradient is to pass later must be cloned
+        outside."""
         if self.shards is None:
             with torch.inference_mode():
                 yield
@@ -90,12 +103,16 @@ class Decoder:
             with torch.no_grad(), self.shards.gathered():
                 yield
 
-    def run(self, tokens: Int[Tensor, "B S"], positions: Int[Tensor, "B S"], context: Context) -> Float[Tensor, "B S H"]:
+    def run(
+        self, tokens: Int[Tensor, "B S"], positions: Int[Tensor, "B S"], context: Context
+    ) -> Float[Tensor, "B S H"]:
         """Last hidden states."""
         PULSE.move()
         self.tokens_forwarded += tokens.numel() * self.depth * (3 if torch.is_grad_enabled() else 1)
         with self.state(), torch.autocast(tokens.device.type, torch.bfloat16, enabled=self.autocast):
-            output = self.through(self.module, input_ids=tokens, position_ids=positions, use_cache=False, held=Held(context))
+            output = self.through(
+                self.module, input_ids=tokens, position_ids=positions, use_cache=False, held=Held(context)
+            )
         return output.last_hidden_state
 
     @property
@@ -111,5 +128,8 @@ class Decoder:
     def flat(self, batch: Batch, branches: Branches) -> Float[Tensor, "B S H"]:
         """The row's hidden states and those of all own tokens."""
         row = self.row(batch)
-        groups = [self.run(group.tokens, group.positions, BranchContext.of(batch, group, row.cache)) for _, group in branches.groups()]
+        groups = [
+            self.run(group.tokens, group.positions, BranchContext.of(batch, group, row.cache))
+            for _, group in branches.groups()
+        ]
         return torch.cat([row.hidden, *groups], dim=1)

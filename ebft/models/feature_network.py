@@ -25,10 +25,14 @@ class FeatureNetwork:
     With a policy's `adapters` it consists of that policy's own layers, run with the adapters off.
     """
 
-    def __init__(self, model: PreTrainedModel, features: FeaturesConfig, dtype: str, adapters: Adapters | None = None) -> None:
+    def __init__(
+        self, model: PreTrainedModel, features: FeaturesConfig, dtype: str, adapters: Adapters | None = None
+    ) -> None:
         module = model.base_model
         if not hasattr(module, "layers"):
-            raise UserError(f"{type(module).__name__} keeps its layers where ebft cannot tap them; use a Llama-like model.")
+            raise UserError(
+                f"{type(module).__name__} keeps its layers where ebft cannot tap them; use a Llama-like model."
+            )
         if adapters is not None:
             module = _with_own_list(module)
         self.features = features
@@ -42,7 +46,9 @@ class FeatureNetwork:
             module.requires_grad_(False).eval()
             if dtype == "bf16":
                 round_to_bfloat16(module)
-        self.decoder = Decoder(module, dtype, len(module.layers) / full, nullcontext if adapters is None else adapters.off)
+        self.decoder = Decoder(
+            module, dtype, len(module.layers) / full, nullcontext if adapters is None else adapters.off
+        )
 
     def hidden(self, batch: Batch, branches: Branches) -> Float[Tensor, "B S L H"]:
         """Hidden states of the flat row at the taps."""
@@ -55,7 +61,9 @@ class FeatureNetwork:
         """What every tapped layer is given, forward by forward; nothing for the tap behind the last layer."""
         layers, seen = self.decoder.module.layers, {tap: list[Tensor]() for tap in self.taps}
         hooks = [
-            layers[tap].register_forward_pre_hook(lambda _, args, kwargs, tap=tap: seen[tap].append(args[0]), with_kwargs=True)
+            layers[tap].register_forward_pre_hook(
+                lambda _, args, kwargs, tap=tap: seen[tap].append(args[0]), with_kwargs=True
+            )
             for tap in seen
             if tap < len(layers)
         ]
@@ -65,13 +73,18 @@ class FeatureNetwork:
             for hook in hooks:
                 hook.remove()
 
-    def continuations(self, batch: Batch, rollout: Rollout, reuse: bool) -> tuple[Float[Tensor, "B N K G L H"], Float[Tensor, "B K G L H"]]:
-        """Tapped hidden states of every rollout, where it is valid, and of the row's real continuation of every block, from one forward."""
+    def continuations(
+        self, batch: Batch, rollout: Rollout, reuse: bool
+    ) -> tuple[Float[Tensor, "B N K G L H"], Float[Tensor, "B K G L H"]]:
+        """Tapped hidden states of every rollout, where it is valid, and of the row's real continuation of every block,
+        from one forward."""
         _, n_samples, _, num_steps = rollout.tokens.shape
         with self.decoder.reading():
             branches = branches_of(batch, rollout, reuse, FORWARD_TOKENS[batch.tokens.device.type])
             hidden = self.hidden(batch, branches)
-            places = token_places(block_branches(rollout.blocks.anchors, n_samples), branches, batch.tokens.shape[1], num_steps)
+            places = token_places(
+                block_branches(rollout.blocks.anchors, n_samples), branches, batch.tokens.shape[1], num_steps
+            )
             windows = reference_windows(rollout.blocks.anchors, num_steps, batch.tokens.shape[1])
             return from_branches(_at(hidden, places), n_samples), _at(hidden, windows)
 
@@ -79,7 +92,12 @@ class FeatureNetwork:
         """phi of rollouts and references over their whole length."""
         return self.pool(*self.continuations(batch, rollout, reuse), rollout.valid)
 
-    def pool(self, rollout: Float[Tensor, "B N K G L H"], reference: Float[Tensor, "B K G L H"], valid: Bool[Tensor, "B N K G"]) -> Embeddings:
+    def pool(
+        self,
+        rollout: Float[Tensor, "B N K G L H"],
+        reference: Float[Tensor, "B K G L H"],
+        valid: Bool[Tensor, "B N K G"],
+    ) -> Embeddings:
         method, normalize = self.features.embed_method, self.features.normalize
         whole = torch.ones(reference.shape[:3], dtype=torch.bool, device=reference.device)
         return Embeddings(embed(rollout, valid, method, normalize), embed(reference, whole, method, normalize))
@@ -99,5 +117,8 @@ def _with_own_list(module: PreTrainedModel) -> PreTrainedModel:
 def _replace_final_norm(module: PreTrainedModel) -> None:
     names = [name for name in ("norm", "final_layer_norm") if hasattr(module, name)]
     if len(names) != 1:
-        raise UserError(f"{type(module).__name__} has no final norm that ebft knows, so it cannot be cut at a tap; use a Llama-like model.")
+        raise UserError(
+            f"{type(module).__name__} has no final norm that ebft knows, so it cannot be cut at a tap; use a "
+            "Llama-like model."
+        )
     setattr(module, names[0], nn.Identity())

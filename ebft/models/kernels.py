@@ -1,4 +1,5 @@
-"""Faster kernels for the parts of a transformer that are not this program's own: norms, gates, projections. They change rounding only."""
+"""Faster kernels for the parts of a transformer that are not this program's own: norms, gates, projections. They change
+rounding only."""
 
 import os
 import shutil
@@ -10,17 +11,30 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from ebft.config.schema import TrainerConfig, UserError
 
 COMPILERS = ("c++", "g++", "clang++")
-ELSEWHERE = {"rope": False, "cross_entropy": False, "fused_linear_cross_entropy": False}  # these would change a family's module, or its head
+ELSEWHERE = {
+    "rope": False,
+    "cross_entropy": False,
+    "fused_linear_cross_entropy": False,
+}  # these would change a family's module, or its head
 
 
 def check_kernels(trainer: TrainerConfig, architecture: PreTrainedConfig, name: str, device: str) -> None:
     """Raises UserError for kernels that this machine or this family does not have."""
-    if trainer.compile and device == "cpu" and not any(map(shutil.which, (os.environ.get("CXX", COMPILERS[0]), *COMPILERS))):
-        raise UserError("trainer.compile=true needs a C++ compiler on the CPU, and the path has none; install g++ or use trainer.compile=false.")
+    if (
+        trainer.compile
+        and device == "cpu"
+        and not any(map(shutil.which, (os.environ.get("CXX", COMPILERS[0]), *COMPILERS)))
+    ):
+        raise UserError(
+            "trainer.compile=true needs a C++ compiler on the CPU, and the path has none; install g++ or use "
+            "trainer.compile=false."
+        )
     if not trainer.liger:
         return
     if device != "cuda":
-        raise UserError(f"trainer.liger=true needs a CUDA device, and this run is on the {device}; use trainer.liger=false.")
+        raise UserError(
+            f"trainer.liger=true needs a CUDA device, and this run is on the {device}; use trainer.liger=false."
+        )
     _, families = _liger()
     if architecture.model_type not in families:
         raise UserError(f"{name} ({architecture.model_type}) has no kernels in liger-kernel; use trainer.liger=false.")
@@ -37,5 +51,7 @@ def _liger() -> tuple[Callable[..., None], dict[str, Any]]:
     try:
         from liger_kernel.transformers import monkey_patch
     except ModuleNotFoundError as error:
-        raise UserError("trainer.liger=true needs liger-kernel, which is not installed; pip install 'ebft[liger]'.") from error
+        raise UserError(
+            "trainer.liger=true needs liger-kernel, which is not installed; pip install 'ebft[liger]'."
+        ) from error
     return monkey_patch._apply_liger_kernel_to_instance, monkey_patch.MODEL_TYPE_TO_APPLY_LIGER_FN

@@ -26,7 +26,13 @@ class Labels:
     most: int  # at most so many positions predict a wanted token
 
     def to(self, device: torch.device) -> "Labels":
-        return Labels(moved(self.index, device), moved(self.tokens, device), moved(self.wanted, device), self.temperature, self.most)
+        return Labels(
+            moved(self.index, device),
+            moved(self.tokens, device),
+            moved(self.wanted, device),
+            self.temperature,
+            self.most,
+        )
 
     def within(self, part: Part) -> "Labels":
         """Those that a part's hidden states predict."""
@@ -37,11 +43,16 @@ class Labels:
 
 
 class TokenLogProbs(torch.autograd.Function):
-    """log softmax(logits / temperature) of tokens, each at its position; one copy of the logits on the way there and one on the way back."""
+    """log softmax(logits / temperature) of tokens, each at its position; one copy of the logits on the way there and
+    one on the way back."""
 
     @staticmethod
     def forward(
-        context: Any, logits: Float[Tensor, "P V"], place: Int[Tensor, "B M"], tokens: Int[Tensor, "B M"], temperature: float
+        context: Any,
+        logits: Float[Tensor, "P V"],
+        place: Int[Tensor, "B M"],
+        tokens: Int[Tensor, "B M"],
+        temperature: float,
     ) -> Float[Tensor, "B M"]:
         scaled = logits / temperature
         highest = scaled.amax(-1, keepdim=True)
@@ -61,8 +72,11 @@ class TokenLogProbs(torch.autograd.Function):
         return towards, None, None, None
 
 
-def needed(hidden: Float[Tensor, "B S H"], requests: Sequence[Labels]) -> tuple[Int[Tensor, "P"], list[Int[Tensor, "B _"]]]:
-    """Positions, counted over all rows, that predict a wanted label, in their order; and of every label the place of its own among them."""
+def needed(
+    hidden: Float[Tensor, "B S H"], requests: Sequence[Labels]
+) -> tuple[Int[Tensor, "P"], list[Int[Tensor, "B _"]]]:
+    """Positions, counted over all rows, that predict a wanted label, in their order; and of every label the place of
+    its own among them."""
     num_rows, length = hidden.shape[:2]
     indices = [labels.index + length * torch.arange(num_rows, device=hidden.device)[:, None] for labels in requests]
     wanted = torch.zeros(num_rows * length, dtype=torch.long, device=hidden.device)

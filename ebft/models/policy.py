@@ -66,18 +66,22 @@ class LanguageModel:
         return self.decoder.flat(batch, branches)
 
     def kept_row(self, batch: Batch) -> Row | None:
-        """The row's forward with its graph, to sample from and to differentiate; None with gradient checkpointing, which is there to hold less."""
+        """The row's forward with its graph, to sample from and to differentiate; None with gradient checkpointing,
+        which is there to hold less."""
         return None if self.decoder.recomputes else self.decoder.row(batch)
 
     def parts(self, batch: Batch, branches: Branches, row: Row | None = None) -> Iterator[Part]:
         """Hidden states of the flat row to differentiate part by part: the branches' groups, and at last the row.
 
-        Take every part's gradients, with its `pull`, before the next one. So no more than the row and one group is held at a time, and the gradients
-        add up to the flat row's: a group sees the row's keys and values as leaves, and what reaches them there goes on through the row. `row` is its
-        forward if that was kept.
+        Take every part's gradients, with its `pull`, before the next one. So no more than the row and one group is held
+        at a time, and the gradients add up to the flat row's: a group sees the row's keys and values as leaves, and
+        what reaches them there goes on through the row. `row` is its forward if that was kept.
         """
         row = row or self.decoder.row(batch)
-        leaves = {layer: (key.requires_grad_(), value.requires_grad_()) for layer, (key, value) in row.detached().cache.items()}
+        leaves = {
+            layer: (key.requires_grad_(), value.requires_grad_())
+            for layer, (key, value) in row.detached().cache.items()
+        }
         groups = self._in_step(batch, [*branches.groups()])
         for start, group in groups:
             hidden = self.decoder.run(group.tokens, group.positions, BranchContext.of(batch, group, leaves))
@@ -87,7 +91,8 @@ class LanguageModel:
         yield Part(0, row.hidden, Pull.apply(reached, *(x for pair in row.cache.values() for x in pair)))
 
     def _in_step(self, batch: Batch, groups: list[tuple[int, OwnTokens]]) -> list[tuple[int, OwnTokens]]:
-        """As many groups as any process has, where their passes are collective: behind the others come groups of one token that predicts nothing."""
+        """As many groups as any process has, where their passes are collective: behind the others come groups of one
+        token that predicts nothing."""
         if self.decoder.shards is None:
             return groups
         (most,) = self.decoder.shards.world.most([len(groups)])
@@ -98,11 +103,14 @@ class LanguageModel:
     def prefill(
         self, batch: Batch, blocks: Blocks, n_samples: int, num_steps: int, row: Row | None = None
     ) -> tuple[Float[Tensor, "B T H"], StepContext]:
-        """Forward the row once, unless that was done, and keep its keys and values for `num_steps` tokens of every branch."""
+        """Forward the row once, unless that was done, and keep its keys and values for `num_steps` tokens of every
+        branch."""
         row = self.decoder.row(batch) if row is None else row.detached()
         return row.hidden, StepContext.of(batch, blocks, n_samples, row.cache, num_steps)
 
-    def prefill_completions(self, batch: Batch, blocks: Blocks, n_samples: int, num_steps: int) -> tuple[Float[Tensor, "B T H"], CompletionContext]:
+    def prefill_completions(
+        self, batch: Batch, blocks: Blocks, n_samples: int, num_steps: int
+    ) -> tuple[Float[Tensor, "B T H"], CompletionContext]:
         """The same for rows of one block, whose branches become rows of their own."""
         row = self.decoder.row(batch)
         return row.hidden, CompletionContext.of(batch, blocks, n_samples, row.cache, num_steps)
@@ -125,8 +133,8 @@ class LanguageModel:
         return self.decoder.through(self._log_probs, hidden, *requests)
 
     def _log_probs(self, hidden: Float[Tensor, "B S H"], *requests: Labels) -> list[Float[Tensor, "B M"]]:
-        """Logits are computed once, only at positions that predict a wanted label, and so many at a time that
-        no tensor of the whole row and vocabulary exists; where there are several such chunks, once more on the way back."""
+        """Logits are computed once, only at positions that predict a wanted label, and so many at a time that no tensor
+        of the whole row and vocabulary exists; where there are several such chunks, once more on the way back."""
         (positions, places), rows = needed(hidden, requests), hidden.flatten(0, 1)
         size = self.positions_at_a_time
         results = [torch.zeros(labels.wanted.shape, device=hidden.device) for labels in requests]
@@ -171,4 +179,8 @@ class Pull(torch.autograd.Function):
 
     @staticmethod
     def backward(context: Any, gradient: Float[Tensor, ""]) -> tuple[Tensor | None, ...]:
-        return None, *(gradient * towards for towards in context.gradients), *[None] * (len(context.needs_input_grad) - 1 - len(context.gradients))
+        return (
+            None,
+            *(gradient * towards for towards in context.gradients),
+            *[None] * (len(context.needs_input_grad) - 1 - len(context.gradients)),
+        )

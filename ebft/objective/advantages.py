@@ -7,14 +7,16 @@ from torch import Tensor
 STD_FLOOR = 1e-4  # group_norm: groups whose rewards hardly differ keep small advantages instead of amplified rounding
 
 
-def rloo_baselines(alignment: Float[Tensor, "B N K"], diversity: Float[Tensor, "B N K"]) -> tuple[Float[Tensor, "B N K"], Float[Tensor, "B N K"]]:
+def rloo_baselines(
+    alignment: Float[Tensor, "B N K"], diversity: Float[Tensor, "B N K"]
+) -> tuple[Float[Tensor, "B N K"], Float[Tensor, "B N K"]]:
     """Baselines of both reward parts that do not depend on sample j.
 
         b_alignment_j = mean over i != j of alignment_i
         b_diversity_j = (sum_i diversity_i - 2 diversity_j) / (N - 2),  0 at N = 2
 
-    The second is twice the mean phi_i . phi_l over the pairs that exclude j; the plain leave-one-out mean keeps pairs with j and biases the
-    gradient.
+    The second is twice the mean phi_i . phi_l over the pairs that exclude j; the plain leave-one-out mean keeps pairs
+    with j and biases the gradient.
     """
     num_samples = alignment.shape[1]
     assert num_samples >= 2, "a leave-one-out baseline needs two samples"
@@ -25,9 +27,14 @@ def rloo_baselines(alignment: Float[Tensor, "B N K"], diversity: Float[Tensor, "
 
 
 def advantages(
-    alignment: Float[Tensor, "B N K"], diversity: Float[Tensor, "B N K"], alignment_coef: float, diversity_coef: float, kind: str
+    alignment: Float[Tensor, "B N K"],
+    diversity: Float[Tensor, "B N K"],
+    alignment_coef: float,
+    diversity_coef: float,
+    kind: str,
 ) -> Float[Tensor, "B N K"]:
-    """`none`: the reward itself. `rloo`: minus its baselines. `group_norm`: that, over the standard deviation of the N rewards of its context."""
+    """`none`: the reward itself. `rloo`: minus its baselines. `group_norm`: that, over the standard deviation of the N
+    rewards of its context."""
     reward = alignment_coef * alignment - diversity_coef * diversity
     if kind == "none":
         return reward

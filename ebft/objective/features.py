@@ -1,4 +1,5 @@
-"""From hidden states to feature vectors: pooling over a rollout's tokens, normalisation, concatenation over layers (method.md section 3)."""
+"""From hidden states to feature vectors: pooling over a rollout's tokens, normalisation, concatenation over layers
+(method.md section 3)."""
 
 import math
 
@@ -8,23 +9,31 @@ from torch import Tensor
 
 
 def tap_indices(feature_layers: list[int | float], num_layers: int) -> list[int]:
-    """Hidden-state indices to read: a fraction f becomes max(1, floor(f * num_layers)), an index stays; 0 is the embedding output.
+    """Hidden-state indices to read: a fraction f becomes max(1, floor(f * num_layers)), an index stays; 0 is the
+    embedding output.
 
     Raises:
         ValueError: an index above num_layers.
     """
-    indices = [max(1, math.floor(layer * num_layers)) if isinstance(layer, float) else layer for layer in feature_layers]
+    indices = [
+        max(1, math.floor(layer * num_layers)) if isinstance(layer, float) else layer for layer in feature_layers
+    ]
     for index in indices:
         if index > num_layers:
-            raise ValueError(f"features.feature_layers holds {index}, but the feature network has {num_layers} layers; use 0 to {num_layers}.")
+            raise ValueError(
+                f"features.feature_layers holds {index}, but the feature network has {num_layers} layers; use 0 to "
+                f"{num_layers}."
+            )
     return indices
 
 
-def embed(hidden: Float[Tensor, "*batch G L H"], valid: Bool[Tensor, "*batch G"], embed_method: str, normalize: str) -> Float[Tensor, "*batch D"]:
+def embed(
+    hidden: Float[Tensor, "*batch G L H"], valid: Bool[Tensor, "*batch G"], embed_method: str, normalize: str
+) -> Float[Tensor, "*batch D"]:
     """phi of a continuation from its tapped hidden states, in float32; unit length unless `normalize="none"`.
 
-    D is L * H, for `concat` G * L * H. Tokens that are not valid (after a branch's EOS) take no part: `last_token` reads the last valid one,
-    `mean_pooling` averages the valid ones, `concat` has zeros in their place.
+    D is L * H, for `concat` G * L * H. Tokens that are not valid (after a branch's EOS) take no part: `last_token`
+    reads the last valid one, `mean_pooling` averages the valid ones, `concat` has zeros in their place.
     """
     pooled = _pool(hidden.float(), valid, embed_method)
     if normalize == "joint":
@@ -35,7 +44,9 @@ def embed(hidden: Float[Tensor, "*batch G L H"], valid: Bool[Tensor, "*batch G"]
     return pooled.flatten(-2)
 
 
-def _pool(hidden: Float[Tensor, "*batch G L H"], valid: Bool[Tensor, "*batch G"], embed_method: str) -> Float[Tensor, "*batch L P"]:
+def _pool(
+    hidden: Float[Tensor, "*batch G L H"], valid: Bool[Tensor, "*batch G"], embed_method: str
+) -> Float[Tensor, "*batch L P"]:
     if embed_method == "last_token":
         last = (valid.sum(-1) - 1).clamp_min(0)
         return hidden.take_along_dim(last[..., None, None, None], dim=-3).squeeze(-3) * valid.any(-1)[..., None, None]
@@ -47,5 +58,6 @@ def _pool(hidden: Float[Tensor, "*batch G L H"], valid: Bool[Tensor, "*batch G"]
 
 
 def reference_windows(anchors: Int[Tensor, "B K"], length: int, row_length: int) -> Int[Tensor, "B K G"]:
-    """Row positions of every block's real continuation; positions beyond the row (blocks that do not reach that far) repeat its last."""
+    """Row positions of every block's real continuation; positions beyond the row (blocks that do not reach that far)
+    repeat its last."""
     return (anchors[..., None] + torch.arange(length, device=anchors.device)).clamp_max(row_length - 1)

@@ -1,6 +1,7 @@
 """What a person sees: lines, tables and progress, on the terminal and as plain lines in `train.log`.
 
-On a terminal progress is a live bar; elsewhere it is a line now and then. The log gets those lines either way and never an escape code.
+On a terminal progress is a live bar; elsewhere it is a line now and then. The log gets those lines either way and never
+an escape code.
 """
 
 import time
@@ -66,7 +67,8 @@ class Console:
 
     @contextmanager
     def bar(self, label: str, total: int, done: int, every_tenth: bool) -> Iterator["Bar"]:
-        """Progress from `done` to `total`; bars may nest. Lines come every 10 seconds, and at every tenth of the way where asked for."""
+        """Progress from `done` to `total`; bars may nest. Lines come every 10 seconds, and at every tenth of the way
+        where asked for."""
         if not self._rich.is_interactive:
             yield Bar(self, label, total, done, every_tenth)
             return
@@ -85,7 +87,8 @@ class Console:
                 self._live = None
 
     def show(self, bar: "Bar", figures: str, is_due: bool) -> None:
-        """Brings the live bar up to date; where a line is due, writes it into the log and, without a terminal, prints it."""
+        """Brings the live bar up to date; where a line is due, writes it into the log and, without a terminal, prints
+        it."""
         if self._live is not None:
             self._live.update(bar.task, completed=bar.done, left=bar.left, figures=figures)
         if is_due:
@@ -154,11 +157,21 @@ def _short(value: float) -> str:
 def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return [
-        "  " + "  ".join(cell.rjust(width) if position else cell.ljust(width) for position, (cell, width) in enumerate(zip(row, widths, strict=True)))
+        "  "
+        + "  ".join(
+            cell.rjust(width) if position else cell.ljust(width)
+            for position, (cell, width) in enumerate(zip(row, widths, strict=True))
+        )
         for row in rows
     ]
 
 
 def _live(console: rich_console.Console) -> Progress:
     columns = (TextColumn("{task.description}"), BarColumn(bar_width=20), MofNCompleteColumn())
-    return Progress(*columns, TextColumn("{task.fields[left]}"), TextColumn("{task.fields[figures]}"), console=console, transient=True)
+    return Progress(
+        *columns,
+        TextColumn("{task.fields[left]}"),
+        TextColumn("{task.fields[figures]}"),
+        console=console,
+        transient=True,
+    )

@@ -12,7 +12,19 @@ import torch
 
 from ebft.output.tracking import without_secrets
 
-LIBRARIES = ("ebft", "torch", "transformers", "hydra-core", "omegaconf", "datasets", "safetensors", "numpy", "wandb", "rich", "matplotlib")
+LIBRARIES = (
+    "ebft",
+    "torch",
+    "transformers",
+    "hydra-core",
+    "omegaconf",
+    "datasets",
+    "safetensors",
+    "numpy",
+    "wandb",
+    "rich",
+    "matplotlib",
+)
 
 
 def environment(device: str) -> dict[str, Any]:

@@ -22,7 +22,8 @@ def partial_name(path: Path) -> Path:
 
 @contextmanager
 def atomic_file(path: Path) -> Iterator[BinaryIO]:
-    """A file that becomes `path` when the block ends without an error; an older `path` stays until then. RunFailure on a full disk."""
+    """A file that becomes `path` when the block ends without an error; an older `path` stays until then. RunFailure on
+    a full disk."""
     partial = partial_name(path)
     with naming_full_disk(path):
         try:
@@ -70,7 +71,8 @@ def alone(path: Path) -> Iterator[None]:
 
 
 def append_row(path: Path, row: Mapping[str, Any]) -> None:
-    """One JSON object on a line of its own, on disk when this returns. ValueError on NaN and infinity, which JSON does not have."""
+    """One JSON object on a line of its own, on disk when this returns. ValueError on NaN and infinity, which JSON does
+    not have."""
     line = json.dumps(row, allow_nan=False, ensure_ascii=False)
     with naming_full_disk(path), path.open("a", encoding="utf-8") as file:
         file.write(line + "\n")
@@ -82,7 +84,8 @@ def read_rows(path: Path, mentioning: str = "") -> list[dict[str, Any]]:
 
 
 def whole_lines(path: Path) -> list[str]:
-    """The lines of a file, none where there is no file. A last line without its newline was cut off by a kill and is left out."""
+    """The lines of a file, none where there is no file. A last line without its newline was cut off by a kill and is
+    left out."""
     if not path.exists():
         return []
     *lines, _cut_off = path.read_text(encoding="utf-8", errors="replace").split("\n")
@@ -92,7 +95,9 @@ def whole_lines(path: Path) -> list[str]:
 def keep_rows(path: Path, last_step: int, kind: str = "") -> None:
     """Drops the rows with `step` above `last_step` that hold a key beginning with `kind`, in one rename."""
     if path.exists():
-        kept = [row for row in read_rows(path) if row["step"] <= last_step or not any(key.startswith(kind) for key in row)]
+        kept = [
+            row for row in read_rows(path) if row["step"] <= last_step or not any(key.startswith(kind) for key in row)
+        ]
         atomic_write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in kept))
 
 
@@ -117,19 +122,25 @@ def sync(path: Path) -> None:
 
 @contextmanager
 def naming_full_disk(path: Path) -> Iterator[None]:
-    """Turns a full disk, however a library reports it, into a RunFailure that names the file; passes every other error on."""
+    """Turns a full disk, however a library reports it, into a RunFailure that names the file; passes every other error
+    on."""
     try:
         yield
     except Exception as error:
         if _is_full_disk(error):
-            raise RunFailure(f"The disk is full: {path} could not be written; free some space and run again with resume=auto.") from error
+            raise RunFailure(
+                f"The disk is full: {path} could not be written; free some space and run again with resume=auto."
+            ) from error
         raise
 
 
 def _is_full_disk(error: BaseException | None) -> bool:
-    """Torch reports a full disk with an error of its own on top of the OSError, safetensors with the number in the text."""
+    """Torch reports a full disk with an error of its own on top of the OSError, safetensors with the number in the
+    text."""
     while error is not None:
-        if (isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)) or f"os error {errno.ENOSPC}" in str(error):
+        if (
+            isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+        ) or f"os error {errno.ENOSPC}" in str(error):
             return True
         error = error.__context__
     return False

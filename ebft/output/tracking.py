@@ -1,8 +1,9 @@
 """Trackers: Weights & Biases or nothing. The only module that imports wandb.
 
-W&B is used online where an API key is configured and its server answers, else offline inside the run folder; it never prompts, never waits
-long for a network, and `WANDB_MODE` has the last word. Metrics travel with `step` as a metric of their own instead of W&B's internal step,
-which may only grow: a run that resumes at an earlier checkpoint logs some steps twice.
+W&B is used online where an API key is configured and its server answers, else offline inside the run folder; it never
+prompts, never waits long for a network, and `WANDB_MODE` has the last word. Metrics travel with `step` as a metric of
+their own instead of W&B's internal step, which may only grow: a run that resumes at an earlier checkpoint logs some
+steps twice.
 """
 
 import re
@@ -50,8 +51,11 @@ def start(config: TrackerConfig, directory: Path, resolved_config: dict[str, Any
 
 
 def without_secrets(config: dict[str, Any]) -> dict[str, Any]:
-    """The nested config with values of keys such as `token`, `api_key` or `password`, and credentials inside URLs, replaced by `***`."""
-    return {key: "***" if value is not None and _SECRET_KEY.search(key) else _hide(value) for key, value in config.items()}
+    """The nested config with values of keys such as `token`, `api_key` or `password`, and credentials inside URLs,
+    replaced by `***`."""
+    return {
+        key: "***" if value is not None and _SECRET_KEY.search(key) else _hide(value) for key, value in config.items()
+    }
 
 
 def _hide(value: Any) -> Any:
@@ -65,7 +69,9 @@ def _hide(value: Any) -> Any:
 class WandbTracker(Tracker):
     """One W&B run; `directory/wandb` holds its files."""
 
-    def __init__(self, config: WandbTrackerConfig, directory: Path, resolved_config: dict[str, Any], run_id: str | None) -> None:
+    def __init__(
+        self, config: WandbTrackerConfig, directory: Path, resolved_config: dict[str, Any], run_id: str | None
+    ) -> None:
         import wandb
 
         mode, reason = _mode()
@@ -81,11 +87,15 @@ class WandbTracker(Tracker):
                 dir=directory,
                 config=resolved_config,
                 mode=mode,  # type: ignore[arg-type]
-                settings=wandb.Settings(console="off", silent=True, init_timeout=INIT_SECONDS, finish_timeout=UPLOAD_SECONDS),
+                settings=wandb.Settings(
+                    console="off", silent=True, init_timeout=INIT_SECONDS, finish_timeout=UPLOAD_SECONDS
+                ),
             )
         except wandb.errors.Error as error:
             reason = " ".join(str(error).split())
-            raise UserError(f"tracker=wandb could not start ({reason}); check the API key and the project, or use tracker=none.") from error
+            raise UserError(
+                f"tracker=wandb could not start ({reason}); check the API key and the project, or use tracker=none."
+            ) from error
         self.run_id = self._run.id
         self.notice = self._notice(mode, reason)
         self._run.define_metric("step")
@@ -121,7 +131,9 @@ def _mode() -> tuple[str, str | None]:
     try:
         has_key = wandb.login(prompt=False, verify=False)
     except wandb.errors.Error as error:
-        raise UserError(f"tracker=wandb found an API key that cannot be right ({error}); correct it or use tracker=none.") from error
+        raise UserError(
+            f"tracker=wandb found an API key that cannot be right ({error}); correct it or use tracker=none."
+        ) from error
     return choose_mode(has_key, settings.base_url, answers)
 
 
@@ -145,7 +157,8 @@ def endpoint(base_url: str) -> tuple[str, int]:
 
 
 def answers(host: str, port: int) -> bool:
-    """Whether a TCP connection opens within PROBE_SECONDS. In a thread, because looking a name up knows no time limit."""
+    """Whether a TCP connection opens within PROBE_SECONDS. In a thread, because looking a name up knows no time
+    limit."""
     connected: list[bool] = []
 
     def connect() -> None:

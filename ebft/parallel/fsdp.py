@@ -1,7 +1,9 @@
-"""Weights in shards, one a process (torch's FSDP2): gathered where they are read, and with them gradients and the optimiser's moments in shards.
+"""Weights in shards, one a process (torch's FSDP2): gathered where they are read, and with them gradients and the
+optimiser's moments in shards.
 
-A forward and a backward through sharded weights are collective: every process must make equally many. So who has less to do does something empty
-along. While weights are kept gathered nothing is collective but the first forward, which is how a model is sampled from and evaluated.
+A forward and a backward through sharded weights are collective: every process must make equally many. So who has less
+to do does something empty along. While weights are kept gathered nothing is collective but the first forward, which is
+how a model is sampled from and evaluated.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -20,8 +22,8 @@ from ebft.parallel.world import World
 
 
 class Whole(nn.Module):
-    """Lets anything be computed with a module whose weights outside its layers are sharded together: FSDP gathers them around a forward, and what
-    runs here is the forward of no module in particular."""
+    """Lets anything be computed with a module whose weights outside its layers are sharded together: FSDP gathers them
+    around a forward, and what runs here is the forward of no module in particular."""
 
     def __init__(self, module: nn.Module) -> None:
         super().__init__()
@@ -34,7 +36,9 @@ class Whole(nn.Module):
 class Shards:
     """A module's weights over all processes, by layers."""
 
-    def __init__(self, module: nn.Module, layers: nn.ModuleList, world: World, dtype: str, offloaded: bool = False) -> None:
+    def __init__(
+        self, module: nn.Module, layers: nn.ModuleList, world: World, dtype: str, offloaded: bool = False
+    ) -> None:
         device = next(module.parameters()).device.type
         mesh = init_device_mesh(device, (world.size,))
         computing = torch.bfloat16 if dtype == "bf16" else None
@@ -89,7 +93,8 @@ def kept(module: nn.Module) -> dict[str, Tensor]:
 def clip_gradients(parameters: Iterable[Tensor], max_norm: float) -> Float[Tensor, ""]:
     """Scale all gradients so that their norm together is at most `max_norm`. Returns what it was.
 
-    In float64, because on a CPU torch's sums over a large matrix are right to five digits in float32, and shards would give other digits.
+    In float64, because on a CPU torch's sums over a large matrix are right to five digits in float32, and shards would
+    give other digits.
     """
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
     own = [gradient.to_local() if isinstance(gradient, DTensor) else gradient for gradient in gradients]

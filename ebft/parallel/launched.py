@@ -4,8 +4,8 @@ from collections.abc import Mapping
 
 
 def from_slurm(variables: Mapping[str, str]) -> dict[str, str]:
-    """Torchrun's variables from those of an srun step with several tasks, one a process; none elsewhere. MASTER_ADDR and MASTER_PORT, where the first
-    process is met, are the user's to set, or submitit's."""
+    """Torchrun's variables from those of an srun step with several tasks, one a process; none elsewhere. MASTER_ADDR
+    and MASTER_PORT, where the first process is met, are the user's to set, or submitit's."""
     if "RANK" in variables or int(variables.get("SLURM_STEP_NUM_TASKS", "1")) < 2:
         return {}
     names = {"RANK": "SLURM_PROCID", "WORLD_SIZE": "SLURM_STEP_NUM_TASKS", "LOCAL_RANK": "SLURM_LOCALID"}

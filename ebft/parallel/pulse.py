@@ -1,8 +1,10 @@
-"""Signs of life of the processes of one run, so that one that hangs ends them all, with its name, and none waits for it until tomorrow.
+"""Signs of life of the processes of one run, so that one that hangs ends them all, with its name, and none waits for it
+until tomorrow.
 
-Every process tells the others, every two seconds from a thread of its own, how often it has come to a place where all must meet, and how long ago its
-main thread last got anywhere. A process hangs if nothing is heard from it any more, or if another one is ahead of it and has waited at such a place
-for the whole time in which this one got nowhere. So processes that are all slow alike never hang, and neither does one that says it is busy.
+Every process tells the others, every two seconds from a thread of its own, how often it has come to a place where all
+must meet, and how long ago its main thread last got anywhere. A process hangs if nothing is heard from it any more, or
+if another one is ahead of it and has waited at such a place for the whole time in which this one got nowhere. So
+processes that are all slow alike never hang, and neither does one that says it is busy.
 """
 
 import json
@@ -21,7 +23,9 @@ from typing import Protocol, runtime_checkable
 
 BEAT_SECONDS, DONE = 2.0, -1
 STARTING = timedelta(minutes=10)  # until all processes watch
-VERDICT = "EBFT_VERDICT"  # environment variable: the file that takes the sentence about a hanging process; unset: stderr
+VERDICT = (
+    "EBFT_VERDICT"  # environment variable: the file that takes the sentence about a hanging process; unset: stderr
+)
 LOST = 75  # exit code of a process that ends because of another one
 
 
@@ -53,7 +57,9 @@ class Pulse:
             self.move()
 
     def beat(self, number: int) -> "Beat":
-        return Beat(number, self.meetings, time.monotonic() - self.moved_at, self._busy > 0, socket.gethostname(), os.getpid())
+        return Beat(
+            number, self.meetings, time.monotonic() - self.moved_at, self._busy > 0, socket.gethostname(), os.getpid()
+        )
 
 
 PULSE = Pulse()
@@ -72,7 +78,8 @@ class Beat:
 
 
 def hanging(beats: dict[int, Beat], silent: dict[int, float], limit: float) -> tuple[int, str] | None:
-    """The process that hangs, by rank, and how that shows; `silent` are the seconds since a process was last heard of."""
+    """The process that hangs, by rank, and how that shows; `silent` are the seconds since a process was last heard
+    of."""
     beats = {rank: beat for rank, beat in beats.items() if beat.number != DONE}
     for rank in sorted(beats):
         if silent[rank] > limit:
@@ -94,7 +101,9 @@ class Store(Protocol):
 
 
 @contextmanager
-def watched(store: Store, rank: int, size: int, limit: float, end: Callable[[str, Beat | None], None] | None = None) -> Iterator[None]:
+def watched(
+    store: Store, rank: int, size: int, limit: float, end: Callable[[str, Beat | None], None] | None = None
+) -> Iterator[None]:
     """Watch over one another while in here; a process that hangs for more than `limit` seconds ends all."""
     over = threading.Event()
     watch = _Watch(store, rank, size, limit, end or end_all, over)
@@ -123,7 +132,10 @@ class _Watch:
     heard_at: dict[int, float] = field(default_factory=dict)
 
     def run(self) -> None:
-        number, asking = 0, ThreadPoolExecutor(1, "pulse")  # a store whose holder has stopped never answers, not even that it is too late
+        number, asking = (
+            0,
+            ThreadPoolExecutor(1, "pulse"),
+        )  # a store whose holder has stopped never answers, not even that it is too late
         try:
             while not self.over.wait(min(BEAT_SECONDS, self.limit / 4)):
                 number += 1

@@ -1,8 +1,8 @@
 """Several processes as one run: who they are, and what they tell one another.
 
-Every process takes its share of each optimiser batch and of each evaluation; sums and means are those of the whole. Only the first one decides,
-writes and speaks. Torch's process group does the talking (gloo between hosts, NCCL between GPUs). A run of one process talks to nobody, and none
-of this costs it anything.
+Every process takes its share of each optimiser batch and of each evaluation; sums and means are those of the whole.
+Only the first one decides, writes and speaks. Torch's process group does the talking (gloo between hosts, NCCL between
+GPUs). A run of one process talks to nobody, and none of this costs it anything.
 """
 
 import math
@@ -32,7 +32,8 @@ BUCKET = 2**25  # elements of gradients that travel together
 
 @dataclass(frozen=True)
 class World:
-    """The processes of a run, as one of them sees them; without arguments the only one. All of them must ask the same questions in the same order."""
+    """The processes of a run, as one of them sees them; without arguments the only one. All of them must ask the same
+    questions in the same order."""
 
     rank: int = 0
     size: int = 1
@@ -106,9 +107,11 @@ class World:
         return items[self.rank * each : (self.rank + 1) * each]
 
     def spread(self, items: Sequence[Item], work: Callable[[Item], Result], tick: Callable[[], None]) -> list[Result]:
-        """`work` on every item, in rounds of one item a process, each followed by a `tick`. All get all results, in the order of the items.
+        """`work` on every item, in rounds of one item a process, each followed by a `tick`. All get all results, in the
+        order of the items.
 
-        In a last round with too few items the other processes do the last one over again, so that all work alike at any time.
+        In a last round with too few items the other processes do the last one over again, so that all work alike at any
+        time.
         """
         own: list[Result] = []
         for start in range(0, len(items), self.size):
@@ -163,7 +166,9 @@ def in_contact() -> Iterator[None]:
         yield
     except RuntimeError as error:
         if isinstance(error, dist.DistError) or any(sign in str(error) for sign in ("gloo/", "Gloo", "NCCL")):
-            raise LostContact("Another process of this run has ended; the same command goes on from the last checkpoint.") from error
+            raise LostContact(
+                "Another process of this run has ended; the same command goes on from the last checkpoint."
+            ) from error
         raise
 
 
@@ -176,26 +181,34 @@ def watching(world: World, limit: float) -> AbstractContextManager[None]:
     """While in here the processes watch over one another: one that hangs for more than `limit` seconds ends all."""
     if world.size == 1:
         return nullcontext()
-    client = dist.TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False, timeout=timedelta(seconds=limit))
+    client = dist.TCPStore(
+        os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False, timeout=timedelta(seconds=limit)
+    )
     return watched(dist.PrefixStore("pulse", client), world.rank, world.size, limit)
 
 
 @contextmanager
 def connected() -> Iterator[World]:
-    """The processes that torchrun, srun or ebft-train has started as one run. Raises UserError where they do not find one another."""
+    """The processes that torchrun, srun or ebft-train has started as one run. Raises UserError where they do not find
+    one another."""
     os.environ.update(from_slurm(os.environ))
     if num_processes(os.environ) == 1:
         yield ALONE
         return
     missing = [name for name in ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
     if missing:
-        raise UserError(f"WORLD_SIZE={os.environ['WORLD_SIZE']} without {', '.join(missing)}; start the processes with torchrun, or set these too.")
+        raise UserError(
+            f"WORLD_SIZE={os.environ['WORLD_SIZE']} without {', '.join(missing)}; start the processes with torchrun, "
+            "or set these too."
+        )
     where = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
     if torch.cuda.is_available() and int(os.environ["LOCAL_RANK"]) < torch.cuda.device_count():
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() and dist.is_nccl_available() else "gloo"
     if not dist.is_gloo_available():
-        raise UserError("Several processes need gloo, which this torch was built without; install torch as constraints.txt has it.")
+        raise UserError(
+            "Several processes need gloo, which this torch was built without; install torch as constraints.txt has it."
+        )
     try:
         store, rank, size = next(dist.rendezvous("env://", timeout=timedelta(seconds=MEETING_SECONDS)))
         store.set(f"here/{rank}", "")
@@ -203,7 +216,8 @@ def connected() -> Iterator[World]:
         dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=LONGEST_WAIT)
     except (dist.DistError, ValueError) as error:
         raise UserError(
-            f"The {os.environ['WORLD_SIZE']} processes of this run did not meet at {where} within {MEETING_SECONDS:.0f} s; see that all were "
+            f"The {os.environ['WORLD_SIZE']} processes of this run did not meet at {where} within "
+            f"{MEETING_SECONDS:.0f} s; see that all were "
             "started, that MASTER_ADDR and MASTER_PORT are the first one's, and that its port is open."
         ) from error
     try:

@@ -1,10 +1,13 @@
-"""Pages that need nothing else: a template and a style of `assets/`, and how text, numbers and plots are written into them."""
+"""Pages that need nothing else: a template and a style of `assets/`, and how text, numbers and plots are written into
+them."""
 
 import html
 from importlib import resources
 from string import Template
 
-_VISIBLE_CONTROLS = {code: 0x2400 + code for code in range(32) if chr(code) not in "\n\t"}  # HTML cannot hold control characters
+_VISIBLE_CONTROLS = {
+    code: 0x2400 + code for code in range(32) if chr(code) not in "\n\t"
+}  # HTML cannot hold control characters
 
 
 def page(template: str, **values: str) -> str:

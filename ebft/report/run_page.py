@@ -18,12 +18,15 @@ CONTEXT_CHARACTERS, CONTEXT_LINES = 400, 10  # the end of a context is what a ro
 
 
 def write(directory: Path, summary: Mapping[str, Any], plan: Mapping[str, str]) -> Path:
-    """Writes `plots/` and `report.html` from config.yaml, metrics.jsonl, samples.jsonl and the fields of summary.json; returns the page's path."""
+    """Writes `plots/` and `report.html` from config.yaml, metrics.jsonl, samples.jsonl and the fields of summary.json;
+    returns the page's path."""
     config_text = (directory / "config.yaml").read_text(encoding="utf-8")
     config = yaml.safe_load(config_text)
     rows = sorted(read_rows(directory / "metrics.jsonl"), key=lambda row: row["step"])
     (directory / "plots").mkdir(exist_ok=True)
-    figures = plots.write(directory / "plots", rows, summary["base"], summary["final"], config["sampler"]["generate_length"])
+    figures = plots.write(
+        directory / "plots", rows, summary["base"], summary["final"], config["sampler"]["generate_length"]
+    )
     text = page(
         "report.html",
         title=escape(f"{config['method']['name']} on {config['data']['source']}, from {config['model']['path']}"),
@@ -78,7 +81,11 @@ def _comparison_table(summary: Mapping[str, Any]) -> str:
 
 
 def _named_values(pairs: Iterable[tuple[str, str]]) -> str:
-    return '<table class="plan">' + "".join(f"<tr><th>{escape(name)}</th><td>{escape(value)}</td></tr>" for name, value in pairs) + "</table>"
+    return (
+        '<table class="plan">'
+        + "".join(f"<tr><th>{escape(name)}</th><td>{escape(value)}</td></tr>" for name, value in pairs)
+        + "</table>"
+    )
 
 
 def _samples(rows: Sequence[Mapping[str, Any]]) -> str:

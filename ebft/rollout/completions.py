@@ -1,7 +1,7 @@
 """Completions to the end: one block a row, anchored at the end of its prompt, every branch decoded until it stops.
 
-Branches that have stopped leave the batch with their cached keys and values. Neither their leaving nor the other rows of the batch change what a
-branch says, up to rounding: its draws are a function of the key and its row.
+Branches that have stopped leave the batch with their cached keys and values. Neither their leaving nor the other rows
+of the batch change what a branch says, up to rounding: its draws are a function of the key and its row.
 """
 
 from collections.abc import Callable, Sequence
@@ -16,16 +16,20 @@ from ebft.models.policy import LanguageModel
 from ebft.rollout.sampler import inverse_cdf, uniforms, until_stop
 from ebft.types import Batch, Blocks, Rollout
 
-LOOK_EVERY_STEPS = {"cpu": 1, "cuda": 8}  # at who has stopped, for which the program waits until the device has caught up
+LOOK_EVERY_STEPS = {
+    "cpu": 1,
+    "cuda": 8,
+}  # at who has stopped, for which the program waits until the device has caught up
 LEAVING_SHARE = 1 / 8  # branches leave when they are so many, because the caches of all others are copied
 
 
 @dataclass(frozen=True)
 class Decoding:
-    """How tokens are chosen: the likeliest at temperature 0, else a draw from the nucleus of softmax(logits / temperature).
+    """How tokens are chosen: the likeliest at temperature 0, else a draw from the nucleus of softmax(logits /
+    temperature).
 
-    The nucleus is the smallest set of likeliest tokens that holds `top_p` of the probability. Log-probs stay those of the whole distribution,
-    which is not the one drawn from if `top_p < 1`, so that no policy gradient may follow.
+    The nucleus is the smallest set of likeliest tokens that holds `top_p` of the probability. Log-probs stay those of
+    the whole distribution, which is not the one drawn from if `top_p < 1`, so that no policy gradient may follow.
     """
 
     temperature: float
@@ -38,7 +42,8 @@ class Decoding:
 
 @dataclass(frozen=True)
 class Completions:
-    """What follows every prompt; G is the longest completion. Behind a shorter one stand its stop token and values of 0."""
+    """What follows every prompt; G is the longest completion. Behind a shorter one stand its stop token and values of
+    0."""
 
     rollout: Rollout  # log-probs are at the decoding temperature, at temperature 1 if greedy
     truncated: Bool[Tensor, "B N 1"]  # no stop token came
@@ -132,7 +137,9 @@ def _nucleus(probabilities: Float[Tensor, "R V"], top_p: float) -> Float[Tensor,
 def _completions(rollout: Rollout, entropies: Float[Tensor, "B N 1 G"], stop_token: int | None) -> Completions:
     """Cut to the longest completion."""
     longest = max(1, int(rollout.valid.sum(-1).max()))
-    tokens, log_probs, valid, entropies = (x[..., :longest] for x in (rollout.tokens, rollout.log_probs, rollout.valid, entropies))
+    tokens, log_probs, valid, entropies = (
+        x[..., :longest] for x in (rollout.tokens, rollout.log_probs, rollout.valid, entropies)
+    )
     stopped = torch.zeros_like(valid) if stop_token is None else tokens == stop_token
     cut = Rollout(rollout.blocks, tokens, log_probs.masked_fill(~valid, 0), valid)
     return Completions(cut, ~stopped.any(-1), entropies.masked_fill(~valid, 0))

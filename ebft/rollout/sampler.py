@@ -1,8 +1,9 @@
-"""Strided block-parallel rollouts: the row is forwarded once, then one token of every branch at a time over its cached keys and values.
+"""Strided block-parallel rollouts: the row is forwarded once, then one token of every branch at a time over its cached
+keys and values.
 
-With `reuse`, every step of every block is drawn from the row's logits first. What a rollout draws there holds up to and with its first token that is
-not the row's; from that one on it is a branch. Branches that drew the same tokens behind the same anchor are one until they part, and a branch
-leaves when it has ended.
+With `reuse`, every step of every block is drawn from the row's logits first. What a rollout draws there holds up to and
+with its first token that is not the row's; from that one on it is a branch. Branches that drew the same tokens behind
+the same anchor are one until they part, and a branch leaves when it has ended.
 """
 
 import hashlib
@@ -21,11 +22,13 @@ from ebft.models.policy import LanguageModel
 from ebft.types import Batch, Blocks, Rollout
 
 
-def uniforms(key: str, row_ids: Int[Tensor, "B"], num_blocks: int, n_samples: int, generate_length: int) -> Float[Tensor, "B N K G"]:
+def uniforms(
+    key: str, row_ids: Int[Tensor, "B"], num_blocks: int, n_samples: int, generate_length: int
+) -> Float[Tensor, "B N K G"]:
     """Uniform draws in [0, 1) for every token, a function of `key` and the row alone.
 
-    Neither the other rows of a batch nor the number of blocks changes a row's draws, so micro-batches and resumed runs sample what the
-    whole, undisturbed run samples.
+    Neither the other rows of a batch nor the number of blocks changes a row's draws, so micro-batches and resumed runs
+    sample what the whole, undisturbed run samples.
     """
 
     def draw(row: int) -> np.ndarray:
@@ -58,19 +61,32 @@ class Growing:
             self.going &= ~((self.tokens == stop_token) & (step <= self.last[..., None])).any(-1)
 
     def merge(self, context: StepContext, most: int) -> tuple[Int[Tensor, "B C"], Int[Tensor, "B C"]]:
-        """Tokens and anchors of the different branches that go on; one branch for all rollouts that were one and drew the same token."""
+        """Tokens and anchors of the different branches that go on; one branch for all rollouts that were one and drew
+        the same token."""
         before, latest = self.branch, self.latest
         self.branch, first, _ = distinct(before * ABOVE_TOKENS + latest, self.going, most)
         anchors = self.anchors.gather(1, first)
         context.regroup(anchors, before.gather(1, first))
         return latest.gather(1, first), anchors
 
-    def draw(self, policy: LanguageModel, hidden: Float[Tensor, "B C H"], draws: Float[Tensor, "B R G"], temperature: float, most: int) -> None:
+    def draw(
+        self,
+        policy: LanguageModel,
+        hidden: Float[Tensor, "B C H"],
+        draws: Float[Tensor, "B R G"],
+        temperature: float,
+        most: int,
+    ) -> None:
         """The next token of every rollout that goes on, of which a row has so many at `most`."""
         chosen = self.going.int().argsort(dim=1, descending=True, stable=True)[:, :most]
-        rows, place = torch.arange(len(chosen), device=chosen.device)[:, None], (self.last.gather(1, chosen) + 1).clamp_max(self.tokens.shape[2] - 1)
+        rows, place = (
+            torch.arange(len(chosen), device=chosen.device)[:, None],
+            (self.last.gather(1, chosen) + 1).clamp_max(self.tokens.shape[2] - 1),
+        )
         going = self.going.gather(1, chosen)
-        drawn = _draw(policy, hidden[rows, self.branch.gather(1, chosen)], draws[rows, chosen, place][..., None], temperature)
+        drawn = _draw(
+            policy, hidden[rows, self.branch.gather(1, chosen)], draws[rows, chosen, place][..., None], temperature
+        )
         for held, new in zip((self.tokens, self.log_probs), drawn, strict=True):
             held[rows, chosen, place] = torch.where(going, new.squeeze(-1), held[rows, chosen, place])
         self.last = self.last + 1
@@ -88,15 +104,24 @@ def sample(
 ) -> tuple[Rollout, Float[Tensor, "B T H"]]:
     """Roll out every block: token t of a branch is the inverse CDF of softmax(logits / temperature) at its draw.
 
-    A branch ends with its first `stop_token`, if there is one: that token counts, later ones are marked invalid and filled with it. The
-    last token of a branch is never forwarded, for nothing is predicted from it; nor is the row where its forward was `kept`. Returns the row's
-    hidden states as well, which the rollouts needed and its cross-entropy can use.
+    A branch ends with its first `stop_token`, if there is one: that token counts, later ones are marked invalid and
+    filled with it. The last token of a branch is never forwarded, for nothing is predicted from it; nor is the row
+    where its forward was `kept`. Returns the row's hidden states as well, which the rollouts needed and its
+    cross-entropy can use.
     """
     n_samples, num_steps, uniform = draws.shape[1], draws.shape[3], to_branches(draws)
     with policy.evaluating():
         row, context = policy.prefill(batch, blocks, n_samples, num_steps - 1, kept)
-        rollouts = _begin(batch, blocks, *_along_the_row(policy, blocks, row, draws, temperature, num_steps if reuse else 1), num_steps, reuse)
-        matches = rollouts.last.masked_fill(~rollouts.going, num_steps).cpu() if reuse else None  # all that a step has to ask a device
+        rollouts = _begin(
+            batch,
+            blocks,
+            *_along_the_row(policy, blocks, row, draws, temperature, num_steps if reuse else 1),
+            num_steps,
+            reuse,
+        )
+        matches = (
+            rollouts.last.masked_fill(~rollouts.going, num_steps).cpu() if reuse else None
+        )  # all that a step has to ask a device
         for step in range(num_steps - 1):
             tokens, anchors, most = rollouts.latest, rollouts.anchors, rollouts.anchors.shape[1]
             if matches is not None:
@@ -107,24 +132,41 @@ def sample(
                 tokens, anchors = rollouts.merge(context, most)
             hidden = policy.step_hidden(tokens, anchors, context)
             rollouts.draw(policy, hidden, uniform, temperature, most)
-    drawn, scored = (from_branches(x, n_samples).clone() for x in (rollouts.tokens, rollouts.log_probs))  # out of inference mode
+    drawn, scored = (
+        from_branches(x, n_samples).clone() for x in (rollouts.tokens, rollouts.log_probs)
+    )  # out of inference mode
     rollout = until_stop(blocks, drawn, scored, stop_token)
     return replace(rollout, matches=None if matches is None else matches.clone()), row
 
 
 def _along_the_row(
-    policy: LanguageModel, blocks: Blocks, row: Float[Tensor, "B T H"], draws: Float[Tensor, "B N K G"], temperature: float, num_steps: int
+    policy: LanguageModel,
+    blocks: Blocks,
+    row: Float[Tensor, "B T H"],
+    draws: Float[Tensor, "B N K G"],
+    temperature: float,
+    num_steps: int,
 ) -> tuple[Int[Tensor, "B N K J"], Float[Tensor, "B N K J"]]:
-    """Tokens that the N rollouts of a block draw at every step as if all before were the row's, from one distribution, and their log-probs."""
+    """Tokens that the N rollouts of a block draw at every step as if all before were the row's, from one distribution,
+    and their log-probs."""
     steps = []
     for step in range(num_steps):
         before = (blocks.anchors + step - 1).clamp_max(row.shape[1] - 1)
-        steps.append(_draw(policy, row.take_along_dim(before[..., None], dim=1), draws[..., step].transpose(1, 2), temperature))
+        steps.append(
+            _draw(policy, row.take_along_dim(before[..., None], dim=1), draws[..., step].transpose(1, 2), temperature)
+        )
     tokens, log_probs = (torch.stack(drawn, dim=-1).transpose(1, 2) for drawn in zip(*steps, strict=True))
     return tokens, log_probs
 
 
-def _begin(batch: Batch, blocks: Blocks, tokens: Int[Tensor, "B N K J"], log_probs: Float[Tensor, "B N K J"], num_steps: int, reuse: bool) -> Growing:
+def _begin(
+    batch: Batch,
+    blocks: Blocks,
+    tokens: Int[Tensor, "B N K J"],
+    log_probs: Float[Tensor, "B N K J"],
+    num_steps: int,
+    reuse: bool,
+) -> Growing:
     """Rollouts of which the row has been drawn; without `reuse` its first token, of every branch."""
     n_samples, known = tokens.shape[1], tokens.shape[3]
     shared = to_branches(leading_matches(batch, blocks, tokens) if reuse else torch.zeros_like(tokens[..., 0]))
@@ -139,7 +181,8 @@ def _begin(batch: Batch, blocks: Blocks, tokens: Int[Tensor, "B N K J"], log_pro
 def _draw(
     policy: LanguageModel, hidden: Float[Tensor, "B C H"], uniform: Float[Tensor, "B C J"], temperature: float
 ) -> tuple[Int[Tensor, "B C J"], Float[Tensor, "B C J"]]:
-    """J tokens from the distribution behind every position, and their log-probs; so many positions at a time as their logits allow."""
+    """J tokens from the distribution behind every position, and their log-probs; so many positions at a time as their
+    logits allow."""
     drawn, size = [], policy.positions_at_a_time
     for states, targets in zip(*(x.flatten(0, 1).split(size) for x in (hidden, uniform)), strict=True):
         log_probs = (policy.logits(states) / temperature).log_softmax(-1)
@@ -150,13 +193,16 @@ def _draw(
 
 
 def inverse_cdf(probabilities: Float[Tensor, "*b V"], uniform: Float[Tensor, "*b J"]) -> Int[Tensor, "*b J"]:
-    """The first token up to which more than the share `uniform` of the distribution lies; `probabilities` need not sum to 1."""
+    """The first token up to which more than the share `uniform` of the distribution lies; `probabilities` need not sum
+    to 1."""
     cumulative = probabilities.cumsum(-1)
     targets = (uniform * cumulative[..., -1:]).contiguous()  # as searchsorted asks, with a warning
     return torch.searchsorted(cumulative, targets, right=True).clamp_max(probabilities.shape[-1] - 1)
 
 
-def until_stop(blocks: Blocks, tokens: Int[Tensor, "B N K G"], log_probs: Float[Tensor, "B N K G"], stop_token: int | None) -> Rollout:
+def until_stop(
+    blocks: Blocks, tokens: Int[Tensor, "B N K G"], log_probs: Float[Tensor, "B N K G"], stop_token: int | None
+) -> Rollout:
     """Later tokens than a branch's first `stop_token` become `stop_token` and invalid."""
     valid = blocks.valid[:, None, :, None].expand(tokens.shape)
     if stop_token is not None:

@@ -1,7 +1,8 @@
 """Checkpoints of a run (`checkpoints/step_000040/`), random states, and the export in Hugging Face format.
 
-`tensors/` has what is large, every process's shards of it, `state.pt` the rest. A checkpoint counts once `state.pt`, which is written last, has its
-name, which it gets in one rename: what a kill or a full disk leaves behind is never taken for complete, and the next save removes it.
+`tensors/` has what is large, every process's shards of it, `state.pt` the rest. A checkpoint counts once `state.pt`,
+which is written last, has its name, which it gets in one rename: what a kill or a full disk leaves behind is never
+taken for complete, and the next save removes it.
 """
 
 import itertools
@@ -30,9 +31,18 @@ FOLDER, STATE, TENSORS = "checkpoints", "state.pt", "tensors"
 
 
 class Saving:
-    """A checkpoint on its way. With several processes it is written while they go on, until `complete` (see `tensors.Writing`)."""
+    """A checkpoint on its way. With several processes it is written while they go on, until `complete` (see
+    `tensors.Writing`)."""
 
-    def __init__(self, directory: Path, step: int, tensors: Mapping[str, Tensor], state: dict[str, Any], keep: int, world: World = ALONE) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        step: int,
+        tensors: Mapping[str, Tensor],
+        state: dict[str, Any],
+        keep: int,
+        world: World = ALONE,
+    ) -> None:
         self.directory, self.path = directory, directory / FOLDER / f"step_{step:06d}"
         self._folder = world.told(_unused(self.path / TENSORS))
         self._state, self._keep, self._world = {**state, TENSORS: self._folder.name}, keep, world
@@ -63,7 +73,9 @@ class Saving:
         return self.path
 
 
-def save(directory: Path, step: int, tensors: Mapping[str, Tensor], state: dict[str, Any], keep: int, world: World = ALONE) -> Path:
+def save(
+    directory: Path, step: int, tensors: Mapping[str, Tensor], state: dict[str, Any], keep: int, world: World = ALONE
+) -> Path:
     """A checkpoint of `step`, waited for. RunFailure on a full disk."""
     return Saving(directory, step, tensors, state, keep, world).complete()
 
@@ -81,22 +93,29 @@ def latest(directory: Path) -> Path | None:
 
 
 def resolve(resume: str, directory: Path) -> Path | None:
-    """The checkpoint that `resume` means for the run folder: auto the newest if any, never none, else that folder or the newest of that run."""
+    """The checkpoint that `resume` means for the run folder: auto the newest if any, never none, else that folder or
+    the newest of that run."""
     if resume in ("auto", "never"):
         return latest(directory) if resume == "auto" else None
     path = Path(resume)
     found = path if (path / STATE).is_file() else latest(path)
     if found is None:
-        raise UserError(f"resume={resume} holds no checkpoint; name a checkpoint folder (checkpoints/step_...) or a run folder, or use resume=auto.")
+        raise UserError(
+            f"resume={resume} holds no checkpoint; name a checkpoint folder (checkpoints/step_...) or a run folder, "
+            "or use resume=auto."
+        )
     return found
 
 
 def load(path: Path) -> dict[str, Any]:
-    """The small part of a checkpoint, with the path of the large one as `tensors`. Only data is read: a checkpoint cannot run code."""
+    """The small part of a checkpoint, with the path of the large one as `tensors`. Only data is read: a checkpoint
+    cannot run code."""
     try:
         state = torch.load(path / STATE, map_location="cpu", weights_only=True)
     except (OSError, EOFError, RuntimeError, pickle.UnpicklingError) as error:
-        raise UserError(f"{path} is not a checkpoint that can be read; remove it, or name another with resume=PATH.") from error
+        raise UserError(
+            f"{path} is not a checkpoint that can be read; remove it, or name another with resume=PATH."
+        ) from error
     if not isinstance(state, dict) or TENSORS not in state:
         raise UserError(f"{path} is not a checkpoint of ebft, or of an older one; name another with resume=PATH.")
     return state | {TENSORS: path / state[TENSORS]}
@@ -132,9 +151,11 @@ def restore_random_state(state: dict[str, Any]) -> None:
             torch.cuda.set_rng_state(device_state, device)
 
 
-def export(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, directory: Path, card: str, world: World = ALONE) -> None:
-    """Model, tokenizer and model card in Hugging Face format (safetensors), replacing an older export as a whole; shards are gathered first.
-    RunFailure on a full disk."""
+def export(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, directory: Path, card: str, world: World = ALONE
+) -> None:
+    """Model, tokenizer and model card in Hugging Face format (safetensors), replacing an older export as a whole;
+    shards are gathered first. RunFailure on a full disk."""
     weights = gathered(model, world)
     if world.is_first:
         with atomic_folder(directory) as folder:
@@ -144,7 +165,8 @@ def export(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, directory
 
 
 def export_adapters(adapters: Adapters, directory: Path, source: str, card: str, world: World = ALONE) -> None:
-    """Adapters in peft's format with the model card, and `base.json`, which says over which weights of `source` they were trained."""
+    """Adapters in peft's format with the model card, and `base.json`, which says over which weights of `source` they
+    were trained."""
     weights = adapters.weights()
     if world.is_first:
         with atomic_folder(directory) as folder:
@@ -166,7 +188,11 @@ def gathered(module: nn.Module, world: World = ALONE) -> dict[str, Tensor]:
 
 def _complete(directory: Path) -> list[Path]:
     """Complete checkpoints, oldest first."""
-    found = [path.parent for path in (directory / FOLDER).glob(f"step_*/{STATE}") if re.fullmatch(r"step_\d+", path.parent.name)]
+    found = [
+        path.parent
+        for path in (directory / FOLDER).glob(f"step_*/{STATE}")
+        if re.fullmatch(r"step_\d+", path.parent.name)
+    ]
     return sorted(found, key=_step)
 
 

@@ -1,6 +1,7 @@
 """A run folder: opened, written while the run lives, and closed with its report and summary.
 
-    config.yaml  environment.json  metrics.jsonl  samples.jsonl  answers.jsonl  train.log  checkpoints/  model/  plots/  report.html  summary.json
+    config.yaml  environment.json  metrics.jsonl  samples.jsonl  answers.jsonl  train.log  checkpoints/  model/  plots/
+    report.html  summary.json
 
 `summary.json` is written last; its absence means that the run is going on or was killed.
 """
@@ -37,7 +38,8 @@ class Run:
 
     @staticmethod
     def check(directory: Path, config: TrainConfig) -> None:
-        """UserError where the folder cannot take this run: a file, foreign files, no right to write, or an earlier run that it would not continue."""
+        """UserError where the folder cannot take this run: a file, foreign files, no right to write, or an earlier run
+        that it would not continue."""
         if directory.exists() and not directory.is_dir():
             raise UserError(f"The run folder {directory} is a file; choose another hydra.run.dir.")
         if not os.access(_existing(directory), os.W_OK | os.X_OK):
@@ -47,10 +49,15 @@ class Run:
                 raise UserError(f"{directory} holds files but no run; choose an empty or a new hydra.run.dir.")
             return
         if config.resume == "never":
-            raise UserError(f"{directory} already holds a run; continue it with resume=auto or choose another hydra.run.dir.")
+            raise UserError(
+                f"{directory} already holds a run; continue it with resume=auto or choose another hydra.run.dir."
+            )
         changes = [change for key, change in _changes(directory, config) if not _is_changeable(key)]
         if changes:
-            raise UserError(f"{directory} holds a run of another config ({'; '.join(changes)}); set these back or choose another hydra.run.dir.")
+            raise UserError(
+                f"{directory} holds a run of another config ({'; '.join(changes)}); set these back or choose another "
+                "hydra.run.dir."
+            )
 
     def __init__(self, directory: Path, config: TrainConfig) -> None:
         """Opens a folder that `check` has let pass, new or to be continued."""
@@ -62,7 +69,9 @@ class Run:
         if not self.is_complete:
             (directory / SUMMARY).unlink(missing_ok=True)
             files.atomic_write_text(directory / CONFIG, yaml.safe_dump(self._resolved, sort_keys=False))
-            files.atomic_write_text(directory / ENVIRONMENT, json.dumps(environment(config.trainer.device), indent=2) + "\n")
+            files.atomic_write_text(
+                directory / ENVIRONMENT, json.dumps(environment(config.trainer.device), indent=2) + "\n"
+            )
         self._console = Console(directory / "train.log")
         self.tracker = self._start_tracker(config)
 
@@ -70,7 +79,9 @@ class Run:
         if self.is_complete:
             return tracking.Tracker()
         stored = self.directory / WANDB_RUN_ID
-        tracker = tracking.start(config.tracker, self.directory, self._resolved, stored.read_text().strip() if stored.exists() else None)
+        tracker = tracking.start(
+            config.tracker, self.directory, self._resolved, stored.read_text().strip() if stored.exists() else None
+        )
         if tracker.run_id is not None:
             files.atomic_write_text(stored, tracker.run_id + "\n")
         if tracker.notice is not None:
@@ -78,8 +89,8 @@ class Run:
         return tracker
 
     def rewind(self, step: int, evaluated: int) -> None:
-        """Drops rows and checkpoints beyond `step`, where the run now continues, and evaluations beyond `evaluated`, the latest that it knows of;
-        -1 for a run that starts over without a checkpoint."""
+        """Drops rows and checkpoints beyond `step`, where the run now continues, and evaluations beyond `evaluated`,
+        the latest that it knows of; -1 for a run that starts over without a checkpoint."""
         checkpoint.discard_after(self.directory, step)
         files.keep_rows(self.directory / METRICS, step)
         files.keep_rows(self.directory / METRICS, evaluated, "eval/")
@@ -96,7 +107,8 @@ class Run:
         self._console.say(text)
 
     def log(self, step: int, metrics: Metrics) -> None:
-        """One row of metrics. RunFailure for NaN and infinity: what could not be computed is to be left out, not logged."""
+        """One row of metrics. RunFailure for NaN and infinity: what could not be computed is to be left out, not
+        logged."""
         _check_finite(step, metrics)
         files.append_row(self.directory / METRICS, {"step": step, **metrics})
         self.tracker.log(step, metrics)
@@ -108,7 +120,11 @@ class Run:
         """Rows with `context`, `reference` and `rollouts`, a list of `text` and `reward`."""
         for row in rows:
             files.append_row(self.directory / SAMPLES, {"step": step, **row})
-        flat = [{**row, "rollout": rollout["text"], "reward": rollout["reward"]} for row in rows for rollout in row["rollouts"]]
+        flat = [
+            {**row, "rollout": rollout["text"], "reward": rollout["reward"]}
+            for row in rows
+            for rollout in row["rollouts"]
+        ]
         self.tracker.table("samples", step, flat, ["context", "reference", "rollout", "reward"])
 
     def answers(self, step: int, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -140,8 +156,8 @@ class Run:
         change: Metrics,
         error: str | None = None,
     ) -> None:
-        """Closes the run as completed, failed or interrupted. `train_seconds` are those of the steps alone, `change` is final minus base, in pairs.
-        A failed run gets no report."""
+        """Closes the run as completed, failed or interrupted. `train_seconds` are those of the steps alone, `change` is
+        final minus base, in pairs. A failed run gets no report."""
         assert status in ("completed", "failed", "interrupted"), status
         summary = {
             "status": status,
@@ -155,7 +171,9 @@ class Run:
             "change": dict(change),
             **({"error": error} if error is not None else {}),
         }
-        report_path = report.write(self.directory, summary, self._plan) if status != "failed" and self.metrics() else None
+        report_path = (
+            report.write(self.directory, summary, self._plan) if status != "failed" and self.metrics() else None
+        )
         files.atomic_write_text(self.directory / SUMMARY, json.dumps(summary, indent=2, allow_nan=False) + "\n")
         self.tracker.finish(failed=status == "failed")
         self._say_results(summary, report_path)
@@ -202,7 +220,8 @@ def _check_finite(step: int, metrics: Metrics) -> None:
 
 
 class StopSignals:
-    """While open, the first SIGTERM or Ctrl-C sets `requested` instead of ending the process; a later Ctrl-C raises KeyboardInterrupt."""
+    """While open, the first SIGTERM or Ctrl-C sets `requested` instead of ending the process; a later Ctrl-C raises
+    KeyboardInterrupt."""
 
     MESSAGE = b"\nStopping: finishing this step, then saving; press Ctrl-C again to end at once.\n"
 

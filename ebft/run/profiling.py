@@ -1,4 +1,5 @@
-"""Where a run's time goes: the share of the device's matmul peak that a step reaches, and a torch profile of a few steps."""
+"""Where a run's time goes: the share of the device's matmul peak that a step reaches, and a torch profile of a few
+steps."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -18,14 +19,14 @@ MATMUL_WIDTH, NUM_MATMULS = {"cpu": 1024, "cuda": 8192}, 10
 
 
 def utilization(tokens: float, flops_per_token: float, seconds: float, peak: float) -> float:
-    """Model-FLOPs utilisation: `tokens` forwards of a token (a backward counts as two; what is computed again does not count) in `seconds`, as a
-    share of `peak` operations a second."""
+    """Model-FLOPs utilisation: `tokens` forwards of a token (a backward counts as two; what is computed again does not
+    count) in `seconds`, as a share of `peak` operations a second."""
     return tokens * flops_per_token / (seconds * peak)
 
 
 def matmul_peak(dtype: torch.dtype, device: str) -> float:
-    """Floating-point operations a second of the device in a large matmul: the best of ten. On CUDA it frees what it took, and starts the count of
-    peak memory anew."""
+    """Floating-point operations a second of the device in a large matmul: the best of ten. On CUDA it frees what it
+    took, and starts the count of peak memory anew."""
     width = MATMUL_WIDTH[device]
     factor = torch.randn(width, width, device=device, dtype=dtype)
     product = factor @ factor  # the first one chooses a kernel
@@ -51,7 +52,8 @@ def now_seconds(device: str) -> float:
 
 
 class Profile:
-    """A torch profile of up to three steps that follow one another, the first of this start left out where there are others.
+    """A torch profile of up to three steps that follow one another, the first of this start left out where there are
+    others.
 
     Ends early where anything but a step is due: `close` then writes what there is, and no later step is profiled.
     """
@@ -87,7 +89,9 @@ class Profile:
             return
         with atomic_folder(self._folder) as folder:
             profiler.export_chrome_trace(str(folder / TRACE))
-            (folder / OPERATORS).write_text(operators(profiler.key_averages(), self._device, self._steps), encoding="utf-8")
+            (folder / OPERATORS).write_text(
+                operators(profiler.key_averages(), self._device, self._steps), encoding="utf-8"
+            )
         self._say(f"Profile of {_named(self._steps)}: {self._folder}")
 
     def discard(self) -> None:
@@ -110,14 +114,16 @@ class NoProfile(Profile):
 
 
 def operators(averages: Any, device: str, steps: list[int]) -> str:
-    """The ten operators that take most of the device's time themselves, as a Markdown table; `averages` are torch's, in microseconds."""
+    """The ten operators that take most of the device's time themselves, as a Markdown table; `averages` are torch's, in
+    microseconds."""
     where = "GPU" if device == "cuda" else "CPU"
     rows = [(row.key, row.count, *_times(row, device)) for row in averages if _is_operator(row)]
     whole = sum(own for _, _, own, _ in rows)
     if not whole:
         return f"torch recorded no operator on the {where} in {_named(steps)}.\n"
     lines = [
-        f"Operators of {_named(steps)} by their own time on the {where}, in milliseconds; the total is with the operators they call.",
+        f"Operators of {_named(steps)} by their own time on the {where}, in milliseconds; the total is with the "
+        "operators they call.",
         "",
         "| operator | calls | own | share | total |",
         "| --- | --- | --- | --- | --- |",
@@ -129,7 +135,11 @@ def operators(averages: Any, device: str, steps: list[int]) -> str:
 
 def _times(row: Any, device: str) -> tuple[float, float]:
     """Own and total."""
-    return (row.self_device_time_total, row.device_time_total) if device == "cuda" else (row.self_cpu_time_total, row.cpu_time_total)
+    return (
+        (row.self_device_time_total, row.device_time_total)
+        if device == "cuda"
+        else (row.self_cpu_time_total, row.cpu_time_total)
+    )
 
 
 def _is_operator(row: Any) -> bool:

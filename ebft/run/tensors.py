@@ -1,4 +1,5 @@
-"""Named tensors in a folder, by torch's distributed checkpoint: every process writes the shards that it has, and any number of processes reads them.
+"""Named tensors in a folder, by torch's distributed checkpoint: every process writes the shards that it has, and any
+number of processes reads them.
 
 The files are safetensors, which hold numbers and nothing that could run.
 """
@@ -26,8 +27,8 @@ from ebft.parallel.world import ALONE, World
 
 
 class Writing:
-    """Tensors on their way into an empty folder, what every process has once. With several processes a thread brings them there, which has taken a
-    copy when this exists; alone, all is written then."""
+    """Tensors on their way into an empty folder, what every process has once. With several processes a thread brings
+    them there, which has taken a copy when this exists; alone, all is written then."""
 
     def __init__(self, folder: Path, tensors: Mapping[str, Tensor], world: World = ALONE) -> None:
         self.folder, self.world = folder, world
@@ -73,7 +74,8 @@ def shapes(folder: Path) -> dict[str, torch.Size]:
 
 
 def read_into(folder: Path, tensors: Mapping[str, Tensor], world: World = ALONE) -> None:
-    """Fill the given tensors, or shards of them, with what the folder has under their names, which must be all of them."""
+    """Fill the given tensors, or shards of them, with what the folder has under their names, which must be all of
+    them."""
     with _one_cause():
         dcp.load(dict(tensors), storage_reader=HuggingFaceStorageReader(str(folder)), no_dist=world.size == 1)
 
@@ -90,7 +92,9 @@ def _stored(folder: Path) -> dict[str, TensorStorageMetadata]:
     try:
         entries = HuggingFaceStorageReader(str(folder)).read_metadata().state_dict_metadata
     except (OSError, SafetensorError) as error:
-        raise UserError(f"{folder} does not hold a checkpoint's tensors; remove it, or name another checkpoint with resume=PATH.") from error
+        raise UserError(
+            f"{folder} does not hold a checkpoint's tensors; remove it, or name another checkpoint with resume=PATH."
+        ) from error
     return {name: entry for name, entry in entries.items() if isinstance(entry, TensorStorageMetadata)}
 
 
@@ -98,7 +102,9 @@ def _stored(folder: Path) -> dict[str, TensorStorageMetadata]:
 def _one_cause() -> Iterator[None]:
     """What went wrong in a process, in place of a collection of all processes' errors."""
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="torch.distributed is disabled", category=UserWarning)  # which is meant
+        warnings.filterwarnings(
+            "ignore", message="torch.distributed is disabled", category=UserWarning
+        )  # which is meant
         try:
             yield
         except CheckpointException as error:

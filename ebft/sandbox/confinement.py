@@ -10,7 +10,9 @@ from ebft.sandbox import kernel, landlock, seccomp
 from ebft.sandbox.levels import Limits
 
 MAX_OPEN_FILES = 32
-_OUR_PROCESSES = 3  # that share a user namespace with a program: the zygote, the one that waits for it, the other program of a pair
+_OUR_PROCESSES = (
+    3  # that share a user namespace with a program: the zygote, the one that waits for it, the other program of a pair
+)
 
 
 def library() -> list[str]:
@@ -27,7 +29,9 @@ def confine(parts: Sequence[str], limits: Limits, folder: str) -> None:
     if "rlimits" in parts:
         _set_limits(limits, shared="namespaces" in parts)
     if "landlock" in parts:
-        landlock.restrict({**dict.fromkeys(library(), landlock.READ), os.devnull: landlock.USE_FILE, folder: landlock.WRITE_FLAT})
+        landlock.restrict(
+            {**dict.fromkeys(library(), landlock.READ), os.devnull: landlock.USE_FILE, folder: landlock.WRITE_FLAT}
+        )
     if sys.platform == "linux":
         kernel.drop_capabilities()
     if "seccomp" in parts:
@@ -35,7 +39,8 @@ def confine(parts: Sequence[str], limits: Limits, folder: str) -> None:
 
 
 def _set_limits(limits: Limits, shared: bool) -> None:
-    """Processes are counted by user: where users are namespaced those of one zygote, elsewhere all of the user's, which are too many already."""
+    """Processes are counted by user: where users are namespaced those of one zygote, elsewhere all of the user's, which
+    are too many already."""
     for what, value in [
         (resource.RLIMIT_CPU, limits.cpu_seconds),
         (resource.RLIMIT_AS, limits.memory_bytes),
@@ -49,7 +54,8 @@ def _set_limits(limits: Limits, shared: bool) -> None:
 
 
 def check_limits(limits: Limits) -> None:
-    """OSError unless memory and processes of this confined process are limited indeed: some systems accept a limit and ignore it."""
+    """OSError unless memory and processes of this confined process are limited indeed: some systems accept a limit and
+    ignore it."""
     try:
         bytearray(limits.memory_bytes)
     except MemoryError:

@@ -1,8 +1,10 @@
-"""What runs in a confined process: a model's program, or the tests of one. Nothing that is said here is believed without a check outside.
+"""What runs in a confined process: a model's program, or the tests of one. Nothing that is said here is believed
+without a check outside.
 
-The first message says which. A program's process answers calls; it never learns what the right values are. The tests' process runs trusted
-statements in which the program's function is a stand-in: each call travels as plain data to the program's process and back, so that `==`
-and `assert` happen where the program cannot reach. An argument changed in place is therefore not seen by the tests.
+The first message says which. A program's process answers calls; it never learns what the right values are. The tests'
+process runs trusted statements in which the program's function is a stand-in: each call travels as plain data to the
+program's process and back, so that `==` and `assert` happen where the program cannot reach. An argument changed in
+place is therefore not seen by the tests.
 """
 
 import ast
@@ -19,11 +21,14 @@ from ebft.sandbox.wire import Channel, NotPlainData, decode, encode
 
 _COUNT = "_count_assert"
 
-# What the stand-in may raise in a test. StopIteration would end a loop of the test's as if it had run out of values to check.
+# What the stand-in may raise in a test. StopIteration would end a loop of the test's as if it had run out of values to
+# check.
 _ERRORS = {
     name: error
     for name, error in vars(builtins).items()
-    if isinstance(error, type) and issubclass(error, Exception) and not issubclass(error, StopIteration | StopAsyncIteration | ExceptionGroup)
+    if isinstance(error, type)
+    and issubclass(error, Exception)
+    and not issubclass(error, StopIteration | StopAsyncIteration | ExceptionGroup)
 }
 
 
@@ -48,10 +53,16 @@ def _serve_program(channel: Channel, setup: str, source: str, entry_point: str) 
     channel.send("loaded")
     while True:
         _, arguments, keywords = channel.receive()
-        channel.send(*_answer(function, [decode(tree) for tree in arguments], {name: decode(tree) for name, tree in keywords.items()}))
+        channel.send(
+            *_answer(
+                function, [decode(tree) for tree in arguments], {name: decode(tree) for name, tree in keywords.items()}
+            )
+        )
 
 
-def _load(namespace: dict[str, Any], setup: str, source: str, entry_point: str) -> tuple[str, Callable[..., Any] | None]:
+def _load(
+    namespace: dict[str, Any], setup: str, source: str, entry_point: str
+) -> tuple[str, Callable[..., Any] | None]:
     """The program's function, or in a word why there is none."""
     try:
         exec(compile(setup, "<setup>", "exec"), namespace)
@@ -99,7 +110,8 @@ def _kind(error: BaseException) -> str:
 
 
 class _Tests:
-    """Runs test statements and reports, with the nonce that proves the report to come from here, how many asserts were executed."""
+    """Runs test statements and reports, with the nonce that proves the report to come from here, how many asserts were
+    executed."""
 
     def __init__(self, channel: Channel, nonce: str) -> None:
         self._channel, self._nonce = channel, nonce
@@ -131,7 +143,11 @@ class _Tests:
     def _call(self, *arguments: Any, **keywords: Any) -> Any:
         """The stand-in for the program's function."""
         try:
-            message = ["call", [encode(value) for value in arguments], {name: encode(value) for name, value in keywords.items()}]
+            message = [
+                "call",
+                [encode(value) for value in arguments],
+                {name: encode(value) for name, value in keywords.items()},
+            ]
         except (NotPlainData, RecursionError):
             self._fail("not_plain_data")
         self._channel.send(*message)

@@ -30,7 +30,8 @@ class Judge:
         self.num_tests = 0
 
     def kind(self) -> str:
-        """`passed`, `closed`, or how the program failed. It passes if it did all that was asked of it, and something was."""
+        """`passed`, `closed`, or how the program failed. It passes if it did all that was asked of it, and something
+        was."""
         try:
             self._load()
             for case in self._tests.cases:

@@ -22,8 +22,11 @@ _CAPABILITIES_VERSION_3 = 0x2008_0522
 
 
 def call(name: str, *arguments: Any) -> int:
-    """The C library's function `name`; numbers travel as C longs, so that pointers and 64-bit flags keep all their bits."""
-    return _checked(getattr(_libc, name)(*(ctypes.c_long(value) if isinstance(value, int) else value for value in arguments)))
+    """The C library's function `name`; numbers travel as C longs, so that pointers and 64-bit flags keep all their
+    bits."""
+    return _checked(
+        getattr(_libc, name)(*(ctypes.c_long(value) if isinstance(value, int) else value for value in arguments))
+    )
 
 
 def syscall(number: int, *arguments: Any) -> int:

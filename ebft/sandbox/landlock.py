@@ -1,7 +1,8 @@
-"""Files and TCP, by Landlock: a process that restricted itself opens what it was granted and nothing else, whoever it runs as.
+"""Files and TCP, by Landlock: a process that restricted itself opens what it was granted and nothing else, whoever it
+runs as.
 
-Rights and structures are those of linux/landlock.h. Landlock does not see a file's status, times, mode and owner; the system call filter
-refuses whatever would change them.
+Rights and structures are those of linux/landlock.h. Landlock does not see a file's status, times, mode and owner; the
+system call filter refuses whatever would change them.
 """
 
 import ctypes
@@ -19,7 +20,13 @@ READ = _READ_FILE | _READ_DIR
 WRITE_FLAT = READ | _WRITE_FILE | _REMOVE_FILE | _MAKE_REG | _TRUNCATE  # regular files, and no folder inside the folder
 USE_FILE = _READ_FILE | _WRITE_FILE
 
-_NUM_FILE_RIGHTS = {1: 13, 2: 14, 3: 15, 4: 15, 5: 16}  # by version of the interface; later ones added no right for files
+_NUM_FILE_RIGHTS = {
+    1: 13,
+    2: 14,
+    3: 15,
+    4: 15,
+    5: 16,
+}  # by version of the interface; later ones added no right for files
 _TCP_RIGHTS = 0b11  # bind, connect; since version 4
 _SCOPES = 0b11  # abstract UNIX sockets, signals; since version 6
 

@@ -5,9 +5,9 @@
     landlock     the files and ports that may be opened
     namespaces   users, processes, network, IPC and mounts of its own
 
-A level holds if all its parts do, and a part counts only if it worked when it was tried on this machine. Parts of a higher level that work
-are used even where a lower one fails; they just earn no level. Below `landlock` a program can read and change what its user can; with
-`none` it has a process of its own and its time, and nothing else holds it.
+A level holds if all its parts do, and a part counts only if it worked when it was tried on this machine. Parts of a
+higher level that work are used even where a lower one fails; they just earn no level. Below `landlock` a program can
+read and change what its user can; with `none` it has a process of its own and its time, and nothing else holds it.
 """
 
 from collections.abc import Sequence

@@ -1,7 +1,8 @@
 """A world of its own for a process and its children: users, processes, network, IPC and files.
 
-The new root is a small tmpfs with nothing in it but the interpreter's library, read-only, /dev/null and an empty /tmp. Root gives up its
-user first, so that files which belong to root do not belong to the program; anybody else keeps their user, without any capability outside.
+The new root is a small tmpfs with nothing in it but the interpreter's library, read-only, /dev/null and an empty /tmp.
+Root gives up its user first, so that files which belong to root do not belong to the program; anybody else keeps their
+user, without any capability outside.
 """
 
 import os
@@ -20,8 +21,9 @@ _NEW_ROOT = "/proc"  # covered by the new root while that is built; any folder t
 
 
 def enter(library: Sequence[str], size_bytes: int) -> int:
-    """Leave the outer world. Returns in a new process, the first of its process namespace, what `fork_apart` needs; the caller's own process
-    waits for that one and ends as it does. OSError, in the caller's process, where the system refuses."""
+    """Leave the outer world. Returns in a new process, the first of its process namespace, what `fork_apart` needs; the
+    caller's own process waits for that one and ends as it does. OSError, in the caller's process, where the system
+    refuses."""
     user, group = os.geteuid(), os.getegid()
     if user != 0:
         kernel.call("unshare", kernel.CLONE_NEWUSER)

@@ -17,16 +17,20 @@ from ebft.sandbox.programs import Case, Outcome, Program, Tests
 from ebft.sandbox.worker import Worker
 
 _DOUBLE = Tests("double", cases=(Case((2,), 4),), code="assert double('ab') == 'abab'\nassert candidate(0.5) == 1.0")
-CANARIES = {"passed": Program("def double(x):\n    return x + x\n", _DOUBLE), "failed": Program("def double(x):\n    return x\n", _DOUBLE)}
+CANARIES = {
+    "passed": Program("def double(x):\n    return x + x\n", _DOUBLE),
+    "failed": Program("def double(x):\n    return x\n", _DOUBLE),
+}
 
 
 class Sandbox:
     """Runs programs, each in processes of its own, confined as well as this machine allows: at `level` (levels.py).
 
-    Programs have Python's standard library and nothing else. What is passed to a program's function and what it returns must be plain data
-    (wire.py); anything else makes the outcome failed, `not_plain_data`, and so does an object of a class that the program wrote.
-    UserError where the level is below `config.require`. Whether a model's code may run at all is for the caller to ask. Safe to use from
-    several threads; `close` ends all processes, as does the end of a `with` block or of the last reference.
+    Programs have Python's standard library and nothing else. What is passed to a program's function and what it returns
+    must be plain data (wire.py); anything else makes the outcome failed, `not_plain_data`, and so does an object of a
+    class that the program wrote. UserError where the level is below `config.require`. Whether a model's code may run at
+    all is for the caller to ask. Safe to use from several threads; `close` ends all processes, as does the end of a
+    `with` block or of the last reference.
     """
 
     def __init__(self, config: SandboxConfig) -> None:
@@ -45,7 +49,9 @@ class Sandbox:
     def __enter__(self) -> "Sandbox":
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
         self.close()
 
     def run(self, program: Program) -> Outcome:
@@ -84,12 +90,16 @@ class Sandbox:
         for status, program in CANARIES.items():
             outcome = self.run(program)
             if outcome.status != status:
-                raise RunFailure(f"The sandbox cannot be trusted here: a program that should have {status} got {outcome.status} ({outcome.kind}).")
+                raise RunFailure(
+                    f"The sandbox cannot be trusted here: a program that should have {status} got {outcome.status} "
+                    f"({outcome.kind})."
+                )
 
     def _start(self) -> Worker:
         config = self._config
         limits = levels.Limits(
-            cpu_seconds=math.ceil(config.seconds * config.processes) + 1,  # never reached before `seconds` have passed on the clock
+            cpu_seconds=math.ceil(config.seconds * config.processes)
+            + 1,  # never reached before `seconds` have passed on the clock
             memory_bytes=config.memory_mb << 20,
             output_bytes=config.output_kb << 10,
             processes=config.processes,
@@ -101,7 +111,9 @@ class Sandbox:
         try:
             worker = self._start()
         except (OSError, EOFError) as error:
-            raise RunFailure(f"The sandbox could not start its first process ({type(error).__name__}: {error}).") from error
+            raise RunFailure(
+                f"The sandbox could not start its first process ({type(error).__name__}: {error})."
+            ) from error
         self._idle.put(worker)
         return worker.parts
 
@@ -116,7 +128,10 @@ class Sandbox:
             )
         if config.processes > 1 and self.level != "namespaces":
             self.close()
-            raise UserError(f"sandbox.processes={config.processes} can be enforced with namespaces only, which failed here; set it to 1.")
+            raise UserError(
+                f"sandbox.processes={config.processes} can be enforced with namespaces only, which failed here; set "
+                "it to 1."
+            )
 
 
 def _num_cores() -> int:

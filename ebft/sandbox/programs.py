@@ -14,8 +14,9 @@ class Case:
 
 @dataclass(frozen=True)
 class Tests:
-    """How a program is judged: by `cases`, whose results are compared outside the program's process, or by `code`, trusted statements in which
-    `entry_point` (and `candidate`, as HumanEval calls it) stand for the program's function. All must pass, and there must be one."""
+    """How a program is judged: by `cases`, whose results are compared outside the program's process, or by `code`,
+    trusted statements in which `entry_point` (and `candidate`, as HumanEval calls it) stand for the program's function.
+    All must pass, and there must be one."""
 
     entry_point: str
     cases: tuple[Case, ...] = ()
@@ -33,9 +34,12 @@ class Program:
 
 @dataclass(frozen=True)
 class Outcome:
-    """`passed`, `failed` through the program's own fault, or `error`: the machine's fault, which says nothing about the program."""
+    """`passed`, `failed` through the program's own fault, or `error`: the machine's fault, which says nothing about the
+    program."""
 
     status: Literal["passed", "failed", "error"]
-    kind: str  # passed, wrong_value, exception, syntax, timeout, memory, output, exit, forbidden, ...; of an error, its cause in words
+    # passed, wrong_value, exception, syntax, timeout, memory, output, exit, forbidden, ...; of an error, its cause in
+    # words
+    kind: str
     num_tests: int  # executed
     seconds: float

@@ -1,9 +1,10 @@
 """System calls, by a seccomp filter: those that computing in Python needs are allowed, all others fail with EPERM.
 
-Allowed is what a process can do to its own memory, to descriptors that it holds, to files that Landlock grants, and to its own time. No
-socket but a stream pair of its own (asyncio wakes itself through one), no new program or process, no thread unless asked for, no signal
-to anybody, no change to a file's mode, owner or times, no namespace, key, trace or module. Where an argument decides, it is looked at:
-`fcntl` and `ioctl` could otherwise have the kernel signal a process, and O_TRUNC empties a file that is open for reading only.
+Allowed is what a process can do to its own memory, to descriptors that it holds, to files that Landlock grants, and to
+its own time. No socket but a stream pair of its own (asyncio wakes itself through one), no new program or process, no
+thread unless asked for, no signal to anybody, no change to a file's mode, owner or times, no namespace, key, trace or
+module. Where an argument decides, it is looked at: `fcntl` and `ioctl` could otherwise have the kernel signal a
+process, and O_TRUNC empties a file that is open for reading only.
 """
 
 import ctypes
@@ -48,7 +49,11 @@ _CLONE3 = 435  # on both
 _CONDITIONS = {
     "openat": (2, 0o1003, (0o0, 0o1, 0o2, 0o1001, 0o1002)),  # O_TRUNC only with O_WRONLY or O_RDWR
     "fcntl": (1, 0xFFFF_FFFF, (0, 1, 2, 3, 4, 1030)),  # F_DUPFD, F_GETFD, F_SETFD, F_GETFL, F_SETFL, F_DUPFD_CLOEXEC
-    "ioctl": (1, 0xFFFF_FFFF, (0x5401, 0x5413, 0x5421, 0x5450, 0x5451)),  # TCGETS, TIOCGWINSZ, FIONBIO, FIONCLEX, FIOCLEX
+    "ioctl": (
+        1,
+        0xFFFF_FFFF,
+        (0x5401, 0x5413, 0x5421, 0x5450, 0x5451),
+    ),  # TCGETS, TIOCGWINSZ, FIONBIO, FIONCLEX, FIOCLEX
     "socketpair": (1, 0xF, (1,)),  # SOCK_STREAM: a datagram socket could send to others
     "clone": (0, 0x1_0000, (0x1_0000,)),  # CLONE_THREAD
 }
@@ -70,7 +75,9 @@ def install(threads: bool) -> None:
         raise OSError(errno.ENOSYS, f"no system call table for {platform.machine()}")
     column, architecture = _ARCHITECTURES[platform.machine()]
     instructions = b"".join(struct.pack("HBBI", *line) for line in _filter(column, architecture, threads))
-    kernel.prctl(kernel.PR_SET_SECCOMP, _SECCOMP_MODE_FILTER, ctypes.byref(_Program(len(instructions) // 8, instructions)))
+    kernel.prctl(
+        kernel.PR_SET_SECCOMP, _SECCOMP_MODE_FILTER, ctypes.byref(_Program(len(instructions) // 8, instructions))
+    )
 
 
 def _filter(column: int, architecture: int, threads: bool) -> Iterator[tuple[int, int, int, int]]:
@@ -86,7 +93,8 @@ def _filter(column: int, architecture: int, threads: bool) -> Iterator[tuple[int
             yield (_JUMP_IF_EQUAL, 0, len(condition) + 1, number)
             yield from condition
             yield (_RETURN, 0, 0, _ALLOW)
-    # The C library falls back from clone3, whose flags a filter cannot read, to clone if the kernel seems not to know it.
+    # The C library falls back from clone3, whose flags a filter cannot read, to clone if the kernel seems not to know
+    # it.
     yield (_JUMP_IF_EQUAL, 0, 1, _CLONE3)
     yield (_RETURN, 0, 0, _FAIL | errno.ENOSYS)
     yield (_RETURN, 0, 0, _FAIL | errno.EPERM)

@@ -1,9 +1,10 @@
 """Plain data on a socket: how values travel between the processes of a run, and when two of them are the same.
 
-A value becomes a tree of JSON: None, bool, str, float, a list, and an int of 64 bits stand for themselves; whatever else is plain is an object
-with one key, its type: {"tuple": [...]}, {"dict": [[key, value], ...]}, {"bytes": hex}. Types are exact, because a subclass may compare as
-it pleases; only the three dictionaries of `collections` travel as the dict that they equal. Nothing else travels: no object, no generator,
-no function. Reading a tree runs no code of the sender's, and comparing two takes time by the size of the trusted one.
+A value becomes a tree of JSON: None, bool, str, float, a list, and an int of 64 bits stand for themselves; whatever
+else is plain is an object with one key, its type: {"tuple": [...]}, {"dict": [[key, value], ...]}, {"bytes": hex}.
+Types are exact, because a subclass may compare as it pleases; only the three dictionaries of `collections` travel as
+the dict that they equal. Nothing else travels: no object, no generator, no function. Reading a tree runs no code of the
+sender's, and comparing two takes time by the size of the trusted one.
 """
 
 import json
@@ -68,7 +69,8 @@ def decode(tree: Tree) -> Any:
 
 
 def same(tree: Tree, expected: Tree) -> bool:
-    """Whether two trees are one value: of the same types, floats within a relative 1e-9 (as keys and in sets exactly), nan equal to nan.
+    """Whether two trees are one value: of the same types, floats within a relative 1e-9 (as keys and in sets exactly),
+    nan equal to nan.
 
     `expected` is a tree of ours; `tree` may be any JSON.
     """
@@ -91,17 +93,24 @@ def same(tree: Tree, expected: Tree) -> bool:
 
 
 def _same_pairs(pairs: Tree, expected: list[list[Tree]]) -> bool:
-    """In any order. Keys are compared as text, so that 1, 1.0 and True differ and no key can be made slow to look up."""
-    if type(pairs) is not list or len(pairs) != len(expected) or any(type(pair) is not list or len(pair) != 2 for pair in pairs):
+    """In any order. Keys are compared as text, so that 1, 1.0 and True differ and no key can be made slow to look
+    up."""
+    if (
+        type(pairs) is not list
+        or len(pairs) != len(expected)
+        or any(type(pair) is not list or len(pair) != 2 for pair in pairs)
+    ):
         return False
     found = {json.dumps(key): item for key, item in pairs}
     return all(json.dumps(key) in found and same(found[json.dumps(key)], item) for key, item in expected)
 
 
 class Channel:
-    """Messages, each a list of JSON, over a stream socket; `deadline` (of time.monotonic) and `max_bytes` bind our side only.
+    """Messages, each a list of JSON, over a stream socket; `deadline` (of time.monotonic) and `max_bytes` bind our side
+    only.
 
-    TimeoutError behind the deadline, EOFError where the other side is gone, TooLong and ValueError for a message that is none.
+    TimeoutError behind the deadline, EOFError where the other side is gone, TooLong and ValueError for a message that
+    is none.
     """
 
     def __init__(self, end: socket.socket, max_bytes: float = math.inf) -> None:

@@ -84,7 +84,8 @@ class Worker:
         return content
 
     def _cause(self, endings: list[Any]) -> str:
-        """How a program failed whose process closed its socket. Under the filter it cannot kill itself, and no limit of ours kills."""
+        """How a program failed whose process closed its socket. Under the filter it cannot kill itself, and no limit of
+        ours kills."""
         for ending in endings:
             if ending == "output":
                 return "output"

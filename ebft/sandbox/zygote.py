@@ -1,15 +1,16 @@
 """The process that forks one confined process per program, so that none pays for the start of an interpreter.
 
-It is as strong as a fresh interpreter a program. The zygote runs no model code and reads none: a program's text, its tests and its values go
-from the runner to the forked process over a socket that the zygote only hands on, so nothing of one program is in the memory that the next
-one inherits, which is an interpreter with some of its library imported and nothing else. Confinement is applied after the fork and before
-the first byte of the program is read. The interpreter starts with -P -s -S and a clean environment, which is -I -S but for one variable
-that -I would ignore: a fixed hash seed, without which the same program could get another verdict.
+It is as strong as a fresh interpreter a program. The zygote runs no model code and reads none: a program's text, its
+tests and its values go from the runner to the forked process over a socket that the zygote only hands on, so nothing of
+one program is in the memory that the next one inherits, which is an interpreter with some of its library imported and
+nothing else. Confinement is applied after the fork and before the first byte of the program is read. The interpreter
+starts with -P -s -S and a clean environment, which is -I -S but for one variable that -I would ignore: a fixed hash
+seed, without which the same program could get another verdict.
 
-The runner writes one byte at a time: `s` with a socket for every process to start, then `k` to kill them, or `w` to give them a moment to
-end by themselves first. The answer to that is how each ended: its exit code (a negative signal), "output" if its files outgrew the
-limit, null if it had to be killed. It is sent when all of them and all that they started are dead and their folders are removed. When the
-runner goes, so does the zygote.
+The runner writes one byte at a time: `s` with a socket for every process to start, then `k` to kill them, or `w` to
+give them a moment to end by themselves first. The answer to that is how each ended: its exit code (a negative signal),
+"output" if its files outgrew the limit, null if it had to be killed. It is sent when all of them and all that they
+started are dead and their folders are removed. When the runner goes, so does the zygote.
 """
 
 import gc
@@ -71,7 +72,9 @@ class Zygote:
             kernel.prctl(kernel.PR_SET_CHILD_SUBREAPER, 1)
         self._parts, self._folder = _working(settings), settings.folder
         if "namespaces" in self._parts:
-            self._own_processes = namespaces.enter(library(), MAX_PROCESSES * MAX_OPEN_FILES * self._limits.output_bytes)
+            self._own_processes = namespaces.enter(
+                library(), MAX_PROCESSES * MAX_OPEN_FILES * self._limits.output_bytes
+            )
             self._folder = namespaces.FOLDER
         gc.freeze()  # the garbage collector of a child need not touch, and thereby copy, what it shares with us
         Channel(control).send("parts", self._parts)
@@ -111,7 +114,9 @@ class Zygote:
             channel = Channel(socket.socket(fileno=number))
             os.chdir(folder)
             confine(self._parts, self._limits, folder)
-            os.dup2(0, 2)  # /dev/null, as the other two are; what goes wrong before this line is ours and belongs on the console
+            os.dup2(
+                0, 2
+            )  # /dev/null, as the other two are; what goes wrong before this line is ours and belongs on the console
             inside.serve(channel)
         except BaseException:  # whatever it is, this copy of the zygote must not go on as one
             traceback.print_exc()
@@ -187,7 +192,8 @@ def _size(path: str) -> int:
 
 
 def _kill_descendants(processes: list[Process]) -> None:
-    """What a program started without the filter: its group, then whatever else was handed to us when its own parent died."""
+    """What a program started without the filter: its group, then whatever else was handed to us when its own parent
+    died."""
     for process in processes:
         _kill(os.killpg, process.pid)
     children = f"/proc/self/task/{os.getpid()}/children"

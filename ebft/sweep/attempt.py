@@ -28,7 +28,8 @@ class Outcome:
 
 
 class Attempt:
-    """A running job. Holds the job's lock until its end is recorded, and the process holds it too, should this one be killed."""
+    """A running job. Holds the job's lock until its end is recorded, and the process holds it too, should this one be
+    killed."""
 
     def __init__(self, directory: Path, job: Job, environment: Mapping[str, str], descriptor: int) -> None:
         self.directory, self.job, self._descriptor = directory, job, descriptor
@@ -81,15 +82,25 @@ class Attempt:
         return Outcome(states.FAILED, f"{last_line(self.log)} (exit code {code}, {self.log})")
 
 
-def _start(directory: Path, job: Job, environment: Mapping[str, str], log: IO[bytes], descriptors: Sequence[int] = ()) -> "subprocess.Popen[bytes]":
+def _start(
+    directory: Path, job: Job, environment: Mapping[str, str], log: IO[bytes], descriptors: Sequence[int] = ()
+) -> "subprocess.Popen[bytes]":
     command = [sys.executable, "-m", CHILD, *job.overrides, f"hydra.run.dir={quoted(str(folder(directory, job.name)))}"]
     variables = {**os.environ, **environment, PARENT: str(os.getpid())}
-    return subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, pass_fds=descriptors, start_new_session=True, env=variables)
+    return subprocess.Popen(
+        command,
+        stdout=log,
+        stderr=log,
+        stdin=subprocess.DEVNULL,
+        pass_fds=descriptors,
+        start_new_session=True,
+        env=variables,
+    )
 
 
 def follow(directory: Path, job: Job, environment: Mapping[str, str]) -> Outcome:
-    """A further process of an attempt that the first of several tasks performs, which alone knows and records how it ends. It has the rank that the
-    environment says."""
+    """A further process of an attempt that the first of several tasks performs, which alone knows and records how it
+    ends. It has the rank that the environment says."""
     known = states.state_unlocked(directory, job)
     if known.kind in (states.DONE, states.FAILED, states.STOPPED):
         return Outcome(known.kind, known.note)

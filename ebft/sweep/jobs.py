@@ -28,7 +28,9 @@ class Job:
     overrides: tuple[str, ...]  # of ebft-train
     needs: str | None = None  # the run that must be done before, because this one starts from its model
     trial: int | None = None  # of a search
-    settings: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)  # its flat config; model.path=run:JOB for another's model
+    settings: Mapping[str, Any] = field(
+        default_factory=dict, compare=False, repr=False
+    )  # its flat config; model.path=run:JOB for another's model
     config: TrainConfig | None = field(default=None, compare=False, repr=False)  # not kept in sweep.json
 
 
@@ -38,8 +40,8 @@ def folder(directory: Path, name: str) -> Path:
 
 
 def quoted(text: str) -> str:
-    """As a value of an override, whatever characters it has: OmegaConf must not see an interpolation, nor Hydra the end of the quotes. In quotes
-    Hydra takes a backslash for itself only before a quote, and OmegaConf only before ${."""
+    """As a value of an override, whatever characters it has: OmegaConf must not see an interpolation, nor Hydra the end
+    of the quotes. In quotes Hydra takes a backslash for itself only before a quote, and OmegaConf only before ${."""
     literal = re.sub(r"(\\*)\$\{", lambda found: found[1] * 2 + r"\${", text)
     return '"' + re.sub(r'(\\*)("|$)', lambda found: found[1] * 2 + found[2].replace('"', r"\""), literal) + '"'
 
@@ -52,7 +54,11 @@ def settings_of(config: TrainConfig, model: str) -> dict[str, Any]:
 def name_of(settings: Mapping[str, Any]) -> str:
     """`method-data-HASH`: equal for configs that compute the same."""
     computing = [key for key in CHANGEABLE_KEYS if key not in LENGTH_KEYS]
-    kept = {key: value for key, value in settings.items() if not any(key == left or key.startswith(f"{left}.") for left in computing)}
+    kept = {
+        key: value
+        for key, value in settings.items()
+        if not any(key == left or key.startswith(f"{left}.") for left in computing)
+    }
     digest = hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
     return f"{settings['method.name']}-{settings['data.source']}-{digest[:ID_DIGITS]}"
 
@@ -73,11 +79,15 @@ def write_manifest(directory: Path, manifest: Manifest) -> None:
 
 
 def read_manifest(directory: Path) -> Manifest | None:
-    """None where the folder holds no sweep. Raises UserError for a file that is not one of ours, or that may not be read."""
+    """None where the folder holds no sweep. Raises UserError for a file that is not one of ours, or that may not be
+    read."""
     path = directory / MANIFEST
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        jobs = tuple(Job(**(run | {"overrides": tuple(run["overrides"]), "settings": run["settings"]})) for run in content["runs"])
+        jobs = tuple(
+            Job(**(run | {"overrides": tuple(run["overrides"]), "settings": run["settings"]}))
+            for run in content["runs"]
+        )
         return Manifest(tuple(content["arguments"]), tuple(content["search"]), jobs)
     except (FileNotFoundError, NotADirectoryError):
         return None
@@ -88,7 +98,8 @@ def read_manifest(directory: Path) -> Manifest | None:
 
 
 def check_folder(directory: Path, jobs: Sequence[Job], search: Sequence[str] = ()) -> Manifest | None:
-    """The manifest of this sweep, perhaps with fewer runs, or None for a new folder. UserError for one that holds something else."""
+    """The manifest of this sweep, perhaps with fewer runs, or None for a new folder. UserError for one that holds
+    something else."""
     stored = read_manifest(directory)
     if directory.exists() and not directory.is_dir():
         raise UserError(f"sweep.dir={directory} is a file; choose another sweep.dir.")
@@ -97,11 +108,15 @@ def check_folder(directory: Path, jobs: Sequence[Job], search: Sequence[str] = (
             raise UserError(f"sweep.dir={directory} holds files but no sweep; choose an empty or a new sweep.dir.")
         return None
     if stored.search != tuple(search):
-        raise UserError(f"sweep.dir={directory} holds another sweep ({' '.join(stored.search) or 'a grid'} there); choose another sweep.dir.")
+        raise UserError(
+            f"sweep.dir={directory} holds another sweep ({' '.join(stored.search) or 'a grid'} there); choose another "
+            "sweep.dir."
+        )
     planned = {job.name for job in jobs}
     if not search and (others := [job for job in stored.jobs if job.name not in planned]):
         raise UserError(
-            f"sweep.dir={directory} holds another sweep: {len(others)} of its {len(stored.jobs)} runs are not in this one, such as "
+            f"sweep.dir={directory} holds another sweep: {len(others)} of its {len(stored.jobs)} runs are not in this "
+            "one, such as "
             f"{' '.join(others[0].overrides)}; choose another sweep.dir."
         )
     return stored

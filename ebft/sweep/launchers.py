@@ -76,7 +76,9 @@ class Local:
 
     def _environment(self, gpu: str | None) -> dict[str, str]:
         threads = str(self._config.threads or max(1, len(os.sched_getaffinity(0)) // len(self._slots)))
-        return {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads} | ({} if gpu is None else {"CUDA_VISIBLE_DEVICES": gpu})
+        return {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads} | (
+            {} if gpu is None else {"CUDA_VISIBLE_DEVICES": gpu}
+        )
 
 
 def num_at_a_time(config: LauncherConfig) -> int:
@@ -88,7 +90,8 @@ def num_at_a_time(config: LauncherConfig) -> int:
 
 
 def gpu_groups(config: LocalLauncherConfig) -> list[list[str]]:
-    """The GPUs here, in groups for a run each. Raises UserError where there are some, but fewer than a run is to have."""
+    """The GPUs here, in groups for a run each. Raises UserError where there are some, but fewer than a run is to
+    have."""
     gpus = visible_gpus()
     if 0 < len(gpus) < config.gpus:
         raise UserError(f"launcher.gpus={config.gpus} is more than the {len(gpus)} of this machine; lower it.")
@@ -112,12 +115,16 @@ class Slurm:
         try:
             self._executor = submitit.AutoExecutor(folder=directory / "slurm", cluster=config.cluster)
         except RuntimeError as error:
-            raise UserError(f"launcher.cluster={config.cluster}: {error}; run ebft-sweep where sbatch is, or use launcher=local.") from error
+            raise UserError(
+                f"launcher.cluster={config.cluster}: {error}; run ebft-sweep where sbatch is, or use launcher=local."
+            ) from error
         self._executor.update_parameters(**self._parameters())
 
     def _parameters(self) -> dict[str, Any]:
         config = self._config
-        own = {"slurm_partition": config.partition, "slurm_account": config.account} if config.cluster == "slurm" else {}
+        own = (
+            {"slurm_partition": config.partition, "slurm_account": config.account} if config.cluster == "slurm" else {}
+        )
         common = {
             "timeout_min": config.minutes,
             "nodes": config.nodes,
@@ -126,14 +133,21 @@ class Slurm:
             "cpus_per_task": config.cpus,
             "mem_gb": config.memory_gb,
         }
-        return common | {key: value for key, value in own.items() if value is not None} | dict(config.parameters) | {"name": "ebft"}
+        return (
+            common
+            | {key: value for key, value in own.items() if value is not None}
+            | dict(config.parameters)
+            | {"name": "ebft"}
+        )
 
     def room(self) -> bool:
         self._submitted = [handle for handle in self._submitted if not handle.is_over()]
         return len(self._submitted) < self._config.max_jobs
 
     def start(self, job: Job) -> Handle | Outcome:
-        handle = _SlurmHandle(self._executor.submit(Performance(self.directory, job, {"OMP_NUM_THREADS": str(self._config.cpus)})))
+        handle = _SlurmHandle(
+            self._executor.submit(Performance(self.directory, job, {"OMP_NUM_THREADS": str(self._config.cpus)}))
+        )
         self._submitted.append(handle)
         return handle
 
@@ -142,8 +156,8 @@ class Slurm:
 
 
 class Performance:
-    """`perform` as submitit wants it: callable, and able to say what is queued again after a time limit. Of a job's tasks the first one has the run,
-    and every other one a further process of it."""
+    """`perform` as submitit wants it: callable, and able to say what is queued again after a time limit. Of a job's
+    tasks the first one has the run, and every other one a further process of it."""
 
     def __init__(self, directory: Path, job: Job, environment: Mapping[str, str]) -> None:
         self.arguments = (directory, job, dict(environment))
@@ -176,7 +190,11 @@ class _SlurmHandle:
         if not self._job.done():
             return None
         error = self._job.exception()
-        return self._job.results()[0] if error is None else Outcome(states.INTERRUPTED, f"SLURM job {self._job.job_id}: {_first_line(error)}")
+        return (
+            self._job.results()[0]
+            if error is None
+            else Outcome(states.INTERRUPTED, f"SLURM job {self._job.job_id}: {_first_line(error)}")
+        )
 
     def stop(self) -> None:
         self._job.cancel()
@@ -192,16 +210,24 @@ class Ray:
         self._ray = _library("ray", "ray")
         self.directory, self._config, self._submitted = directory.absolute(), config, list[_RayHandle]()
         try:
-            self._ray.init(address=config.address or "local", include_dashboard=False, log_to_driver=False, configure_logging=False)
+            self._ray.init(
+                address=config.address or "local", include_dashboard=False, log_to_driver=False, configure_logging=False
+            )
         except (ConnectionError, ValueError) as error:
             reason = _first_line(error)
-            raise UserError(f"launcher.address={config.address} leads to no Ray cluster ({reason}); start one with: ray start --head.") from error
+            raise UserError(
+                f"launcher.address={config.address} leads to no Ray cluster ({reason}); start one with: ray start "
+                "--head."
+            ) from error
         resources = self._ray.cluster_resources()
         for name, asked in (("GPU", config.gpus), ("CPU", config.cpus)):
             if asked > resources.get(name, 0):
                 self._ray.shutdown()
                 key = f"launcher.{name.lower()}s"
-                raise UserError(f"{key}={asked} is more than the Ray cluster has ({resources.get(name, 0):g}); lower it, or no run ever starts.")
+                raise UserError(
+                    f"{key}={asked} is more than the Ray cluster has ({resources.get(name, 0):g}); lower it, or no "
+                    "run ever starts."
+                )
         self._perform = self._ray.remote(num_cpus=config.cpus, num_gpus=config.gpus, max_retries=0)(perform)
 
     def room(self) -> bool:
@@ -249,7 +275,9 @@ def _library(name: str, extra: str) -> Any:
     except ModuleNotFoundError as error:
         if error.name != name:
             raise
-        raise UserError(f"launcher={extra} needs {name}, which is not installed; pip install 'ebft[{extra}]'.") from error
+        raise UserError(
+            f"launcher={extra} needs {name}, which is not installed; pip install 'ebft[{extra}]'."
+        ) from error
 
 
 def _first_line(error: BaseException) -> str:

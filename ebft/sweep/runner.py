@@ -1,7 +1,7 @@
 """The loop of a sweep: starts what can start, takes note of what has ended, and says so.
 
-It may be killed at any point: what is done lies in the run folders, a started run goes on from its checkpoint, and a second sweep on the same folder
-leaves alone what this one is working on.
+It may be killed at any point: what is done lies in the run folders, a started run goes on from its checkpoint, and a
+second sweep on the same folder leaves alone what this one is working on.
 """
 
 import signal
@@ -58,7 +58,9 @@ class Progress:
     """Where each job stands."""
 
     waiting: list[Job] = field(default_factory=list)
-    running: dict[str, tuple[Job, Handle, float]] = field(default_factory=dict)  # name -> job, handle, when it was started
+    running: dict[str, tuple[Job, Handle, float]] = field(
+        default_factory=dict
+    )  # name -> job, handle, when it was started
     elsewhere: dict[str, Job] = field(default_factory=dict)  # another sweep works on them
     ended: dict[str, states.State] = field(default_factory=dict)
     restarts: Counter[str] = field(default_factory=Counter)
@@ -75,7 +77,14 @@ class Runner:
         keep: Callable[[Sequence[Job]], None],  # called with all jobs so far before new ones start
         say: Callable[[str], None],
     ) -> None:
-        self.directory, self.config, self.launcher, self.source, self.keep, self.say = directory, config, launcher, source, keep, say
+        self.directory, self.config, self.launcher, self.source, self.keep, self.say = (
+            directory,
+            config,
+            launcher,
+            source,
+            keep,
+            say,
+        )
         self.jobs: dict[str, Job] = {}
         self.progress = Progress()
         self.stop_requests = 0
@@ -130,7 +139,9 @@ class Runner:
     def _say_what_was_done(self) -> None:
         if self.progress.ended:
             counts = Counter(known.kind for known in self.progress.ended.values())
-            self.say(f"{', '.join(f'{count} {kind}' for kind, count in counts.items())} before, of {len(self.jobs)} runs")
+            self.say(
+                f"{', '.join(f'{count} {kind}' for kind, count in counts.items())} before, of {len(self.jobs)} runs"
+            )
 
     def _start_what_can(self) -> None:
         for job in list(self.progress.waiting):
@@ -205,7 +216,8 @@ class Runner:
             self._stop_the_hopeless()
 
     def _stop_the_hopeless(self) -> None:
-        """A run goes when it does worse than the median of the runs of other cells; the rest of its cell does not start."""
+        """A run goes when it does worse than the median of the runs of other cells; the rest of its cell does not
+        start."""
         lower, metric = lower_is_better(self.config.metric), self.config.metric
         assert lower is not None, metric
         known = {name: course(folder(self.directory, name), metric) for name in self.jobs}
@@ -220,7 +232,11 @@ class Runner:
                 handle.stop()
 
     def _is_hopeless_cell(self, job: Job) -> bool:
-        stopped = [name for name, known in self.progress.ended.items() if known.kind == states.STOPPED and _cell(self.jobs[name]) == _cell(job)]
+        stopped = [
+            name
+            for name, known in self.progress.ended.items()
+            if known.kind == states.STOPPED and _cell(self.jobs[name]) == _cell(job)
+        ]
         if not stopped or job.name in stopped:
             return False
         self.progress.waiting.remove(job)
@@ -240,13 +256,22 @@ class Runner:
     def _standing(self) -> str:
         """How far the sweep is, and for how long it will go on if the rest takes as long as what it has done."""
         counts = Counter(known.kind for known in self.progress.ended.values())
-        text = f"{counts[states.DONE]} of {len(self.jobs)} done" + (f", {counts[states.FAILED]} failed" if counts[states.FAILED] else "")
-        left, at_a_time = len(self.progress.waiting) + len(self.progress.running), max(1, len(self.progress.running) + 1)
-        return text + (f", {clock(fmean(self.progress.seconds) * left / at_a_time)} left" if left and self.progress.seconds else "")
+        text = f"{counts[states.DONE]} of {len(self.jobs)} done" + (
+            f", {counts[states.FAILED]} failed" if counts[states.FAILED] else ""
+        )
+        left, at_a_time = (
+            len(self.progress.waiting) + len(self.progress.running),
+            max(1, len(self.progress.running) + 1),
+        )
+        return text + (
+            f", {clock(fmean(self.progress.seconds) * left / at_a_time)} left" if left and self.progress.seconds else ""
+        )
 
     def _wind_down(self) -> None:
         """Running jobs save and end; a second signal ends them at once."""
-        self.say(f"stopping: {len(self.progress.running)} runs finish their step and save; press Ctrl-C again to end at once")
+        self.say(
+            f"stopping: {len(self.progress.running)} runs finish their step and save; press Ctrl-C again to end at once"
+        )
         for _, handle, _ in self.progress.running.values():
             handle.stop()
         deadline = time.monotonic() + GRACE_SECONDS

@@ -14,7 +14,8 @@ Parameters = Mapping[str, Any]
 
 
 class Search:
-    """A source of jobs. A new study is told what the sweep's folder knows of earlier trials, so a search goes on where it was left."""
+    """A source of jobs. A new study is told what the sweep's folder knows of earlier trials, so a search goes on where
+    it was left."""
 
     def __init__(
         self,
@@ -35,7 +36,9 @@ class Search:
         self._open: dict[int, tuple[Any, Sequence[Job]]] = {}  # trial -> Optuna's, and its jobs
         self._asked = 0
         self._known: dict[str, states.State | None] = {}  # jobs of all trials by name, None while they run
-        sampler = optuna.samplers.TPESampler(seed=len(self._earlier))  # a resumed search must not repeat the first one's draws
+        sampler = optuna.samplers.TPESampler(
+            seed=len(self._earlier)
+        )  # a resumed search must not repeat the first one's draws
         self.study = optuna.create_study(direction="minimize" if lower_is_better else "maximize", sampler=sampler)
 
     def _parameters(self, job: Job) -> Parameters:

@@ -40,7 +40,8 @@ def state_unlocked(directory: Path, job: Job) -> State:
 
 
 def _read(path: Path) -> dict[str, Any] | None:
-    """None where there is no such file, which others may remove at any time: a run its summary when it goes on, another sweep a record."""
+    """None where there is no such file, which others may remove at any time: a run its summary when it goes on, another
+    sweep a record."""
     try:
         content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
@@ -65,7 +66,8 @@ def _record(directory: Path, job: Job) -> Path:
 
 
 def claim(directory: Path, job: Job) -> int | None:
-    """A descriptor that holds the job's lock until it and all copies of it are closed, as they are when a process ends; None: another holds it."""
+    """A descriptor that holds the job's lock until it and all copies of it are closed, as they are when a process ends;
+    None: another holds it."""
     path = _lock(directory, job)
     path.parent.mkdir(parents=True, exist_ok=True)
     return _locked(path, os.O_RDWR | os.O_CREAT, fcntl.LOCK_EX)
@@ -96,5 +98,7 @@ def _locked(path: Path, flags: int, kind: int) -> int | None:
         os.close(descriptor)
         if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
             return None
-        raise RunFailure(f"{path} cannot be locked ({error.strerror}); put sweep.dir on a file system that has locks.") from error
+        raise RunFailure(
+            f"{path} cannot be locked ({error.strerror}); put sweep.dir on a file system that has locks."
+        ) from error
     return descriptor

@@ -1,4 +1,5 @@
-"""Early stopping by the median rule (Golovin et al. 2017, Google Vizier, section 3.2.2): a run goes when others were better at the same step."""
+"""Early stopping by the median rule (Golovin et al. 2017, Google Vizier, section 3.2.2): a run goes when others were
+better at the same step."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,8 +13,9 @@ Course = Mapping[int, float]  # step -> metric, the base at step 0 among them
 
 
 def is_hopeless(run: Course, others: Sequence[Course], lower_is_better: bool, after: int) -> bool:
-    """Whether the run's best value so far is worse than the median over `others` of their means up to the same step: the run's latest one that
-    MIN_OTHERS of the others have reached as well. The run must have `after` evaluations besides the base by then.
+    """Whether the run's best value so far is worse than the median over `others` of their means up to the same step:
+    the run's latest one that MIN_OTHERS of the others have reached as well. The run must have `after` evaluations
+    besides the base by then.
     """
     steps = sorted(step for step in run if step > 0)
     sign = 1 if lower_is_better else -1

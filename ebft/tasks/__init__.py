@@ -22,5 +22,8 @@ def build(name: str, runner: Runner | None) -> Verifier:
     if verifier is not UnitTests:
         return verifier()
     if runner is None:
-        raise UserError(f"data.task={name} runs code that a model wrote and was given nothing to run it in; set sandbox.allow_code_execution=true.")
+        raise UserError(
+            f"data.task={name} runs code that a model wrote and was given nothing to run it in; set "
+            "sandbox.allow_code_execution=true."
+        )
     return UnitTests(runner)

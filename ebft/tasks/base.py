@@ -16,19 +16,24 @@ class Question:
     answer: str  # a right answer, which SFT and EBFT learn from
     origin: str  # how an error message names it, such as path:line
     tests: Tests | None = None  # of the verifier `unit_tests`; `program_prefix` + answer is the program
-    program_prefix: str = ""  # what stands before an answer to make a whole program: HumanEval's prompt, a function's signature
+    program_prefix: str = (
+        ""  # what stands before an answer to make a whole program: HumanEval's prompt, a function's signature
+    )
     references: tuple[str, ...] = ()  # every answer known to be right, of the verifiers that compare texts
     direction: str = ""  # of a translation, such as en-fr
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a verifier says of one answer. `score` is the reward; None is an infrastructure error, which is masked and never a 0."""
+    """What a verifier says of one answer. `score` is the reward; None is an infrastructure error, which is masked and
+    never a 0."""
 
     score: float | None
     passed: bool
     kind: str  # passed, or in one word why not
-    ended: bool = False  # the text goes on behind the end of its answer, so that a completion without a stop token lost nothing
+    ended: bool = (
+        False  # the text goes on behind the end of its answer, so that a completion without a stop token lost nothing
+    )
 
 
 @runtime_checkable

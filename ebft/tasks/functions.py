@@ -1,4 +1,5 @@
-"""Functions that a model completes: where their text ends, whether it compiles, whether it says anything. Nothing here executes any of it."""
+"""Functions that a model completes: where their text ends, whether it compiles, whether it says anything. Nothing here
+executes any of it."""
 
 import ast
 import re
@@ -11,9 +12,10 @@ CODE_LINE = re.compile(r"^([ \t]*)[^\s#]", re.MULTILINE)
 def cut(prefix: str, text: str) -> str:
     """`text` up to the first line that leaves the function whose beginning, its `def` line included, ends `prefix`.
 
-    A line leaves the function if it is neither blank nor a comment and is indented no deeper than its `def`. It may also stand inside a bracket or
-    a long string, so the text ends before the first such line where what is left compiles, or after the last line if it compiles there; where
-    nothing does, before the first such line. Without a prefix the text is a program of its own and is not cut.
+    A line leaves the function if it is neither blank nor a comment and is indented no deeper than its `def`. It may
+    also stand inside a bracket or a long string, so the text ends before the first such line where what is left
+    compiles, or after the last line if it compiles there; where nothing does, before the first such line. Without a
+    prefix the text is a program of its own and is not cut.
     """
     if not prefix:
         return text
@@ -36,7 +38,9 @@ def _next_line(text: str, start: int) -> int:
 def parse(source: str) -> ast.Module | None:
     """The syntax tree of a program that compiles, otherwise None, whatever the text holds."""
     try:
-        with warnings.catch_warnings(action="ignore"):  # doubtful escapes and comparisons, which a caller may have made errors
+        with warnings.catch_warnings(
+            action="ignore"
+        ):  # doubtful escapes and comparisons, which a caller may have made errors
             tree = ast.parse(source)
             compile(tree, "<completion>", "exec", dont_inherit=True)
     except (SyntaxError, ValueError, RecursionError, MemoryError):  # ValueError: null bytes, lone surrogates

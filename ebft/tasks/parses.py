@@ -1,4 +1,5 @@
-"""Unstructured code: complete a function of a real module. An answer is right if the function compiles and does something; it is never run."""
+"""Unstructured code: complete a function of a real module. An answer is right if the function compiles and does
+something; it is never run."""
 
 import ast
 from collections.abc import Iterator, Sequence
@@ -15,7 +16,8 @@ Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 
 def questions(module_name: str, source: str) -> Iterator[Question]:
-    """Every function and method of a module whose body is short: given are lines before it, its signature and docstring, wanted is the rest.
+    """Every function and method of a module whose body is short: given are lines before it, its signature and
+    docstring, wanted is the rest.
 
     The line end between them is the answer's first character: tokenizers join it with the indentation that follows.
     All questions of a module share its name as key. Raises UserError for a module that is not Python.
@@ -74,7 +76,8 @@ def _question(function: Function, body: int, lines: Sequence[str], module_name: 
 
 
 class Parses:
-    """Scores 1 or 0: the program prefix and the text, up to the end of the function, compile, and the function's body does something."""
+    """Scores 1 or 0: the program prefix and the text, up to the end of the function, compile, and the function's body
+    does something."""
 
     def verify(self, text: str, question: Question) -> Verdict:
         body = cut(question.program_prefix, text)

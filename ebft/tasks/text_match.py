@@ -1,7 +1,9 @@
-"""Verifiers that compare a text with references: sentence chrF, sentence BLEU, equality. The first two need sacrebleu, the extra `translation`.
+"""Verifiers that compare a text with references: sentence chrF, sentence BLEU, equality. The first two need sacrebleu,
+the extra `translation`.
 
-Verdicts score in [0, 1], as rewards should. The figures of a corpus are as they are published: BLEU and chrF on a scale to 100, exact match as
-a share, for each direction of translation by itself, with sacrebleu's tokenizer for the target language, and averaged over directions.
+Verdicts score in [0, 1], as rewards should. The figures of a corpus are as they are published: BLEU and chrF on a scale
+to 100, exact match as a share, for each direction of translation by itself, with sacrebleu's tokenizer for the target
+language, and averaged over directions.
 """
 
 from abc import ABC, abstractmethod
@@ -20,7 +22,8 @@ CorpusMetric = Callable[[list[str], list[Question]], float]  # of texts of one d
 
 
 class TextMatch(ABC):
-    """An answer passes if it equals one of the references, white space around both aside; what it scores, subclasses say."""
+    """An answer passes if it equals one of the references, white space around both aside; what it scores, subclasses
+    say."""
 
     @abstractmethod
     def score(self, text: str, question: Question) -> float:
@@ -33,16 +36,21 @@ class TextMatch(ABC):
     def verify(self, text: str, question: Question) -> Verdict:
         """Raises UserError for a question without references."""
         if not question.references:
-            raise UserError(f"{question.origin} has no reference to compare an answer with; name their column, or choose another verifier.")
+            raise UserError(
+                f"{question.origin} has no reference to compare an answer with; name their column, or choose another "
+                "verifier."
+            )
         passed = is_reference(text, question)
-        return Verdict(score=self.score(text.strip(), question), passed=passed, kind="passed" if passed else "different")
+        return Verdict(
+            score=self.score(text.strip(), question), passed=passed, kind="passed" if passed else "different"
+        )
 
     def verify_all(self, texts: Sequence[str], questions: Sequence[Question]) -> list[Verdict]:
         return [self.verify(text, question) for text, question in zip(texts, questions, strict=True)]
 
     def metrics(self, texts: Sequence[str], questions: Sequence[Question]) -> dict[str, float]:
-        """NAME: the mean over directions. With several directions also NAME_en_fr for each, and NAME_en_xx and NAME_xx_en, the means of those
-        out of and into English."""
+        """NAME: the mean over directions. With several directions also NAME_en_fr for each, and NAME_en_xx and
+        NAME_xx_en, the means of those out of and into English."""
         by_direction: dict[str, tuple[list[str], list[Question]]] = {}
         for text, question in zip(texts, questions, strict=True):
             group = by_direction.setdefault(question.direction, ([], []))
@@ -51,7 +59,9 @@ class TextMatch(ABC):
         return {
             name: value
             for metric_name, metric in self.corpus_metrics().items()
-            for name, value in averaged(metric_name, {direction: metric(*group) for direction, group in sorted(by_direction.items())})
+            for name, value in averaged(
+                metric_name, {direction: metric(*group) for direction, group in sorted(by_direction.items())}
+            )
         }
 
 
@@ -106,7 +116,11 @@ def averaged(name: str, by_direction: dict[str, float]) -> Iterator[tuple[str, f
         yield f"{name}_{direction.replace('-', '_')}", value
     out_of_english = [value for direction, value in by_direction.items() if direction.startswith("en-")]
     into_english = [value for direction, value in by_direction.items() if direction.endswith("-en")]
-    yield from ((f"{name}_{side}", fmean(values)) for side, values in (("en_xx", out_of_english), ("xx_en", into_english)) if values)
+    yield from (
+        (f"{name}_{side}", fmean(values))
+        for side, values in (("en_xx", out_of_english), ("xx_en", into_english))
+        if values
+    )
 
 
 def exact_match(texts: list[str], questions: list[Question]) -> float:
@@ -133,17 +147,22 @@ def chrf_metric() -> Any:
 
 @cache
 def bleu_metric(direction: str, sentence: bool) -> Any:
-    """Of a direction such as en-zh, or of none; `sentence` leaves out the n-gram orders that a text is too short for."""
+    """Of a direction such as en-zh, or of none; `sentence` leaves out the n-gram orders that a text is too short
+    for."""
     tokenizer = TOKENIZERS.get(direction.rpartition("-")[2], "13a")
     try:
         return sacrebleu_metrics().BLEU(tokenize=tokenizer, effective_order=sentence, force=True)
     except RuntimeError as error:  # sacrebleu's word for a tokenizer whose own package is missing
-        raise UserError(f"BLEU of direction {direction} needs a tokenizer that is not installed: {' '.join(str(error).split())}") from error
+        raise UserError(
+            f"BLEU of direction {direction} needs a tokenizer that is not installed: {' '.join(str(error).split())}"
+        ) from error
 
 
 def sacrebleu_metrics() -> Any:
     try:
         from sacrebleu import metrics
     except ImportError as error:
-        raise UserError("The verifiers chrf and bleu need sacrebleu; install it by pip install 'ebft[translation]'.") from error
+        raise UserError(
+            "The verifiers chrf and bleu need sacrebleu; install it by pip install 'ebft[translation]'."
+        ) from error
     return metrics

@@ -1,4 +1,5 @@
-"""The verifier of code with tests: an answer is right if the program that it makes passes its question's tests in the sandbox."""
+"""The verifier of code with tests: an answer is right if the program that it makes passes its question's tests in the
+sandbox."""
 
 from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
@@ -19,8 +20,8 @@ class Runner(Protocol):
 
 
 class UnitTests:
-    """Scores 1 or 0. With a program prefix, as HumanEval has it, what follows the completed function is cut away; without one the whole text must be
-    the program."""
+    """Scores 1 or 0. With a program prefix, as HumanEval has it, what follows the completed function is cut away;
+    without one the whole text must be the program."""
 
     def __init__(self, runner: Runner) -> None:
         self.runner = runner
@@ -31,7 +32,9 @@ class UnitTests:
     def verify_all(self, texts: Sequence[str], questions: Sequence[Question]) -> list[Verdict]:
         pairs = list(zip(texts, questions, strict=True))
         outcomes = self.runner.run_all([program(text, question) for text, question in pairs])
-        return [verdict(outcome, _ended(text, question)) for outcome, (text, question) in zip(outcomes, pairs, strict=True)]
+        return [
+            verdict(outcome, _ended(text, question)) for outcome, (text, question) in zip(outcomes, pairs, strict=True)
+        ]
 
     def metrics(self, texts: Sequence[str], questions: Sequence[Question]) -> dict[str, float]:
         return {}
@@ -40,7 +43,10 @@ class UnitTests:
 def program(text: str, question: Question) -> Program:
     """What is run to judge `text`. Raises UserError for a question without tests."""
     if question.tests is None:
-        raise UserError(f"{question.origin} has no tests, which the verifier unit_tests runs; name their column, or choose another verifier.")
+        raise UserError(
+            f"{question.origin} has no tests, which the verifier unit_tests runs; name their column, or choose "
+            "another verifier."
+        )
     return Program(source=question.program_prefix + cut(question.program_prefix, text), tests=question.tests)
 
 

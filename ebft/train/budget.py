@@ -19,8 +19,11 @@ from ebft.models.policy import LOGITS_AT_A_TIME
 from ebft.objective.features import tap_indices
 
 
-def workload(config: TrainConfig, architecture: PreTrainedConfig, num_blocks: float, device: str, num_processes: int = 1) -> Workload:
-    """A micro-batch, of one of so many processes, of rows with so many blocks. Raises UserError for an architecture that is no language model."""
+def workload(
+    config: TrainConfig, architecture: PreTrainedConfig, num_blocks: float, device: str, num_processes: int = 1
+) -> Workload:
+    """A micro-batch, of one of so many processes, of rows with so many blocks. Raises UserError for an architecture
+    that is no language model."""
     method, sampler, trainer, length = config.method, config.sampler, config.trainer, config.data.sequence_length
     branches, branch_tokens, reach = 0.0, 0, 0.0
     if isinstance(method, EBFTConfig):
@@ -43,12 +46,16 @@ def workload(config: TrainConfig, architecture: PreTrainedConfig, num_blocks: fl
         branches=branches,
         branch_tokens=branch_tokens,
         reach=reach,
-        chunk_tokens=0 if device == "cuda" else branch_tokens * max(1, min(CHUNK_BRANCHES, CHUNK_TOKENS // max(1, branch_tokens))),
+        chunk_tokens=0
+        if device == "cuda"
+        else branch_tokens * max(1, min(CHUNK_BRANCHES, CHUNK_TOKENS // max(1, branch_tokens))),
         own_rows=isinstance(method, RLVRConfig),
         bf16=trainer.dtype == "bf16",
         checkpointing=trainer.gradient_checkpointing,
         averaged=config.optimizer.ema_decay is not None,
-        has_reference=isinstance(method, RLVRConfig) and method.kl_coef > 0 and not isinstance(config.model.adapter, LoRAConfig),
+        has_reference=isinstance(method, RLVRConfig)
+        and method.kl_coef > 0
+        and not isinstance(config.model.adapter, LoRAConfig),
         max_tokens=trainer.max_tokens_per_microbatch,
         max_logits=LOGITS_AT_A_TIME,
         steps_at_once=device == "cuda",
@@ -57,12 +64,16 @@ def workload(config: TrainConfig, architecture: PreTrainedConfig, num_blocks: fl
 
 
 def network(architecture: PreTrainedConfig, name: str, trust_remote_code: bool) -> Network:
-    """Widths from the architecture, parameters counted on a model without storage. Raises UserError where there is no such model."""
+    """Widths from the architecture, parameters counted on a model without storage. Raises UserError where there is no
+    such model."""
     model = without_storage(architecture, name, trust_remote_code)
     settings = architecture.to_dict()
     hidden, heads, layers = architecture.hidden_size, architecture.num_attention_heads, architecture.num_hidden_layers
     head_size = settings.get("head_dim") or hidden // heads
-    outside = {id(module.weight): module.weight.numel() for module in (model.get_input_embeddings(), model.get_output_embeddings())}
+    outside = {
+        id(module.weight): module.weight.numel()
+        for module in (model.get_input_embeddings(), model.get_output_embeddings())
+    }
     parameters = sum(parameter.numel() for parameter in model.parameters())
     return Network(
         layers=layers,
@@ -84,9 +95,15 @@ def _adapters(config: TrainConfig, architecture: PreTrainedConfig) -> dict[str, 
         return {"adapters": 0, "adapter_inputs": 0.0, "quantized": False}
     parameters = adapter.rank * sum(module.in_features + module.out_features for module in modules.values())
     inputs = [(name.rpartition(".")[0], module.in_features) for name, module in modules.items()]
-    read = inputs if config.trainer.dtype == "bf16" else {*inputs}  # modules beside one another read one tensor, of which autocast makes a copy each
+    read = (
+        inputs if config.trainer.dtype == "bf16" else {*inputs}
+    )  # modules beside one another read one tensor, of which autocast makes a copy each
     widths = sum(width for _, width in read) + adapter.rank * len(modules)
-    return {"adapters": parameters, "adapter_inputs": widths / architecture.num_hidden_layers, "quantized": adapter.quantize != "none"}
+    return {
+        "adapters": parameters,
+        "adapter_inputs": widths / architecture.num_hidden_layers,
+        "quantized": adapter.quantize != "none",
+    }
 
 
 def _feature_network(config: TrainConfig, architecture: PreTrainedConfig, policy: Network) -> Network:
@@ -120,10 +137,16 @@ def lack_of_room(config: TrainConfig, work: Workload, num_processes: int) -> str
     if num_processes > 1:
         if config.trainer.parallel == "ddp":
             ways["trainer.parallel=fsdp2"] = _sharded(num_processes, phi_is_sharded=False)
-        both = "features.placement=sharded" if config.trainer.parallel == "fsdp2" else "trainer.parallel=fsdp2 features.placement=sharded"
+        both = (
+            "features.placement=sharded"
+            if config.trainer.parallel == "fsdp2"
+            else "trainer.parallel=fsdp2 features.placement=sharded"
+        )
         ways[both] = _sharded(num_processes, phi_is_sharded=True)
     free, _ = torch.cuda.mem_get_info()
-    capacity = free + torch.cuda.memory_reserved() - torch.cuda.memory_allocated()  # what earlier runs left over is free too
+    capacity = (
+        free + torch.cuda.memory_reserved() - torch.cuda.memory_allocated()
+    )  # what earlier runs left over is free too
     return memory.refusal(work, capacity, holding(config, num_processes), ways)
 
 

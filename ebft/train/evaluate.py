@@ -1,7 +1,9 @@
-"""Several models on the same held-out documents, questions and draws, in one table with paired differences to the first.
+"""Several models on the same held-out documents, questions and draws, in one table with paired differences to the
+first.
 
-Everything but the weights comes from one config: the feature network, the tokenizer and the rows are those of its base, so figures of different
-models can be subtracted row by row. A run's final model gets the figures of the run's own final evaluation.
+Everything but the weights comes from one config: the feature network, the tokenizer and the rows are those of its base,
+so figures of different models can be subtracted row by row. A run's final model gets the figures of the run's own final
+evaluation.
 """
 
 import json
@@ -32,7 +34,8 @@ BASE = "base"
 
 
 def evaluate(config: EvaluateConfig, directory: Path) -> dict[str, str]:
-    """Evaluates every model of the config and writes `directory`. Returns why some could not be evaluated, by name. Raises UserError as `gather`."""
+    """Evaluates every model of the config and writes `directory`. Returns why some could not be evaluated, by name.
+    Raises UserError as `gather`."""
     material = gather(config)
     phi = load_feature_network(config, material.architecture, material.device)
     evaluator = material.evaluator(phi)
@@ -66,7 +69,8 @@ def labels(sources: Sequence[str]) -> dict[str, str]:
 
 
 def load(source: str, config: EvaluateConfig, material: Material) -> LanguageModel:
-    """The model that `source` names: `base`, a run folder, a checkpoint, a folder in Hugging Face format or a hub id. Raises UserError."""
+    """The model that `source` names: `base`, a run folder, a checkpoint, a folder in Hugging Face format or a hub id.
+    Raises UserError."""
     if source == BASE:
         return load_policy(_without_adapters(config), material.architecture, material.device)
     folder, path = Path(source), source  # the path as it was written: ./a is a folder, a may be a hub id
@@ -76,14 +80,18 @@ def load(source: str, config: EvaluateConfig, material: Material) -> LanguageMod
         if exported.is_dir():
             path = str(exported)
         elif (saved := checkpoint.latest(folder)) is None:
-            raise UserError(f"{source} is a run folder without a model or a checkpoint; let its run reach one, or leave it out.")
+            raise UserError(
+                f"{source} is a run folder without a model or a checkpoint; let its run reach one, or leave it out."
+            )
     if saved is not None:
         return _from_checkpoint(saved, config, material)
     if (folder / ADAPTER_FILE).is_file():
         policy = load(BASE, config, material)
         attach(policy.model, folder, config.model.path)
         return policy
-    other = replace(config.model, path=path, revision=None, init="pretrained", config_overrides={}, adapter=AdapterConfig("none"))
+    other = replace(
+        config.model, path=path, revision=None, init="pretrained", config_overrides={}, adapter=AdapterConfig("none")
+    )
     if load_tokenizer(other).get_vocab() != material.tokenizer.get_vocab():
         raise UserError(f"{source} has another tokenizer than model.path={config.model.path}; evaluate it on its own.")
     theirs, architecture = replace(config, model=other), load_architecture(other)
@@ -116,7 +124,8 @@ def _from_checkpoint(path: Path, config: EvaluateConfig, material: Material) -> 
 
 
 def differences(results: dict[str, Evaluation]) -> dict[str, dict[str, float]]:
-    """Every model minus the first, on the same documents and draws, with the standard error of the paired difference."""
+    """Every model minus the first, on the same documents and draws, with the standard error of the paired
+    difference."""
     (_, first), *others = results.items()
     return {name: result.change(first) for name, result in others}
 
@@ -129,7 +138,10 @@ def table(results: dict[str, Evaluation]) -> tuple[list[str], list[list[str]]]:
     columns = [*metrics.values(), *changes.values()]
     names = list(dict.fromkeys(name for column in metrics.values() for name in column if not name.endswith("_stderr")))
     signs = [""] * len(metrics) + ["+"] * len(changes)
-    rows = [[name.removeprefix("eval/"), *(_cell(column, name, sign) for column, sign in zip(columns, signs, strict=True))] for name in names]
+    rows = [
+        [name.removeprefix("eval/"), *(_cell(column, name, sign) for column, sign in zip(columns, signs, strict=True))]
+        for name in names
+    ]
     return header, rows
 
 
@@ -147,12 +159,24 @@ def markdown(results: dict[str, Evaluation], failures: dict[str, str]) -> str:
     return text + "".join(f"\n{name} was left out: {why}\n" for name, why in failures.items())
 
 
-def write(directory: Path, config: EvaluateConfig, material: Material, results: dict[str, Evaluation], failures: dict[str, str]) -> None:
+def write(
+    directory: Path,
+    config: EvaluateConfig,
+    material: Material,
+    results: dict[str, Evaluation],
+    failures: dict[str, str],
+) -> None:
     """config.yaml, environment.json, samples.jsonl, answers.jsonl, eval.md, plots/, and last of all eval.json."""
-    files.atomic_write_text(directory / "config.yaml", yaml.safe_dump(tracking.without_secrets(asdict(config)), sort_keys=False))
-    files.atomic_write_text(directory / "environment.json", json.dumps(environment(config.trainer.device), indent=2) + "\n")
+    files.atomic_write_text(
+        directory / "config.yaml", yaml.safe_dump(tracking.without_secrets(asdict(config)), sort_keys=False)
+    )
+    files.atomic_write_text(
+        directory / "environment.json", json.dumps(environment(config.trainer.device), indent=2) + "\n"
+    )
     decode = material.tokenizer.decode
-    samples = [{"model": name, **sample.as_row(decode)} for name, result in results.items() for sample in result.samples]
+    samples = [
+        {"model": name, **sample.as_row(decode)} for name, result in results.items() for sample in result.samples
+    ]
     answers = [{"model": name, **answer.as_row()} for name, result in results.items() for answer in result.answers]
     for name, rows in (("samples.jsonl", samples), ("answers.jsonl", answers)):
         files.atomic_write_text(directory / name, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
@@ -160,5 +184,10 @@ def write(directory: Path, config: EvaluateConfig, material: Material, results: 
     (directory / "plots").mkdir(exist_ok=True)
     metrics = {name: result.metrics() for name, result in results.items()}
     plots.compare(directory / "plots", metrics)
-    content: dict[str, Any] = {"models": metrics, "reference": next(iter(results)), "differences": differences(results), "failures": failures}
+    content: dict[str, Any] = {
+        "models": metrics,
+        "reference": next(iter(results)),
+        "differences": differences(results),
+        "failures": failures,
+    }
     files.atomic_write_text(directory / "eval.json", json.dumps(content, indent=2, allow_nan=False) + "\n")

@@ -1,4 +1,5 @@
-"""Who judges completions in a run: the verifier that `data.task` names, tried on reference answers before anything is trained on its word."""
+"""Who judges completions in a run: the verifier that `data.task` names, tried on reference answers before anything is
+trained on its word."""
 
 from transformers import PreTrainedTokenizerBase
 
@@ -15,11 +16,17 @@ EXECUTES = "unit_tests"  # the task that runs what a model wrote
 
 
 class Judging:
-    """The verifier of a run and what it is asked about. Raises UserError for code that may not run here, questions that leave no room for an
-    answer, and reference answers that fail their own test; RunFailure for a sandbox that does not tell good from bad."""
+    """The verifier of a run and what it is asked about. Raises UserError for code that may not run here, questions that
+    leave no room for an answer, and reference answers that fail their own test; RunFailure for a sandbox that does not
+    tell good from bad."""
 
     def __init__(
-        self, config: TrainConfig, loaded: Data, tokenizer: PreTrainedTokenizerBase, max_positions: int | None, world: World = ALONE
+        self,
+        config: TrainConfig,
+        loaded: Data,
+        tokenizer: PreTrainedTokenizerBase,
+        max_positions: int | None,
+        world: World = ALONE,
     ) -> None:
         self.config, self.tokenizer = config, tokenizer
         self.train, self.validation = loaded.train_questions, loaded.validation_questions
@@ -50,8 +57,10 @@ class Judging:
             row = int(prompts.argmax())
             if max_positions is not None and int(prompts[row]) + longest > max_positions:
                 raise UserError(
-                    f"The prompt of {questions.items[row].origin} has {int(prompts[row])} tokens, which with {longest} new ones is over the "
-                    f"{max_positions} positions of model.path={config.model.path}; lower max_new_tokens of method and eval, or shorten the prompt."
+                    f"The prompt of {questions.items[row].origin} has {int(prompts[row])} tokens, which with "
+                    f"{longest} new ones is over the "
+                    f"{max_positions} positions of model.path={config.model.path}; lower max_new_tokens of method and "
+                    "eval, or shorten the prompt."
                 )
 
     def judge(self) -> Judge | None:
@@ -66,13 +75,17 @@ class Judging:
         number = min(evaluation.num_questions, len(questions))
         spread = [place * len(questions) // number for place in range(number)]
         size = evaluation.micro_batch_size
-        return Examiner(evaluation, [questions.rows.batch(spread[start : start + size]) for start in range(0, number, size)], judge)
+        return Examiner(
+            evaluation, [questions.rows.batch(spread[start : start + size]) for start in range(0, number, size)], judge
+        )
 
     def _judge(self, questions: Questions | None) -> Judge | None:
         if self.verifier is None or questions is None:
             return None
         decode, end = self.tokenizer.decode, self.tokenizer.eos_token_id
-        return Judge(self.verifier, questions.items, lambda tokens: decode(tokens, clean_up_tokenization_spaces=False), end)
+        return Judge(
+            self.verifier, questions.items, lambda tokens: decode(tokens, clean_up_tokenization_spaces=False), end
+        )
 
     def plan(self) -> dict[str, str]:
         """Lines for people."""
@@ -88,8 +101,10 @@ def _sandbox(config: TrainConfig) -> Sandbox:
     embedded = config.model.path == "tiny" and config.data.source == "code_qa"  # nothing from the outside
     if not (config.sandbox.allow_code_execution or embedded):
         raise UserError(
-            f"data.task={EXECUTES} runs programs that model.path={config.model.path} writes; allow it with sandbox.allow_code_execution=true, "
-            "or turn it off with data.task=null (with eval.num_questions=0 and a method other than rlvr it is not needed)."
+            f"data.task={EXECUTES} runs programs that model.path={config.model.path} writes; allow it with "
+            "sandbox.allow_code_execution=true, "
+            "or turn it off with data.task=null (with eval.num_questions=0 and a method other than rlvr it is not "
+            "needed)."
         )
     sandbox = Sandbox(config.sandbox)
     sandbox.check_canaries()
@@ -100,8 +115,11 @@ def _check_references(verifier: Verifier, questions: Questions, number: int | No
     """Reference answers, evenly spread, must pass; every process tries its part of them."""
     number = len(questions) if number is None else min(number, len(questions))
     chosen = [questions.items[place * len(questions) // number] for place in range(world.rank, number, world.size)]
-    for question, verdict in zip(chosen, verifier.verify_all([question.answer for question in chosen], chosen), strict=True):
+    for question, verdict in zip(
+        chosen, verifier.verify_all([question.answer for question in chosen], chosen), strict=True
+    ):
         if not verdict.passed:
             raise UserError(
-                f"The reference answer of {question.origin} fails its own test ({verdict.kind}); correct or remove the row, or set data.task=null."
+                f"The reference answer of {question.origin} fails its own test ({verdict.kind}); correct or remove "
+                "the row, or set data.task=null."
             )

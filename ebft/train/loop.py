@@ -1,8 +1,9 @@
 """The loop. It knows that a method prepares batches and takes losses, and never which method it is.
 
-In order: whatever a user can have got wrong is checked, the models are loaded, the run folder is opened; then steps, evaluations and
-checkpoints alternate until the last step or a signal. The state at a step is the weights, the optimiser, the schedule and a few numbers;
-rows and draws are functions of the step, so a resumed run goes on bit for bit.
+In order: whatever a user can have got wrong is checked, the models are loaded, the run folder is opened; then steps,
+evaluations and checkpoints alternate until the last step or a signal. The state at a step is the weights, the
+optimiser, the schedule and a few numbers; rows and draws are functions of the step, so a resumed run goes on bit for
+bit.
 """
 
 import resource
@@ -36,9 +37,11 @@ class Stopped(Exception):
 
 
 def train(config: TrainConfig, run_dir: Path, world: World = ALONE) -> str:
-    """Run `config` in `run_dir`: from the start, or on from a checkpoint. Returns its status, `completed` or `interrupted`.
+    """Run `config` in `run_dir`: from the start, or on from a checkpoint. Returns its status, `completed` or
+    `interrupted`.
 
-    Raises UserError before anything is written there, RunFailure for a run that could not go on; of several processes, all of them do.
+    Raises UserError before anything is written there, RunFailure for a run that could not go on; of several processes,
+    all of them do.
     """
     with world.together(), PULSE.busy():
         Run.check(run_dir, config)
@@ -67,14 +70,24 @@ def check_continues(config: TrainConfig, setup: Setup, saved: dict[str, Any]) ->
     own, folder = kept(setup.policy.trained), saved["tensors"]
     there = {name.removeprefix(MODEL): shape for name, shape in stored.shapes(folder).items() if name.startswith(MODEL)}
     if there != {name: value.shape for name, value in own.items()}:
-        raise UserError(f"resume={config.resume} leads to a checkpoint of another model; set model as it was there, or use another checkpoint.")
+        raise UserError(
+            f"resume={config.resume} leads to a checkpoint of another model; set model as it was there, or use "
+            "another checkpoint."
+        )
     if is_of_adapters(own) and not same_base(stored.read(folder, MODEL), own):
-        raise UserError(f"resume={config.resume} leads to adapters of another base than model.path={config.model.path}; set model as it was there.")
+        raise UserError(
+            f"resume={config.resume} leads to adapters of another base than model.path={config.model.path}; set model "
+            "as it was there."
+        )
     if saved["averages"] != (config.optimizer.ema_decay is not None):
-        raise UserError(f"optimizer.ema_decay={config.optimizer.ema_decay}, but the checkpoint of resume={config.resume} is not from such a run.")
+        raise UserError(
+            f"optimizer.ema_decay={config.optimizer.ema_decay}, but the checkpoint of resume={config.resume} is not "
+            "from such a run."
+        )
     if saved["step"] > setup.max_steps:
         raise UserError(
-            f"The checkpoint of resume={config.resume} is at step {saved['step']}, beyond this run's {setup.max_steps} steps; raise "
+            f"The checkpoint of resume={config.resume} is at step {saved['step']}, beyond this run's "
+            f"{setup.max_steps} steps; raise "
             "trainer.max_steps or trainer.max_epochs, or choose another hydra.run.dir."
         )
 
@@ -96,14 +109,21 @@ class Loop:
         self.tokens_forwarded = 0.0
         self.train_seconds = 0.0  # of the steps alone, without evaluations
         self.started = time.monotonic()
-        torch.manual_seed(config.seed + (self.world.rank << 32))  # of the dropout of adapters; rollouts and rows have seeds of their own
+        torch.manual_seed(
+            config.seed + (self.world.rank << 32)
+        )  # of the dropout of adapters; rollouts and rows have seeds of their own
 
     def run_to_the_end(self) -> str:
         """Returns `completed` or `interrupted`."""
         if self.peak is not None:
-            self.run.say(f"train/mfu is a share of {self.peak / 1e12:.1f} TFLOP/s, which a large {self.config.trainer.dtype} matmul reaches here.")
+            self.run.say(
+                f"train/mfu is a share of {self.peak / 1e12:.1f} TFLOP/s, which a large {self.config.trainer.dtype} "
+                "matmul reaches here."
+            )
         if self.config.trainer.profile and self.world.is_first:
-            self.profile = Profile(self.run.directory, self.setup.device, self.setup.max_steps - self.step, self.run.say)
+            self.profile = Profile(
+                self.run.directory, self.setup.device, self.setup.max_steps - self.step, self.run.say
+            )
         try:
             with in_contact(), self.run.progress(self.setup.max_steps, self.step) as progress:
                 while self._settle():
@@ -155,15 +175,21 @@ class Loop:
     def _train_step(self) -> dict[str, float]:
         config, setup, started = self.config, self.setup, time.monotonic()
         before = setup.method.tokens_forwarded
-        batch = setup.batch(self.world.share(order(len(setup.usable), config.seed, self.step, config.trainer.batch_size)))
+        batch = setup.batch(
+            self.world.share(order(len(setup.usable), config.seed, self.step, config.trainer.batch_size))
+        )
         try:
             trainer = config.trainer
-            values = self.optimization.step(setup.method, batch, self.step, trainer.micro_batch_size, trainer.max_tokens_per_microbatch)
+            values = self.optimization.step(
+                setup.method, batch, self.step, trainer.micro_batch_size, trainer.max_tokens_per_microbatch
+            )
         except NonFiniteError as error:
             path = self.run.directory / f"nonfinite_step_{self.step:06d}{self.world.suffix}.pt"
             with atomic_file(path) as file:
                 save_batch(batch, file)
-            raise RunFailure(f"Step {self.step} stopped: {error}; its batch is in {path}. A lower optimizer.lr is the usual cure.") from error
+            raise RunFailure(
+                f"Step {self.step} stopped: {error}; its batch is in {path}. A lower optimizer.lr is the usual cure."
+            ) from error
         self.step += 1
         tokens, seconds = self.world.total(setup.method.tokens_forwarded - before), time.monotonic() - started
         self.tokens_forwarded += tokens
@@ -171,7 +197,9 @@ class Loop:
         metrics = {f"train/{name}": value for name, value in values.items()}
         metrics["train/tokens_per_second"] = tokens / seconds
         if self.peak is not None:
-            metrics["train/mfu"] = utilization(tokens / self.world.size, flops_per_token(setup.workload), seconds, self.peak)
+            metrics["train/mfu"] = utilization(
+                tokens / self.world.size, flops_per_token(setup.workload), seconds, self.peak
+            )
         self.run.log(self.step, metrics)
         return metrics
 
@@ -187,7 +215,10 @@ class Loop:
                 result = evaluator(self.setup.policy, tick)
         except Stopped:
             return
-        self.run.log(self.step, {**result.metrics(), "cost/tokens_forwarded": self.tokens_forwarded, "cost/seconds": self.train_seconds})
+        self.run.log(
+            self.step,
+            {**result.metrics(), "cost/tokens_forwarded": self.tokens_forwarded, "cost/seconds": self.train_seconds},
+        )
         self.latest, self.evaluated = result, self.step
         self.base = self.base or result
         decode = self.setup.tokenizer.decode
@@ -195,7 +226,8 @@ class Loop:
         self.run.answers(self.step, [answer.as_row() for answer in result.answers])
 
     def state(self) -> dict[str, Any]:
-        """What a resumed run needs beside the optimisation's tensors, as numbers, strings, small tensors and their containers."""
+        """What a resumed run needs beside the optimisation's tensors, as numbers, strings, small tensors and their
+        containers."""
         return {
             **self.optimization.state(),
             "step": self.step,
@@ -214,7 +246,9 @@ class Loop:
             return self.run.rewind(-1, -1)
         self.optimization.restore(state, state["tensors"])
         self.step, self.evaluated = state["step"], state["evaluated"]
-        self.base, self.latest = (None if state[name] is None else Evaluation.from_state(state[name]) for name in ("base", "latest"))
+        self.base, self.latest = (
+            None if state[name] is None else Evaluation.from_state(state[name]) for name in ("base", "latest")
+        )
         self.tokens_forwarded, self.train_seconds = state["tokens_forwarded"], state["train_seconds"]
         self.started -= state["wall_seconds"]
         if self.world.rank < len(state["random"]):  # there may have been fewer processes

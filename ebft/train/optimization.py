@@ -28,7 +28,8 @@ class NonFiniteError(RuntimeError):
 
 
 def micro_batches(row_tokens: list[int], most_rows: int, most_tokens: int | None) -> list[tuple[int, int]]:
-    """Cuts of a batch, first row and the one behind the last: as many rows as both limits allow, each counted like their longest; at least one."""
+    """Cuts of a batch, first row and the one behind the last: as many rows as both limits allow, each counted like
+    their longest; at least one."""
     cuts, start = [], 0
     for stop in range(1, len(row_tokens) + 1):
         rows = stop + 1 - start
@@ -40,7 +41,8 @@ def micro_batches(row_tokens: list[int], most_rows: int, most_tokens: int | None
 
 
 class Average:
-    """Running average of a module's parameters, decay * average + (1 - decay) * weights after every step; the first step's weights begin it."""
+    """Running average of a module's parameters, decay * average + (1 - decay) * weights after every step; the first
+    step's weights begin it."""
 
     def __init__(self, module: nn.Module, decay: float) -> None:
         self.module, self.decay = module, decay
@@ -74,17 +76,27 @@ class Optimization:
         self.config, self.policy, self.world = config, policy, world
         self.parameters = [parameter for parameter in policy.trained.parameters() if parameter.requires_grad]
         self.optimizer = torch.optim.AdamW(
-            self.parameters, lr=config.lr, betas=(config.betas[0], config.betas[1]), eps=config.eps, weight_decay=config.weight_decay
+            self.parameters,
+            lr=config.lr,
+            betas=(config.betas[0], config.betas[1]),
+            eps=config.eps,
+            weight_decay=config.weight_decay,
         )
         warmup = math.ceil(config.warmup_fraction * max_steps)
-        self.schedule = get_scheduler(config.schedule, self.optimizer, num_warmup_steps=warmup, num_training_steps=max_steps)
+        self.schedule = get_scheduler(
+            config.schedule, self.optimizer, num_warmup_steps=warmup, num_training_steps=max_steps
+        )
         self.average = None if config.ema_decay is None else Average(policy.trained, config.ema_decay)
 
-    def step(self, method: Method, batch: Batch, step: int, micro_batch_size: int, max_tokens: int | None) -> dict[str, float]:
-        """Prepare every micro-batch, add up the denominators, differentiate, clip, update. Raises NonFiniteError before anything changes.
+    def step(
+        self, method: Method, batch: Batch, step: int, micro_batch_size: int, max_tokens: int | None
+    ) -> dict[str, float]:
+        """Prepare every micro-batch, add up the denominators, differentiate, clip, update. Raises NonFiniteError before
+        anything changes.
 
-        `batch` is this process's share of the optimiser batch; denominators, gradients and figures are those of the whole. A micro-batch has at most
-        `micro_batch_size` rows, and `max_tokens` with all their rollouts if it has several rows.
+        `batch` is this process's share of the optimiser batch; denominators, gradients and figures are those of the
+        whole. A micro-batch has at most `micro_batch_size` rows, and `max_tokens` with all their rollouts if it has
+        several rows.
         """
         row_tokens = method.row_tokens(batch)
         if max_tokens is not None:  # all processes cut alike
@@ -115,8 +127,11 @@ class Optimization:
         sums = self.world.sum(torch.stack([torch.stack([*count.values()]) for count in counts]).sum(0))
         return dict(zip(counts[0], sums, strict=True))
 
-    def _figures(self, losses: dict[str, torch.Tensor], norm: torch.Tensor, tallies: dict[str, Tally]) -> dict[str, float]:
-        """Of the whole optimiser batch; the only time in a step that the program waits for the device, rollouts aside."""
+    def _figures(
+        self, losses: dict[str, torch.Tensor], norm: torch.Tensor, tallies: dict[str, Tally]
+    ) -> dict[str, float]:
+        """Of the whole optimiser batch; the only time in a step that the program waits for the device, rollouts
+        aside."""
         shares = torch.cat([torch.stack([*losses.values()]).double(), *(tally.sums for tally in tallies.values())])
         *sums, grad_norm = torch.cat([self.world.sum(shares), norm[None]]).tolist()
         values = dict(zip(losses, sums, strict=False)) | {"grad_norm": grad_norm}
@@ -154,14 +169,17 @@ class Optimization:
         found = {f"{MODEL}{name}": value for name, value in kept(self.policy.trained).items()}
         for name, parameter in self.policy.trained.named_parameters():
             found |= {f"{MOMENTS}{name}.{key}": value for key, value in self.optimizer.state.get(parameter, {}).items()}
-        return found | {f"{AVERAGE}{name}": value for name, value in ({} if self.average is None else self.average.weights).items()}
+        return found | {
+            f"{AVERAGE}{name}": value for name, value in ({} if self.average is None else self.average.weights).items()
+        }
 
     def state(self) -> dict[str, Any]:
         """The rest, which is small."""
         return {"schedule": self.schedule.state_dict(), "averages": self.average is not None}
 
     def restore(self, state: dict[str, Any], folder: Path) -> None:
-        """Weights, moments and the place in the schedule come from a checkpoint, every setting from the config: a run may have become longer."""
+        """Weights, moments and the place in the schedule come from a checkpoint, every setting from the config: a run
+        may have become longer."""
         there = stored.shapes(folder)
         for name, parameter in self.policy.trained.named_parameters():
             if f"{MOMENTS}{name}.exp_avg" in there:

@@ -16,7 +16,8 @@ def plan(config: TrainConfig, setup: Groundwork) -> dict[str, str]:
     epochs = setup.max_steps / data.steps_per_epoch(len(setup.usable), trainer.batch_size)
     return {
         "method": config.method.name,
-        "model": f"{config.model.path}, {setup.workload.network.parameters / 1e6:.1f} M parameters, {config.model.init}" + _trained(config, setup),
+        "model": f"{config.model.path}, {setup.workload.network.parameters / 1e6:.1f} M parameters, {config.model.init}"
+        + _trained(config, setup),
         "documents": f"{setup.rows.num_documents} in {len(setup.usable)} rows of {config.data.sequence_length} tokens"
         + (f" ({left_out} more too short for a block)" if left_out else "")
         + (f" ({setup.material.data.num_dropped} dropped)" if setup.material.data.num_dropped else ""),
@@ -53,12 +54,16 @@ def _held_out(config: TrainConfig, material: Material) -> str:
 
 
 def _cost(config: TrainConfig, setup: Groundwork) -> str:
-    phases = cost.by_phase(config, setup.num_blocks, setup.workload.phi_share, cost.keeps_rows(config, setup.workload.documents))
+    phases = cost.by_phase(
+        config, setup.num_blocks, setup.workload.phi_share, cost.keeps_rows(config, setup.workload.documents)
+    )
     rows = config.trainer.batch_size
     parts = " + ".join(f"{name} {rows * tokens:,.0f}" for name, tokens in phases.items())
     total, supervised = sum(phases.values()), sum(cost.supervised(config.data.sequence_length).values())
     bound = "at most " if cost.depends_on_rollouts(config) else ""
-    return f"{bound}{rows * total:,.0f} = {parts}; {total / supervised:.1f} times supervised fine-tuning on the same rows"
+    return (
+        f"{bound}{rows * total:,.0f} = {parts}; {total / supervised:.1f} times supervised fine-tuning on the same rows"
+    )
 
 
 def _join(numbers: list[int]) -> str:

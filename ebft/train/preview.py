@@ -15,8 +15,8 @@ from ebft.train.setup import survey
 def preview(config: TrainConfig, run_dir: Path) -> None:
     """Print the plan of `config` and its scaling over GPUs; load no weights, write nothing.
 
-    Raises UserError as a run in `run_dir` would, but for weights and checkpoints that cannot be loaded, and for a device that is too small: that is
-    a line of the plan.
+    Raises UserError as a run in `run_dir` would, but for weights and checkpoints that cannot be loaded, and for a
+    device that is too small: that is a line of the plan.
     """
     Run.check(run_dir, config)
     checkpoint.resolve(config.resume, run_dir)
@@ -26,6 +26,8 @@ def preview(config: TrainConfig, run_dir: Path) -> None:
         lines["room"] = budget.lack_of_room(config, ground.workload, ground.num_processes) or "enough"
     step = budget.planned_step(config, ground.material.architecture, ground.num_blocks)
     console.pairs(f"Plan of {config.method.name}, nothing is trained", lines)
-    console.pairs(f"A step of {step.documents} documents on several GPUs under FSDP2, on paper", scaling_table.assumptions())
+    console.pairs(
+        f"A step of {step.documents} documents on several GPUs under FSDP2, on paper", scaling_table.assumptions()
+    )
     console.table("Operations, traffic and memory", *scaling_table.table(step))
     console.table("Memory by part, weights resharded and phi sharded", *scaling_table.memory_table(step))

@@ -18,7 +18,14 @@ from ebft.geometry.blocks import find_blocks
 from ebft.methods import Method, build
 from ebft.models.adapters import check_packages
 from ebft.models.feature_network import FeatureNetwork
-from ebft.models.loading import check_architecture, feature_network_of, load_architecture, load_policy, load_tokenizer, shares_base
+from ebft.models.loading import (
+    check_architecture,
+    feature_network_of,
+    load_architecture,
+    load_policy,
+    load_tokenizer,
+    shares_base,
+)
 from ebft.models.policy import LanguageModel
 from ebft.parallel.pulse import VERDICT
 from ebft.parallel.world import ALONE, World
@@ -50,7 +57,16 @@ class Material:
 
     def evaluator(self, phi: FeatureNetwork) -> Evaluator:
         config = self.config
-        return Evaluator(config.eval, config.sampler, self.held_out, self.held_out_long, phi, self.stop_token, self.judging.examiner(), self.world)
+        return Evaluator(
+            config.eval,
+            config.sampler,
+            self.held_out,
+            self.held_out_long,
+            phi,
+            self.stop_token,
+            self.judging.examiner(),
+            self.world,
+        )
 
 
 def gather(config: TrainConfig, world: World = ALONE) -> Material:
@@ -111,18 +127,22 @@ class Setup(Groundwork):
 
 
 def survey(config: TrainConfig, world: World = ALONE) -> Groundwork:
-    """Raises UserError for anything that config, machine or data do not allow; loads no weights, and asks for no room for them."""
+    """Raises UserError for anything that config, machine or data do not allow; loads no weights, and asks for no room
+    for them."""
     material = gather(config, world)
     rows = training_rows(material.data, config)
     usable, num_blocks = usable_rows(rows, config)
     if isinstance(config.model.adapter, LoRAConfig):
         check_packages(config.model.adapter, material.device)
-    workload = budget.workload(config, material.architecture, num_blocks, material.device, config.trainer.processes or world.size)
+    workload = budget.workload(
+        config, material.architecture, num_blocks, material.device, config.trainer.processes or world.size
+    )
     return Groundwork(material, rows, usable, num_blocks, workload, _max_steps(config, len(usable)))
 
 
 def prepare(config: TrainConfig, world: World = ALONE) -> Setup:
-    """Raises UserError for anything that config, machine, data or model do not allow; before weights are loaded, if they and a step find no room."""
+    """Raises UserError for anything that config, machine, data or model do not allow; before weights are loaded, if
+    they and a step find no room."""
     ground = survey(config, world)
     material = ground.material
     if material.device == "cuda":
@@ -164,10 +184,14 @@ def training_rows(loaded: Data, config: TrainConfig) -> Rows:
 
 
 def _recompute_activations(policy: LanguageModel) -> None:
-    """transformers gave the switch a new name between 5.17 and 5.23, which warns about the old one. The reentrant kind has no gradients for adapters,
-    whose layers' inputs need none."""
+    """transformers gave the switch a new name between 5.17 and 5.23, which warns about the old one. The reentrant kind
+    has no gradients for adapters, whose layers' inputs need none."""
     model = policy.model
-    enable = model.activation_checkpointing_enable if hasattr(model, "activation_checkpointing_enable") else model.gradient_checkpointing_enable
+    enable = (
+        model.activation_checkpointing_enable
+        if hasattr(model, "activation_checkpointing_enable")
+        else model.gradient_checkpointing_enable
+    )
     enable({"use_reentrant": False})
 
 
@@ -180,7 +204,10 @@ def choose_device(config: TrainConfig) -> str:
     count = torch.cuda.device_count() if wanted == "cuda" else 0
     place = int(os.environ.get("LOCAL_RANK", "0"))
     if place >= count and (count > 1 or (count == 1 and VERDICT in os.environ)):  # one alone may be this process's own
-        raise UserError(f"Process {place + 1} on this machine finds {count} CUDA devices; start as many processes as there are devices.")
+        raise UserError(
+            f"Process {place + 1} on this machine finds {count} CUDA devices; start as many processes as there are "
+            "devices."
+        )
     if config.trainer.dtype == "bf16" and wanted == "cuda" and not torch.cuda.is_bf16_supported():
         raise UserError("trainer.dtype=bf16, but this CUDA device has no bfloat16; use trainer.dtype=fp32.")
     return wanted
@@ -189,11 +216,15 @@ def choose_device(config: TrainConfig) -> str:
 def _check_vocabulary(rows: Data, vocab_size: int, config: TrainConfig) -> None:
     largest = max(int(side.tokens.max()) for side in (rows.train, rows.validation))
     if largest >= vocab_size:
-        raise UserError(f"The tokenizer of model.path={config.model.path} gives token {largest}, but the model embeds {vocab_size}; use its own.")
+        raise UserError(
+            f"The tokenizer of model.path={config.model.path} gives token {largest}, but the model embeds "
+            f"{vocab_size}; use its own."
+        )
 
 
 def usable_rows(rows: Rows, config: TrainConfig) -> tuple[list[int], float]:
-    """Rows that hold at least one block of the sampler, and the mean number of their blocks. Raises UserError if too few do for a batch."""
+    """Rows that hold at least one block of the sampler, and the mean number of their blocks. Raises UserError if too
+    few do for a batch."""
     sampler, counts = config.sampler, []
     for start in range(0, len(rows), ROWS_AT_A_TIME):
         batch = rows.batch(range(start, min(start + ROWS_AT_A_TIME, len(rows))))
@@ -202,8 +233,10 @@ def usable_rows(rows: Rows, config: TrainConfig) -> tuple[list[int], float]:
     usable = [row for row, count in enumerate(counts) if count]
     if len(usable) < config.trainer.batch_size:
         raise UserError(
-            f"Only {len(usable)} of {len(rows)} training rows hold a block of sampler.context_length={sampler.context_length} plus "
-            f"sampler.generate_length={sampler.generate_length} tokens, fewer than trainer.batch_size={config.trainer.batch_size}; "
+            f"Only {len(usable)} of {len(rows)} training rows hold a block of "
+            f"sampler.context_length={sampler.context_length} plus "
+            f"sampler.generate_length={sampler.generate_length} tokens, fewer than "
+            f"trainer.batch_size={config.trainer.batch_size}; "
             "shorten the blocks, lower the batch size, or add data."
         )
     return usable, sum(counts) / len(usable)
@@ -218,14 +251,21 @@ def evaluation_batches(rows: Rows, config: TrainConfig, num_documents: int) -> l
     """So many held-out rows, evenly spread. Raises UserError if there are not two, or none has room for a rollout."""
     num_rows = min(num_documents, len(rows))
     if num_rows < 2:
-        raise UserError(f"The validation data has {num_rows} row; standard errors need at least 2, so raise data.validation_fraction or add data.")
+        raise UserError(
+            f"The validation data has {num_rows} row; standard errors need at least 2, so raise "
+            "data.validation_fraction or add data."
+        )
     size = config.eval.micro_batch_size
     spread = [place * len(rows) // num_rows for place in range(num_rows)]  # neighbouring rows are often of one document
     batches = [rows.batch(spread[start : start + size]) for start in range(0, num_rows, size)]
     anchors, length = config.sampler.anchors, config.sampler.generate_length
-    if not any(find_blocks(batch, anchors, config.eval.first_context(anchors), config.eval.stride, length).valid.any() for batch in batches):
+    if not any(
+        find_blocks(batch, anchors, config.eval.first_context(anchors), config.eval.stride, length).valid.any()
+        for batch in batches
+    ):
         raise UserError(
-            f"No validation row has room for eval.context_length={config.eval.context_length} plus sampler.generate_length="
+            f"No validation row has room for eval.context_length={config.eval.context_length} plus "
+            "sampler.generate_length="
             f"{config.sampler.generate_length} tokens; shorten them or add data."
         )
     return batches

@@ -16,7 +16,9 @@ from ebft.config.schema import METHODS
 
 CONF = Path(__file__).parents[2] / "conf"
 SWEEP_GROUPS = ["sweep", "launcher"]
-FILES = {str(path.relative_to(CONF).with_suffix("")): path for path in sorted(CONF.rglob("*.yaml")) if path.parent != CONF}
+FILES = {
+    str(path.relative_to(CONF).with_suffix("")): path for path in sorted(CONF.rglob("*.yaml")) if path.parent != CONF
+}
 OF_RUNS = [name for name in FILES if name.partition("/")[0] not in SWEEP_GROUPS]
 OF_SWEEPS = [name for name in FILES if name.partition("/")[0] in SWEEP_GROUPS]
 SWEEPS = [name.removeprefix("sweep/") for name in OF_SWEEPS if name.startswith("sweep/")]
@@ -24,7 +26,8 @@ PAPER = [name.removeprefix("experiment/") for name in OF_RUNS if name.startswith
 
 
 def command(name: str) -> tuple[str, list[str]]:
-    """The program and the overrides of the command that a file gives: on its first line, or below the package header that Hydra wants first."""
+    """The program and the overrides of the command that a file gives: on its first line, or below the package header
+    that Hydra wants first."""
     first, second = FILES[name].read_text().splitlines()[:2]
     line = second if first == "# @package _global_" else first
     program, *overrides = shlex.split(line.removeprefix("# "))
@@ -33,7 +36,11 @@ def command(name: str) -> tuple[str, list[str]]:
 
 @pytest.mark.parametrize("name", OF_RUNS)
 def test_the_command_in_each_file_composes(name: str) -> None:
-    group, _, option = name.rpartition("/") if name.startswith(tuple(f"{nested}/" for nested in NESTED_GROUPS)) else name.partition("/")
+    group, _, option = (
+        name.rpartition("/")
+        if name.startswith(tuple(f"{nested}/" for nested in NESTED_GROUPS))
+        else name.partition("/")
+    )
     program, overrides = command(name)
     assert program == "ebft-train"
     assert f"{'+' if group == 'experiment' else ''}{group}={option}" in overrides
@@ -41,8 +48,11 @@ def test_the_command_in_each_file_composes(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", OF_SWEEPS)
-def test_the_command_of_each_sweep_and_launcher_is_planned(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Every run composes, figures can be compared, and every cell is printed with its cost; with one seed, since others differ in nothing else."""
+def test_the_command_of_each_sweep_and_launcher_is_planned(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Every run composes, figures can be compared, and every cell is printed with its cost; with one seed, since others
+    differ in nothing else."""
     group, _, option = name.partition("/")
     program, overrides = command(name)
     assert program == "ebft-sweep"
@@ -55,8 +65,14 @@ def test_the_command_of_each_sweep_and_launcher_is_planned(name: str, tmp_path: 
 
 
 def test_an_ablation_can_be_of_another_experiment(tmp_path: Path) -> None:
-    jobs = Planner(tmp_path, settings(["sweep=ablation_whitening"]).sweep).jobs(["+experiment=paper/translation", "seed=0"])
-    found = [(job.config.model.path, job.config.sampler.stride, job.config.features.whitening) for job in jobs if job.config is not None]
+    jobs = Planner(tmp_path, settings(["sweep=ablation_whitening"]).sweep).jobs(
+        ["+experiment=paper/translation", "seed=0"]
+    )
+    found = [
+        (job.config.model.path, job.config.sampler.stride, job.config.features.whitening)
+        for job in jobs
+        if job.config is not None
+    ]
     assert found == [("meta-llama/Llama-3.2-1B", 2, whitening) for whitening in ("none", "paper", "reference_code")]
 
 
@@ -81,10 +97,17 @@ def test_each_method_brings_its_optimizer(method: str) -> None:
 
 
 @pytest.mark.parametrize("experiment", PAPER)
-@pytest.mark.parametrize(("method", "values"), [("ebft", (1e-6, "constant_with_warmup", 16, 2.0)), ("sft", (1e-5, "cosine", 64, 2.0))])
+@pytest.mark.parametrize(
+    ("method", "values"), [("ebft", (1e-6, "constant_with_warmup", 16, 2.0)), ("sft", (1e-5, "cosine", 64, 2.0))]
+)
 def test_in_the_paper_s_experiments_too(experiment: str, method: str, values: tuple[float, str, int, float]) -> None:
     config = compose([f"+experiment={experiment}", f"method={method}"])
-    assert (config.optimizer.lr, config.optimizer.schedule, config.trainer.batch_size, config.trainer.max_epochs) == values
+    assert (
+        config.optimizer.lr,
+        config.optimizer.schedule,
+        config.trainer.batch_size,
+        config.trainer.max_epochs,
+    ) == values
 
 
 def test_the_paper_s_reinforcement_learning_is_optimised_as_its_energy_based_fine_tuning() -> None:
@@ -106,13 +129,25 @@ def test_layers_keep_their_types() -> None:
 
 
 def test_keys_know_whether_they_are_whole() -> None:
-    keys = ["trainer.batch_size", "optimizer.lr", "model.adapter.rank", "model.adapter.alpha", "method.max_new_tokens", "model.config_overrides.x"]
+    keys = [
+        "trainer.batch_size",
+        "optimizer.lr",
+        "model.adapter.rank",
+        "model.adapter.alpha",
+        "method.max_new_tokens",
+        "model.config_overrides.x",
+    ]
     assert [is_whole(key) for key in keys] == [True, False, True, False, True, None]
 
 
 def test_adapters_of_any_model_and_their_rate() -> None:
     config = compose(["model=debug", "model/adapter=lora", "optimizer=lora", "method=ebft"])
-    assert (config.model.adapter.name, config.model.init, config.optimizer.lr, config.optimizer.schedule) == ("lora", "random", 1e-3, "cosine")
+    assert (config.model.adapter.name, config.model.init, config.optimizer.lr, config.optimizer.schedule) == (
+        "lora",
+        "random",
+        1e-3,
+        "cosine",
+    )
 
 
 def test_keys_know_their_owners() -> None:

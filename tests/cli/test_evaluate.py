@@ -59,12 +59,17 @@ def test_a_run_folder_brings_its_configuration_and_is_held_against_its_base(run:
 
 def test_a_mapping_may_have_keys_of_its_own(run: Path) -> None:
     path = run / "config.yaml"
-    path.write_text(path.read_text().replace("revision: null", "revision: null\n  config_overrides: {num_hidden_layers: 1}"))
+    path.write_text(
+        path.read_text().replace("revision: null", "revision: null\n  config_overrides: {num_hidden_layers: 1}")
+    )
     (added,) = [override for override in with_run([f"model.path={run}"]) if "config_overrides" in override]
     assert added.startswith("++model.config_overrides={")
     assert compose(["model=debug", "model.path=tiny", added]).model.config_overrides["num_hidden_layers"] == 1
     replaced = with_run([f"model.path={run}", "model.config_overrides.num_hidden_layers=2"])
-    assert [override for override in replaced if "config_overrides" in override] == [added, "model.config_overrides.num_hidden_layers=2"]
+    assert [override for override in replaced if "config_overrides" in override] == [
+        added,
+        "model.config_overrides.num_hidden_layers=2",
+    ]
 
 
 def test_keys_and_groups_on_the_command_line_replace_the_run_s(run: Path) -> None:
@@ -75,9 +80,12 @@ def test_keys_and_groups_on_the_command_line_replace_the_run_s(run: Path) -> Non
 
 
 def test_anchors_follow_other_data_than_the_run_s(run: Path) -> None:
-    """Its `all` once made an evaluation on pairs refuse them, for it came from the modules that the run was trained on."""
+    """Its `all` once made an evaluation on pairs refuse them, for it came from the modules that the run was trained
+    on."""
     assert 'sampler.anchors="all"' in with_run([f"model.path={run}", "eval.stride=2"])
-    assert not any(override.startswith("sampler.anchors") for override in with_run([f"model.path={run}", "data=code_qa"]))
+    assert not any(
+        override.startswith("sampler.anchors") for override in with_run([f"model.path={run}", "data=code_qa"])
+    )
 
 
 @pytest.mark.parametrize("entry", ["", "/checkpoints/step_000004"])
@@ -96,18 +104,30 @@ def test_adapters_come_along_as_a_choice_and_its_keys(run: Path) -> None:
     assert overrides_of(run)[-3:] == ['model.adapter.name="lora"', "model.adapter.rank=3", "model.adapter.targets=null"]
     merged = {choice: with_run([f"model.path={run}", choice]) for choice in ("model=hf", "model/adapter=none")}
     assert not any(override.startswith(("model/adapter", "model.adapter")) for override in merged["model=hf"])
-    assert [override for override in merged["model/adapter=none"] if override.startswith(("model/", "model.a"))] == ["model/adapter=none"]
+    assert [override for override in merged["model/adapter=none"] if override.startswith(("model/", "model.a"))] == [
+        "model/adapter=none"
+    ]
 
 
 def test_a_folder_whose_config_is_no_run_s_is_refused(run: Path) -> None:
     (run / "config.yaml").write_text("[]")
-    with pytest.raises(UserError, match=r"my run/config\.yaml is not a config of ebft; name a run folder of ebft-train\."):
+    with pytest.raises(
+        UserError, match=r"my run/config\.yaml is not a config of ebft; name a run folder of ebft-train\."
+    ):
         with_run([f"model.path={run}"])
 
 
 @pytest.mark.parametrize(
     ("value", "text"),
-    [(None, "null"), (True, "true"), (3, "3"), (1e-5, "1e-05"), ("a\\b", r'"a\\b"'), ([1, 0.5], "[1,0.5]"), ({"a": ["b"]}, '{a:["b"]}')],
+    [
+        (None, "null"),
+        (True, "true"),
+        (3, "3"),
+        (1e-5, "1e-05"),
+        ("a\\b", r'"a\\b"'),
+        ([1, 0.5], "[1,0.5]"),
+        ({"a": ["b"]}, '{a:["b"]}'),
+    ],
 )
 def test_values_in_hydra_s_grammar(value: Any, text: str) -> None:
     assert literal(value) == text
@@ -160,7 +180,11 @@ def test_a_model_that_could_not_be_evaluated_gives_exit_code_1(tmp_path: Path, m
     ],
 )
 def test_mistakes_end_in_one_sentence_without_a_folder(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], arguments: list[str], sentence: str
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    sentence: str,
 ) -> None:
     monkeypatch.chdir(tmp_path)
     door = Door(monkeypatch, {})

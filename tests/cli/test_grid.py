@@ -8,7 +8,12 @@ from ebft.config.schema import UserError
 
 
 def test_a_grid_is_the_product_of_its_axes_the_last_one_fastest() -> None:
-    assert cells(["a=1,2", "b=x", "c=choice(3,4)"]) == [["a=1", "b=x", "c=3"], ["a=1", "b=x", "c=4"], ["a=2", "b=x", "c=3"], ["a=2", "b=x", "c=4"]]
+    assert cells(["a=1,2", "b=x", "c=choice(3,4)"]) == [
+        ["a=1", "b=x", "c=3"],
+        ["a=1", "b=x", "c=4"],
+        ["a=2", "b=x", "c=3"],
+        ["a=2", "b=x", "c=4"],
+    ]
     assert cells([]) == [[]]
 
 
@@ -32,7 +37,9 @@ def test_later_overrides_replace_earlier_ones_of_their_key() -> None:
 
 
 def test_an_interval_is_for_a_search() -> None:
-    with pytest.raises(UserError, match=r"optimizer\.lr=interval\(0,1\) has no list of values; list some, or .* sweep\.search=optuna\."):
+    with pytest.raises(
+        UserError, match=r"optimizer\.lr=interval\(0,1\) has no list of values; list some, or .* sweep\.search=optuna\."
+    ):
         axes(["optimizer.lr=interval(0,1)"])
 
 

@@ -45,7 +45,10 @@ SENTENCES = {
         "model.config_overrides.hidden_size is not set yet; write +model.config_overrides.hidden_size=VALUE to add it."
     ),
     "+seed=1": "seed has a value already; leave out the plus: seed=1.",
-    "trainer.max_steps": ("trainer.max_steps is not of the form KEY=VALUE; put a value with special characters in quotes: 'KEY=\"VALUE\"'."),
+    "trainer.max_steps": (
+        "trainer.max_steps is not of the form KEY=VALUE; put a value with special characters in quotes: "
+        "'KEY=\"VALUE\"'."
+    ),
     "model.path=a=b": "model.path=a=b is not of the form KEY=VALUE; put a value with special characters in quotes: 'KEY=\"VALUE\"'.",
     "seed=1,2": "seed=1,2 lists several values; add --multirun to run each, or put brackets around a list: KEY=[1,2].",
     "seed=range(1,3)": "seed=range(1,3) lists several values; add --multirun to run each, or put brackets around a list: KEY=[1,2].",
@@ -64,7 +67,9 @@ def test_one_sentence_and_no_folder(launch: Launcher, line: str) -> None:
 
 
 def test_an_unknown_experiment_names_the_nearest(launch: Launcher) -> None:
-    assert launch("+experiment=smke").err.startswith("experiment=smke does not exist; did you mean smoke? The options are ")
+    assert launch("+experiment=smke").err.startswith(
+        "experiment=smke does not exist; did you mean smoke? The options are "
+    )
 
 
 def test_a_typo_in_a_sweep_stops_it_before_its_first_job(launch: Launcher) -> None:

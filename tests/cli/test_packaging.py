@@ -1,4 +1,5 @@
-"""The wheel's list of packages is written out, because conf/ is renamed on its way in; it must not fall behind the folders."""
+"""The wheel's list of packages is written out, because conf/ is renamed on its way in; it must not fall behind the
+folders."""
 
 import tomllib
 from pathlib import Path

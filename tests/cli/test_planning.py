@@ -10,7 +10,13 @@ from ebft.config.schema import UserError
 from ebft.sweep.jobs import Job
 from tests.sweep.helpers import grid
 
-STARTS = ["model.path=run:a", "++model.path=run:a", "model.path='run:a'", 'model.path="run:a"', "model.path=choice(run:a,tiny)"]
+STARTS = [
+    "model.path=run:a",
+    "++model.path=run:a",
+    "model.path='run:a'",
+    'model.path="run:a"',
+    "model.path=choice(run:a,tiny)",
+]
 
 
 def jobs(command_line: str, directory: Path = Path("out"), **settings: object) -> list[Job]:
@@ -42,7 +48,13 @@ def test_a_name_is_of_what_a_run_computes_not_of_where_and_how() -> None:
         "trainer.checkpoint_every_steps=7",
     ):
         assert jobs(f"method=sft {same}")[0].name == plain.name, same
-    for other in ("seed=1", "optimizer.lr=2e-4", "trainer.max_steps=41", "data.path=x data=jsonl", "eval.num_questions=3"):
+    for other in (
+        "seed=1",
+        "optimizer.lr=2e-4",
+        "trainer.max_steps=41",
+        "data.path=x data=jsonl",
+        "eval.num_questions=3",
+    ):
         assert jobs(f"method=sft {other}")[0].name != plain.name, other
 
 
@@ -59,12 +71,18 @@ def test_variants_are_grids_with_names() -> None:
 def test_a_run_may_start_from_another_s_model(tmp_path: Path) -> None:
     """It is planned whatever their order, and its name knows what it starts from but not where that lies."""
     variants = {"on": ["method=ebft", "model.path=run:warm"], "warm": ["method=sft", "optimizer.lr=1e-4,1e-5"]}
-    with pytest.raises(UserError, match=r"starts from run:warm, which has 2 runs of seed 0 on this data; it must have one\."):
+    with pytest.raises(
+        UserError, match=r"starts from run:warm, which has 2 runs of seed 0 on this data; it must have one\."
+    ):
         jobs("seed=0,1", variants=variants)
     variants["warm"].pop()
     on, _, warm, _ = jobs("seed=0,1", tmp_path, variants=variants)
     assert on.needs == warm.name
-    assert (on.settings["model.path"], on.settings["seed"], warm.settings["model.path"]) == (f"run:{warm.name}", 0, "tiny")
+    assert (on.settings["model.path"], on.settings["seed"], warm.settings["model.path"]) == (
+        f"run:{warm.name}",
+        0,
+        "tiny",
+    )
     assert on.overrides == ("method=ebft", f'model.path="{tmp_path}/runs/{warm.name}/model"', "seed=0")
     elsewhere = jobs("seed=0,1", tmp_path / "elsewhere", variants=variants)[0]
     assert elsewhere.name == on.name
@@ -82,22 +100,64 @@ def test_runs_tracked_by_wandb_form_a_group() -> None:
     ("command_line", "settings", "sentence"),
     [
         ("", {}, "sweep.grid is empty; name what runs differ in, as in: ebft-sweep method=sft,ebft seed=0,1."),
-        ("", {"variants": {"a": []}}, "sweep.variants.a is empty; name what runs differ in, as in: ebft-sweep method=sft,ebft seed=0,1."),
-        ("seed=0,1 sampler.n_sample=1", {}, "seed=0 sampler.n_sample=1 cannot run: sampler.n_sample is not a key of the configuration; did you mean"),
-        ("method=sft,rlvr data=swallow_code", {}, "method=rlvr data=swallow_code cannot run: method=rlvr needs a verifier"),
+        (
+            "",
+            {"variants": {"a": []}},
+            "sweep.variants.a is empty; name what runs differ in, as in: ebft-sweep method=sft,ebft seed=0,1.",
+        ),
+        (
+            "seed=0,1 sampler.n_sample=1",
+            {},
+            "seed=0 sampler.n_sample=1 cannot run: sampler.n_sample is not a key of the configuration; did you mean",
+        ),
+        (
+            "method=sft,rlvr data=swallow_code",
+            {},
+            "method=rlvr data=swallow_code cannot run: method=rlvr needs a verifier",
+        ),
         ("method=sft,dpo", {}, "method=dpo cannot run: method=dpo does not exist; the options are ebft, rlvr, sft."),
-        ("seed=0,1", {"variants": {"a": ["optimizer.lr=-1"]}}, "sweep.variants.a: optimizer.lr=-1 seed=0 cannot run: optimizer.lr=-1"),
-        ("seed=0 hydra.run.dir=x", {}, "hydra.run.dir=x is for ebft-sweep to set; leave it out, and choose the folder with sweep.dir."),
-        ("resume=never", {}, "resume=never is for ebft-sweep to set; leave it out, and choose the folder with sweep.dir."),
+        (
+            "seed=0,1",
+            {"variants": {"a": ["optimizer.lr=-1"]}},
+            "sweep.variants.a: optimizer.lr=-1 seed=0 cannot run: optimizer.lr=-1",
+        ),
+        (
+            "seed=0 hydra.run.dir=x",
+            {},
+            "hydra.run.dir=x is for ebft-sweep to set; leave it out, and choose the folder with sweep.dir.",
+        ),
+        (
+            "resume=never",
+            {},
+            "resume=never is for ebft-sweep to set; leave it out, and choose the folder with sweep.dir.",
+        ),
         (
             "seed=0 plan_only=true",
             {},
-            "seed=0 plan_only=true cannot run: plan_only=true trains nothing; leave it out, and plan a sweep with mode=plan.",
+            "seed=0 plan_only=true cannot run: plan_only=true trains nothing; leave it out, and plan a sweep with "
+            "mode=plan.",
         ),
-        ("+experiment=scaling", {}, "+experiment=scaling cannot run: plan_only=true trains nothing; leave it out, and plan a sweep with mode=plan."),
-        ("optimizer.lr=1e-4,0.0001", {}, "Two runs of the grid are the same, optimizer.lr=0.0001 and optimizer.lr=0.0001; leave one out"),
-        ("trainer.device=cpu,cuda", {}, "Two runs of the grid are the same, trainer.device=cpu and trainer.device=cuda; leave one out"),
-        ("seed=0", {"variants": {"a": ["model.path=run:b"]}}, "sweep.variants.a starts from run:b, which is no variant; there are a."),
+        (
+            "+experiment=scaling",
+            {},
+            "+experiment=scaling cannot run: plan_only=true trains nothing; leave it out, and plan a sweep with "
+            "mode=plan.",
+        ),
+        (
+            "optimizer.lr=1e-4,0.0001",
+            {},
+            "Two runs of the grid are the same, optimizer.lr=0.0001 and optimizer.lr=0.0001; leave one out",
+        ),
+        (
+            "trainer.device=cpu,cuda",
+            {},
+            "Two runs of the grid are the same, trainer.device=cpu and trainer.device=cuda; leave one out",
+        ),
+        (
+            "seed=0",
+            {"variants": {"a": ["model.path=run:b"]}},
+            "sweep.variants.a starts from run:b, which is no variant; there are a.",
+        ),
         (
             "seed=0",
             {"variants": {"a": ["model.path=run:b"], "b": ["model.path=run:a"], "c": []}},
@@ -107,11 +167,15 @@ def test_runs_tracked_by_wandb_form_a_group() -> None:
             (
                 f"{plus}model.path=other seed=0",
                 {"variants": {"a": ["method=sft"], "b": ["model.path=run:a"]}},
-                f"{plus}model.path=other would replace model.path=run:a of sweep.variants.b as well; write it into sweep.grid, or leave it out.",
+                f"{plus}model.path=other would replace model.path=run:a of sweep.variants.b as well; write it into "
+                "sweep.grid, or leave it out.",
             )
             for plus in ("", "++")
         ),
-        *(("seed=0", {"variants": {"b": [start]}}, "sweep.variants.b starts from run:a, which is no variant") for start in STARTS),
+        *(
+            ("seed=0", {"variants": {"b": [start]}}, "sweep.variants.b starts from run:a, which is no variant")
+            for start in STARTS
+        ),
         ("model.path=run:a", {}, "sweep.grid starts from run:a, which is no variant"),
     ],
 )

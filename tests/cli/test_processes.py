@@ -34,7 +34,13 @@ def command(folder: Path, *overrides: str) -> list[str]:
     import json
 
     miniature(folder, *COMMON, *overrides)
-    return [sys.executable, "-m", "ebft.cli.train", *json.loads((folder / "overrides.json").read_text()), f"hydra.run.dir={folder / 'run'}"]
+    return [
+        sys.executable,
+        "-m",
+        "ebft.cli.train",
+        *json.loads((folder / "overrides.json").read_text()),
+        f"hydra.run.dir={folder / 'run'}",
+    ]
 
 
 def as_one(folder: Path) -> list[dict]:
@@ -49,7 +55,8 @@ def assert_figures(run: Path, expected: list[dict]) -> None:
 
 
 def test_ebft_train_with_two_processes(tmp_path: Path) -> None:
-    """From the command line to the report, as one process does it; rank 0 alone speaks, and nothing of the start is left."""
+    """From the command line to the report, as one process does it; rank 0 alone speaks, and nothing of the start is
+    left."""
     done = subprocess.run(command(tmp_path, "trainer.processes=2"), capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.count("Run completed after 5 steps.") == 1
@@ -95,16 +102,31 @@ def test_torchrun(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("fault", "message"),
     [
-        ("kill", r"^Rank 1 of 2 was killed by SIGKILL, so all processes have ended; the same command goes on from the last checkpoint\.$"),
-        ("throw", r"(?s)Traceback.*ZeroDivisionError: this rank is broken\nRank 1 of 2 failed with exit code 1; all processes have ended\.$"),
+        (
+            "kill",
+            r"^Rank 1 of 2 was killed by SIGKILL, so all processes have ended; the same command goes on from the last "
+            r"checkpoint\.$",
+        ),
+        (
+            "throw",
+            r"(?s)Traceback.*ZeroDivisionError: this rank is broken\nRank 1 of 2 failed with exit code 1; all "
+            r"processes have ended\.$",
+        ),
         (
             "stop",
-            r"^Rank 1 of 2 on \S+ has given no sign of life for \d s, so all processes end; the same command goes on from the last checkpoint\.$",
+            r"^Rank 1 of 2 on \S+ has given no sign of life for \d s, so all processes end; the same command goes on "
+            r"from the last checkpoint\.$",
         ),
-        ("sleep", r"^Rank 1 of 2 on \S+ has got nowhere for \d s while others wait for it, so all processes end; the same command goes on"),
+        (
+            "sleep",
+            r"^Rank 1 of 2 on \S+ has got nowhere for \d s while others wait for it, so all processes end; the same "
+            r"command goes on",
+        ),
     ],
 )
-def test_a_rank_that_fails_ends_all_with_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: str, message: str) -> None:
+def test_a_rank_that_fails_ends_all_with_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: str, message: str
+) -> None:
     """And the same command goes on from the last checkpoint, to what an undisturbed run comes to."""
     config, run = config_of(tmp_path), tmp_path / "run"
     run.mkdir()
@@ -131,7 +153,9 @@ def test_a_signal_to_any_rank_saves_once_and_ends_all(tmp_path: Path, monkeypatc
 
 def test_workers_end_with_their_parent(tmp_path: Path) -> None:
     """Even by SIGKILL: they save, and nobody is left."""
-    parent = subprocess.Popen([*command(tmp_path, "trainer.processes=2"), "trainer.max_steps=100000"], stdout=subprocess.DEVNULL)
+    parent = subprocess.Popen(
+        [*command(tmp_path, "trainer.processes=2"), "trainer.max_steps=100000"], stdout=subprocess.DEVNULL
+    )
     metrics = tmp_path / "run" / "metrics.jsonl"
     while not (metrics.exists() and metrics.read_text().count("\n") > 5):
         assert parent.poll() is None
@@ -140,7 +164,9 @@ def test_workers_end_with_their_parent(tmp_path: Path) -> None:
     parent.send_signal(signal.SIGKILL)
     parent.wait()
     deadline = time.monotonic() + 30
-    while any(Path(f"/proc/{pid}").exists() and "Z" not in Path(f"/proc/{pid}/stat").read_text().split()[2] for pid in workers):
+    while any(
+        Path(f"/proc/{pid}").exists() and "Z" not in Path(f"/proc/{pid}/stat").read_text().split()[2] for pid in workers
+    ):
         assert time.monotonic() < deadline
         time.sleep(0.1)
     assert len(workers) == 2
@@ -149,15 +175,27 @@ def test_workers_end_with_their_parent(tmp_path: Path) -> None:
 
 def test_processes_that_do_not_meet(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ebft.parallel.world.MEETING_SECONDS", 1.0)
-    for name, value in {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}.items():
+    for name, value in {
+        "RANK": "1",
+        "WORLD_SIZE": "2",
+        "LOCAL_RANK": "1",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": "1",
+    }.items():
         monkeypatch.setenv(name, value)
     with (
-        pytest.raises(UserError, match=r"^The 2 processes of this run did not meet at 127.0.0.1:1 within 1 s; see that all were started"),
+        pytest.raises(
+            UserError,
+            match=r"^The 2 processes of this run did not meet at 127.0.0.1:1 within 1 s; see that all were started",
+        ),
         connected(),
     ):
         pass
     monkeypatch.delenv("MASTER_PORT")
-    with pytest.raises(UserError, match=r"^WORLD_SIZE=2 without MASTER_PORT; start the processes with torchrun"), connected():
+    with (
+        pytest.raises(UserError, match=r"^WORLD_SIZE=2 without MASTER_PORT; start the processes with torchrun"),
+        connected(),
+    ):
         pass
 
 

@@ -68,9 +68,17 @@ def test_a_trial_has_a_job_for_every_seed() -> None:
     ("command_line", "settings", "sentence"),
     [
         ("method=sft seed=0,1", {}, "sweep.search=optuna has nothing to search; give a key several values"),
-        ("method=sft", {"variants": {"a": []}}, "sweep.search=optuna searches one grid; set sweep.variants={} or choose another sweep."),
+        (
+            "method=sft",
+            {"variants": {"a": []}},
+            "sweep.search=optuna searches one grid; set sweep.variants={} or choose another sweep.",
+        ),
         ("'optimizer.lr=interval(2,1)'", {}, "optimizer.lr=interval(2,1) is no interval to search: "),
-        ("'trainer.max_steps=interval(1.5,3)'", {}, "trainer.max_steps=interval(1.5,3) has ends that are no whole numbers, and trainer.max_steps is"),
+        (
+            "'trainer.max_steps=interval(1.5,3)'",
+            {},
+            "trainer.max_steps=interval(1.5,3) has ends that are no whole numbers, and trainer.max_steps is",
+        ),
         ("'optimizer.lr=interval(-1.0,1.0)'", {}, "optimizer.lr=-1.0 cannot run: optimizer.lr=-1.0 must be above 0."),
     ],
 )
@@ -100,7 +108,8 @@ class Landscape:
 
 def search(directory: Path, earlier: list[Job], num_trials: int, **settings: object) -> Search:
     found, _ = searching.plan(
-        Planner(directory, grid(search="optuna")), shlex.split("method=sft 'optimizer.lr=tag(log,interval(1e-6,1e-2))' seed=0,1")
+        Planner(directory, grid(search="optuna")),
+        shlex.split("method=sft 'optimizer.lr=tag(log,interval(1e-6,1e-2))' seed=0,1"),
     )
     return Search(directory, grid(num_trials=num_trials, **settings), found.space, found.jobs, earlier, True, 1)
 
@@ -139,7 +148,9 @@ def test_a_metric_that_no_run_has(tmp_path: Path) -> None:
     landscape, found = Landscape(tmp_path), search(tmp_path, [], 1, metric="eval/greedy")
     first, second = found.next()
     landscape.end(found, first)
-    with pytest.raises(UserError, match=r"sweep\.metric=eval/greedy is not measured by sft-code_qa-\w+; it has eval/cross_entropy\."):
+    with pytest.raises(
+        UserError, match=r"sweep\.metric=eval/greedy is not measured by sft-code_qa-\w+; it has eval/cross_entropy\."
+    ):
         landscape.end(found, second)
 
 
@@ -151,7 +162,9 @@ def test_a_choice_made_twice_runs_once_and_counts_twice(tmp_path: Path) -> None:
         for job in jobs:
             landscape.end(source, job)
     assert sorted(job.keys["optimizer.lr"] for job in landscape.jobs) == ["0.0001", "0.001"]
-    assert [trial.value for trial in source.study.trials].count(0.0) + [trial.value for trial in source.study.trials].count(1.0) == 7
+    assert [trial.value for trial in source.study.trials].count(0.0) + [
+        trial.value for trial in source.study.trials
+    ].count(1.0) == 7
 
 
 @pytest.mark.parametrize(

@@ -36,7 +36,9 @@ class Command:
     def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
         self.folder, self.monkeypatch, self.capsys = folder, monkeypatch, capsys
         self.compared: list[tuple[GridConfig, Path, Sequence[Job] | None]] = []
-        monkeypatch.setattr(cli, "write_comparison", lambda sweep, directory, jobs, say: self.compared.append((sweep, directory, jobs)))
+        monkeypatch.setattr(
+            cli, "write_comparison", lambda sweep, directory, jobs, say: self.compared.append((sweep, directory, jobs))
+        )
         monkeypatch.setattr(attempt, "CHILD", "tests.sweep.stand_in")
         monkeypatch.setenv("PYTHONPATH", str(ROOT))  # of the stand-ins
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
@@ -102,7 +104,10 @@ SMALL = "data=stdlib data.sequence_length=101 sampler.context_length=11 sampler.
 
 def test_a_plan_has_cells_steps_and_cost_and_writes_nothing(command: Command) -> None:
     """tests/test_cost.py works the cost out: 4 rows of 303 tokens, and of 257 + 222 + 771."""
-    outcome = command(f"mode=plan sweep.name=mine sweep.dir=out method=sft,ebft seed=0,1,2 trainer.batch_size=4 trainer.micro_batch_size=2 {SMALL}")
+    outcome = command(
+        "mode=plan sweep.name=mine sweep.dir=out method=sft,ebft seed=0,1,2 trainer.batch_size=4 "
+        f"trainer.micro_batch_size=2 {SMALL}"
+    )
     assert (outcome.code, outcome.err, command.files(), command.compared) == (0, "", [], [])
     assert outcome.out.splitlines() == [
         "mine: 6 runs in out, 6 not started",
@@ -128,7 +133,9 @@ def test_variants_are_cells_of_a_plan(command: Command) -> None:
 
 
 def test_a_plan_of_a_search(command: Command) -> None:
-    outcome = command("mode=plan sweep.dir=out sweep.search=optuna sweep.num_trials=7 method=sft 'optimizer.lr=interval(1e-5,1e-3)'")
+    outcome = command(
+        "mode=plan sweep.dir=out sweep.search=optuna sweep.num_trials=7 method=sft 'optimizer.lr=interval(1e-5,1e-3)'"
+    )
     assert outcome.out.splitlines() == [
         "default: 7 trials in out, 0 begun, for eval/cross_entropy",
         "  optimizer.lr=interval(1e-5,1e-3)",
@@ -167,7 +174,10 @@ def test_the_status_of_a_sweep(command: Command, begun: list[Job]) -> None:
     names = [job.name for job in begun]
     kinds = ["done", "failed", "stopped", "running", "interrupted", "not started"]
     rows = [line.split(maxsplit=3) for line in outcome.out.splitlines()]
-    assert [[row[0], row[2], row[3]] for row in rows[:7]] == [["run", "seed", "state"], *([*row] for row in zip(names, "012345", kinds, strict=True))]
+    assert [[row[0], row[2], row[3]] for row in rows[:7]] == [
+        ["run", "seed", "state"],
+        *([*row] for row in zip(names, "012345", kinds, strict=True)),
+    ]
     assert outcome.out.splitlines()[7:] == [
         f"{names[1]}: the loss is not finite",
         f"{names[2]}: stopped early at step 3",
@@ -249,13 +259,24 @@ def test_a_mistake_is_one_sentence_and_leaves_nothing(command: Command, line: st
         ("sweep.dir=foreign", "foreign/sweep.json is not a manifest of ebft-sweep; choose another sweep.dir."),
         ("mode=status sweep.dir=file", "sweep.dir=file holds no sweep; name the folder of one."),
         ("mode=status sweep.dir=others", "sweep.dir=others holds no sweep; name the folder of one."),
-        ("mode=status sweep.dir=foreign", "foreign/sweep.json is not a manifest of ebft-sweep; choose another sweep.dir."),
+        (
+            "mode=status sweep.dir=foreign",
+            "foreign/sweep.json is not a manifest of ebft-sweep; choose another sweep.dir.",
+        ),
         ("mode=collect sweep.dir=file", "sweep.dir=file is no folder; name one that holds runs."),
-        ("mode=collect sweep.dir=broken", "broken/sweep.json is not a manifest of ebft-sweep; choose another sweep.dir."),
+        (
+            "mode=collect sweep.dir=broken",
+            "broken/sweep.json is not a manifest of ebft-sweep; choose another sweep.dir.",
+        ),
     ],
 )
 def test_a_folder_that_is_none_of_ours_stays_as_it_is(command: Command, line: str, sentence: str) -> None:
-    for name, text in (("file", ""), ("others/mine", ""), ("broken/sweep.json", '{"runs": ['), ("foreign/sweep.json", '{"runs": 3}')):
+    for name, text in (
+        ("file", ""),
+        ("others/mine", ""),
+        ("broken/sweep.json", '{"runs": ['),
+        ("foreign/sweep.json", '{"runs": 3}'),
+    ):
         (command.folder / name).parent.mkdir(exist_ok=True)
         (command.folder / name).write_text(text)
     before = command.files()
@@ -272,7 +293,12 @@ def test_another_sweep_s_folder_is_refused_and_a_larger_grid_of_the_same_is_not(
         "sweep.search=optuna method=sft,ebft": "sweep.dir=out holds another sweep (a grid there); ",
     }.items():
         outcome = command(f"sweep.dir=out {line}")
-        assert (outcome.code, outcome.out, outcome.err, command.files()) == (2, "", f"{sentence}choose another sweep.dir.\n", before)
+        assert (outcome.code, outcome.out, outcome.err, command.files()) == (
+            2,
+            "",
+            f"{sentence}choose another sweep.dir.\n",
+            before,
+        )
     assert command("sweep.dir=out method=sft,ebft seed=0,1").code == 0
     assert len([what for _, what in command.diary() if what == "start 0"]) == 4
 
@@ -293,7 +319,9 @@ def test_a_sweep_that_may_not_be_read(command: Command, monkeypatch: pytest.Monk
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(Path, "read_text", refuse)
-    with pytest.raises(UserError, match=r"^theirs/sweep\.json cannot be read \(Permission denied\); choose another sweep\.dir\.$"):
+    with pytest.raises(
+        UserError, match=r"^theirs/sweep\.json cannot be read \(Permission denied\); choose another sweep\.dir\.$"
+    ):
         read_manifest(Path("theirs"))
 
 
@@ -301,16 +329,27 @@ def test_a_sweep_that_may_not_be_read(command: Command, monkeypatch: pytest.Monk
 
 
 def test_everything_done_is_exit_code_0_and_a_second_time_nothing_runs(command: Command) -> None:
-    first = command("sweep.dir=out method=sft,ebft seed=0,1 launcher.slots_per_device=2 sweep.metrics=[eval/cross_entropy]")
+    first = command(
+        "sweep.dir=out method=sft,ebft seed=0,1 launcher.slots_per_device=2 sweep.metrics=[eval/cross_entropy]"
+    )
     assert (first.code, first.err) == (0, "")
-    assert sorted(command.diary()) == sorted((job.name, what) for job in command.jobs() for what in ("start 0", "completed"))
+    assert sorted(command.diary()) == sorted(
+        (job.name, what) for job in command.jobs() for what in ("start 0", "completed")
+    )
     second = command("sweep.dir=out method=sft,ebft seed=0,1 sweep.split=[]")
     assert (second.code, second.out.splitlines()[-1], len(command.diary())) == (0, "4 done before, of 4 runs", 8)
     (settings, directory, compared), (_, _, again) = command.compared
-    assert (settings.metrics, directory, compared, again) == (["eval/cross_entropy"], Path("out"), list(command.jobs()), list(command.jobs()))
+    assert (settings.metrics, directory, compared, again) == (
+        ["eval/cross_entropy"],
+        Path("out"),
+        list(command.jobs()),
+        list(command.jobs()),
+    )
 
 
-def test_a_failure_is_exit_code_1_and_is_tried_again_when_asked(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failure_is_exit_code_1_and_is_tried_again_when_asked(
+    command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("FAILING", "seed=1")
     _, bad = Planner(Path("out"), grid()).jobs(["method=sft", "seed=0,1"])
     lines = [
@@ -326,7 +365,9 @@ def test_a_failure_is_exit_code_1_and_is_tried_again_when_asked(command: Command
     assert len(command.compared) == 3
 
 
-def test_an_interrupt_is_exit_code_130_and_the_same_command_goes_on(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupt_is_exit_code_130_and_the_same_command_goes_on(
+    command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
     say = Console.say
 
     def interrupt(self: Console, text: str) -> None:
@@ -337,7 +378,11 @@ def test_an_interrupt_is_exit_code_130_and_the_same_command_goes_on(command: Com
     with monkeypatch.context() as patch:
         patch.setattr(Console, "say", interrupt)
         outcome = command("sweep.dir=out method=sft seed=0,1,2")
-    assert (outcome.code, outcome.out.splitlines()[-1], command.compared) == (130, "Interrupted; the same command goes on.", [])
+    assert (outcome.code, outcome.out.splitlines()[-1], command.compared) == (
+        130,
+        "Interrupted; the same command goes on.",
+        [],
+    )
     assert command("sweep.dir=out method=sft seed=0,1,2").code == 0
     assert [name for name, what in command.diary() if what == "completed"] == [job.name for job in command.jobs()]
 
@@ -376,10 +421,15 @@ def test_a_search_ends_with_its_best_trial_and_goes_on_with_more(command: Comman
     assert [name for name, what in command.diary() if what == "completed"] == [job.name for job in command.jobs()]
     other = command(SEARCH.replace("1e-5", "1e-6"))
     axes = "optimizer.lr=tag(log,interval(1e-5,1e-3)) method=sft seed=0"
-    assert (other.code, other.err) == (2, f"sweep.dir=out holds another sweep ({axes} there); choose another sweep.dir.\n")
+    assert (other.code, other.err) == (
+        2,
+        f"sweep.dir=out holds another sweep ({axes} there); choose another sweep.dir.\n",
+    )
 
 
-def test_a_resumed_search_keeps_the_trials_that_it_has_not_come_to(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_resumed_search_keeps_the_trials_that_it_has_not_come_to(
+    command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Of two open trials it takes up one at a time; interrupted there, it once forgot the other."""
     say = Console.say
 
@@ -404,13 +454,23 @@ def test_collecting_takes_up_what_the_sweep_was_told_and_more(command: Command, 
     write_manifest(command.folder / "out", Manifest(arguments, (), tuple(begun)))
     assert command("mode=collect sweep.dir=out sweep.reference=b sweep.split=[seed]").code == 0
     ((settings, directory, compared),) = command.compared
-    assert (settings.metrics, settings.reference, settings.split, settings.variants) == (["eval/greedy"], "b", ["seed"], {"a": ["method=sft"]})
+    assert (settings.metrics, settings.reference, settings.split, settings.variants) == (
+        ["eval/greedy"],
+        "b",
+        ["seed"],
+        {"a": ["method=sft"]},
+    )
     assert (directory, compared) == (Path("out"), tuple(begun))
 
 
 def test_a_sweep_keeps_what_it_was_told_of_its_comparison(command: Command) -> None:
     """What is added with a plus, too, which was once forgotten."""
-    assert command(f"sweep.dir=out sweep.reference=short {GRID} {SHORT} launcher.slots_per_device=2 trainer.dtype=fp32").code == 0
+    assert (
+        command(
+            f"sweep.dir=out sweep.reference=short {GRID} {SHORT} launcher.slots_per_device=2 trainer.dtype=fp32"
+        ).code
+        == 0
+    )
     stored = read_manifest(command.folder / "out")
     assert stored is not None
     assert stored.arguments == ("sweep.dir=out", "sweep.reference=short", *shlex.split(GRID), *shlex.split(SHORT))
@@ -431,13 +491,17 @@ def test_a_folder_where_no_comparison_can_be_written(tmp_path: Path, monkeypatch
 
     monkeypatch.setattr(comparison, "compare", lambda *args: None)
     monkeypatch.setattr(comparison, "write", refuse)
-    sentence = f"sweep.dir={tmp_path} cannot be written (Permission denied), where the comparison goes; collect a copy of it."
+    sentence = (
+        f"sweep.dir={tmp_path} cannot be written (Permission denied), where the comparison goes; collect a copy of it."
+    )
     with pytest.raises(UserError, match=f"^{re.escape(sentence)}$"):
         cli.write_comparison(grid(), tmp_path, [], print)
 
 
 @pytest.mark.parametrize(("group", "expected"), [("", "mine"), ("tracker.group=theirs", "theirs")])
-def test_the_comparison_is_tracked_where_its_runs_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, group: str, expected: str) -> None:
+def test_the_comparison_is_tracked_where_its_runs_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, group: str, expected: str
+) -> None:
     started: list[Any] = []
     rows: list[Any] = []
     tracker = SimpleNamespace(table=lambda *table: rows.append(table), finish=lambda failed: rows.append(failed))
@@ -453,7 +517,9 @@ def test_the_comparison_is_tracked_where_its_runs_are(tmp_path: Path, monkeypatc
     assert len(started) == 1
 
 
-def test_runs_that_are_not_tracked_leave_the_comparison_untracked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_runs_that_are_not_tracked_leave_the_comparison_untracked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(tracking, "start", lambda *args: pytest.fail("tracked"))
     cli.track(grid(), tmp_path, Planner(tmp_path, grid()).jobs(["method=sft"]), None)
 
@@ -465,5 +531,7 @@ def test_notes_of_what_is_not_done() -> None:
 
 def test_a_reader_that_has_seen_enough_is_no_error(tmp_path: Path) -> None:
     command = f"'{sys.executable}' -m ebft.cli.sweep method=sft seed=0 mode=plan 'sweep.dir={tmp_path}/out' | true"
-    done = subprocess.run(["bash", "-c", f"{command}; exit ${{PIPESTATUS[0]}}"], capture_output=True, text=True, cwd=ROOT)
+    done = subprocess.run(
+        ["bash", "-c", f"{command}; exit ${{PIPESTATUS[0]}}"], capture_output=True, text=True, cwd=ROOT
+    )
     assert (done.returncode, done.stderr) == (141, "")

@@ -25,7 +25,10 @@ def test_the_loop_gets_a_typed_config_and_its_folder(launch: Launcher) -> None:
     assert launch.files() == ["out", "out/mine"]
 
 
-PLAN = [override for override in MINIATURE if not override.startswith("trainer.max_steps")] + ["method=sft", "plan_only=true"]
+PLAN = [override for override in MINIATURE if not override.startswith("trainer.max_steps")] + [
+    "method=sft",
+    "plan_only=true",
+]
 
 
 @pytest.fixture
@@ -73,7 +76,10 @@ def test_the_default_folder_names_time_and_method(launch: Launcher) -> None:
 
 def test_a_job_a_method_each_in_a_folder_of_its_own(launch: Launcher) -> None:
     launch("--multirun", "method=sft,ebft", "hydra.sweep.dir=out")
-    assert [(type(config.method), config.optimizer.schedule) for config, _ in launch.jobs] == [(SFTConfig, "cosine"), (EBFTConfig, "cosine")]
+    assert [(type(config.method), config.optimizer.schedule) for config, _ in launch.jobs] == [
+        (SFTConfig, "cosine"),
+        (EBFTConfig, "cosine"),
+    ]
     assert [run_dir.relative_to(launch.folder) for _, run_dir in launch.jobs] == [Path("out/0"), Path("out/1")]
 
 
@@ -179,4 +185,6 @@ def test_shell_completion(launch: Launcher, typed: str, offered: list[str]) -> N
     launch.monkeypatch.setenv("COMP_LINE", line)
     launch.monkeypatch.setenv("COMP_POINT", str(len(line)))
     found = launch("-sc", "query=bash").out.split()
-    assert set(offered) <= {option.rstrip("=.") if "=" not in typed and "." not in typed else option for option in found}
+    assert set(offered) <= {
+        option.rstrip("=.") if "=" not in typed and "." not in typed else option for option in found
+    }

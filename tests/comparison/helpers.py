@@ -14,13 +14,34 @@ CONFIG: dict[str, Any] = {
     "seed": 0,
     "method": {"name": "ebft", "ce_coef": 0.1},
     "model": {"path": "tiny", "revision": None, "init": "pretrained", "config_overrides": {}},
-    "data": {"source": "stdlib", "sequence_length": 13, "task": "parses", "validation_part": "report", "max_train_documents": None},
-    "features": {"feature_layers": [0.5], "embed_method": "last_token", "normalize": "joint", "whitening": "none", "network": "policy", "path": None},
+    "data": {
+        "source": "stdlib",
+        "sequence_length": 13,
+        "task": "parses",
+        "validation_part": "report",
+        "max_train_documents": None,
+    },
+    "features": {
+        "feature_layers": [0.5],
+        "embed_method": "last_token",
+        "normalize": "joint",
+        "whitening": "none",
+        "network": "policy",
+        "path": None,
+    },
     "sampler": {"anchors": "all", "generate_length": 2, "n_samples": 3},
     "optimizer": {"lr": 1e-4},
     "trainer": {"max_steps": 10, "micro_batch_size": 8},
     "tracker": {"name": "none"},
-    "eval": {"every_steps": 5, "num_documents": 7, "horizons": [1, 2], "seed": 1234, "num_questions": 11, "num_completions": 0, "pass_at": [1]},
+    "eval": {
+        "every_steps": 5,
+        "num_documents": 7,
+        "horizons": [1, 2],
+        "seed": 1234,
+        "num_questions": 11,
+        "num_completions": 0,
+        "pass_at": [1],
+    },
     "sandbox": {"seconds": 2.0, "memory_mb": 256},
 }
 BASE = {
@@ -54,7 +75,8 @@ def run(
     status: str = "completed",
     **changes: Any,
 ) -> Path:
-    """A run with evaluations at steps 0, 5 and 10; `final` is what differs from the base in the end, half of it at step 5."""
+    """A run with evaluations at steps 0, 5 and 10; `final` is what differs from the base in the end, half of it at step
+    5."""
     folder.mkdir(parents=True)
     (folder / "config.yaml").write_text(yaml.safe_dump(config(**changes)))
     last = {**base, **(final or {})}
@@ -70,7 +92,9 @@ def run(
     return folder
 
 
-def planned(folder: str, variant: str = "", keys: Mapping[str, str] | None = None, note: str = "", **changes: Any) -> Planned:
+def planned(
+    folder: str, variant: str = "", keys: Mapping[str, str] | None = None, note: str = "", **changes: Any
+) -> Planned:
     return Planned(folder, variant, keys or {}, flat(config(**changes)), note)
 
 

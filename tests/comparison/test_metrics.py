@@ -1,6 +1,13 @@
 import pytest
 
-from ebft.comparison.metrics import check_known, evaluation_settings, expected, family, feature_settings, lower_is_better
+from ebft.comparison.metrics import (
+    check_known,
+    evaluation_settings,
+    expected,
+    family,
+    feature_settings,
+    lower_is_better,
+)
 from ebft.config.identity import flat
 from ebft.config.schema import UserError
 from tests.comparison.helpers import config
@@ -24,7 +31,12 @@ def test_a_metric_has_a_kind_and_a_direction(metric: str, kind: str, lower: bool
 
 
 @pytest.mark.parametrize(
-    ("metric", "advice"), [("eval/crossentropy", "did you mean eval/cross_entropy?"), ("greedy", "did you mean eval/greedy?"), ("zzz", "there are")]
+    ("metric", "advice"),
+    [
+        ("eval/crossentropy", "did you mean eval/cross_entropy?"),
+        ("greedy", "did you mean eval/greedy?"),
+        ("zzz", "there are"),
+    ],
 )
 def test_an_unknown_metric_is_refused(metric: str, advice: str) -> None:
     with pytest.raises(UserError, match="is not a metric of an evaluation") as refusal:
@@ -34,7 +46,9 @@ def test_an_unknown_metric_is_refused(metric: str, advice: str) -> None:
 
 def test_a_configuration_tells_what_will_be_measured() -> None:
     names = expected(flat(config(eval__horizons=[1, 4], data__task="chrf", eval__num_completions=3, eval__pass_at=[2])))
-    assert {name for name in names if "matching" in name} == {f"eval/feature_matching_loss@{horizon}" for horizon in (1, 2, 4)}
+    assert {name for name in names if "matching" in name} == {
+        f"eval/feature_matching_loss@{horizon}" for horizon in (1, 2, 4)
+    }
     assert {"eval/cross_entropy", "eval/greedy", "eval/bleu", "eval/chrf", "eval/pass@2", "eval/entropy@64"} <= names
     assert not {"eval/greedy", "eval/parse_rate"} & expected(flat(config(eval__num_questions=0)))
 
@@ -42,7 +56,10 @@ def test_a_configuration_tells_what_will_be_measured() -> None:
 def test_settings_of_the_evaluation_leave_out_what_only_times_it() -> None:
     settings = evaluation_settings(flat(config()), split=["data.source"])
     assert {"data.sequence_length", "eval.num_documents", "sandbox.seconds"} <= settings.keys()
-    assert not {"data.source", "data.max_train_documents", "eval.every_steps", "optimizer.lr", "sampler.n_samples"} & settings.keys()
+    assert (
+        not {"data.source", "data.max_train_documents", "eval.every_steps", "optimizer.lr", "sampler.n_samples"}
+        & settings.keys()
+    )
 
 
 def test_feature_matching_sees_through_the_runs_own_features() -> None:
@@ -56,6 +73,10 @@ def test_feature_matching_sees_through_the_runs_own_features() -> None:
         ({"sampler__n_samples": 5}, False),
     ]:
         assert (feature_settings(loss, flat(config(**changes))) != feature_settings(loss, here)) == differs, changes
-    assert feature_settings("eval/reward", flat(config(features__whitening="paper"))) != feature_settings("eval/reward", here)
+    assert feature_settings("eval/reward", flat(config(features__whitening="paper"))) != feature_settings(
+        "eval/reward", here
+    )
     fixed = {"features__network": "checkpoint", "features__path": "phi"}
-    assert feature_settings(loss, flat(config(**fixed))) == feature_settings(loss, flat(config(**fixed, model__path="other")))
+    assert feature_settings(loss, flat(config(**fixed))) == feature_settings(
+        loss, flat(config(**fixed, model__path="other"))
+    )

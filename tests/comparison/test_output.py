@@ -73,7 +73,13 @@ def test_csv_has_a_row_for_every_cell_and_metric_in_full_precision(folder: Path)
     rows = list(csv.DictReader((folder / "comparison.csv").read_text().splitlines()))
     assert len(rows) == 3 * len(METRICS) + 2 * 2
     (ours,) = (row for row in rows if (row["cell"], row["metric"]) == ("ebft", "eval/cross_entropy"))
-    assert (ours["n"], ours["better"], ours["best"], ours["pairs"], ours["reference"]) == ("3", "lower", "True", "3", "sft")
+    assert (ours["n"], ours["better"], ours["best"], ours["pairs"], ours["reference"]) == (
+        "3",
+        "lower",
+        "True",
+        "3",
+        "sft",
+    )
     assert float(ours["high"]) - float(ours["low"]) == pytest.approx(2 * 4.302653 * SPREAD / 3**0.5, rel=1e-6)
     assert float(ours["difference"]) == pytest.approx(-0.875 / 3)
     (cost,) = (row for row in rows if (row["cell"], row["metric"]) == ("ebft", "cost/tokens_forwarded"))
@@ -109,7 +115,13 @@ def test_every_plot_is_drawn(folder: Path) -> None:
         assert Image.open(path).convert("L").getextrema() != (255, 255), path.name
     page = (folder / "comparison.html").read_text()
     assert page.count('<figure class="plot"') == len(names)
-    for label in ("optimiser steps", "tokens forwarded in training", "seconds of training", "horizon G (tokens)", "token of the answer"):
+    for label in (
+        "optimiser steps",
+        "tokens forwarded in training",
+        "seconds of training",
+        "horizon G (tokens)",
+        "token of the answer",
+    ):
         assert label in page
 
 
@@ -121,7 +133,10 @@ def test_names_are_escaped_everywhere(tmp_path: Path) -> None:
     assert "<b>a" not in page.read_text()
     assert r"_&lt;b>a\|b_&%$x^$&lt;/b> | 1 of 2 |" in (tmp_path / "comparison.md").read_text()
     assert "<b>" not in (tmp_path / "comparison.md").read_text()
-    assert r"\_\textless{}b\textgreater{}a|b\_\&\%\$x\textasciicircum{}\$\textless{}/b" in (tmp_path / "comparison.tex").read_text()
+    assert (
+        r"\_\textless{}b\textgreater{}a|b\_\&\%\$x\textasciicircum{}\$\textless{}/b"
+        in (tmp_path / "comparison.tex").read_text()
+    )
     assert "\n% Reported: a b\n" in (tmp_path / "comparison.tex").read_text()
     assert f"seed 1 (runs/1): failed: {HOSTILE}" in text(compared)
     assert "incomplete" in page.read_text()
@@ -131,7 +146,14 @@ def test_the_terminal_gets_a_table(tmp_path: Path) -> None:
     three_seeds(tmp_path)
     lines = text(compare(tmp_path, grid(metrics=METRICS, reference="sft"), None)).splitlines()
     assert lines[2].split() == ["base", "2.0000", "0.5000"]
-    assert next(line for line in lines if line.startswith("  ebft")).split()[:6] == ["ebft", "3", "0.8333", "±", "0.1793", "(0.0722)*"]
+    assert next(line for line in lines if line.startswith("  ebft")).split()[:6] == [
+        "ebft",
+        "3",
+        "0.8333",
+        "±",
+        "0.1793",
+        "(0.0722)*",
+    ]
 
 
 def test_a_tracker_gets_the_rows_of_the_csv(tmp_path: Path) -> None:

@@ -29,14 +29,22 @@ def test_an_estimate_is_that_of_scipy(values: list[float]) -> None:
     assert found.sd == pytest.approx(np.std(values, ddof=1), abs=1e-9)
     if np.std(values) > 1e-6:
         low, high = stats.t.interval(0.95, len(values) - 1, loc=np.mean(values), scale=stats.sem(values))
-        assert (found.mean - found.half_width, found.mean + found.half_width) == (pytest.approx(low, abs=1e-9), pytest.approx(high, abs=1e-9))
+        assert (found.mean - found.half_width, found.mean + found.half_width) == (
+            pytest.approx(low, abs=1e-9),
+            pytest.approx(high, abs=1e-9),
+        )
 
 
 def test_an_interval_worked_out_by_hand() -> None:
     """Mean 2, deviation 1, t_{0.975, 2} = 4.302653, so 4.302653 / sqrt(3) on either side."""
     found = estimate([1.0, 2.0, 3.0])
     assert found is not None
-    assert (found.n, found.mean, found.sd, found.half_width) == (3, 2.0, 1.0, pytest.approx(4.302653 / math.sqrt(3), rel=1e-6))
+    assert (found.n, found.mean, found.sd, found.half_width) == (
+        3,
+        2.0,
+        1.0,
+        pytest.approx(4.302653 / math.sqrt(3), rel=1e-6),
+    )
     assert not found.excludes_zero
 
 
@@ -47,7 +55,8 @@ def test_one_value_has_no_interval_and_nothing_no_estimate() -> None:
 
 
 def test_differences_are_taken_within_a_seed() -> None:
-    """Seeds spread by 10 and the pairs differ by 1 +- 0.1: unpaired the interval would hold 0. A paired t-test of scipy agrees."""
+    """Seeds spread by 10 and the pairs differ by 1 +- 0.1: unpaired the interval would hold 0. A paired t-test of scipy
+    agrees."""
     ours, theirs = {0: 11.0, 1: 21.1, 2: 30.9, 7: 5.0}, {0: 10.0, 1: 20.0, 2: 30.0, 3: 99.0}
     found = difference(ours, theirs)
     assert found is not None

@@ -33,10 +33,18 @@ def test_cells_have_mean_deviation_interval_and_paired_differences(tmp_path: Pat
     assert list(found) == ["base", "ebft", "sft"]
     figure = found["ebft"].figures["eval/cross_entropy"]
     assert figure.estimate is not None
-    assert (figure.estimate.n, figure.estimate.mean, figure.estimate.sd) == (3, pytest.approx(2.5 / 3), pytest.approx(SPREAD))
+    assert (figure.estimate.n, figure.estimate.mean, figure.estimate.sd) == (
+        3,
+        pytest.approx(2.5 / 3),
+        pytest.approx(SPREAD),
+    )
     assert figure.estimate.half_width == pytest.approx(4.302653 * SPREAD / 3**0.5, rel=1e-6)
     assert figure.difference is not None
-    assert (figure.difference.n, figure.difference.mean, figure.difference.sd) == (3, pytest.approx(-0.875 / 3), pytest.approx(SPREAD))
+    assert (figure.difference.n, figure.difference.mean, figure.difference.sd) == (
+        3,
+        pytest.approx(-0.875 / 3),
+        pytest.approx(SPREAD),
+    )
     assert figure.is_best
     assert found["sft"].figures["eval/cross_entropy"].difference is None
     assert found["base"].figures["eval/cross_entropy"].estimate is not None
@@ -63,9 +71,14 @@ def test_nothing_is_marked_where_an_interval_holds_zero(tmp_path: Path) -> None:
 
 def test_the_base_can_be_best_and_higher_can_be_better(tmp_path: Path) -> None:
     for seed in range(3):
-        run(tmp_path / f"e{seed}", {"eval/cross_entropy": 3.0 + seed / 100, "eval/greedy": 0.75 + seed / 100}, seed=seed)
+        run(
+            tmp_path / f"e{seed}", {"eval/cross_entropy": 3.0 + seed / 100, "eval/greedy": 0.75 + seed / 100}, seed=seed
+        )
     found = rows(compare(tmp_path, grid(), None))
-    assert {name: row.figures["eval/cross_entropy"].is_best for name, row in found.items()} == {"base": True, "runs": False}
+    assert {name: row.figures["eval/cross_entropy"].is_best for name, row in found.items()} == {
+        "base": True,
+        "runs": False,
+    }
     assert {name: row.figures["eval/greedy"].is_best for name, row in found.items()} == {"base": False, "runs": True}
 
 
@@ -78,7 +91,13 @@ def test_tables_are_split_and_cells_told_apart_by_what_differs(tmp_path: Path) -
     for source in ("stdlib", "code_qa"):
         for lr in (1e-4, 1e-3):
             run(tmp_path / f"{source}{lr}", data__source=source, optimizer__lr=lr)
-        run(tmp_path / f"{source}sft", data__source=source, optimizer__lr=1e-4, method={"name": "sft"}, trainer__micro_batch_size=2)
+        run(
+            tmp_path / f"{source}sft",
+            data__source=source,
+            optimizer__lr=1e-4,
+            method={"name": "sft"},
+            trainer__micro_batch_size=2,
+        )
     compared = compare(tmp_path, grid(split=["data.source"]), None)
     assert [table.title for table in compared.tables] == ["code_qa", "stdlib"]
     assert list(rows(compared)) == ["base", "ebft optimizer.lr=0.0001", "ebft optimizer.lr=0.001", "sft"]
@@ -91,7 +110,9 @@ def test_a_plan_names_cells_and_keeps_its_order(tmp_path: Path) -> None:
     for variant in ("sft", "ebft"):
         for seed in (0, 1):
             name = f"{variant}{seed}"
-            plans.append(planned(f"runs/{name}", variant, {"seed": str(seed), "data": "stdlib"}, seed=seed, method__name=variant))
+            plans.append(
+                planned(f"runs/{name}", variant, {"seed": str(seed), "data": "stdlib"}, seed=seed, method__name=variant)
+            )
             run(tmp_path / "runs" / name, seed=seed, method__name=variant)
     run(tmp_path / "runs" / "foreign", seed=0)
     assert list(rows(compare(tmp_path, grid(), plans))) == ["base", "sft", "ebft"]
@@ -106,7 +127,10 @@ def test_missing_runs_are_counted_and_say_why(tmp_path: Path) -> None:
     (base, row) = rows(compared).values()
     assert (len(row.outcomes), row.planned) == (1, 3)
     assert base.is_base
-    assert [(cell, plan.seed, plan.note) for cell, plan in compared.missing] == [("runs", 1, "failed: no disk"), ("runs", 2, "not started")]
+    assert [(cell, plan.seed, plan.note) for cell, plan in compared.missing] == [
+        ("runs", 1, "failed: no disk"),
+        ("runs", 2, "not started"),
+    ]
 
 
 def test_a_plan_of_which_nothing_is_done_still_names_its_cells(tmp_path: Path) -> None:
@@ -122,7 +146,9 @@ def test_tables_of_a_sweep_that_is_half_done_are_those_of_one_that_is_done(tmp_p
     for source in ("stdlib", "code_qa"):
         for method in ("sft", "ebft"):
             keys = {"data": source, "method": method, "seed": "0"}
-            plans.append(planned(f"runs/{source}{method}", "", keys, "not started", data__source=source, method__name=method))
+            plans.append(
+                planned(f"runs/{source}{method}", "", keys, "not started", data__source=source, method__name=method)
+            )
     for method in ("sft", "ebft"):
         run(tmp_path / "runs" / f"stdlib{method}", cross_entropy(1.0), data__source="stdlib", method__name=method)
     compared = compare(tmp_path, grid(split=["data.source"], reference="sft"), plans)
@@ -138,7 +164,14 @@ def warm_start(folder: Path, seed: int) -> None:
     """SFT for 100 tokens from 2.0 to 1.0, then EBFT for 300 from there to 0.5."""
     run(folder / f"warm{seed}", cross_entropy(1.0), tokens=100, method__name="sft", seed=seed)
     path = str(folder / f"warm{seed}" / "model")
-    run(folder / f"then{seed}", cross_entropy(0.5), tokens=300, base={**BASE, **cross_entropy(1.0)}, model__path=path, seed=seed)
+    run(
+        folder / f"then{seed}",
+        cross_entropy(0.5),
+        tokens=300,
+        base={**BASE, **cross_entropy(1.0)},
+        model__path=path,
+        seed=seed,
+    )
 
 
 def test_a_run_that_starts_from_anothers_model_has_that_ones_base_and_cost(tmp_path: Path) -> None:
@@ -152,9 +185,15 @@ def test_a_run_that_starts_from_anothers_model_has_that_ones_base_and_cost(tmp_p
 
 
 def test_only_another_runs_model_is_a_warm_start(tmp_path: Path) -> None:
-    """A folder of the same name elsewhere once counted too, and a run whose own folder it was sent the search for its start in circles."""
+    """A folder of the same name elsewhere once counted too, and a run whose own folder it was sent the search for its
+    start in circles."""
     run(tmp_path / "a" / "0", cross_entropy(1.0), method__name="sft")
-    run(tmp_path / "b" / "0", cross_entropy(0.5), base={**BASE, **cross_entropy(7.0)}, model__path="/elsewhere/a/0/model")
+    run(
+        tmp_path / "b" / "0",
+        cross_entropy(0.5),
+        base={**BASE, **cross_entropy(7.0)},
+        model__path="/elsewhere/a/0/model",
+    )
     run(
         tmp_path / "c" / "0",
         cross_entropy(0.75),
@@ -162,7 +201,10 @@ def test_only_another_runs_model_is_a_warm_start(tmp_path: Path) -> None:
         model__path=str(tmp_path / "a" / "0" / "model"),
         optimizer__lr=3,
     )
-    changes = {name: row.figures["eval/cross_entropy"].difference for name, row in rows(compare(tmp_path, grid(), None)).items()}
+    changes = {
+        name: row.figures["eval/cross_entropy"].difference
+        for name, row in rows(compare(tmp_path, grid(), None)).items()
+    }
     assert {name: change.mean for name, change in changes.items() if change} == {
         "ebft model.path=/elsewhere/a/0/model optimizer.lr=0.0001": -6.5,
         "ebft model.path=run optimizer.lr=3": -1.25,
@@ -184,8 +226,12 @@ def test_what_features_shape_is_left_out_where_they_differ(tmp_path: Path) -> No
     run(tmp_path / "b", features__embed_method="mean_pooling")
     table = compare(tmp_path, grid(), None).tables[0]
     assert LOSS not in table.metrics
-    assert table.notes == ["Feature matching is not compared, because runs differ in features.embed_method, which shapes it."]
-    with pytest.raises(UserError, match=r"features\.embed_method shapes eval/feature_matching_loss@2, which sweep\.metrics names"):
+    assert table.notes == [
+        "Feature matching is not compared, because runs differ in features.embed_method, which shapes it."
+    ]
+    with pytest.raises(
+        UserError, match=r"features\.embed_method shapes eval/feature_matching_loss@2, which sweep\.metrics names"
+    ):
         compare(tmp_path, grid(metrics=[LOSS]), None)
 
 
@@ -199,7 +245,9 @@ def test_usual_metrics_are_those_of_all_runs(tmp_path: Path) -> None:
 
 def test_reported_figures_stand_beside_measured_ones(tmp_path: Path) -> None:
     three_seeds(tmp_path)
-    table = compare(tmp_path, grid(reported={"base": {"eval/greedy": 0.35}, "sft": {"eval/greedy": 0.483}}), None).tables[0]
+    table = compare(
+        tmp_path, grid(reported={"base": {"eval/greedy": 0.35}, "sft": {"eval/greedy": 0.483}}), None
+    ).tables[0]
     assert [row.figures["eval/greedy"].reported for row in table.rows] == [0.35, None, 0.483]
     assert [metric for metric in table.metrics if table.has_reported(metric)] == ["eval/greedy"]
 
@@ -207,25 +255,52 @@ def test_reported_figures_stand_beside_measured_ones(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "settings", "sentence"),
     [
-        ({"eval__num_documents": 8}, {}, "eval.num_documents shapes the evaluation and is 7 in a, 8 in b; set it to one value for all runs"),
+        (
+            {"eval__num_documents": 8},
+            {},
+            "eval.num_documents shapes the evaluation and is 7 in a, 8 in b; set it to one value for all runs",
+        ),
         ({"data__sequence_length": 17}, {}, "data.sequence_length shapes the evaluation and is 13 in a, 17 in b"),
         ({}, {}, "a and b are both seed 0 of cell runs; tell them apart with sweep.by"),
         ({"seed": 1}, {"metrics": ["eval/bleu"]}, "sweep.metrics names eval/bleu, which no run measures"),
-        ({"seed": 1}, {"metrics": ["eval/feature_matching_loss@64"]}, "eval/feature_matching_loss@64, which no run measures"),
-        ({"seed": 1}, {"by": ["optimizer.lrr"]}, "sweep.by names optimizer.lrr, which is no key of these runs; did you mean optimizer.lr?"),
+        (
+            {"seed": 1},
+            {"metrics": ["eval/feature_matching_loss@64"]},
+            "eval/feature_matching_loss@64, which no run measures",
+        ),
+        (
+            {"seed": 1},
+            {"by": ["optimizer.lrr"]},
+            "sweep.by names optimizer.lrr, which is no key of these runs; did you mean optimizer.lr?",
+        ),
         ({"seed": 1}, {"split": ["data"]}, "sweep.split names data, which is no key of these runs; "),
         (
             {"seed": 1, "data__source": "code_qa"},
             {"split": ["data.source"], "early_stopping": "median"},
-            "sweep.early_stopping=median holds runs against one another, but here are stdlib and code_qa; sweep one by one.",
+            "sweep.early_stopping=median holds runs against one another, but here are stdlib and code_qa; sweep one "
+            "by one.",
         ),
-        ({"features__normalize": "none"}, {"early_stopping": "median", "metric": LOSS}, f"shapes {LOSS}, which sweep.metric names, and is joint"),
-        ({"seed": 1}, {"reference": "stf"}, "sweep.reference names the cell stf, which no run belongs to; cells are base, runs."),
+        (
+            {"features__normalize": "none"},
+            {"early_stopping": "median", "metric": LOSS},
+            f"shapes {LOSS}, which sweep.metric names, and is joint",
+        ),
+        (
+            {"seed": 1},
+            {"reference": "stf"},
+            "sweep.reference names the cell stf, which no run belongs to; cells are base, runs.",
+        ),
         ({"seed": 1}, {"reported": {"stf": {"eval/greedy": 0.5}}}, "sweep.reported names the cell stf"),
-        ({"seed": 1}, {"reported": {"base": {"eval/gredy": 0.5}}}, "eval/gredy is not a metric of an evaluation; did you mean eval/greedy?"),
+        (
+            {"seed": 1},
+            {"reported": {"base": {"eval/gredy": 0.5}}},
+            "eval/gredy is not a metric of an evaluation; did you mean eval/greedy?",
+        ),
     ],
 )
-def test_what_cannot_be_compared_is_refused(tmp_path: Path, changes: dict[str, object], settings: dict[str, object], sentence: str) -> None:
+def test_what_cannot_be_compared_is_refused(
+    tmp_path: Path, changes: dict[str, object], settings: dict[str, object], sentence: str
+) -> None:
     run(tmp_path / "a")
     run(tmp_path / "b", **changes)
     with pytest.raises(UserError) as refusal:
@@ -284,9 +359,16 @@ def test_a_folder_without_finished_runs_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("name", "content"),
-    [("config.yaml", "a: ["), ("config.yaml", "- 1"), ("summary.json", "{"), ("summary.json", json.dumps({"status": "completed"}))],
+    [
+        ("config.yaml", "a: ["),
+        ("config.yaml", "- 1"),
+        ("summary.json", "{"),
+        ("summary.json", json.dumps({"status": "completed"})),
+    ],
 )
 def test_a_file_of_something_else_is_named(tmp_path: Path, name: str, content: str) -> None:
     (run(tmp_path / "a") / name).write_text(content)
-    with pytest.raises(UserError, match=rf"a/{name} was not written by this version of ebft-train; take its folder out"):
+    with pytest.raises(
+        UserError, match=rf"a/{name} was not written by this version of ebft-train; take its folder out"
+    ):
         compare(tmp_path, grid(), None)

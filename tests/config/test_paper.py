@@ -1,7 +1,7 @@
 """The paper's experiments, its sweeps and the ablations each take a step.
 
-Geometry, features, coefficients and schedule are those of the configuration; in place of the hub there are a random debug model and a few rows with
-the data sets' columns, and rows, batches and evaluation are cut down.
+Geometry, features, coefficients and schedule are those of the configuration; in place of the hub there are a random
+debug model and a few rows with the data sets' columns, and rows, batches and evaluation are cut down.
 """
 
 import json
@@ -26,7 +26,9 @@ from tests.helpers import optimiser_step
 ROOT = Path(__file__).parents[2]
 FILES = ROOT / "tests" / "data" / "files"
 EXPERIMENTS = sorted(path.stem for path in (ROOT / "conf" / "experiment" / "paper").glob("*.yaml"))
-SWEEPS = sorted(path.stem for path in (ROOT / "conf" / "sweep").glob("*.yaml") if path.stem.startswith(("paper_", "ablation_")))
+SWEEPS = sorted(
+    path.stem for path in (ROOT / "conf" / "sweep").glob("*.yaml") if path.stem.startswith(("paper_", "ablation_"))
+)
 TINY_ROWS: dict[str, dict[str, Any]] = {
     "sjelassi/opencode-instruct_100k_200tok": {"path": FILES / "opencode_instruct", "sequence_length": 59},
     "sjelassi/swallow_code_20m": {"path": FILES / "swallow_code", "validation_split": "train", "sequence_length": 29},
@@ -56,7 +58,14 @@ def cut_down(config: TrainConfig, model: ModelConfig | None = None, num_question
         method = replace(method, max_new_tokens=5)
     if features.network == "checkpoint":
         features = replace(features, path="tiny")
-    evaluation = {"num_documents": 2, "long_documents": 2, "n_samples": 2, "context_length": 7, "horizons": [1, 2], "max_new_tokens": 5}
+    evaluation = {
+        "num_documents": 2,
+        "long_documents": 2,
+        "n_samples": 2,
+        "context_length": 7,
+        "horizons": [1, 2],
+        "max_new_tokens": 5,
+    }
     return replace(
         config,
         model=model or compose(["model=debug"]).model,
@@ -105,8 +114,12 @@ def test_a_warm_start_goes_on_from_the_model_with_the_base_s_features(tmp_path: 
     assert sft is not None
     assert ebft is not None
     base = compose([]).model
-    sft = replace(sft, optimizer=replace(sft.optimizer, lr=1e-2, warmup_fraction=0.0))  # one step of the paper's changes next to nothing
+    sft = replace(
+        sft, optimizer=replace(sft.optimizer, lr=1e-2, warmup_fraction=0.0)
+    )  # one step of the paper's changes next to nothing
     ended = run(cut_down(sft, base), tmp_path / "sft")
     begun = run(cut_down(ebft, replace(base, path=str(tmp_path / "sft" / "model"))), tmp_path / "ebft")
     assert ended["final"] == pytest.approx(begun["base"], rel=1e-5)
-    assert ended["final"]["eval/feature_matching_loss@2"] != pytest.approx(ended["base"]["eval/feature_matching_loss@2"], rel=1e-3)
+    assert ended["final"]["eval/feature_matching_loss@2"] != pytest.approx(
+        ended["base"]["eval/feature_matching_loss@2"], rel=1e-3
+    )

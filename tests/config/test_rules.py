@@ -17,7 +17,9 @@ def default() -> TrainConfig:
 
 @pytest.fixture(scope="module")
 def pairs() -> TrainConfig:
-    return compose(["data=jsonl", "data.path=x", "data.text_column=null", "data.prompt_column=p", "data.completion_column=c"])
+    return compose(
+        ["data=jsonl", "data.path=x", "data.text_column=null", "data.prompt_column=p", "data.completion_column=c"]
+    )
 
 
 def changed(config: TrainConfig, **changes: Any) -> TrainConfig:
@@ -69,7 +71,8 @@ def test_the_default_passes(default: TrainConfig, pairs: TrainConfig) -> None:
         ({"eval__horizons": [4, 0]}, "eval.horizons=[4, 0] must hold at least one length, each at least 1."),
         (
             {"eval__context_length": 255},
-            "eval.context_length=255 plus sampler.generate_length=4 leaves no block in data.sequence_length=256; shorten them or lengthen the rows.",
+            "eval.context_length=255 plus sampler.generate_length=4 leaves no block in data.sequence_length=256; "
+            "shorten them or lengthen the rows.",
         ),
         ({"data__validation_fraction": 1.0}, "data.validation_fraction=1.0 must be below 1."),
         (
@@ -84,20 +87,30 @@ def test_the_default_passes(default: TrainConfig, pairs: TrainConfig) -> None:
             {"sampler__anchors": "completion"},
             "sampler.anchors=completion needs data with a prompt and a completion column; use sampler.anchors=all.",
         ),
-        ({"features__feature_layers": []}, "features.feature_layers is empty; name at least one fraction of the depth or layer index."),
+        (
+            {"features__feature_layers": []},
+            "features.feature_layers is empty; name at least one fraction of the depth or layer index.",
+        ),
         (
             {"features__feature_layers": [0.5, 1.5]},
             "features.feature_layers holds 1.5; a fraction lies in (0, 1], an index is a whole number.",
         ),
-        ({"features__feature_layers": [-3]}, "features.feature_layers holds -3; an index counts from 0, the embedding output."),
+        (
+            {"features__feature_layers": [-3]},
+            "features.feature_layers holds -3; an index counts from 0, the embedding output.",
+        ),
         (
             {"features__network": "checkpoint"},
             "features.path names the feature network of features.network=checkpoint; set both or neither.",
         ),
-        ({"features__path": "x"}, "features.path names the feature network of features.network=checkpoint; set both or neither."),
+        (
+            {"features__path": "x"},
+            "features.path names the feature network of features.network=checkpoint; set both or neither.",
+        ),
         (
             {"trainer__processes": 2},
-            "trainer.processes=2 needs trainer.parallel=ddp, with all weights in every process, or trainer.parallel=fsdp2, with shards of them.",
+            "trainer.processes=2 needs trainer.parallel=ddp, with all weights in every process, or "
+            "trainer.parallel=fsdp2, with shards of them.",
         ),
         (
             {"trainer__processes": 3, "trainer__parallel": "ddp"},
@@ -115,17 +128,25 @@ def test_the_default_passes(default: TrainConfig, pairs: TrainConfig) -> None:
         ),
         (
             {"trainer__parallel": "fsdp2", "trainer__compile": True},
-            "trainer.compile=true compiles layers that hold all their weights; use trainer.parallel=ddp, or trainer.compile=false.",
+            "trainer.compile=true compiles layers that hold all their weights; use trainer.parallel=ddp, or "
+            "trainer.compile=false.",
         ),
-        ({"trainer__max_steps": None}, "Set exactly one of trainer.max_steps and trainer.max_epochs; make the other null."),
-        ({"trainer__max_epochs": 2.0}, "Set exactly one of trainer.max_steps and trainer.max_epochs; make the other null."),
+        (
+            {"trainer__max_steps": None},
+            "Set exactly one of trainer.max_steps and trainer.max_epochs; make the other null.",
+        ),
+        (
+            {"trainer__max_epochs": 2.0},
+            "Set exactly one of trainer.max_steps and trainer.max_epochs; make the other null.",
+        ),
         (
             {"trainer__batch_size": 3, "trainer__micro_batch_size": 5},
             "trainer.micro_batch_size=5 is above trainer.batch_size=3; lower it.",
         ),
         (
             {"trainer__max_tokens_per_microbatch": 259},
-            "trainer.max_tokens_per_microbatch=259 is below the 260 tokens of a row with one rollout; raise it, or shorten data.sequence_length.",
+            "trainer.max_tokens_per_microbatch=259 is below the 260 tokens of a row with one rollout; raise it, or "
+            "shorten data.sequence_length.",
         ),
         ({"optimizer__betas": [0.9]}, "optimizer.betas=[0.9] must be two numbers in [0, 1)."),
         ({"optimizer__betas": [0.9, 1.0]}, "optimizer.betas=[0.9, 1.0] must be two numbers in [0, 1)."),
@@ -146,19 +167,27 @@ def test_each_rule(default: TrainConfig, changes: dict[str, Any], sentence: str)
     [{"data__text_column": "t"}, {"data__prompt_column": None}, {"data__completion_column": None}],
 )
 def test_columns_are_a_text_or_a_pair(pairs: TrainConfig, changes: dict[str, Any]) -> None:
-    sentence = "Set either data.text_column, or both data.prompt_column and data.completion_column, and make the rest null."
+    sentence = (
+        "Set either data.text_column, or both data.prompt_column and data.completion_column, and make the rest null."
+    )
     assert refusal(pairs, **changes) == sentence
 
 
 @pytest.mark.parametrize("parts", [{"stdlib": 1, "jsonl": 1}, {}, {"code_qa": -1, "stdlib": 1}, {"code_qa": 0}])
 def test_a_mixture_names_sources_that_need_no_network(parts: dict[str, int]) -> None:
     message = refusal(compose(["data=mixture"]), data__parts=parts)
-    assert message == f"data.parts={parts} must give numbers of copies to stdlib, code_qa, translation: none below 0, one above."
+    assert (
+        message
+        == f"data.parts={parts} must give numbers of copies to stdlib, code_qa, translation: none below 0, one above."
+    )
 
 
 def test_a_mixture_has_no_task() -> None:
     message = refusal(compose(["data=mixture"]), data__task="parses")
-    assert message == "data.task=parses judges one kind of answer, and data.source=mixture holds several; set data.task=null."
+    assert (
+        message
+        == "data.task=parses judges one kind of answer, and data.source=mixture holds several; set data.task=null."
+    )
 
 
 def test_pairs_allow_completion_anchors_and_loss(pairs: TrainConfig) -> None:
@@ -172,7 +201,8 @@ def adapter(config: TrainConfig, **changes: Any) -> dict[str, Any]:
 def test_rules_of_adapters() -> None:
     config = compose(["model/adapter=lora", "trainer.device=cpu"])
     assert (
-        refusal(config, **adapter(config, targets=[])) == "model.adapter.targets is empty; name at least one linear module, or null for all of them."
+        refusal(config, **adapter(config, targets=[]))
+        == "model.adapter.targets is empty; name at least one linear module, or null for all of them."
     )
     assert refusal(config, **adapter(config, dropout=1.0)) == "model.adapter.dropout=1.0 must be below 1."
     assert refusal(config, **adapter(config, dropout=0.1)) == (
@@ -186,7 +216,12 @@ def test_rules_of_adapters() -> None:
 
 def test_an_evaluation_takes_adapters_as_they_were_trained() -> None:
     """Its method is not the run's, nor is its device."""
-    check(compose(["model/adapter=lora", "model.adapter.dropout=0.1", "model.adapter.quantize=nf4", "trainer.device=cpu"], "eval"))
+    check(
+        compose(
+            ["model/adapter=lora", "model.adapter.dropout=0.1", "model.adapter.quantize=nf4", "trainer.device=cpu"],
+            "eval",
+        )
+    )
 
 
 def test_a_method_without_rollouts_needs_no_pair_of_samples() -> None:

@@ -33,14 +33,33 @@ SHAPES = {  # layers, hidden, intermediate, heads of queries, of keys, their siz
     "ungrouped": (5, 40, 113, 5, 5, 8),
     "wide": (2, 176, 311, 11, 11, 16),
 }
-ROWS = {"row": (3, 29, 0, 1, 1, 1), "few": (2, 61, 3, 7, 5, 5), "many": (3, 131, 5, 11, 7, 7), "chunks": (2, 307, 5, 7, 7, 7)}  # B, T, N, s, c0, G
+ROWS = {
+    "row": (3, 29, 0, 1, 1, 1),
+    "few": (2, 61, 3, 7, 5, 5),
+    "many": (3, 131, 5, 11, 7, 7),
+    "chunks": (2, 307, 5, 7, 7, 7),
+}  # B, T, N, s, c0, G
 
 
-def built(shape: str, rows: str, dtype: str, checkpointing: bool = False, **changes: Any) -> tuple[LanguageModel, Workload, Batch, Rollout | None]:
+def built(
+    shape: str, rows: str, dtype: str, checkpointing: bool = False, **changes: Any
+) -> tuple[LanguageModel, Workload, Batch, Rollout | None]:
     """A Llama, its workload, and rows with rollouts that nobody sampled."""
     layers, hidden, intermediate, heads, key_heads, size = SHAPES[shape]
-    sizes = {"vocab_size": VOCABULARY, "hidden_size": hidden, "intermediate_size": intermediate, "num_hidden_layers": layers, "head_dim": size}
-    config = LlamaConfig(**(sizes | {"num_attention_heads": heads, "num_key_value_heads": key_heads, "max_position_embeddings": 512} | changes))
+    sizes = {
+        "vocab_size": VOCABULARY,
+        "hidden_size": hidden,
+        "intermediate_size": intermediate,
+        "num_hidden_layers": layers,
+        "head_dim": size,
+    }
+    config = LlamaConfig(
+        **(
+            sizes
+            | {"num_attention_heads": heads, "num_key_value_heads": key_heads, "max_position_embeddings": 512}
+            | changes
+        )
+    )
     policy = LanguageModel(model_of(config), dtype)
     if checkpointing:
         policy.model.gradient_checkpointing_enable({"use_reentrant": False})
@@ -55,7 +74,17 @@ def built(shape: str, rows: str, dtype: str, checkpointing: bool = False, **chan
     layer = sum(p.numel() for p in policy.decoder.module.layers[0].parameters())
     work = replace(
         SUPERVISED,
-        network=Network(config.num_hidden_layers, hidden, intermediate, heads, heads * size, key_heads * size, VOCABULARY, parameters, layer),
+        network=Network(
+            config.num_hidden_layers,
+            hidden,
+            intermediate,
+            heads,
+            heads * size,
+            key_heads * size,
+            VOCABULARY,
+            parameters,
+            layer,
+        ),
         rows=num_rows,
         row_tokens=row_tokens,
         branches=float(blocks * n_samples),
@@ -68,12 +97,16 @@ def built(shape: str, rows: str, dtype: str, checkpointing: bool = False, **chan
     return policy, work, batch, rollout
 
 
-def with_adapters(policy: LanguageModel, work: Workload, dtype: str, targets: list[str] | None = None) -> tuple[LanguageModel, Workload]:
+def with_adapters(
+    policy: LanguageModel, work: Workload, dtype: str, targets: list[str] | None = None
+) -> tuple[LanguageModel, Workload]:
     """Of rank 3 over what was a policy, in the precision that a base is kept in."""
     model, rank = policy.model, 3
     if dtype == "bf16":
         round_to_bfloat16(model)
-    adapters = Adapters(model, fingerprint(model), LoRAConfig("lora", targets, rank, 5.0, False, 0.0, "none"), "model.path=x", seed=0)
+    adapters = Adapters(
+        model, fingerprint(model), LoRAConfig("lora", targets, rank, 5.0, False, 0.0, "none"), "model.path=x", seed=0
+    )
     read = [(name.rpartition(".")[0], module.in_features) for name, module in adapters.layers.items()]
     widths = sum(width for _, width in (read if dtype == "bf16" else {*read})) + rank * len(read)
     trained = sum(weight.numel() for weight in adapters.trained.parameters())
@@ -138,7 +171,9 @@ def test_activations_are_what_autograd_saves(shape: str, dtype: str, rows: str) 
 def test_activations_over_a_frozen_base(shape: str, dtype: str, rows: str) -> None:
     policy, work, batch, rollout = built(shape, rows, dtype)
     policy, work = with_adapters(policy, work, dtype)
-    assert memory.activations(work) == pytest.approx(saved_bytes(policy, lambda: forward(policy, batch, rollout)), rel=0.15)
+    assert memory.activations(work) == pytest.approx(
+        saved_bytes(policy, lambda: forward(policy, batch, rollout)), rel=0.15
+    )
 
 
 @pytest.mark.parametrize("dtype", ["fp32", "bf16"])
@@ -150,7 +185,9 @@ def test_with_few_adapters_activations_are_estimated_from_above(shape: str, dtyp
     assert 1 <= memory.activations(work) / saved_bytes(policy, lambda: forward(policy, batch, rollout)) < 1.3
 
 
-@pytest.mark.filterwarnings("ignore:`gradient_checkpointing_enable` is deprecated")  # its new name is younger than the oldest transformers
+@pytest.mark.filterwarnings(
+    "ignore:`gradient_checkpointing_enable` is deprecated"
+)  # its new name is younger than the oldest transformers
 @pytest.mark.parametrize("rows", ROWS)
 @pytest.mark.parametrize("dtype", ["fp32", "bf16"])
 def test_with_checkpointing_autograd_saves_the_inputs_of_the_layers(dtype: str, rows: str) -> None:
@@ -171,7 +208,9 @@ def test_one_layer_is_what_another_layer_adds(dtype: str, rows: str) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:`gradient_checkpointing_enable` is deprecated")
-@pytest.mark.parametrize(("vocabulary", "layers"), [(31, 3), (1009, 3), (31, 23), (4001, 3)], ids=["layers", "logits", "depth", "vocabulary"])
+@pytest.mark.parametrize(
+    ("vocabulary", "layers"), [(31, 3), (1009, 3), (31, 23), (4001, 3)], ids=["layers", "logits", "depth", "vocabulary"]
+)
 @pytest.mark.parametrize("max_tokens", [None, 907], ids=["whole", "limited"])
 @pytest.mark.parametrize("checkpointing", [False, True], ids=["kept", "checkpointed"])
 @pytest.mark.parametrize("adapted", [False, True], ids=["all", "adapters"])
@@ -179,16 +218,24 @@ def test_one_layer_is_what_another_layer_adds(dtype: str, rows: str) -> None:
 def test_an_update_allocates_what_is_estimated(
     dtype: str, checkpointing: bool, max_tokens: int | None, vocabulary: int, layers: int, adapted: bool
 ) -> None:
-    """Forward, log-probs of rollouts and rows, backward: whichever of logits and layers, of branches and rows needs more."""
-    policy, work, batch, rollout = built("grouped", "chunks", dtype, checkpointing, vocab_size=vocabulary, num_hidden_layers=layers)
+    """Forward, log-probs of rollouts and rows, backward: whichever of logits and layers, of branches and rows needs
+    more."""
+    policy, work, batch, rollout = built(
+        "grouped", "chunks", dtype, checkpointing, vocab_size=vocabulary, num_hidden_layers=layers
+    )
     if adapted:
         policy, work = with_adapters(policy, work, dtype)
     assert rollout is not None
     work = replace(work, network=replace(work.network, vocabulary=vocabulary), max_tokens=max_tokens)
     if max_tokens is not None:
         assert work.rows_at_a_time == 1
-        batch, rollout = batch.rows(0, 1), replace(rollout, tokens=rollout.tokens[:1], valid=rollout.valid[:1], log_probs=rollout.log_probs[:1])
-        rollout = replace(rollout, blocks=Blocks(rollout.blocks.anchors[:1], rollout.blocks.valid[:1], rollout.blocks.reach))
+        batch, rollout = (
+            batch.rows(0, 1),
+            replace(rollout, tokens=rollout.tokens[:1], valid=rollout.valid[:1], log_probs=rollout.log_probs[:1]),
+        )
+        rollout = replace(
+            rollout, blocks=Blocks(rollout.blocks.anchors[:1], rollout.blocks.valid[:1], rollout.blocks.reach)
+        )
     branches = make_branches(rollout.blocks, rollout.tokens[..., :-1], branch_tokens(batch, max_tokens))
 
     def update() -> None:
@@ -200,14 +247,19 @@ def test_an_update_allocates_what_is_estimated(
     update()
     policy.model.zero_grad(set_to_none=True)
     parts = memory.estimate(work)
-    most = max(sum(parts[part] for part in memory.PHASES[phase]) for phase in ("update", "update of the rows", "recomputation"))
+    most = max(
+        sum(parts[part] for part in memory.PHASES[phase]) for phase in ("update", "update of the rows", "recomputation")
+    )
     assert most == pytest.approx(peak_bytes(update), rel=0.15)
 
 
 @pytest.mark.parametrize(("vocabulary", "layers"), [(1009, 3), (31, 23)], ids=["draws", "depth"])
 @pytest.mark.parametrize("dtype", ["fp32", "bf16"])
-def test_rollouts_beside_the_activations_of_their_rows_allocate_what_is_estimated(dtype: str, vocabulary: int, layers: int) -> None:
-    """Of a step's only micro-batch. In a few layers what a layer of all branches needs for a moment would count as much, and is not estimated."""
+def test_rollouts_beside_the_activations_of_their_rows_allocate_what_is_estimated(
+    dtype: str, vocabulary: int, layers: int
+) -> None:
+    """Of a step's only micro-batch. In a few layers what a layer of all branches needs for a moment would count as
+    much, and is not estimated."""
     policy, work, batch, _ = built("grouped", "chunks", dtype, vocab_size=vocabulary, num_hidden_layers=layers)
     work = replace(work, network=replace(work.network, vocabulary=vocabulary), documents=work.rows)
     *_, n_samples, stride, context, length = ROWS["chunks"]
@@ -229,7 +281,8 @@ def test_rollouts_beside_the_activations_of_their_rows_allocate_what_is_estimate
 
 
 def test_what_stays_is_counted_in_weights() -> None:
-    """1009 parameters of 4 bytes: 4036 of weights, as much of gradients, twice of moments; phi has 13 * 5 + 293 = 358."""
+    """1009 parameters of 4 bytes: 4036 of weights, as much of gradients, twice of moments; phi has 13 * 5 + 293 =
+    358."""
     parts = memory.estimate(SUPERVISED)
     assert {name: parts[name] for name in (*memory.LASTING, "gradients", "bf16 weights", "temporaries")} == {
         "weights": 4036,
@@ -246,8 +299,9 @@ def test_what_stays_is_counted_in_weights() -> None:
 
 
 def test_activations_of_rows() -> None:
-    """34 tokens. A layer: norms 6 * 5, attention 2 * 22 + 2 * 11, MLP 4 * 7, a sum for each of 2 heads: 126 numbers, 17,136 bytes. Beside the
-    layers 3 * 5 numbers of the norm and twice 11 of the angles. In bf16 4 * 5 + 2 numbers have four bytes, 5 * 5 + 44 + 22 + 28 have two."""
+    """34 tokens. A layer: norms 6 * 5, attention 2 * 22 + 2 * 11, MLP 4 * 7, a sum for each of 2 heads: 126 numbers,
+    17,136 bytes. Beside the layers 3 * 5 numbers of the norm and twice 11 of the angles. In bf16 4 * 5 + 2 numbers have
+    four bytes, 5 * 5 + 44 + 22 + 28 have two."""
     assert memory.layer_activations(SUPERVISED) == 34 * 4 * 126
     assert memory.activations(SUPERVISED) == 34 * 4 * (3 * 126 + 15 + 22)
     assert memory.layer_activations(replace(SUPERVISED, bf16=True)) == 34 * (4 * 22 + 2 * 119)
@@ -257,8 +311,8 @@ def test_activations_of_rows() -> None:
 
 
 def test_branches_copy_keys_and_values_by_the_chunk() -> None:
-    """A row has 17 + 6 * 4 = 41 tokens, 22 numbers more each in a layer. Its 24 own tokens are two chunks of 20, with 9 + 20 keys each, two times 11
-    numbers a key; all layers share their masks of 20 queries."""
+    """A row has 17 + 6 * 4 = 41 tokens, 22 numbers more each in a layer. Its 24 own tokens are two chunks of 20, with 9
+    + 20 keys each, two times 11 numbers a key; all layers share their masks of 20 queries."""
     assert BRANCHED.tokens == 82
     layer = 4 * (82 * (126 + 22) + 2 * 58 * 22)
     assert memory.layer_activations(BRANCHED) == layer
@@ -268,17 +322,28 @@ def test_branches_copy_keys_and_values_by_the_chunk() -> None:
 def test_a_limit_of_tokens_limits_what_grows_with_them() -> None:
     limited = replace(BRANCHED, max_tokens=41)
     assert (limited.held_tokens, replace(BRANCHED, max_tokens=1000).held_tokens) == (41, 82)
-    assert [replace(BRANCHED, max_tokens=tokens).rows_at_a_time for tokens in (46, 47, 93, 94)] == [1, 1, 1, 2]  # of 17 + 6 * 5 tokens
+    assert [replace(BRANCHED, max_tokens=tokens).rows_at_a_time for tokens in (46, 47, 93, 94)] == [
+        1,
+        1,
+        1,
+        2,
+    ]  # of 17 + 6 * 5 tokens
     assert [replace(SUPERVISED, max_tokens=tokens).rows_at_a_time for tokens in (17, 33, 34)] == [1, 1, 2]
     one_row = replace(BRANCHED, rows=1)
     assert memory.activations(limited) == memory.activations(one_row)
-    assert [memory.estimate(limited)[part] for part in ("cache", "draws")] == [memory.estimate(one_row)[part] for part in ("cache", "draws")]
+    assert [memory.estimate(limited)[part] for part in ("cache", "draws")] == [
+        memory.estimate(one_row)[part] for part in ("cache", "draws")
+    ]
 
 
 def test_logits_are_bounded_by_what_is_computed_at_a_time() -> None:
-    """48 positions of branches, apart from 34 of rows, of 13 tokens, twice; the next tokens of 12 branches, four times."""
+    """48 positions of branches, apart from 34 of rows, of 13 tokens, twice; the next tokens of 12 branches, four
+    times."""
     assert [memory.estimate(BRANCHED)[name] for name in ("logits", "draws")] == [4 * 2 * 48 * 13, 4 * 4 * 12 * 13]
-    assert [memory.estimate(replace(BRANCHED, max_logits=101))[name] for name in ("logits", "draws")] == [4 * 2 * 101, 4 * 4 * 101]
+    assert [memory.estimate(replace(BRANCHED, max_logits=101))[name] for name in ("logits", "draws")] == [
+        4 * 2 * 101,
+        4 * 4 * 101,
+    ]
     assert memory.estimate(SUPERVISED)["draws"] == 0
 
 
@@ -291,10 +356,15 @@ def test_the_cache_holds_rows_once_and_completions_with_their_rows() -> None:
 
 
 def test_rows_that_are_the_whole_step_keep_their_activations_while_they_are_sampled_from() -> None:
-    """Their keys and values are among them. Two documents are two rows at a time; the third would come in another micro-batch."""
+    """Their keys and values are among them. Two documents are two rows at a time; the third would come in another
+    micro-batch."""
     whole = replace(BRANCHED, documents=2)
     parts = memory.estimate(whole)
-    assert parts["kept rows"] == parts["row activations"] == memory.activations(replace(SUPERVISED, reach=9.0, chunk_tokens=20))
+    assert (
+        parts["kept rows"]
+        == parts["row activations"]
+        == memory.activations(replace(SUPERVISED, reach=9.0, chunk_tokens=20))
+    )
     assert parts["cache"] == 3 * 11 * 8 * 2 * 6 * 4
     for other in ({"documents": 3}, {"max_tokens": 93}, {"checkpointing": True}, {"own_rows": True}, {"branches": 0.0}):
         assert not replace(whole, **other).keeps_rows
@@ -303,7 +373,9 @@ def test_rows_that_are_the_whole_step_keep_their_activations_while_they_are_samp
 
 
 def parts_of(**sizes: int) -> dict[str, int]:
-    return dict.fromkeys(memory.estimate(SUPERVISED), 0) | {name.replace("_", " "): size for name, size in sizes.items()}
+    return dict.fromkeys(memory.estimate(SUPERVISED), 0) | {
+        name.replace("_", " "): size for name, size in sizes.items()
+    }
 
 
 @pytest.mark.parametrize(
@@ -328,19 +400,32 @@ def test_phases_follow_one_another(sizes: dict[str, int], expected: tuple[str, i
             False,
             "about 16.2 MiB = weights 3.0 + gradients 3.0 + activations 10.2, in the update",
         ),
-        (parts_of(weights=3 << 29, cache=7 << 28), True, "at most about 3.25 GiB = weights 1.50 + cache 1.75, in the rollouts"),
+        (
+            parts_of(weights=3 << 29, cache=7 << 28),
+            True,
+            "at most about 3.25 GiB = weights 1.50 + cache 1.75, in the rollouts",
+        ),
     ],
 )
-def test_the_line_names_the_parts_of_the_largest_phase(monkeypatch: pytest.MonkeyPatch, parts: dict[str, int], is_bound: bool, text: str) -> None:
+def test_the_line_names_the_parts_of_the_largest_phase(
+    monkeypatch: pytest.MonkeyPatch, parts: dict[str, int], is_bound: bool, text: str
+) -> None:
     monkeypatch.setattr(memory, "estimate", lambda work: parts)
     assert memory.line(replace(SUPERVISED, is_bound=is_bound)) == text
 
 
 def test_adapters_alone_have_gradients_and_moments() -> None:
-    """Of 101 parameters, over a base of 1,009, of which 879 are in layers; packed, 64 of those have 32 bytes, a byte, and a 256th of a float32."""
+    """Of 101 parameters, over a base of 1,009, of which 879 are in layers; packed, 64 of those have 32 bytes, a byte,
+    and a 256th of a float32."""
     work = replace(SUPERVISED, adapters=101, phi_is_base=True)
     parts = memory.estimate(work)
-    assert [parts[name] for name in ("weights", "optimizer", "gradients", "feature network", "bf16 weights")] == [4 * 1110, 8 * 101, 4 * 101, 0, 0]
+    assert [parts[name] for name in ("weights", "optimizer", "gradients", "feature network", "bf16 weights")] == [
+        4 * 1110,
+        8 * 101,
+        4 * 101,
+        0,
+        0,
+    ]
     rounded = memory.estimate(replace(work, bf16=True))
     assert (rounded["weights"], rounded["bf16 weights"], rounded["optimizer"]) == (4 * 101 + 2 * 1009, 2 * 101, 8 * 101)
     packed = memory.estimate(replace(work, bf16=True, quantized=True, averaged=True))
@@ -382,10 +467,18 @@ def test_what_fits_is_not_refused() -> None:
     [
         (LARGE, replace(LARGE, rows=3), "trainer.micro_batch_size=3"),
         (LARGE, replace(LARGE, rows=1), "trainer.micro_batch_size=1"),
-        (LARGE, replace(LARGE, rows=1, max_tokens=2304), "trainer.micro_batch_size=1 trainer.max_tokens_per_microbatch=2304"),
+        (
+            LARGE,
+            replace(LARGE, rows=1, max_tokens=2304),
+            "trainer.micro_batch_size=1 trainer.max_tokens_per_microbatch=2304",
+        ),
         (replace(LARGE, rows=1), replace(LARGE, rows=1, max_tokens=1280), "trainer.max_tokens_per_microbatch=1280"),
         (replace(LARGE, max_tokens=4096), replace(LARGE, max_tokens=2048), "trainer.max_tokens_per_microbatch=2048"),
-        (replace(LARGE, max_tokens=1280), replace(LARGE, max_tokens=1280, checkpointing=True), "trainer.gradient_checkpointing=true"),
+        (
+            replace(LARGE, max_tokens=1280),
+            replace(LARGE, max_tokens=1280, checkpointing=True),
+            "trainer.gradient_checkpointing=true",
+        ),
     ],
 )
 def test_the_refusal_names_smaller_micro_batches_first(work: Workload, fitting: Workload, change: str) -> None:
@@ -399,7 +492,9 @@ def test_a_row_that_is_too_long_alone_is_recomputed_and_then_halved() -> None:
     halved = replace(recomputed, bf16=True)
     assert (memory.refusal(whole, needed(recomputed)) or "").endswith("; set trainer.gradient_checkpointing=true.")
     assert (memory.refusal(recomputed, needed(halved)) or "").endswith("; set trainer.dtype=bf16.")
-    assert (memory.refusal(whole, needed(halved)) or "").endswith("; set trainer.gradient_checkpointing=true trainer.dtype=bf16.")
+    assert (memory.refusal(whole, needed(halved)) or "").endswith(
+        "; set trainer.gradient_checkpointing=true trainer.dtype=bf16."
+    )
 
 
 def test_completions_are_divided_like_blocks() -> None:
@@ -416,7 +511,8 @@ def test_settings_are_named_together_where_one_is_not_enough() -> None:
 
 def test_the_refusal_says_what_is_needed_and_what_there_is() -> None:
     assert memory.refusal(replace(LARGE, is_bound=True), 7 * GIB) == (
-        f"A step needs at most about {needed(LARGE) / GIB:.1f} GiB in its update, and the device has 7.0 GiB free; neither smaller micro-batches nor "
+        f"A step needs at most about {needed(LARGE) / GIB:.1f} GiB in its update, and the device has 7.0 GiB free; "
+        "neither smaller micro-batches nor "
         "recomputed activations nor bf16 save enough, so use a smaller model or a larger device."
     )
 
@@ -425,8 +521,8 @@ def test_the_refusal_says_what_is_needed_and_what_there_is() -> None:
 
 
 def test_operations_of_a_token() -> None:
-    """3 layers of 293 parameters, two operations each, and 4 * 22 for each token seen: 17 * 18 / 2 = 153 pairs of 17 tokens; with branches also
-    24 * (9 + 5 / 2) = 276 of 24 more."""
+    """3 layers of 293 parameters, two operations each, and 4 * 22 for each token seen: 17 * 18 / 2 = 153 pairs of 17
+    tokens; with branches also 24 * (9 + 5 / 2) = 276 of 24 more."""
     assert flops_per_token(SUPERVISED) == 3 * (2 * 293 + 4 * 22 * 9)
     assert flops_per_token(BRANCHED) == pytest.approx(3 * (2 * 293 + 4 * 22 * (153 + 276) / 41))
 
@@ -439,7 +535,9 @@ def test_shards_are_a_cure_where_there_are_processes_for_them() -> None:
     assert room < needed(work)
     smallest = min(sum(memory.alone(smaller)[1].values()) for _, smaller in memory._changes(work))
     ways = {"trainer.parallel=fsdp2": sharded}
-    assert (memory.refusal(work, smallest - 1, ways=ways) or "").endswith("; set trainer.parallel=fsdp2.") is (room < smallest)
+    assert (memory.refusal(work, smallest - 1, ways=ways) or "").endswith("; set trainer.parallel=fsdp2.") is (
+        room < smallest
+    )
     assert memory.refusal(work, room, sharded) is None
     assert (memory.refusal(work, room - 1, sharded) or "").startswith("A step needs about")
     assert memory.line(work, sharded).count("gathered") == 1

@@ -1,7 +1,7 @@
 """A step over several GPUs, against numbers worked out by hand.
 
-1009 parameters, of which 3 layers have 293 each and 130 lie outside; phi keeps 2 layers, 13 * 5 + 2 * 293 = 651 parameters. A document has 17 tokens
-and 6 branches of 5 tokens, the last of which only phi reads.
+1009 parameters, of which 3 layers have 293 each and 130 lie outside; phi keeps 2 layers, 13 * 5 + 2 * 293 = 651
+parameters. A document has 17 tokens and 6 branches of 5 tokens, the last of which only phi reads.
 """
 
 from dataclasses import replace
@@ -35,12 +35,14 @@ def test_operations_are_those_of_the_busiest_gpu() -> None:
     assert {name: phase.flops for name, phase in scaled.phases.items()} == pytest.approx(
         {"sampling": 3 * 41 * FLOPS, "features": 47 * 2 * FLOPS, "update": 3 * 123 * FLOPS}
     )
-    assert on(7).total.flops == on(11).total.flops == pytest.approx((24 + 47 * 2 / 3 + 123) * FLOPS)  # a document is not split
+    assert (
+        on(7).total.flops == on(11).total.flops == pytest.approx((24 + 47 * 2 / 3 + 123) * FLOPS)
+    )  # a document is not split
 
 
 def test_a_single_micro_batch_forwards_its_rows_for_sampling_and_update_at_once() -> None:
-    """Of two documents on each of four GPUs, and of one of seven, 24 tokens of branches are left to sample, in 4 passes. Not where layers are
-    recomputed."""
+    """Of two documents on each of four GPUs, and of one of seven, 24 tokens of branches are left to sample, in 4
+    passes. Not where layers are recomputed."""
     for num_gpus, documents in ((4, 2), (7, 1)):
         sampling = on(num_gpus).phases["sampling"]
         assert sampling.flops == pytest.approx(documents * 24 * FLOPS)
@@ -65,9 +67,12 @@ def test_recomputed_activations_are_a_third_more_of_the_update() -> None:
 
 
 def test_every_forward_gathers_and_every_backward_gathers_the_layers() -> None:
-    """Two micro-batches of at most two rows on three GPUs, two thirds of every number of 4 bytes. Passes: the row and 4 tokens to sample; the row and
-    two groups of three branches, since 17 tokens hold three of 5, to embed; the row and its branches to update."""
-    assert gathered(on(3)) == pytest.approx({"sampling": 2 * 5 * 1009 * 8 / 3, "features": 2 * 3 * 651 * 8 / 3, "update": 2 * 2 * 1888 * 8 / 3})
+    """Two micro-batches of at most two rows on three GPUs, two thirds of every number of 4 bytes. Passes: the row and 4
+    tokens to sample; the row and two groups of three branches, since 17 tokens hold three of 5, to embed; the row and
+    its branches to update."""
+    assert gathered(on(3)) == pytest.approx(
+        {"sampling": 2 * 5 * 1009 * 8 / 3, "features": 2 * 3 * 651 * 8 / 3, "update": 2 * 2 * 1888 * 8 / 3}
+    )
     assert on(3).phases["update"].scattered == pytest.approx(2 * 2 * 1009 * 8 / 3)
     assert on(3).phases["sampling"].scattered == on(3).phases["features"].scattered == 0
 
@@ -99,7 +104,9 @@ def test_a_whole_feature_network_sends_nothing() -> None:
 
 def test_a_reference_policy_is_gathered_like_a_policy() -> None:
     """The row and its branches, in each of two micro-batches."""
-    step = replace(STEP, work=replace(WORK, has_reference=True), tokens={"sampling": 41.0, "update": 123.0, "reference": 41.0})
+    step = replace(
+        STEP, work=replace(WORK, has_reference=True), tokens={"sampling": 41.0, "update": 123.0, "reference": 41.0}
+    )
     assert gathered(on(3, step, KEPT))["reference"] == pytest.approx(4 * 1009 * 8 / 3)
 
 
@@ -120,13 +127,20 @@ def test_a_limit_of_tokens_makes_more_passes(max_tokens: int, passes: int) -> No
 def test_branches_of_one_token_have_none_of_their_own() -> None:
     """Sampled and trained on with the row, while phi reads them."""
     step = replace(STEP, work=replace(WORK, branch_tokens=0))
-    assert gathered(on(3, step)) == pytest.approx({"sampling": 2 * 1009 * 8 / 3, "features": 2 * 2 * 651 * 8 / 3, "update": 2 * 1888 * 8 / 3})
+    assert gathered(on(3, step)) == pytest.approx(
+        {"sampling": 2 * 1009 * 8 / 3, "features": 2 * 2 * 651 * 8 / 3, "update": 2 * 1888 * 8 / 3}
+    )
 
 
 def test_one_gpu_has_no_traffic_and_the_program_s_memory() -> None:
     for weights in WEIGHTS:
         scaled = on(1, weights=weights)
-        assert (scaled.total.gathered, scaled.total.scattered, scaled.total.traffic, scaled.bound_by_traffic) == (0, 0, 0, [])
+        assert (scaled.total.gathered, scaled.total.scattered, scaled.total.traffic, scaled.bound_by_traffic) == (
+            0,
+            0,
+            0,
+            [],
+        )
         assert sum(scaled.memory.values()) == memory.peak(memory.estimate(WORK))[1]
 
 
@@ -135,7 +149,9 @@ ADAPTED = replace(STEP, work=replace(WORK, adapters=101, phi_is_base=True))
 
 def test_over_a_frozen_base_gradients_of_adapters_alone_are_scattered() -> None:
     """Base and adapters together are gathered; 3 layers of 293 and the adapters again in the backward."""
-    assert gathered(on(3, ADAPTED)) == pytest.approx({"sampling": 10 * 1110 * 8 / 3, "features": 6 * 651 * 8 / 3, "update": 4 * 2090 * 8 / 3})
+    assert gathered(on(3, ADAPTED)) == pytest.approx(
+        {"sampling": 10 * 1110 * 8 / 3, "features": 6 * 651 * 8 / 3, "update": 4 * 2090 * 8 / 3}
+    )
     assert on(3, ADAPTED).total.scattered == pytest.approx(4 * 101 * 8 / 3)
 
 
@@ -158,7 +174,9 @@ def test_kept_weights_serve_a_feature_network_and_a_reference_that_are_the_base(
 
 def test_seconds_of_computing_are_operations_over_what_is_reached() -> None:
     assert on(3).total.computing == pytest.approx(on(3).total.flops / 1000)
-    assert on(3, replace(STEP, work=replace(WORK, bf16=True))).total.computing == pytest.approx(on(3).total.flops / 2000)
+    assert on(3, replace(STEP, work=replace(WORK, bf16=True))).total.computing == pytest.approx(
+        on(3).total.flops / 2000
+    )
 
 
 def test_a_pass_takes_as_long_as_reading_the_weights() -> None:

@@ -68,7 +68,9 @@ def documented(config: TrainConfig) -> Step:
     return planned_step(config, load_architecture(config.model), anchors / rows)
 
 
-@pytest.mark.parametrize("overrides", ["", " trainer.batch_size=512", " method=sft", " method=rlvr method.max_new_tokens=256"])
+@pytest.mark.parametrize(
+    "overrides", ["", " trainer.batch_size=512", " method=sft", " method=rlvr method.max_new_tokens=256"]
+)
 def test_the_document_shows_what_is_printed(overrides: str) -> None:
     """Line by line, below the command."""
     command = f"ebft-train +experiment=scaling{overrides}"
@@ -88,4 +90,7 @@ def test_the_document_s_model_has_the_size_that_it_says() -> None:
 
 def test_the_document_s_rule_of_thumb_is_that_of_the_h100() -> None:
     reached = H100.utilisation * H100.bf16_flops
-    assert f"which is {reached / H100.bandwidth(64):.0f} tokens across nodes and {reached / H100.bandwidth(8):.0f} within one." in DOC
+    assert (
+        f"which is {reached / H100.bandwidth(64):.0f} tokens across nodes and {reached / H100.bandwidth(8):.0f} "
+        "within one." in DOC
+    )

@@ -30,7 +30,9 @@ def measured(config: TrainConfig) -> float:
     before = setup.method.tokens_forwarded
     trainer = config.trainer
     optimization = Optimization(config.optimizer, setup.policy, 10)
-    optimization.step(setup.method, setup.batch([0, 1, 2]), 0, trainer.micro_batch_size, trainer.max_tokens_per_microbatch)
+    optimization.step(
+        setup.method, setup.batch([0, 1, 2]), 0, trainer.micro_batch_size, trainer.max_tokens_per_microbatch
+    )
     return setup.method.tokens_forwarded - before
 
 
@@ -39,7 +41,8 @@ def test_a_supervised_token_is_a_forward_and_a_backward_of_two() -> None:
 
 
 def test_phases_of_block_rollouts() -> None:
-    """6 branches: 23 + 6 * 4 = 47 tokens sampled and trained on, (23 + 6 * 5) / 2 through half of the layers. A kept row is trained on alone."""
+    """6 branches: 23 + 6 * 4 = 47 tokens sampled and trained on, (23 + 6 * 5) / 2 through half of the layers. A kept
+    row is trained on alone."""
     assert cost.block_rollouts(23, 3, 2, 5, 0.5, row_is_kept=False) == {"sampling": 47, "features": 26.5, "update": 141}
     assert cost.block_rollouts(23, 3, 2, 5, 0.5, row_is_kept=True) == {"sampling": 24, "features": 26.5, "update": 141}
 
@@ -50,7 +53,8 @@ def test_a_mean_number_of_blocks_is_no_whole_number() -> None:
 
 
 @pytest.mark.parametrize(
-    ("has_reference", "phases"), [(False, {"sampling": 47, "update": 141}), (True, {"sampling": 47, "update": 141, "reference": 47})]
+    ("has_reference", "phases"),
+    [(False, {"sampling": 47, "update": 141}), (True, {"sampling": 47, "update": 141, "reference": 47})],
 )
 def test_phases_of_completions(has_reference: bool, phases: dict[str, float]) -> None:
     """29 + 3 * 6 = 47: the last token of a completion is never read."""
@@ -61,9 +65,18 @@ def test_phases_of_completions(has_reference: bool, phases: dict[str, float]) ->
     ("lines", "phases"),
     [
         ((GEOMETRY, "method=sft"), {"update": 303}),
-        ((GEOMETRY, "method=ebft"), {"sampling": 156, "features": 222, "update": 771}),  # phi is cut at three quarters of the depth
-        ((GEOMETRY, "method=ebft features.feature_layers=[0.5,0.25]"), {"sampling": 156, "features": 148, "update": 771}),
-        ((GEOMETRY, "method=ebft features.feature_layers=[0.25,1]"), {"sampling": 156, "features": 296, "update": 771}),  # 1 may be the last layer
+        (
+            (GEOMETRY, "method=ebft"),
+            {"sampling": 156, "features": 222, "update": 771},
+        ),  # phi is cut at three quarters of the depth
+        (
+            (GEOMETRY, "method=ebft features.feature_layers=[0.5,0.25]"),
+            {"sampling": 156, "features": 148, "update": 771},
+        ),
+        (
+            (GEOMETRY, "method=ebft features.feature_layers=[0.25,1]"),
+            {"sampling": 156, "features": 296, "update": 771},
+        ),  # 1 may be the last layer
         ((GEOMETRY, "method=ebft trainer.micro_batch_size=5"), {"sampling": 257, "features": 222, "update": 771}),
         ((COMPLETIONS,), {"sampling": 137, "update": 411}),
         ((COMPLETIONS, "method.kl_coef=0.1"), {"sampling": 137, "update": 411, "reference": 137}),
@@ -90,7 +103,10 @@ def test_what_is_sampled(lines: tuple[str, ...], text: str) -> None:
     [
         ("method=sft", "606 tokens a step, 1.0 times sft"),
         ("method=ebft", "at most 2,500 tokens a step, 4.1 times sft"),
-        ("method=ebft sampler.reuse=false", "2,500 tokens a step, 4.1 times sft"),  # 257 + 222 + 771 = 1250 a row, and 1250 / 303 = 4.13
+        (
+            "method=ebft sampler.reuse=false",
+            "2,500 tokens a step, 4.1 times sft",
+        ),  # 257 + 222 + 771 = 1250 a row, and 1250 / 303 = 4.13
         ("method=ebft features.feature_layers=[1]", "at most 2,648 tokens a step, 4.4 times sft"),
         ("method=ebft trainer.micro_batch_size=2", "at most 2,298 tokens a step, 3.8 times sft"),  # 101 less a row
         ("method=ebft sampler.reuse=false trainer.micro_batch_size=2", "2,298 tokens a step, 3.8 times sft"),
@@ -129,7 +145,13 @@ def test_processes_share_a_step_s_rows() -> None:
 @pytest.mark.parametrize(("method", "size"), [("sft", 2), ("ebft", 2), ("ebft", 3)])
 def test_what_is_planned_is_what_the_methods_count(tmp_path: Path, method: str, size: int) -> None:
     """phi is one of two layers deep, every row full."""
-    run = miniature(tmp_path, f"method={method}", "features.feature_layers=[0.5]", "sampler.reuse=false", f"trainer.micro_batch_size={size}")
+    run = miniature(
+        tmp_path,
+        f"method={method}",
+        "features.feature_layers=[0.5]",
+        "sampler.reuse=false",
+        f"trainer.micro_batch_size={size}",
+    )
     assert not cost.is_bound(run)
     assert measured(run) == 3 * sum(cost.planned(run).values())
 
@@ -148,7 +170,10 @@ def short_documents(folder: Path) -> list[str]:
         (short_documents, ["method=ebft", "data.document_masking=true", "sampler.reuse=false"]),
         (short_documents, ["method=ebft", "data.layout=padded", "sampler.reuse=false"]),
         (pairs, ["method=ebft", "sampler.reuse=false"]),
-        (None, ["method=ebft", "features.feature_layers=[0.5]", "sampler.temperature=0.01"]),  # rollouts of one context are equal
+        (
+            None,
+            ["method=ebft", "features.feature_layers=[0.5]", "sampler.temperature=0.01"],
+        ),  # rollouts of one context are equal
         (pairs, ["method=rlvr", "method.max_new_tokens=11"]),
     ],
     ids=["index", "documents", "padded", "pairs", "reuse", "completions"],

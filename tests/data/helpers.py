@@ -53,7 +53,16 @@ NO_COLUMNS = {
 
 
 def file_config(path: Path, **changes: Any) -> FileDataConfig:
-    return FileDataConfig(**{**vars(stdlib_config()), **NO_COLUMNS, "text_column": "text", "source": "jsonl", "path": str(path), **changes})
+    return FileDataConfig(
+        **{
+            **vars(stdlib_config()),
+            **NO_COLUMNS,
+            "text_column": "text",
+            "source": "jsonl",
+            "path": str(path),
+            **changes,
+        }
+    )
 
 
 def hub_config(path: Path, **changes: Any) -> HubDataConfig:

@@ -31,7 +31,11 @@ def test_pairs_and_where_they_stand() -> None:
     """Blank lines count as lines and are no rows; other columns are ignored, whatever their type."""
     path = str(FILES / "pairs.jsonl")
     documents = list(read_jsonl(file_config(FILES / "pairs.jsonl", **PAIR_COLUMNS), path))
-    assert [(document.prompt, document.completion) for document in documents] == [("a b", "c"), ("c", "a e d"), ("d e", "b b")]
+    assert [(document.prompt, document.completion) for document in documents] == [
+        ("a b", "c"),
+        ("c", "a e d"),
+        ("d e", "b b"),
+    ]
     assert [document.origin for document in documents] == [f"{path}:1", f"{path}:2", f"{path}:4"]
     assert [document.key for document in documents] == ["a b", "c", "d e"]
 
@@ -44,7 +48,10 @@ def test_text_is_all_completion(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        (b'{"text": "x"', r"rows\.jsonl:2 is not valid JSON \(Expecting ',' delimiter at column 13\); write one object a line"),
+        (
+            b'{"text": "x"',
+            r"rows\.jsonl:2 is not valid JSON \(Expecting ',' delimiter at column 13\); write one object a line",
+        ),
         (b'{"text": "\xff"}', r"rows\.jsonl:2 is not UTF-8 \(invalid start byte\); re-encode the file"),
         (b'["x"]', r"rows\.jsonl:2 holds a JSON list, not an object"),
         (b'{"code": "x", "id": 1}', r"rows\.jsonl:2 has the columns code, id but not text; set data\.text_column, or"),
@@ -91,7 +98,10 @@ def test_a_malformed_parquet_row_is_named(tmp_path: Path) -> None:
 def test_a_file_that_is_not_parquet_is_named(tmp_path: Path) -> None:
     path = tmp_path / "rows.parquet"
     path.write_bytes(GOOD)
-    with pytest.raises(UserError, match=r"rows\.parquet cannot be read as Parquet \(.*magic bytes.*\); write it again or correct data\.path"):
+    with pytest.raises(
+        UserError,
+        match=r"rows\.parquet cannot be read as Parquet \(.*magic bytes.*\); write it again or correct data\.path",
+    ):
         list(read_parquet(file_config(path, source="parquet"), str(path)))
 
 
@@ -104,27 +114,43 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_hub_splits(hub: Path) -> None:
     config = hub_config(hub)
-    assert [(document.prompt, document.completion) for document in read_hub(config, "train")] == [("a b", "c"), ("c", "a e d"), ("d e", "b b")]
+    assert [(document.prompt, document.completion) for document in read_hub(config, "train")] == [
+        ("a b", "c"),
+        ("c", "a e d"),
+        ("d e", "b b"),
+    ]
     (document,) = read_hub(config, "test")
     assert (document.prompt, document.completion, document.origin) == ("e", "a", f"{hub} split test row 1")
 
 
 def test_a_hub_split_that_is_not_there_is_named(hub: Path) -> None:
-    with pytest.raises(UserError, match=r"Cannot load .*hub split dev \(Unknown split \"dev\".*\); check data\.path, .*the split's name"):
+    with pytest.raises(
+        UserError,
+        match=r"Cannot load .*hub split dev \(Unknown split \"dev\".*\); check data\.path, .*the split's name",
+    ):
         list(read_hub(hub_config(hub), "dev"))
 
 
 def test_hub_columns_found_and_wanted_are_named(hub: Path) -> None:
     config = hub_config(hub, prompt_column="input", completion_column="output")
-    with pytest.raises(UserError, match=r"hub split train has the columns question, answer but not input, output; set data\.text_column, or"):
+    with pytest.raises(
+        UserError,
+        match=r"hub split train has the columns question, answer but not input, output; set data\.text_column, or",
+    ):
         list(read_hub(config, "train"))
 
 
 def test_a_hub_data_set_that_is_not_there_is_named(hub: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"Cannot load .*nowhere split train \(Couldn't find any data file at .*nowhere\); check data\.path"):
+    with pytest.raises(
+        UserError,
+        match=r"Cannot load .*nowhere split train \(Couldn't find any data file at .*nowhere\); check data\.path",
+    ):
         list(read_hub(hub_config(tmp_path / "nowhere"), "train"))
 
 
 def test_no_network_is_said(hub: Path) -> None:
-    with pytest.raises(UserError, match=r"Cannot load owner/data split train \(Couldn't reach 'owner/data' on the Hub.*\); check .* and the network"):
+    with pytest.raises(
+        UserError,
+        match=r"Cannot load owner/data split train \(Couldn't reach 'owner/data' on the Hub.*\); check .* and the network",
+    ):
         list(read_hub(hub_config(Path("owner/data")), "train"))

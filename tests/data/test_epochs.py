@@ -8,7 +8,9 @@ from ebft.data.epochs import order, steps_per_epoch
 
 @settings(max_examples=40, deadline=None)
 @given(batch_size=st.integers(1, 7), surplus=st.integers(0, 11), seed=st.integers(0, 99))
-def test_an_epoch_holds_every_row_at_most_once_and_leaves_out_less_than_a_batch(batch_size: int, surplus: int, seed: int) -> None:
+def test_an_epoch_holds_every_row_at_most_once_and_leaves_out_less_than_a_batch(
+    batch_size: int, surplus: int, seed: int
+) -> None:
     num_rows = batch_size + surplus
     num_steps = steps_per_epoch(num_rows, batch_size)
     for epoch in range(3):
@@ -32,5 +34,7 @@ def test_the_order_of_released_versions_stays() -> None:
 
 
 def test_a_batch_above_the_data_is_refused() -> None:
-    with pytest.raises(UserError, match=r"trainer\.batch_size=5 is above the 3 rows of the training data; lower it or add data\."):
+    with pytest.raises(
+        UserError, match=r"trainer\.batch_size=5 is above the 3 rows of the training data; lower it or add data\."
+    ):
         order(3, 0, 0, 5)

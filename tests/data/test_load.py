@@ -24,7 +24,8 @@ def words(tmp_path: Path, *texts: str) -> Path:
 
 
 def test_split_by_the_hash_of_the_text(tmp_path: Path) -> None:
-    """sha256 of a, b, c, d, e begins with ca, 3e, 2e, 18, 3f: at 0.2 of 256 = 51 only d (24) and c (46) are held out."""
+    """sha256 of a, b, c, d, e begins with ca, 3e, 2e, 18, 3f: at 0.2 of 256 = 51 only d (24) and c (46) are held
+    out."""
     train, validation = read(file_config(words(tmp_path, "a", "b", "c", "d", "e"), validation_fraction=0.2))
     assert keys(train) == {"a", "b", "e"}
     assert keys(validation) == {"c", "d"}
@@ -55,7 +56,9 @@ def test_held_out_modules_are_in_no_smaller_fractions_training_data() -> None:
 
 def test_the_halves_for_choosing_and_for_reporting_are_apart_and_whole_together() -> None:
     """Settings chosen on one half owe nothing to the other; training data and the tiny base know neither."""
-    (train, whole), selection, report = (read(stdlib_config(validation_part=part)) for part in ("all", "selection", "report"))
+    (train, whole), selection, report = (
+        read(stdlib_config(validation_part=part)) for part in ("all", "selection", "report")
+    )
     assert not keys(selection[1]) & keys(report[1])
     assert keys(selection[1]) | keys(report[1]) == keys(whole)
     assert (len(whole), len(selection[1])) == (47, 24)
@@ -67,10 +70,15 @@ def test_a_mixture_holds_the_sides_of_its_parts_and_copies_for_training() -> Non
     copies = {"stdlib": 2, "code_qa": 1, "translation": 0}
     mixed = read(MixtureDataConfig(**{**vars(stdlib_config()), "source": "mixture", "parts": copies}))
     modules, code, _ = (read(replace(stdlib_config(), source=source)) for source in EMBEDDED_SOURCES)
-    assert Counter(document.origin for document in mixed[0]) == Counter(document.origin for document in 2 * modules[0] + code[0])
+    assert Counter(document.origin for document in mixed[0]) == Counter(
+        document.origin for document in 2 * modules[0] + code[0]
+    )
     assert {document.origin for document in mixed[1]} == {document.origin for document in modules[1] + code[1]}
     assert len(mixed[1]) == len(modules[1] + code[1])
-    assert {bool(document.prompt) for document in mixed[0][:100]} == {True, False}  # mixed, not one part after the other
+    assert {bool(document.prompt) for document in mixed[0][:100]} == {
+        True,
+        False,
+    }  # mixed, not one part after the other
     assert set(EMBEDDED) == set(EMBEDDED_SOURCES)
 
 
@@ -85,7 +93,10 @@ def test_an_empty_side_is_named(tmp_path: Path) -> None:
 
 
 def test_load_makes_rows_of_both_sides() -> None:
-    data = load(file_config(PAIRS, validation_path=str(PAIRS), layout="padded", loss_tokens="completion", **PAIR_COLUMNS), tokenizer())
+    data = load(
+        file_config(PAIRS, validation_path=str(PAIRS), layout="padded", loss_tokens="completion", **PAIR_COLUMNS),
+        tokenizer(),
+    )
     assert sorted(data.train.tokens.tolist()) == [[1, 2, 3, 0, 0], [3, 1, 5, 4, 0], [4, 5, 2, 2, 0]]
     assert data.train.tokens.equal(data.validation.tokens)
     assert data.validation.num_tokens == 14

@@ -1,4 +1,5 @@
-"""Every data set that has an option of its own under conf/data, read as that option says from a few rows with the data set's columns."""
+"""Every data set that has an option of its own under conf/data, read as that option says from a few rows with the data
+set's columns."""
 
 import json
 from typing import Any
@@ -36,7 +37,10 @@ def loaded(config: HubDataConfig) -> Data:
 def questions(config: HubDataConfig) -> tuple[dict[str, Question], dict[str, Question]]:
     """Of both sides, by prompt."""
     sides: Any = loaded(config)
-    train, validation = ({question.prompt: question for question in side.items} for side in (sides.train_questions, sides.validation_questions))
+    train, validation = (
+        {question.prompt: question for question in side.items}
+        for side in (sides.train_questions, sides.validation_questions)
+    )
     return train, validation
 
 
@@ -90,15 +94,23 @@ def test_opencode_instruct() -> None:
     assert double.answer == "def double(x):\n    return 2 * x\n"
     assert double.tests == programs.Tests("double", code="assert double(3) == 6\nassert double(-1) == -2")
     assert (double.key, double.program_prefix) == (double.prompt, "")
-    assert sorted(question.tests.entry_point for question in train.values() if question.tests) == ["double", "is_even", "shared"]
-    assert sorted(question.tests.entry_point for question in validation.values() if question.tests) == ["last", "negate"]
+    assert sorted(question.tests.entry_point for question in train.values() if question.tests) == [
+        "double",
+        "is_even",
+        "shared",
+    ]
+    assert sorted(question.tests.entry_point for question in validation.values() if question.tests) == [
+        "last",
+        "negate",
+    ]
 
 
 def test_a_row_without_tests_is_refused_or_dropped_and_counted() -> None:
     with pytest.raises(UserError) as caught:
         read(option("opencode_instruct"))
     assert str(caught.value) == (
-        f"{FILES}/opencode_instruct split train row 3 has no assert in column unit_tests; correct or remove the row, or drop all such rows "
+        f"{FILES}/opencode_instruct split train row 3 has no assert in column unit_tests; correct or remove the row, "
+        "or drop all such rows "
         "with data.drop_untestable=true."
     )
     data = loaded(option("opencode_instruct", "data.drop_untestable=true"))
@@ -107,13 +119,20 @@ def test_a_row_without_tests_is_refused_or_dropped_and_counted() -> None:
 
 def test_rows_without_tests_train_where_nothing_is_verified() -> None:
     data = loaded(option("opencode_instruct", "data.task=null", "data.tests_column=null"))
-    assert (data.train.num_documents, data.train_questions, data.validation_questions, data.num_dropped) == (4, None, None, 0)
+    assert (data.train.num_documents, data.train_questions, data.validation_questions, data.num_dropped) == (
+        4,
+        None,
+        None,
+        0,
+    )
 
 
 def test_nvidia_opencode_instruct() -> None:
     """Its tests are JSON of a list, each with line breaks around it."""
     found, circle = asked(option("nvidia_opencode_instruct", *NVIDIA)), "Return the area of a circle of radius r.\n"
-    assert found[circle].tests == programs.Tests("area", code="\nimport math\nassert math.isclose(area(1), math.pi)\n\n\nassert area(0) == 0\n")
+    assert found[circle].tests == programs.Tests(
+        "area", code="\nimport math\nassert math.isclose(area(1), math.pi)\n\n\nassert area(0) == 0\n"
+    )
     assert found[circle].answer.startswith("import math\n\n\ndef area(r):")
 
 
@@ -136,11 +155,14 @@ def test_alma_is_trained_on_one_data_set_and_evaluated_on_another() -> None:
         "English: We are late.\nCzech:": "en-cs",
         "Icelandic: Góðan dag.\nEnglish:": "is-en",
     }
-    assert all(BLEU().verify(question.answer, question).score == 1 for question in [*train.values(), *validation.values()])
+    assert all(
+        BLEU().verify(question.answer, question).score == 1 for question in [*train.values(), *validation.values()]
+    )
 
 
 def test_humaneval() -> None:
-    """The prompt begins the program, what it defines before the function serves the tests as well, and check is called."""
+    """The prompt begins the program, what it defines before the function serves the tests as well, and check is
+    called."""
     found = asked(option("humaneval"))
     (gap,) = (question for prompt, question in found.items() if "largest_gap" in prompt)
     assert (gap.program_prefix, gap.answer[:14]) == (gap.prompt, "    return max")
@@ -172,21 +194,44 @@ def test_mbpp() -> None:
 def test_mbpp_sanitized() -> None:
     train, validation = questions(option("mbpp_sanitized"))
     (hypotenuse,), (repeat,) = train.values(), validation.values()
-    assert hypotenuse.tests == programs.Tests("hypotenuse", code="assert math.isclose(hypotenuse(3, 4), 5.0, rel_tol=0.001)", setup="import math")
-    assert repeat.prompt == "\"\"\"\nWrite a function to repeat a word.\nassert repeat('ab', 2) == 'abab'\nassert repeat('x', 0) == ''\n\"\"\"\n"
-    assert repeat.tests == programs.Tests("repeat", code="assert repeat('ab', 2) == 'abab'\nassert repeat('x', 0) == ''")
+    assert hypotenuse.tests == programs.Tests(
+        "hypotenuse", code="assert math.isclose(hypotenuse(3, 4), 5.0, rel_tol=0.001)", setup="import math"
+    )
+    assert (
+        repeat.prompt
+        == "\"\"\"\nWrite a function to repeat a word.\nassert repeat('ab', 2) == 'abab'\nassert repeat('x', 0) == ''\n\"\"\"\n"
+    )
+    assert repeat.tests == programs.Tests(
+        "repeat", code="assert repeat('ab', 2) == 'abab'\nassert repeat('x', 0) == ''"
+    )
 
 
 @pytest.mark.parametrize("source", ["jsonl", "parquet"])
 def test_a_file_with_test_code_needs_its_columns_named_and_nothing_else(source: str, tmp_path: Any) -> None:
-    rows = [{"question": f"Add {n}.\n", "answer": f"def add(x):\n    return x + {n}\n", "checks": f"assert add(1) == {n + 1}\n"} for n in range(5)]
+    rows = [
+        {
+            "question": f"Add {n}.\n",
+            "answer": f"def add(x):\n    return x + {n}\n",
+            "checks": f"assert add(1) == {n + 1}\n",
+        }
+        for n in range(5)
+    ]
     path = tmp_path / f"rows.{source}"
     if source == "parquet":
         parquet.write_table(Table.from_pylist(rows), path)
     else:
         path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    columns = {"text_column": None, "prompt_column": "question", "completion_column": "answer", "tests_column": "checks"}
-    config = file_config(path, source=source, validation_path=str(path), task="unit_tests", sequence_length=19, **columns)
+    columns = {
+        "text_column": None,
+        "prompt_column": "question",
+        "completion_column": "answer",
+        "tests_column": "checks",
+    }
+    config = file_config(
+        path, source=source, validation_path=str(path), task="unit_tests", sequence_length=19, **columns
+    )
     data: Any = load(config, tokenizer())
-    assert sorted(question.tests.code for question in data.train_questions.items) == [f"assert add(1) == {n + 1}\n" for n in range(5)]
+    assert sorted(question.tests.code for question in data.train_questions.items) == [
+        f"assert add(1) == {n + 1}\n" for n in range(5)
+    ]
     assert all(map(passes, data.validation_questions.items))

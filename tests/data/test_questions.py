@@ -1,4 +1,5 @@
-"""From single rows to questions, and each refusal: of a row by name, of columns that cannot work together before any row is read."""
+"""From single rows to questions, and each refusal: of a row by name, of columns that cannot work together before any
+row is read."""
 
 from pathlib import Path
 from typing import Any
@@ -51,7 +52,11 @@ def test_a_question_is_its_row() -> None:
 
 @pytest.mark.parametrize(
     "cell",
-    [["assert f(1) == 2", "assert f(2) == 4"], '["assert f(1) == 2", "assert f(2) == 4"]', "assert f(1) == 2\nassert f(2) == 4"],
+    [
+        ["assert f(1) == 2", "assert f(2) == 4"],
+        '["assert f(1) == 2", "assert f(2) == 4"]',
+        "assert f(1) == 2\nassert f(2) == 4",
+    ],
 )
 def test_tests_are_a_list_or_json_of_one_or_code(cell: Any) -> None:
     assert judged_by(CODE, tests=cell) == programs.Tests("f", code="assert f(1) == 2\nassert f(2) == 4")
@@ -66,7 +71,12 @@ def test_setup_is_text_or_a_list_or_nothing() -> None:
     columns = {**CODE, "setup_column": "before"}
     assert judged_by(columns, before=["import math", "from os import path"]).setup == "import math\nfrom os import path"
     assert judged_by(columns, before="helper = abs").setup == "helper = abs"
-    assert judged_by(columns, before="").setup == judged_by(columns, before=None).setup == judged_by(columns, before=[]).setup == ""
+    assert (
+        judged_by(columns, before="").setup
+        == judged_by(columns, before=None).setup
+        == judged_by(columns, before=[]).setup
+        == ""
+    )
 
 
 def test_names_of_the_setup_are_not_the_function_under_test() -> None:
@@ -82,7 +92,9 @@ def test_a_named_entry_point_needs_no_telling_assert() -> None:
 def test_a_completed_prompt_is_the_beginning_of_the_program() -> None:
     """What it defines before the function joins the setup, for the tests to call."""
     columns = {**CODE, "completes_prompt": True, "setup_column": "before"}
-    found = question(columns, ask="def g(x):\n    return x\n\ndef f(x):\n", answer="    return 2 * x\n", before="import math")
+    found = question(
+        columns, ask="def g(x):\n    return x\n\ndef f(x):\n", answer="    return 2 * x\n", before="import math"
+    )
     assert found.program_prefix == found.prompt == "def g(x):\n    return x\n\ndef f(x):\n"
     assert found.tests == programs.Tests("f", code="assert f(1) == 2", setup="import math\ndef g(x):\n    return x\n\n")
 
@@ -104,8 +116,16 @@ def test_a_row_without_tests_is_named(cell: Any) -> None:
             {"tests": "assert x == 2"},
             "has a first assert in column tests that calls no function of the program's (name data.entry_point_column)",
         ),
-        ({"entry_point_column": "name"}, {"name": "f(x)"}, "holds 'f(x)' in column name, which is no name of a function"),
-        ({"entry_point_column": "name"}, {"name": "lambda"}, "holds 'lambda' in column name, which is no name of a function"),
+        (
+            {"entry_point_column": "name"},
+            {"name": "f(x)"},
+            "holds 'f(x)' in column name, which is no name of a function",
+        ),
+        (
+            {"entry_point_column": "name"},
+            {"name": "lambda"},
+            "holds 'lambda' in column name, which is no name of a function",
+        ),
         ({"entry_point_column": "name"}, {"name": None}, "holds None in column name, which is no name of a function"),
         (
             {"completes_prompt": True},
@@ -158,13 +178,17 @@ def test_a_templates_columns_are_wanted_and_named_by_their_key() -> None:
 @pytest.mark.parametrize("template", ["{ask!r}", "{ask:>9}", "{}", "Answer:\n"])
 def test_a_template_holds_columns_only(template: str) -> None:
     with pytest.raises(
-        UserError, match=r"data\.prompt_template must hold columns as \{name\}, with nothing else inside the braces, and at least one"
+        UserError,
+        match=r"data\.prompt_template must hold columns as \{name\}, with nothing else inside the braces, and at least one",
     ):
         wanted_columns(file_config(Path("x"), prompt_template=template))
 
 
 def test_a_malformed_template_is_refused() -> None:
-    with pytest.raises(UserError, match=r"data\.prompt_template is malformed \(.*'\}'.*\); write a column as \{name\} and a brace of the text twice"):
+    with pytest.raises(
+        UserError,
+        match=r"data\.prompt_template is malformed \(.*'\}'.*\); write a column as \{name\} and a brace of the text twice",
+    ):
         wanted_columns(file_config(Path("x"), prompt_template="{ask}}"))
 
 
@@ -173,7 +197,9 @@ def test_missing_columns_are_named_with_their_keys(tmp_path: Path) -> None:
     path.write_text('{"ask": "a", "answer": "b"}\n')
     with pytest.raises(UserError) as caught:
         load(file_config(path, **CODE, setup_column="before"), tokenizer())
-    assert str(caught.value) == (f"{path}:1 has the columns ask, answer but not tests, before; correct data.setup_column and data.tests_column.")
+    assert str(caught.value) == (
+        f"{path}:1 has the columns ask, answer but not tests, before; correct data.setup_column and data.tests_column."
+    )
 
 
 def test_references_are_the_completion_and_what_else_is_right() -> None:
@@ -187,7 +213,9 @@ def test_references_are_the_completion_and_what_else_is_right() -> None:
 
 def test_references_and_directions_of_no_use_are_named() -> None:
     columns = {**TEXT, "references_column": "more", "direction_column": "way"}
-    assert refusal(columns, more=["b", " "], way="en-fr") == "holds an empty text in column more; fill it in or remove it."
+    assert (
+        refusal(columns, more=["b", " "], way="en-fr") == "holds an empty text in column more; fill it in or remove it."
+    )
     assert refusal(columns, more=3, way="en-fr") == "holds int in column more; it must be text or a list of texts."
     assert refusal(columns, more=[], way="German") == "holds 'German' in column way; a direction is written as en-de."
 
@@ -195,7 +223,9 @@ def test_references_and_directions_of_no_use_are_named() -> None:
 def test_dropping_everything_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
     path.write_text('{"ask": "a", "answer": "b", "tests": []}\n')
-    with pytest.raises(UserError, match=r"data\.source=jsonl keeps none of the 1 documents of one side; .*data\.drop_untestable=false"):
+    with pytest.raises(
+        UserError, match=r"data\.source=jsonl keeps none of the 1 documents of one side; .*data\.drop_untestable=false"
+    ):
         load(file_config(path, **CODE, validation_path=str(path), drop_untestable=True), tokenizer())
 
 
@@ -206,19 +236,24 @@ HUB = ["data=hub", *JSONL[1:]]
 @pytest.mark.parametrize(
     ("overrides", "sentence"),
     [
-        ([*JSONL, "data.task=unit_tests"], "data.task=unit_tests runs a row's own tests; name their column with data.tests_column."),
+        (
+            [*JSONL, "data.task=unit_tests"],
+            "data.task=unit_tests runs a row's own tests; name their column with data.tests_column.",
+        ),
         (
             [*JSONL, "data.tests_column=t"],
             "data.task=null does not read data.tests_column; set data.task=unit_tests, or make them null or false.",
         ),
         (
             ["data=humaneval", "data.task=null"],
-            "data.task=null does not read data.tests_column, data.entry_point_column, data.completes_prompt; set data.task=unit_tests, "
+            "data.task=null does not read data.tests_column, data.entry_point_column, data.completes_prompt; set "
+            "data.task=unit_tests, "
             "or make them null or false.",
         ),
         (
             ["data=alma", "data.task=null"],
-            "data.task=null does not read data.direction_column; set data.task=chrf or bleu or exact_match, or make them null or false.",
+            "data.task=null does not read data.direction_column; set data.task=chrf or bleu or exact_match, or make "
+            "them null or false.",
         ),
         (
             [*JSONL, "data.prompt_template='{p}'"],
@@ -234,7 +269,8 @@ HUB = ["data=hub", *JSONL[1:]]
         ),
         (
             ["data=jsonl", "data.path=x", "data.prompt_template='{p}'"],
-            "Set either data.text_column, or both data.prompt_column and data.completion_column, and make the rest null.",
+            "Set either data.text_column, or both data.prompt_column and data.completion_column, and make the rest "
+            "null.",
         ),
     ],
 )

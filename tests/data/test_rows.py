@@ -20,7 +20,9 @@ def test_packed_without_masking() -> None:
 
 def test_packed_with_masking_numbers_the_documents_of_each_row() -> None:
     """A document's first token has no predecessor of its own document, so it is no target."""
-    rows = to_rows([text("a b"), text("c"), text("d e a b"), text("c")], stdlib_config(document_masking=True), tokenizer())
+    rows = to_rows(
+        [text("a b"), text("c"), text("d e a b"), text("c")], stdlib_config(document_masking=True), tokenizer()
+    )
     assert rows.tokens.tolist() == [[1, 2, 0, 3, 0], [4, 5, 1, 2, 0], [3, 0, 0, 0, 0]]
     assert rows.document_ids.tolist() == [[0, 0, 0, 1, 1], [0, 0, 0, 0, 0], [0, 0, -1, -1, -1]]
     assert rows.loss_mask.tolist() == [[F, T, T, F, T], [F, T, T, T, T], [F, T, F, F, F]]
@@ -28,7 +30,8 @@ def test_packed_with_masking_numbers_the_documents_of_each_row() -> None:
 
 
 def test_completion_of_a_packed_pair_is_what_counts() -> None:
-    """`a b | c EOS`, `d | e EOS`: the EOS that ends a completion belongs to it; the first token of the second row has no predecessor."""
+    """`a b | c EOS`, `d | e EOS`: the EOS that ends a completion belongs to it; the first token of the second row has
+    no predecessor."""
     pairs = [pair("a b", "c"), pair("d", "e"), pair("a", "b")]
     rows = to_rows(pairs, stdlib_config(loss_tokens="completion"), tokenizer())
     assert rows.tokens.tolist() == [[1, 2, 3, 0, 4], [5, 0, 1, 2, 0]]
@@ -52,7 +55,8 @@ def test_padded_gives_each_document_rows_of_its_own() -> None:
 
 def test_a_pair_longer_than_a_padded_row_is_named() -> None:
     expected = (
-        r"file\.jsonl:7 has 6 tokens with its EOS, above data\.sequence_length=5; raise data\.sequence_length, shorten the row, "
+        r"file\.jsonl:7 has 6 tokens with its EOS, above data\.sequence_length=5; raise data\.sequence_length, "
+        r"shorten the row, "
         r"set data\.drop_long_pairs=true, or use data\.layout=packed"
     )
     with pytest.raises(UserError, match=expected):
@@ -60,7 +64,9 @@ def test_a_pair_longer_than_a_padded_row_is_named() -> None:
 
 
 def test_a_pair_that_fills_a_padded_row_fits() -> None:
-    assert to_rows([pair("a b", "c d")], stdlib_config(layout="padded"), tokenizer()).tokens.tolist() == [[1, 2, 3, 4, 0]]
+    assert to_rows([pair("a b", "c d")], stdlib_config(layout="padded"), tokenizer()).tokens.tolist() == [
+        [1, 2, 3, 4, 0]
+    ]
 
 
 def test_a_row_without_targets_is_kept() -> None:

@@ -14,7 +14,9 @@ def test_module_names() -> None:
     assert module_name(Path("abc.py")) == "abc"
 
 
-@pytest.mark.parametrize("name", ["abc", "json.decoder", "html.parser", "unittest.mock", "ctypes.util", "multiprocessing"])
+@pytest.mark.parametrize(
+    "name", ["abc", "json.decoder", "html.parser", "unittest.mock", "ctypes.util", "multiprocessing"]
+)
 def test_library_code_is_wanted(name: str) -> None:
     assert is_wanted(name)
 
@@ -62,5 +64,7 @@ def test_reads_the_interpreter_it_runs_on() -> None:
 
 def test_an_interpreter_without_sources_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sysconfig, "get_path", lambda name: str(tmp_path))
-    with pytest.raises(UserError, match=f"finds no Python files in {tmp_path}; use an installation with library sources"):
+    with pytest.raises(
+        UserError, match=f"finds no Python files in {tmp_path}; use an installation with library sources"
+    ):
         list(read_stdlib())

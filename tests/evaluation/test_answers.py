@@ -40,12 +40,16 @@ def greedy_by_hand(row: int) -> list[int]:
 def test_greedy_answers_and_their_scores_by_hand() -> None:
     result = examiner()(policy_of(), quiet)
     said = [greedy_by_hand(row) for row in range(4)]
-    assert [answer.text for answer in result.answers] == [words([token for token in tokens if token != STOP]) for tokens in said]
+    assert [answer.text for answer in result.answers] == [
+        words([token for token in tokens if token != STOP]) for tokens in said
+    ]
     ended = [tokens[-1] == STOP for tokens in said]
     verdicts = [Parity().verify(words(tokens[:-1]), QUESTIONS[0]) for tokens in said]
     scores = [verdict.score if end else 0.0 for verdict, end in zip(verdicts, ended, strict=True)]
     assert result.scores["score"].sums.tolist() == pytest.approx(scores)
-    assert result.scores["greedy"].sums.tolist() == [float(end and verdict.passed) for verdict, end in zip(verdicts, ended, strict=True)]
+    assert result.scores["greedy"].sums.tolist() == [
+        float(end and verdict.passed) for verdict, end in zip(verdicts, ended, strict=True)
+    ]
     assert result.scores["answer_tokens"].sums.tolist() == [len(tokens) for tokens in said]
     assert result.scores["truncated_share"].sums.tolist() == [float(not end) for end in ended]
     assert result.scores["verifier_errors"].value == 0
@@ -74,7 +78,9 @@ def test_pass_at_k_counts_the_samples_that_passed() -> None:
             return replace(super().verify(text, question), passed=len(text.split()) <= 3)
 
     result = examiner(verifier=Short())(policy_of(), quiet)
-    batch, blocks = prompts_batch([FOUR.tokens[row, :length].tolist() for row, (length, _) in enumerate(LENGTHS)], FOUR.row_ids.tolist())
+    batch, blocks = prompts_batch(
+        [FOUR.tokens[row, :length].tolist() for row, (length, _) in enumerate(LENGTHS)], FOUR.row_ids.tolist()
+    )
     done = complete(policy_of(), batch, blocks, 5, 7, Decoding(0.7, 1.0), f"{CONFIG.seed}/eval/pass", STOP)
     right = [
         sum(bool(n - 1 <= 3 and not cut) for n, cut in zip(ns, cuts, strict=True))
@@ -101,7 +107,9 @@ def test_without_completions_there_is_no_pass_at_k() -> None:
 
 def test_calibration_sets_entropy_beside_the_loss_on_real_answers_at_the_same_depth() -> None:
     scores = examiner()(policy_of(), quiet).scores
-    assert {name for name in scores if "entropy" in name} == {f"{kind}@{k}" for kind in ("entropy", "text_cross_entropy") for k in (1, 2, 4)}
+    assert {name for name in scores if "entropy" in name} == {
+        f"{kind}@{k}" for kind in ("entropy", "text_cross_entropy") for k in (1, 2, 4)
+    }
     model = plain_model()
     for row, (prompt, answer) in enumerate(LENGTHS):
         with torch.no_grad():

@@ -40,7 +40,14 @@ def batches(size: int) -> list[Batch]:
 
 
 def evaluator(size: int = 5, stop_token: int | None = None, **changes: object) -> Evaluator:
-    return Evaluator(replace(CONFIG, **changes), geometry(generate_length=3), batches(size), batches(size), phi_of(seed=1), stop_token)
+    return Evaluator(
+        replace(CONFIG, **changes),
+        geometry(generate_length=3),
+        batches(size),
+        batches(size),
+        phi_of(seed=1),
+        stop_token,
+    )
 
 
 def quiet() -> None:
@@ -81,7 +88,13 @@ def test_rollouts_are_at_temperature_one_and_every_row_has_draws_of_its_own(monk
     calls: list[tuple[torch.Tensor, float]] = []
 
     def spy(
-        policy: LanguageModel, batch: Batch, blocks: Blocks, draws: torch.Tensor, temperature: float, stop_token: int | None, reuse: bool
+        policy: LanguageModel,
+        batch: Batch,
+        blocks: Blocks,
+        draws: torch.Tensor,
+        temperature: float,
+        stop_token: int | None,
+        reuse: bool,
     ) -> tuple[Rollout, torch.Tensor]:
         calls.append((draws, temperature))
         return sample(policy, batch, blocks, draws, temperature, stop_token, reuse)
@@ -193,7 +206,8 @@ def test_state_brings_every_score_back() -> None:
 
 
 def test_a_better_policy_is_told_from_a_worse_one_in_pairs() -> None:
-    """Two policies that differ by a hair share their draws, so the error of the change is far below that of either figure."""
+    """Two policies that differ by a hair share their draws, so the error of the change is far below that of either
+    figure."""
     policy: LanguageModel = policy_of()
     base = evaluator()(policy, quiet)
     with torch.no_grad():

@@ -1,4 +1,5 @@
-"""Cross-entropy against transformers' own loss, and the feature-matching loss at every horizon against separate rollouts (section 8)."""
+"""Cross-entropy against transformers' own loss, and the feature-matching loss at every horizon against separate
+rollouts (section 8)."""
 
 from dataclasses import replace
 from itertools import product
@@ -9,7 +10,18 @@ import torch
 from ebft.evaluation.scores import cross_entropy, feature_matching
 from ebft.objective.rewards import alignment_and_diversity
 from ebft.types import Batch, Rollout
-from tests.helpers import LAYOUTS, blocks_of, context_of, existing, geometry, phi_of, plain_model, policy_of, random_batch, random_rollout
+from tests.helpers import (
+    LAYOUTS,
+    blocks_of,
+    context_of,
+    existing,
+    geometry,
+    phi_of,
+    plain_model,
+    policy_of,
+    random_batch,
+    random_rollout,
+)
 from tests.reference import embed_loop
 
 HORIZONS = [1, 2, 5]
@@ -29,7 +41,10 @@ def test_cross_entropy_of_a_padded_row_leaves_the_padding_out() -> None:
     labels = batch.tokens.masked_fill(~batch.loss_mask, -100)
     with torch.no_grad():
         score = cross_entropy(policy, batch, policy.row_hidden(batch))
-        losses = [model(input_ids=row[None], labels=label[None]).loss.item() for row, label in zip(batch.tokens, labels, strict=True)]
+        losses = [
+            model(input_ids=row[None], labels=label[None]).loss.item()
+            for row, label in zip(batch.tokens, labels, strict=True)
+        ]
     assert score.counts.tolist() == [22, 12]
     assert (score.sums / score.counts).tolist() == pytest.approx(losses, rel=1e-5)
 
@@ -49,7 +64,9 @@ def test_cross_entropy_is_at_temperature_one_over_the_tokens_that_count_only() -
 def stopped_rollout(batch: Batch) -> Rollout:
     """Two rollouts of 5 tokens per block, every one ended after 1 to 5 of them."""
     config = geometry(n_samples=2, generate_length=HORIZONS[-1])
-    first = blocks_of(batch, geometry(generate_length=HORIZONS[0]))  # as an evaluation finds them: room for the shortest
+    first = blocks_of(
+        batch, geometry(generate_length=HORIZONS[0])
+    )  # as an evaluation finds them: room for the shortest
     draw = torch.Generator().manual_seed(8)
     rollout = random_rollout(batch, config)
     shape = (len(batch), 2, first.anchors.shape[1], 5)
@@ -61,7 +78,8 @@ def stopped_rollout(batch: Batch) -> Rollout:
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_every_horizon_is_the_loss_of_separate_shorter_rollouts(layout: str) -> None:
-    """A horizon's figure comes from prefixes of the longest rollouts; here each prefix and each reference is forwarded alone."""
+    """A horizon's figure comes from prefixes of the longest rollouts; here each prefix and each reference is forwarded
+    alone."""
     batch = random_batch(LAYOUTS[layout])
     rollout, model = stopped_rollout(batch), plain_model()
     scores, _ = feature_matching(phi_of(), batch, rollout, "all", HORIZONS, reward_horizon=2, reuse=False)
@@ -69,7 +87,9 @@ def test_every_horizon_is_the_loss_of_separate_shorter_rollouts(layout: str) -> 
     def feature(context: torch.Tensor, tokens: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
         with torch.no_grad():
             states = model(input_ids=torch.cat([context, tokens])[None], output_hidden_states=True).hidden_states
-        return embed_loop(torch.stack([states[1][0], states[2][0]], dim=1)[len(context) :], valid, "last_token", "joint")
+        return embed_loop(
+            torch.stack([states[1][0], states[2][0]], dim=1)[len(context) :], valid, "last_token", "joint"
+        )
 
     for horizon in HORIZONS:
         sums, counts = torch.zeros(len(batch), dtype=torch.float64), torch.zeros(len(batch), dtype=torch.float64)
@@ -79,7 +99,9 @@ def test_every_horizon_is_the_loss_of_separate_shorter_rollouts(layout: str) -> 
             if len(window) <= horizon or (window != window[0]).any():
                 continue
             context = context_of(batch, b, anchor)
-            f = [feature(context, rollout.tokens[b, n, k, :horizon], rollout.valid[b, n, k, :horizon]) for n in range(2)]
+            f = [
+                feature(context, rollout.tokens[b, n, k, :horizon], rollout.valid[b, n, k, :horizon]) for n in range(2)
+            ]
             g = feature(context, batch.tokens[b, anchor : anchor + horizon], torch.ones(horizon, dtype=torch.bool))
             sums[b] += f[0] @ f[1] - (f[0] + f[1]) @ g + g @ g
             counts[b] += 1
@@ -89,7 +111,8 @@ def test_every_horizon_is_the_loss_of_separate_shorter_rollouts(layout: str) -> 
 
 
 def test_a_block_counts_at_the_horizons_that_its_continuation_reaches_in_its_document() -> None:
-    """Anchors 2, 7, 12, 17, 22 of 23 tokens; documents of row 0 end at 11 and 23, of row 1 at 4, 17 and, before the padding, nowhere else."""
+    """Anchors 2, 7, 12, 17, 22 of 23 tokens; documents of row 0 end at 11 and 23, of row 1 at 4, 17 and, before the
+    padding, nowhere else."""
     batch = random_batch(LAYOUTS["documents"])
     rollout = stopped_rollout(batch)
     assert rollout.blocks.anchors[0].tolist() == [2, 7, 12, 17, 22]

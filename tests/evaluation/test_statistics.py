@@ -36,7 +36,8 @@ def test_standard_error_is_the_spread_of_the_figure_over_new_documents() -> None
 
 
 def test_the_error_of_a_change_is_that_of_the_paired_differences() -> None:
-    """Documents differ a lot, the two policies little: 100, 200, 330 against 101, 203, 334 with one count each: differences 1, 3, 4."""
+    """Documents differ a lot, the two policies little: 100, 200, 330 against 101, 203, 334 with one count each:
+    differences 1, 3, 4."""
     base, final = ratio([100, 200, 330], [1, 1, 1]), ratio([101, 203, 334], [1, 1, 1])
     change, stderr = final.change(base)
     differences = np.array([1.0, 3.0, 4.0])

@@ -1,4 +1,5 @@
-"""Attention by branches against transformers' own attention under a dense mask over the whole flat row (method.md sections 2 and 9)."""
+"""Attention by branches against transformers' own attention under a dense mask over the whole flat row (method.md
+sections 2 and 9)."""
 
 from dataclasses import replace
 
@@ -13,7 +14,17 @@ from ebft.geometry.blocks import Branches, make_branches
 from ebft.geometry.chunked import CHUNK_BRANCHES
 from ebft.models.policy import LanguageModel
 from ebft.types import Batch, Blocks
-from tests.helpers import FAMILIES, LAYOUTS, VOCABULARY, T, geometry, plain_model, policy_of, random_batch, random_rollout
+from tests.helpers import (
+    FAMILIES,
+    LAYOUTS,
+    VOCABULARY,
+    T,
+    geometry,
+    plain_model,
+    policy_of,
+    random_batch,
+    random_rollout,
+)
 from tests.reference import batch_of, dense_mask, flat_positions, flat_tokens, pack_loop
 
 R, G = 11, 3
@@ -37,7 +48,9 @@ def ragged_branches(batch: Batch, lengths: int = 0) -> Branches:
 def dense_hidden(model: PreTrainedModel, batch: Batch, branches: Branches) -> Tensor:
     mask = torch.where(dense_mask(batch, branches), 0.0, -torch.inf)[:, None]
     tokens, positions = flat_tokens(batch, branches), flat_positions(batch, branches)
-    return model.base_model(input_ids=tokens, attention_mask=mask, position_ids=positions, use_cache=False).last_hidden_state
+    return model.base_model(
+        input_ids=tokens, attention_mask=mask, position_ids=positions, use_cache=False
+    ).last_hidden_state
 
 
 def read_somewhere(batch: Batch, branches: Branches) -> Tensor:
@@ -48,7 +61,9 @@ def read_somewhere(batch: Batch, branches: Branches) -> Tensor:
 def gradients(model: PreTrainedModel, hidden: Tensor) -> dict[str, Tensor]:
     weight = torch.randn(hidden.shape, generator=torch.Generator().manual_seed(2))
     (hidden * weight).sum().backward()
-    return {name: parameter.grad for name, parameter in model.base_model.named_parameters() if parameter.grad is not None}
+    return {
+        name: parameter.grad for name, parameter in model.base_model.named_parameters() if parameter.grad is not None
+    }
 
 
 @pytest.mark.usefixtures("small_chunks")
@@ -88,7 +103,10 @@ def test_one_token_at_a_time_over_cached_keys_equals_the_flat_row(family: str, l
 def test_branches_leave_and_part_between_two_tokens() -> None:
     """Two steps of three branches, then branch 2 alone goes on, twice, with different tokens."""
     batch, policy = random_batch(LAYOUTS["documents"]), policy_of()
-    anchors, tokens = torch.tensor([[3, 7, 13], [2, 5, 11]]), torch.randint(VOCABULARY, (2, 3, 3), generator=torch.Generator().manual_seed(7))
+    anchors, tokens = (
+        torch.tensor([[3, 7, 13], [2, 5, 11]]),
+        torch.randint(VOCABULARY, (2, 3, 3), generator=torch.Generator().manual_seed(7)),
+    )
     parents = torch.tensor([[2, 2], [2, 2]])
     grown = tokens.take_along_dim(parents[..., None], dim=1)
     grown[:, 1, 2] = (grown[:, 0, 2] + 1) % VOCABULARY
@@ -104,7 +122,9 @@ def test_branches_leave_and_part_between_two_tokens() -> None:
 
 def test_a_row_whose_rollouts_have_no_token_of_their_own_is_a_row() -> None:
     batch, policy = random_batch(LAYOUTS["documents"]), policy_of()
-    nothing = pack_loop(torch.ones(2, 1, dtype=torch.long), torch.zeros(2, 1, dtype=torch.long), torch.zeros(2, 1, 1, dtype=torch.long))
+    nothing = pack_loop(
+        torch.ones(2, 1, dtype=torch.long), torch.zeros(2, 1, dtype=torch.long), torch.zeros(2, 1, 1, dtype=torch.long)
+    )
     with torch.no_grad():
         assert torch.equal(policy.flat_hidden(batch, nothing), policy.row_hidden(batch))
 
@@ -138,7 +158,13 @@ def test_a_branch_sees_text_before_its_anchor_and_none_behind() -> None:
     for changed, moved in ((anchor, False), (anchor - 1, True)):
         tokens = batch.tokens.clone()
         tokens[:, changed] = (tokens[:, changed] + 1) % VOCABULARY
-        difference = (branch_hidden(policy, replace(batch, tokens=tokens), branches) - before).abs().amax((0, 2)).unflatten(0, (-1, G)).amax(1)
+        difference = (
+            (branch_hidden(policy, replace(batch, tokens=tokens), branches) - before)
+            .abs()
+            .amax((0, 2))
+            .unflatten(0, (-1, G))
+            .amax(1)
+        )
         touched = [r for r in range(len(difference)) if difference[r] > 0]
         assert touched == list(range(6 if moved else 9, 12))
 
@@ -160,7 +186,8 @@ def test_a_chunk_of_branches_reads_the_row_no_further_than_its_largest_anchor() 
 
 
 def test_a_row_keeps_the_keys_of_its_first_pass() -> None:
-    """Gradient checkpointing passes again on the way back; kept, its keys held the activations of every layer that had been recomputed."""
+    """Gradient checkpointing passes again on the way back; kept, its keys held the activations of every layer that had
+    been recomputed."""
     context, heads = RowContext.of(batch_of([[0] * 5]), keep=True), [torch.ones(1, 3, 5, 7) for _ in range(4)]
     context.attend(0, heads[0], heads[1], heads[2], 1.0)
     context.attend(0, heads[0], heads[3], heads[3], 1.0)
@@ -168,8 +195,12 @@ def test_a_row_keeps_the_keys_of_its_first_pass() -> None:
 
 
 def test_scores_are_softmaxed_over_row_and_own_keys_together() -> None:
-    """One branch, one head: two row keys with scores log 1 and log 2, one of its own with log 5, values 8, 16 and 40: (8 + 32 + 200) / 8."""
-    row_key, row_value = torch.tensor([1.0, 2.0]).log().reshape(1, 1, 2, 1), torch.tensor([8.0, 16.0]).reshape(1, 1, 2, 1)
+    """One branch, one head: two row keys with scores log 1 and log 2, one of its own with log 5, values 8, 16 and 40:
+    (8 + 32 + 200) / 8."""
+    row_key, row_value = (
+        torch.tensor([1.0, 2.0]).log().reshape(1, 1, 2, 1),
+        torch.tensor([8.0, 16.0]).reshape(1, 1, 2, 1),
+    )
     own_key, own_value = torch.tensor(5.0).log().reshape(1, 1, 1, 1), torch.full((1, 1, 1, 1), 40.0)
     block = Blocks(torch.tensor([[2]]), torch.tensor([[True]]), (2,))
     context = StepContext.of(batch_of([[0, 0]]), block, 1, {0: (row_key, row_value)}, num_steps=1)

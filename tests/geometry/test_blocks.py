@@ -11,9 +11,26 @@ from torch import Tensor
 
 from ebft.cost import tokens as cost
 from ebft.geometry import blocks
-from ebft.geometry.blocks import Branches, find_blocks, from_branches, make_branches, predictors, to_branches, token_places
+from ebft.geometry.blocks import (
+    Branches,
+    find_blocks,
+    from_branches,
+    make_branches,
+    predictors,
+    to_branches,
+    token_places,
+)
 from ebft.types import Batch, Blocks
-from tests.reference import attention_rule, batch_of, dense_mask, find_blocks_loop, flat_places, flat_positions, flat_tokens, pack_loop
+from tests.reference import (
+    attention_rule,
+    batch_of,
+    dense_mask,
+    find_blocks_loop,
+    flat_places,
+    flat_positions,
+    flat_tokens,
+    pack_loop,
+)
 
 generated = settings(derandomize=True, deadline=None, database=None, max_examples=60)
 
@@ -29,7 +46,8 @@ def runs(draw: st.DrawFn, length: int) -> list[int]:
 
 @st.composite
 def rows(draw: st.DrawFn, min_tokens: int = 2) -> Rows:
-    """Document ids and perhaps completions of rows of documents and padding; strategies hand out plain lists, tests make the tensors."""
+    """Document ids and perhaps completions of rows of documents and padding; strategies hand out plain lists, tests
+    make the tensors."""
     row_length = draw(st.integers(min_tokens, 17))
     ids, completion = [], []
     for _ in range(draw(st.integers(1, 3))):
@@ -39,7 +57,9 @@ def rows(draw: st.DrawFn, min_tokens: int = 2) -> Rows:
     return ids, completion if draw(st.booleans()) else None
 
 
-geometries = st.tuples(st.integers(1, 7), st.integers(1, 5), st.integers(1, 5))  # context_length, stride, generate_length
+geometries = st.tuples(
+    st.integers(1, 7), st.integers(1, 5), st.integers(1, 5)
+)  # context_length, stride, generate_length
 seeds = st.integers(0, 2**32 - 1)
 
 
@@ -56,10 +76,18 @@ def anchors_of(found: Blocks) -> list[list[int]]:
     return [anchors[valid].tolist() for anchors, valid in zip(found.anchors, found.valid, strict=True)]
 
 
-def find(document_ids: list[int], context_length: int, stride: int, generate_length: int, completion: list[bool] | None = None) -> list[int]:
+def find(
+    document_ids: list[int],
+    context_length: int,
+    stride: int,
+    generate_length: int,
+    completion: list[bool] | None = None,
+) -> list[int]:
     """Anchors of a single row."""
     batch = batch_of([document_ids], None if completion is None else [completion])
-    [row] = anchors_of(find_blocks(batch, "all" if completion is None else "completion", context_length, stride, generate_length))
+    [row] = anchors_of(
+        find_blocks(batch, "all" if completion is None else "completion", context_length, stride, generate_length)
+    )
     return row
 
 
@@ -68,9 +96,19 @@ def find(document_ids: list[int], context_length: int, stride: int, generate_len
 
 @pytest.mark.parametrize(
     ("sequence_length", "context_length", "stride", "generate_length", "expected"),
-    [(1024, 8, 8, 8, 127), (13, 4, 2, 4, 3), (12, 4, 2, 4, 3), (11, 4, 2, 4, 2), (8, 4, 2, 4, 1), (7, 4, 2, 4, 0), (2, 8, 8, 8, 0)],
+    [
+        (1024, 8, 8, 8, 127),
+        (13, 4, 2, 4, 3),
+        (12, 4, 2, 4, 3),
+        (11, 4, 2, 4, 2),
+        (8, 4, 2, 4, 1),
+        (7, 4, 2, 4, 0),
+        (2, 8, 8, 8, 0),
+    ],
 )
-def test_num_blocks_by_hand(sequence_length: int, context_length: int, stride: int, generate_length: int, expected: int) -> None:
+def test_num_blocks_by_hand(
+    sequence_length: int, context_length: int, stride: int, generate_length: int, expected: int
+) -> None:
     """The paper's code setting has 127; a T off the stride grid loses its tail, a row too short has none."""
     assert cost.num_blocks(sequence_length, context_length, stride, generate_length) == expected
 
@@ -104,7 +142,8 @@ def test_no_anchor_stands_exactly_on_a_boundary() -> None:
 
 
 def test_no_block_touches_padding() -> None:
-    """Real tokens end at 7: the reference of the block at 6 would be part padding, and that of the block at 8 nothing else."""
+    """Real tokens end at 7: the reference of the block at 6 would be part padding, and that of the block at 8 nothing
+    else."""
     assert find([0] * 7 + [-1] * 4, context_length=2, stride=2, generate_length=2) == [2, 4]
 
 
@@ -130,7 +169,8 @@ def test_a_row_without_a_completion_has_no_block() -> None:
 
 
 def test_completions_of_neighbouring_documents_are_two() -> None:
-    """Plain text packed back to back is completion throughout: the second grid starts at its document's first token, which is no anchor itself."""
+    """Plain text packed back to back is completion throughout: the second grid starts at its document's first token,
+    which is no anchor itself."""
     assert find([0] * 4 + [1] * 7, 1, 2, 2, completion=[True] * 11) == [1, 6, 8]
 
 
@@ -139,7 +179,10 @@ def test_completions_of_neighbouring_documents_are_two() -> None:
 def test_fits_equals_the_loop_at_every_anchor(made: Rows, length: int) -> None:
     document_ids = batch_of(*made).document_ids
     B, T = document_ids.shape
-    slow = [[a > 0 and a + length <= T and ids[a] >= 0 and len({*ids[a - 1 : a + length]}) == 1 for a in range(T + 1)] for ids in made[0]]
+    slow = [
+        [a > 0 and a + length <= T and ids[a] >= 0 and len({*ids[a - 1 : a + length]}) == 1 for a in range(T + 1)]
+        for ids in made[0]
+    ]
     assert blocks.fits(document_ids, torch.arange(T + 1).repeat(B, 1), length).tolist() == slow
 
 
@@ -156,15 +199,22 @@ def test_mask_equals_the_definition(made: Rows, seed: int, num_branches: int, wi
 
 @pytest.mark.parametrize("boundary", [3, 13])
 def test_mask_of_a_rollout_equals_the_definition(boundary: int) -> None:
-    """T = 13, N = 3, G = 5, anchors 2, 5, 8: with a boundary at 3 the block at 5 sees no token of the first document."""
+    """T = 13, N = 3, G = 5, anchors 2, 5, 8: with a boundary at 3 the block at 5 sees no token of the first
+    document."""
     batch = batch_of([[0] * boundary + [1] * (13 - boundary), [0] * 11 + [-1] * 2])
     tokens = 100 + torch.arange(2 * 3 * 3 * 5).reshape(2, 3, 3, 5)
-    branches = make_branches(Blocks(torch.tensor([[2, 5, 8]] * 2), torch.ones(2, 3, dtype=torch.bool), (2, 5, 8)), tokens)
+    branches = make_branches(
+        Blocks(torch.tensor([[2, 5, 8]] * 2), torch.ones(2, 3, dtype=torch.bool), (2, 5, 8)), tokens
+    )
     mask = dense_mask(batch, branches)
     assert torch.equal(mask, attention_rule(batch, branches))
-    assert (mask[:, 13 + 20 : 13 + 27, 13 + 16 : 13 + 27] == blocks.own_visible(branches.steps[:, 20:27], lookback=4)).all()
+    assert (
+        mask[:, 13 + 20 : 13 + 27, 13 + 16 : 13 + 27] == blocks.own_visible(branches.steps[:, 20:27], lookback=4)
+    ).all()
     first_token_of_block_1 = 13 + (1 * 3 + 0) * 5
-    assert mask[0, first_token_of_block_1, :13].nonzero().flatten().tolist() == ([3, 4] if boundary == 3 else [0, 1, 2, 3, 4])
+    assert mask[0, first_token_of_block_1, :13].nonzero().flatten().tolist() == (
+        [3, 4] if boundary == 3 else [0, 1, 2, 3, 4]
+    )
 
 
 @generated
@@ -183,7 +233,8 @@ def test_every_place_sees_itself_and_no_real_token_sees_padding(made: Rows, seed
 
 @st.composite
 def rollout_sizes(draw: st.DrawFn) -> tuple[str, tuple[int, int, int], int, int]:
-    """anchors, (context_length, stride, generate_length), n_samples and the branches' width, which may leave out the last token."""
+    """anchors, (context_length, stride, generate_length), n_samples and the branches' width, which may leave out the
+    last token."""
     small = st.integers(1, 3)
     context_length, stride, generate_length, n_samples = draw(st.tuples(small, small, st.integers(1, 5), small))
     anchors = draw(st.sampled_from(["all", "completion"]))
@@ -197,7 +248,8 @@ def own_ids(found: Blocks, n_samples: int, steps: int) -> Tensor:
 
 
 def shorten(batch: Batch, found: Blocks, tokens: Tensor, width: int, seed: int) -> tuple[Tensor, Branches]:
-    """Continuations that repeat the row for m tokens, m of each branch's own, and the branches that start behind them."""
+    """Continuations that repeat the row for m tokens, m of each branch's own, and the branches that start behind
+    them."""
     draw = torch.Generator().manual_seed(seed)
     B, N, K, G = tokens.shape
     tokens, own = tokens.clone(), torch.zeros(B, K * N, width, dtype=torch.long)
@@ -213,9 +265,12 @@ def shorten(batch: Batch, found: Blocks, tokens: Tensor, width: int, seed: int) 
 
 @generated
 @given(made=rows(min_tokens=5), sizes=rollout_sizes(), seed=seeds)
-def test_every_token_is_predicted_from_its_own_history(made: Rows, sizes: tuple[str, tuple[int, int, int], int, int], seed: int) -> None:
-    """The predictor of step t sees the tokens of its document before the anchor and steps 0 .. t - 1 of its branch, at positions that end right
-    before t's, also where a branch shares its first tokens with the row. Layout, positions, attention and predictors hold each other."""
+def test_every_token_is_predicted_from_its_own_history(
+    made: Rows, sizes: tuple[str, tuple[int, int, int], int, int], seed: int
+) -> None:
+    """The predictor of step t sees the tokens of its document before the anchor and steps 0 .. t - 1 of its branch, at
+    positions that end right before t's, also where a branch shares its first tokens with the row. Layout, positions,
+    attention and predictors hold each other."""
     batch, (anchors, geometry, N, width) = batch_of(*made), sizes
     found = find_blocks(batch, anchors, *geometry)
     tokens, branches = shorten(batch, found, own_ids(found, N, geometry[2]), width, seed)
@@ -234,15 +289,20 @@ def test_every_token_is_predicted_from_its_own_history(made: Rows, sizes: tuple[
 
 @generated
 @given(made=rows(min_tokens=5), sizes=rollout_sizes())
-def test_a_label_stands_one_position_behind_its_predictor(made: Rows, sizes: tuple[str, tuple[int, int, int], int, int]) -> None:
-    """Branches that start at their block's anchor and carry all G tokens: a token's id leads to its place in the flat row. Blocks that do not exist
-    have places too, for they are forwarded before they are masked."""
+def test_a_label_stands_one_position_behind_its_predictor(
+    made: Rows, sizes: tuple[str, tuple[int, int, int], int, int]
+) -> None:
+    """Branches that start at their block's anchor and carry all G tokens: a token's id leads to its place in the flat
+    row. Blocks that do not exist have places too, for they are forwarded before they are masked."""
     batch, (anchors, geometry, N, _) = batch_of(*made), sizes
     found = find_blocks(batch, anchors, *geometry)
     tokens = own_ids(found, N, geometry[2])
     branches, T, G = make_branches(found, tokens), batch.tokens.shape[1], tokens.shape[3]
     flat, positions = flat_tokens(batch, branches), flat_positions(batch, branches)
-    places, own_places = (from_branches(find(blocks.block_branches(found.anchors, N), branches, T, G), N) for find in (predictors, token_places))
+    places, own_places = (
+        from_branches(find(blocks.block_branches(found.anchors, N), branches, T, G), N)
+        for find in (predictors, token_places)
+    )
     owners = [flat_places(T, *row) for row in zip(branches.anchors.tolist(), branches.steps.tolist(), strict=True)]
     for b, n, k, g in product(*map(range, tokens.shape)):
         [label] = flat[b].eq(tokens[b, n, k, g]).nonzero().flatten().tolist()
@@ -269,7 +329,10 @@ def test_branches_are_block_major_and_come_back() -> None:
 
 def test_positions_by_hand() -> None:
     """Anchors 2 and 5, two samples, three tokens each."""
-    branches = make_branches(Blocks(torch.tensor([[2, 5]]), torch.ones(1, 2, dtype=torch.bool), (2, 5)), torch.zeros(1, 2, 2, 3, dtype=torch.long))
+    branches = make_branches(
+        Blocks(torch.tensor([[2, 5]]), torch.ones(1, 2, dtype=torch.bool), (2, 5)),
+        torch.zeros(1, 2, 2, 3, dtype=torch.long),
+    )
     assert flat_positions(batch_of([[0] * 7]), branches).tolist() == [[*range(7), 2, 3, 4, 2, 3, 4, 5, 6, 7, 5, 6, 7]]
     assert branches.reach == (*[2] * 6, *[5] * 6)
     assert branches.depth == (0, 1, 2) * 4
@@ -277,10 +340,12 @@ def test_positions_by_hand() -> None:
 
 
 def test_predictors_by_hand() -> None:
-    """T = 7, one block at 2, four steps. A whole branch: row position 1, then its own three. One that shares a token: row positions 1 and 2,
-    then its own two. One that shares three: row positions 1 to 4."""
+    """T = 7, one block at 2, four steps. A whole branch: row position 1, then its own three. One that shares a token:
+    row positions 1 and 2, then its own two. One that shares three: row positions 1 to 4."""
     none, shared = torch.zeros(1, 3, 3, dtype=torch.long), torch.tensor([[0, 1, 3]])
     branches = pack_loop(torch.tensor([[2, 3, 5]]), torch.tensor([[3, 2, 0]]), none, shared)
     assert branches.steps.tolist() == [[0, 1, 2, 0, 1]]
-    assert predictors(torch.tensor([[2, 2, 2]]), branches, 7, 4).tolist() == [[[1, 7, 8, 9], [1, 2, 10, 11], [1, 2, 3, 4]]]
+    assert predictors(torch.tensor([[2, 2, 2]]), branches, 7, 4).tolist() == [
+        [[1, 7, 8, 9], [1, 2, 10, 11], [1, 2, 3, 4]]
+    ]
     assert token_places(torch.tensor([[2, 2, 2]]), branches, 7, 3).tolist() == [[[7, 8, 9], [2, 10, 11], [2, 3, 4]]]

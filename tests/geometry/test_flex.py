@@ -1,6 +1,8 @@
-"""Flex attention against softmax under the dense masks of `blocks.py`, and its lists of blocks against those masks block by block.
+"""Flex attention against softmax under the dense masks of `blocks.py`, and its lists of blocks against those masks
+block by block.
 
-Without CUDA the kernel computes all scores under the mask function, so that what it leaves out is checked here by walking the lists as it does.
+Without CUDA the kernel computes all scores under the mask function, so that what it leaves out is checked here by
+walking the lists as it does.
 """
 
 from itertools import product
@@ -43,7 +45,9 @@ def row_heads() -> tuple[Tensor, Tensor]:
 def test_a_row_equals_the_dense_mask(layout: str) -> None:
     ids, query, (key, value) = row_ids(layout), random_heads(B, QUERY_HEADS, LENGTH, d), row_heads()
     out = FlexRow.of(ids).attend(query, key, value, SCALING)
-    torch.testing.assert_close(out.double(), dense_attention(query, key, value, row_visible(ids), SCALING), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(
+        out.double(), dense_attention(query, key, value, row_visible(ids), SCALING), rtol=1e-5, atol=1e-6
+    )
 
 
 @pytest.mark.parametrize("kind", BRANCHES)
@@ -52,10 +56,15 @@ def test_branches_equal_the_dense_mask(layout: str, kind: str) -> None:
     ids, row = row_ids(layout), row_heads()
     branches = branches_in(ids, kind)
     width = branches.tokens.shape[1]
-    query, own = random_heads(B, QUERY_HEADS, width, d), [random_heads(B, HEADS, width, d, seed=seed) for seed in (1, 2)]
+    query, own = (
+        random_heads(B, QUERY_HEADS, width, d),
+        [random_heads(B, HEADS, width, d, seed=seed) for seed in (1, 2)],
+    )
     out = FlexBranches.of(ids, branches.anchors, branches.steps).attend(query, row, *own, SCALING)
     key, value = (torch.cat(pair, dim=2) for pair in zip(row, own, strict=True))
-    torch.testing.assert_close(out.double(), dense_attention(query, key, value, branches_mask(ids, branches), SCALING), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(
+        out.double(), dense_attention(query, key, value, branches_mask(ids, branches), SCALING), rtol=1e-5, atol=1e-6
+    )
 
 
 @pytest.mark.parametrize("num_branches", [7, 131])
@@ -70,7 +79,9 @@ def test_steps_equal_the_dense_mask(layout: str, num_branches: int) -> None:
         query = random_heads(B, QUERY_HEADS, num_branches, d, seed=step)
         out = flex.attend(query, row, (keys, values), step, SCALING)
         mask = steps_mask(ids, anchors, U, step)
-        torch.testing.assert_close(out.double(), dense_attention(query, key, value, mask, SCALING), rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(
+            out.double(), dense_attention(query, key, value, mask, SCALING), rtol=1e-5, atol=1e-6
+        )
 
 
 def test_branches_without_a_token() -> None:
@@ -107,7 +118,8 @@ def over_blocks(mask: Tensor) -> Tensor:
 
 
 def in_whole_blocks(mask: Tensor, shape: tuple[int, int]) -> Tensor:
-    """The dense mask [B, Q, S] as it should be walked: padding behind row keys, own keys and queries, which see key 0 and nothing else."""
+    """The dense mask [B, Q, S] as it should be walked: padding behind row keys, own keys and queries, which see key 0
+    and nothing else."""
     whole = torch.zeros(len(mask), *shape, dtype=torch.bool)
     num_queries, num_own = mask.shape[1], mask.shape[2] - LENGTH
     whole[:, :num_queries, :LENGTH] = mask[:, :, :LENGTH]
@@ -117,9 +129,13 @@ def in_whole_blocks(mask: Tensor, shape: tuple[int, int]) -> Tensor:
 
 
 def check_blocks(blocks: BlockMask, mask: Tensor) -> None:
-    """Every full block is full and not masked, every other block that is named is masked right, and no block is named for nothing."""
+    """Every full block is full and not masked, every other block that is named is masked right, and no block is named
+    for nothing."""
     expected = over_blocks(in_whole_blocks(mask, blocks.seq_lengths))
-    partial, full = listed(blocks.kv_num_blocks, blocks.kv_indices), listed(blocks.full_kv_num_blocks, blocks.full_kv_indices)
+    partial, full = (
+        listed(blocks.kv_num_blocks, blocks.kv_indices),
+        listed(blocks.full_kv_num_blocks, blocks.full_kv_indices),
+    )
     assert torch.equal(full, expected.all((3, 4)))
     assert torch.equal(partial, expected.any(4).any(3) & ~full)
     assert torch.equal(listed(blocks.q_num_blocks, blocks.q_indices), partial.mT)  # the lists that the backward walks
@@ -150,15 +166,22 @@ def test_blocks_of_steps_are_those_of_the_last(layout: str) -> None:
 
 
 def test_blocks_by_hand() -> None:
-    """Two documents of 256. Block 1 sees all of block 0; block 2 begins a document. Branches at 256, 384 and 512, of 128 tokens each: the first has
-    both blocks of document 0 whole, the second the first block of document 1, the third both, and every one its own tokens causally."""
+    """Two documents of 256. Block 1 sees all of block 0; block 2 begins a document. Branches at 256, 384 and 512, of
+    128 tokens each: the first has both blocks of document 0 whole, the second the first block of document 1, the third
+    both, and every one its own tokens causally."""
     ids = torch.tensor([[0] * 256 + [1] * 256])
     row = FlexRow.of(ids).mask
     assert listed(row.full_kv_num_blocks, row.full_kv_indices).nonzero().tolist() == [[0, 1, 0], [0, 3, 2]]
     assert listed(row.kv_num_blocks, row.kv_indices).nonzero().tolist() == [[0, 0, 0], [0, 1, 1], [0, 2, 2], [0, 3, 3]]
     anchors, steps = torch.tensor([256, 384, 512]).repeat_interleave(128)[None], torch.arange(128).repeat(3)[None]
     branches = FlexBranches.of(ids, anchors, steps).mask
-    assert listed(branches.full_kv_num_blocks, branches.full_kv_indices).nonzero().tolist() == [[0, 0, 0], [0, 0, 1], [0, 1, 2], [0, 2, 2], [0, 2, 3]]
+    assert listed(branches.full_kv_num_blocks, branches.full_kv_indices).nonzero().tolist() == [
+        [0, 0, 0],
+        [0, 0, 1],
+        [0, 1, 2],
+        [0, 2, 2],
+        [0, 2, 3],
+    ]
     assert listed(branches.kv_num_blocks, branches.kv_indices).nonzero().tolist() == [[0, 0, 4], [0, 1, 5], [0, 2, 6]]
 
 
@@ -184,12 +207,15 @@ def test_masks_are_built_without_reading_a_value() -> None:
 
 
 def graphs_of_branches(width: int) -> int:
-    """How many times flex attention is compiled for branches of so many tokens, with a head size that no other test has."""
+    """How many times flex attention is compiled for branches of so many tokens, with a head size that no other test
+    has."""
     before = counters["stats"]["unique_graphs"]
     anchors = torch.full((B, width), 11)
     heads = [random_heads(B, num_heads, width, 7) for num_heads in (QUERY_HEADS, HEADS, HEADS)]
     row = random_heads(B, HEADS, LENGTH, 7), random_heads(B, HEADS, LENGTH, 7)
-    FlexBranches.of(row_ids("plain"), anchors, torch.zeros_like(anchors)).attend(heads[0], row, heads[1], heads[2], SCALING)
+    FlexBranches.of(row_ids("plain"), anchors, torch.zeros_like(anchors)).attend(
+        heads[0], row, heads[1], heads[2], SCALING
+    )
     return counters["stats"]["unique_graphs"] - before
 
 
@@ -200,7 +226,10 @@ def test_one_compilation_a_bucket() -> None:
 
 def test_no_compilation_from_step_to_step() -> None:
     torch._dynamo.reset()
-    before, row = counters["stats"]["unique_graphs"], (random_heads(B, HEADS, LENGTH, 11), random_heads(B, HEADS, LENGTH, 11))
+    before, row = (
+        counters["stats"]["unique_graphs"],
+        (random_heads(B, HEADS, LENGTH, 11), random_heads(B, HEADS, LENGTH, 11)),
+    )
     for num_branches in (131, 139):
         flex = FlexSteps.of(row_ids("plain"), anchors_in(row_ids("plain"), num_branches), U)
         own = random_heads(B, HEADS, num_branches, U, 11)
@@ -211,7 +240,19 @@ def test_no_compilation_from_step_to_step() -> None:
 
 @pytest.mark.parametrize(
     ("length", "padded"),
-    [(0, 128), (1, 128), (128, 128), (129, 256), (401, 512), (513, 640), (897, 1024), (1024, 1024), (1025, 1280), (1537, 1792), (2049, 2560)],
+    [
+        (0, 128),
+        (1, 128),
+        (128, 128),
+        (129, 256),
+        (401, 512),
+        (513, 640),
+        (897, 1024),
+        (1024, 1024),
+        (1025, 1280),
+        (1537, 1792),
+        (2049, 2560),
+    ],
 )
 def test_bucket_by_hand(length: int, padded: int) -> None:
     assert bucket(length) == padded

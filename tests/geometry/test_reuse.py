@@ -1,4 +1,5 @@
-"""Branches without what the row or another branch has, against every rollout's own history (method.md section 9, items 4 and 5)."""
+"""Branches without what the row or another branch has, against every rollout's own history (method.md section 9, items
+4 and 5)."""
 
 from itertools import product
 
@@ -29,7 +30,8 @@ def rollouts(draw: st.DrawFn) -> tuple[list[list[int]], int, int, int]:
 
 
 def made_of(case: tuple[list[list[int]], int, int, int]) -> tuple[Batch, Rollout]:
-    """Rows of three different tokens, K = 5 blocks at any real place, some of which do not exist, rollouts that are often the row or twins."""
+    """Rows of three different tokens, K = 5 blocks at any real place, some of which do not exist, rollouts that are
+    often the row or twins."""
     ids, n_samples, num_steps, seed = case
     batch, draw, num_blocks = batch_of(ids), torch.Generator().manual_seed(seed), 5
     batch.tokens.copy_(torch.randint(3, batch.tokens.shape, generator=draw))
@@ -56,13 +58,18 @@ def different_tokens(batch: Batch, rollout: Rollout) -> int:
 @given(case=rollouts())
 def test_leading_matches_equal_the_comparison_token_by_token(case: tuple[list[list[int]], int, int, int]) -> None:
     batch, rollout = made_of(case)
-    assert leading_matches(batch, rollout.blocks, rollout.tokens).tolist() == leading_matches_loop(batch, rollout.blocks, rollout.tokens)
+    assert leading_matches(batch, rollout.blocks, rollout.tokens).tolist() == leading_matches_loop(
+        batch, rollout.blocks, rollout.tokens
+    )
 
 
 @generated
 @given(case=rollouts())
-def test_every_needed_token_stands_behind_its_own_history_and_no_branch_is_there_twice(case: tuple[list[list[int]], int, int, int]) -> None:
-    """Where a valid token stands, and where it is predicted, the flat row shows the context and the rollout's tokens before, and nothing else."""
+def test_every_needed_token_stands_behind_its_own_history_and_no_branch_is_there_twice(
+    case: tuple[list[list[int]], int, int, int],
+) -> None:
+    """Where a valid token stands, and where it is predicted, the flat row shows the context and the rollout's tokens
+    before, and nothing else."""
     batch, rollout = made_of(case)
     branches, T, (_, N, _, G) = live_branches(batch, rollout), batch.tokens.shape[1], rollout.tokens.shape
     assert branches.tokens.shape[1] == different_tokens(batch, rollout)
@@ -74,13 +81,18 @@ def test_every_needed_token_stands_behind_its_own_history_and_no_branch_is_there
         document = [j for j in range(a) if batch.document_ids[b, j] == batch.document_ids[b, a - 1]]
         for place, last in ((int(places[b, n, k, g]), g), (int(before[b, n, k, g]), g - 1)):
             assert positions[b, place] == a + last
-            assert flat[b][mask[b, place]].tolist() == batch.tokens[b, document].tolist() + rollout.tokens[b, n, k, : last + 1].tolist()
+            assert (
+                flat[b][mask[b, place]].tolist()
+                == batch.tokens[b, document].tolist() + rollout.tokens[b, n, k, : last + 1].tolist()
+            )
     assert places.max() < max(flat.shape[1], 1)
 
 
 @generated
 @given(case=rollouts())
-def test_bounds_hold_for_every_row_and_branches_come_in_order_of_their_anchors(case: tuple[list[list[int]], int, int, int]) -> None:
+def test_bounds_hold_for_every_row_and_branches_come_in_order_of_their_anchors(
+    case: tuple[list[list[int]], int, int, int],
+) -> None:
     batch, rollout = made_of(case)
     branches = live_branches(batch, rollout)
     assert branches.reach == tuple(branches.anchors.amax(0).tolist())
@@ -93,30 +105,40 @@ def test_bounds_hold_for_every_row_and_branches_come_in_order_of_their_anchors(c
 
 @generated
 @given(case=rollouts(), group_tokens=st.integers(1, 7))
-def test_groups_hold_whole_branches_and_together_all_of_them(case: tuple[list[list[int]], int, int, int], group_tokens: int) -> None:
+def test_groups_hold_whole_branches_and_together_all_of_them(
+    case: tuple[list[list[int]], int, int, int], group_tokens: int
+) -> None:
     batch, rollout = made_of(case)
     whole, grouped = live_branches(batch, rollout), live_branches(batch, rollout, group_tokens)
     assert grouped.group == max(group_tokens, rollout.tokens.shape[3])
 
     def as_branches(tokens: OwnTokens, row: int) -> list[list[tuple[int, int]]]:
-        """Of a row, its branches as (anchor, token) pairs, without what rows are filled up with: single tokens 0 behind anchor 1."""
+        """Of a row, its branches as (anchor, token) pairs, without what rows are filled up with: single tokens 0 behind
+        anchor 1."""
         found: list[list[tuple[int, int]]] = []
-        for anchor, step, token in zip(tokens.anchors[row].tolist(), tokens.steps[row].tolist(), tokens.tokens[row].tolist(), strict=True):
+        for anchor, step, token in zip(
+            tokens.anchors[row].tolist(), tokens.steps[row].tolist(), tokens.tokens[row].tolist(), strict=True
+        ):
             assert step == (len(found[-1]) if step else 0)
             found = [*found, []] if step == 0 else found
             found[-1].append((anchor, token))
         return [branch for branch in found if branch != [(1, 0)]]
 
     for row in range(len(batch)):
-        assert [branch for _, group in grouped.groups() for branch in as_branches(group, row)] == as_branches(whole, row)
+        assert [branch for _, group in grouped.groups() for branch in as_branches(group, row)] == as_branches(
+            whole, row
+        )
     (_, n_samples, _, num_steps), row_length = rollout.tokens.shape, batch.tokens.shape[1]
-    places = from_branches(token_places(block_branches(rollout.blocks.anchors, n_samples), grouped, row_length, num_steps), n_samples)
+    places = from_branches(
+        token_places(block_branches(rollout.blocks.anchors, n_samples), grouped, row_length, num_steps), n_samples
+    )
     for b, n, k, g in rollout.valid.nonzero().tolist():
         assert flat_tokens(batch, grouped)[b, places[b, n, k, g]] == rollout.tokens[b, n, k, g]
 
 
 def test_groups_by_hand() -> None:
-    """Branches of 3, 2, 2, 3 and 1 tokens in groups of 5, of which 2 are for what reaches back: they end at 3, 5, 7, 10 and 11 of 3 a group."""
+    """Branches of 3, 2, 2, 3 and 1 tokens in groups of 5, of which 2 are for what reaches back: they end at 3, 5, 7, 10
+    and 11 of 3 a group."""
     assert _starts(torch.tensor([[3, 2, 2, 3, 1]]), 3, 5).tolist() == [[0, 5, 10, 15, 18]]
     assert _starts(torch.tensor([[3, 2, 2, 3, 1]]), 3, None).tolist() == [[0, 3, 5, 7, 10]]
 
@@ -152,7 +174,9 @@ def test_equal_branches_of_different_blocks_are_one() -> None:
     """From 2 after the row's token 2, and from 3 at once."""
     blocks = Blocks(torch.tensor([[2, 3]]), torch.tensor([[True, True]]), (2, 3))
     tokens = torch.tensor([[[[2, 9, 8], [9, 8, 0]]]])
-    live = live_branches(batch_of([[0] * 7]), valid_rollout(blocks, tokens, [[[[True, True, True], [True, True, False]]]]))
+    live = live_branches(
+        batch_of([[0] * 7]), valid_rollout(blocks, tokens, [[[[True, True, True], [True, True, False]]]])
+    )
     assert (live.tokens.tolist(), live.anchors.tolist()) == ([[9, 8]], [[3, 3]])
 
 
@@ -163,7 +187,10 @@ def test_nothing_is_left_of_rollouts_that_are_the_row_s() -> None:
 
 
 def test_numbers_of_different_keys_by_hand() -> None:
-    keys, chosen = torch.tensor([[5, 3, 5, 9], [4, 4, 4, 1]]), torch.tensor([[True, True, True, False], [True, False, True, False]])
+    keys, chosen = (
+        torch.tensor([[5, 3, 5, 9], [4, 4, 4, 1]]),
+        torch.tensor([[True, True, True, False], [True, False, True, False]]),
+    )
     assert dense_ranks(keys).tolist() == [[1, 0, 1, 2], [1, 1, 1, 0]]
     number, first, exists = distinct(keys, chosen, None)
     assert number[chosen].tolist() == [1, 0, 1, 0, 0]

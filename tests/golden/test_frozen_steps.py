@@ -1,7 +1,8 @@
 """Ten frozen steps of every method: a change that was meant to keep the figures keeps them.
 
-Where figures are meant to change, `python -m pytest tests/golden --regenerate` writes them anew, to be reviewed as part of the change. They also
-depend on the shipped tokenizer. The tolerance is for other processors' rounding; a rollout that differs in one token exceeds it by far.
+Where figures are meant to change, `python -m pytest tests/golden --regenerate` writes them anew, to be reviewed as part
+of the change. They also depend on the shipped tokenizer. The tolerance is for other processors' rounding; a rollout
+that differs in one token exceeds it by far.
 """
 
 import json
@@ -24,7 +25,8 @@ OPTIONS = [
     "eval.every_steps=10",
     "features.feature_layers=[1,1.0]",
 ]
-# Where all answers get the same reward and the policy is still its own reference, the gradient is rounding: eps keeps AdamW from blowing it up.
+# Where all answers get the same reward and the policy is still its own reference, the gradient is rounding: eps keeps
+# AdamW from blowing it up.
 RLVR = ["method.max_new_tokens=11", "method.kl_coef=0.1", "optimizer.eps=1e-4"]
 
 

@@ -25,7 +25,9 @@ OPTIMIZER = OptimizerConfig(1e-2, [0.9, 0.95], 1e-8, 0.0, 1.0, "constant", 0.0, 
 def llama(packed: bool) -> LlamaForCausalLM:
     torch.manual_seed(0)
     heads = {"num_attention_heads": 6, "num_key_value_heads": 2, "head_dim": 32, "num_hidden_layers": 3}
-    model = LlamaForCausalLM(LlamaConfig(vocab_size=VOCABULARY, hidden_size=192, intermediate_size=320, initializer_range=0.1, **heads))
+    model = LlamaForCausalLM(
+        LlamaConfig(vocab_size=VOCABULARY, hidden_size=192, intermediate_size=320, initializer_range=0.1, **heads)
+    )
     if packed:
         quantize(model)
     return model.to("cuda")

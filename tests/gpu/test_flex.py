@@ -1,4 +1,5 @@
-"""The compiled kernels of flex attention: results and gradients against softmax under dense masks, no recompilation, no waiting for the device."""
+"""The compiled kernels of flex attention: results and gradients against softmax under dense masks, no recompilation, no
+waiting for the device."""
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -27,7 +28,9 @@ from tests.reference import dense_attention
 
 pytestmark = [pytest.mark.gpu, pytest.mark.filterwarnings("default")]  # what the compiler warns of is not ours
 B, U, SCALING = 2, 3, 0.3
-NUMBERS = pytest.mark.parametrize(("dtype", "head_dim", "tolerance"), [(torch.float32, 40, 1e-4), (torch.bfloat16, 64, 2e-2)])
+NUMBERS = pytest.mark.parametrize(
+    ("dtype", "head_dim", "tolerance"), [(torch.float32, 40, 1e-4), (torch.bfloat16, 64, 2e-2)]
+)
 
 
 def heads(num_heads: int, length: int, head_dim: int, dtype: torch.dtype, seed: int = 0) -> Tensor:
@@ -41,7 +44,9 @@ def check_close(actual: Tensor, expected: Tensor, tolerance: float) -> None:
     assert (actual.double() - expected).abs().max() <= tolerance * expected.abs().max()
 
 
-def check_with_gradients(fast: Callable[..., Tensor], slow: Callable[..., Tensor], inputs: list[Tensor], tolerance: float) -> None:
+def check_with_gradients(
+    fast: Callable[..., Tensor], slow: Callable[..., Tensor], inputs: list[Tensor], tolerance: float
+) -> None:
     quick, exact = [x.detach().requires_grad_() for x in inputs], [x.detach().double().requires_grad_() for x in inputs]
     out, expected = fast(*quick), slow(*exact)
     check_close(out, expected, tolerance)
@@ -60,7 +65,9 @@ def test_a_row(layout: str, dtype: torch.dtype, head_dim: int, tolerance: float)
     ids = row_ids(layout)
     inputs = [heads(number, LENGTH, head_dim, dtype, seed) for seed, number in enumerate((QUERY_HEADS, HEADS, HEADS))]
     flex, mask = FlexRow.of(ids.cuda()), row_visible(ids).cuda()
-    check_with_gradients(lambda *x: flex.attend(*x, SCALING), lambda *x: dense_attention(*x, mask, SCALING), inputs, tolerance)
+    check_with_gradients(
+        lambda *x: flex.attend(*x, SCALING), lambda *x: dense_attention(*x, mask, SCALING), inputs, tolerance
+    )
 
 
 @NUMBERS
@@ -71,10 +78,15 @@ def test_branches(layout: str, kind: str, dtype: torch.dtype, head_dim: int, tol
     branches = branches_in(ids, kind)
     sizes = [(QUERY_HEADS, branches.tokens.shape[1]), *[(HEADS, LENGTH)] * 2, *[(HEADS, branches.tokens.shape[1])] * 2]
     inputs = [heads(*size, head_dim, dtype, seed) for seed, size in enumerate(sizes)]
-    flex, mask = FlexBranches.of(ids.cuda(), branches.anchors.cuda(), branches.steps.cuda()), branches_mask(ids, branches).cuda()
+    flex, mask = (
+        FlexBranches.of(ids.cuda(), branches.anchors.cuda(), branches.steps.cuda()),
+        branches_mask(ids, branches).cuda(),
+    )
 
     def slow(query: Tensor, row_key: Tensor, row_value: Tensor, own_key: Tensor, own_value: Tensor) -> Tensor:
-        return dense_attention(query, torch.cat([row_key, own_key], dim=2), torch.cat([row_value, own_value], dim=2), mask, SCALING)
+        return dense_attention(
+            query, torch.cat([row_key, own_key], dim=2), torch.cat([row_value, own_value], dim=2), mask, SCALING
+        )
 
     def fast(query: Tensor, row_key: Tensor, row_value: Tensor, own_key: Tensor, own_value: Tensor) -> Tensor:
         return flex.attend(query, (row_key, row_value), own_key, own_value, SCALING)
@@ -89,7 +101,10 @@ def test_steps(layout: str, dtype: torch.dtype, head_dim: int, tolerance: float)
     ids, num_branches = row_ids(layout), 131
     anchors = anchors_in(ids, num_branches)
     row = heads(HEADS, LENGTH, head_dim, dtype, 1), heads(HEADS, LENGTH, head_dim, dtype, 2)
-    own = [heads(HEADS, num_branches * U, head_dim, dtype, seed).contiguous().unflatten(2, (num_branches, U)) for seed in (3, 4)]
+    own = [
+        heads(HEADS, num_branches * U, head_dim, dtype, seed).contiguous().unflatten(2, (num_branches, U))
+        for seed in (3, 4)
+    ]
     key, value = (torch.cat([x, y.flatten(2, 3)], dim=2) for x, y in zip(row, own, strict=True))
     flex = FlexSteps.of(ids.cuda(), anchors.cuda(), U)
     for step in range(U):
@@ -128,10 +143,15 @@ def test_one_kernel_a_bucket_and_no_waiting() -> None:
 
 @torch.no_grad()
 def test_one_kernel_for_all_steps() -> None:
-    before, row = counters["stats"]["unique_graphs"], [heads(HEADS, LENGTH, 48, torch.bfloat16, seed) for seed in (1, 2)]
+    before, row = (
+        counters["stats"]["unique_graphs"],
+        [heads(HEADS, LENGTH, 48, torch.bfloat16, seed) for seed in (1, 2)],
+    )
     for num_branches in (131, 139, 256):
         flex = FlexSteps.of(row_ids("plain").cuda(), anchors_in(row_ids("plain"), num_branches).cuda(), U)
         own = heads(HEADS, num_branches * U, 48, torch.bfloat16).contiguous().unflatten(2, (num_branches, U))
         for step in range(U):
-            flex.attend(heads(QUERY_HEADS, num_branches, 48, torch.bfloat16, step), (row[0], row[1]), (own, own), step, SCALING)
+            flex.attend(
+                heads(QUERY_HEADS, num_branches, 48, torch.bfloat16, step), (row[0], row[1]), (own, own), step, SCALING
+            )
     assert counters["stats"]["unique_graphs"] == before + 1

@@ -1,4 +1,5 @@
-"""Whole optimiser steps on a CUDA device: the CPU's rollouts and gradients, one question to the device, memory that does not grow."""
+"""Whole optimiser steps on a CUDA device: the CPU's rollouts and gradients, one question to the device, memory that
+does not grow."""
 
 import warnings
 from dataclasses import replace
@@ -29,7 +30,9 @@ def llama() -> LlamaForCausalLM:
     """Next-token distributions far from uniform, so that rollouts follow rows of its own likeliest tokens."""
     torch.manual_seed(0)
     heads = {"num_attention_heads": 6, "num_key_value_heads": 2, "head_dim": 16, "num_hidden_layers": 3}
-    return LlamaForCausalLM(LlamaConfig(vocab_size=VOCABULARY, hidden_size=96, intermediate_size=124, initializer_range=0.2, **heads))
+    return LlamaForCausalLM(
+        LlamaConfig(vocab_size=VOCABULARY, hidden_size=96, intermediate_size=124, initializer_range=0.2, **heads)
+    )
 
 
 def method_on(device: str, dtype: str = "fp32", liger: bool = False, compiled: bool = False, **sampler: object) -> EBFT:
@@ -56,7 +59,9 @@ def rows(documents: bool = False) -> Batch:
     return Batch(tokens, ids, every, every, torch.arange(ROWS), masked=documents)
 
 
-def gradients_of(method: EBFT, batch: Batch, max_tokens: int | None = None, alone: bool = True) -> tuple[Experience, Tensor]:
+def gradients_of(
+    method: EBFT, batch: Batch, max_tokens: int | None = None, alone: bool = True
+) -> tuple[Experience, Tensor]:
     method.policy.model.train()
     prepared = method.prepare(batch, 3, alone)
     differentiate(method, prepared, method.counts(prepared), max_tokens)

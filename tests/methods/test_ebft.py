@@ -1,4 +1,5 @@
-"""EBFT as one piece: micro-batches, denominators, what is forwarded, and its expected gradient on a real transformer (method.md sections 7, 9)."""
+"""EBFT as one piece: micro-batches, denominators, what is forwarded, and its expected gradient on a real transformer
+(method.md sections 7, 9)."""
 
 from dataclasses import replace
 from itertools import product
@@ -17,17 +18,43 @@ from ebft.models.policy import LanguageModel
 from ebft.objective.losses import cross_entropy
 from ebft.objective.rewards import alignment_and_diversity
 from ebft.types import Batch, Blocks, Rollout
-from tests.helpers import LAYOUTS, T, blocks_of, figures, geometry, likely_text, optimiser_step, phi_of, plain_model, policy_of, random_batch
+from tests.helpers import (
+    LAYOUTS,
+    T,
+    blocks_of,
+    figures,
+    geometry,
+    likely_text,
+    optimiser_step,
+    phi_of,
+    plain_model,
+    policy_of,
+    random_batch,
+)
 from tests.reference import embed_loop
 
 CONFIG = EBFTConfig(name="ebft", rl_coef=1.0, ce_coef=0.1, alignment_coef=1.0, diversity_coef=1.0, advantage="rloo")
 ROWS = [*LAYOUTS["plain"], *LAYOUTS["documents"], [0] * 3 + [-1] * 20, *LAYOUTS["padded"], [0] * 17 + [-1] * 6]
-EIGHT = random_batch(ROWS, [[t % 9 > 3 for t in range(T)]] * len(ROWS))  # completions of five tokens; the fifth row has no block
+EIGHT = random_batch(
+    ROWS, [[t % 9 > 3 for t in range(T)]] * len(ROWS)
+)  # completions of five tokens; the fifth row has no block
 EIGHT = replace(EIGHT, loss_mask=EIGHT.document_ids >= 0)
 
 
-def method_of(sampler: SamplerConfig | None = None, stop_token: int | None = None, policy: LanguageModel | None = None, **changes: object) -> EBFT:
-    return EBFT(replace(CONFIG, **changes), sampler or geometry(), policy or policy_of(), phi_of(seed=1), seed=6, stop_token=stop_token)
+def method_of(
+    sampler: SamplerConfig | None = None,
+    stop_token: int | None = None,
+    policy: LanguageModel | None = None,
+    **changes: object,
+) -> EBFT:
+    return EBFT(
+        replace(CONFIG, **changes),
+        sampler or geometry(),
+        policy or policy_of(),
+        phi_of(seed=1),
+        seed=6,
+        stop_token=stop_token,
+    )
 
 
 def tokens_by_row(prepared: list[Experience]) -> dict[int, list]:
@@ -60,14 +87,22 @@ def test_one_by_eight_micro_batches_equal_eight_by_one(anchors: str, ce_coef: fl
 
 @pytest.mark.parametrize("temperature", [0.3, 1.0])
 @pytest.mark.parametrize("sizes", [(2, 3, 5, 4), (1, 1, 3, 2), (7, 2, 4, 3)], ids=str)
-@pytest.mark.parametrize(("anchors", "stop_token", "size"), [("all", None, 8), ("all", 7, 1), ("completion", 7, 3), ("completion", None, 8)])
+@pytest.mark.parametrize(
+    ("anchors", "stop_token", "size"), [("all", None, 8), ("all", 7, 1), ("completion", 7, 3), ("completion", None, 8)]
+)
 def test_reuse_changes_no_rollout_no_reward_and_no_gradient(
     anchors: str, stop_token: int | None, size: int, sizes: tuple[int, int, int, int], temperature: float
 ) -> None:
-    """Rows of several documents, with padding and without a block; rollouts that follow their row for a while, that are twins, and that stop."""
+    """Rows of several documents, with padding and without a block; rollouts that follow their row for a while, that are
+    twins, and that stop."""
     context_length, stride, length, n_samples = sizes
     sampler = geometry(
-        anchors=anchors, context_length=context_length, stride=stride, generate_length=length, n_samples=n_samples, temperature=temperature
+        anchors=anchors,
+        context_length=context_length,
+        stride=stride,
+        generate_length=length,
+        n_samples=n_samples,
+        temperature=temperature,
     )
     method, reusing = method_of(sampler, stop_token), method_of(replace(sampler, reuse=True), stop_token)
     batch = likely_text(method.policy, EIGHT)
@@ -80,8 +115,12 @@ def test_reuse_changes_no_rollout_no_reward_and_no_gradient(
         assert torch.equal(other.rollout.valid, valid)
         torch.testing.assert_close(other.rollout.log_probs[valid], one.rollout.log_probs[valid], rtol=1e-5, atol=1e-5)
         for name in ("reward", "advantages"):
-            torch.testing.assert_close(*(getattr(part, name).transpose(1, 2)[exists] for part in (other, one)), rtol=1e-4, atol=1e-5)
-        assert torch.equal(other.reused, leading_matches(one.batch, one.rollout.blocks, one.rollout.tokens).minimum(valid.sum(-1)))
+            torch.testing.assert_close(
+                *(getattr(part, name).transpose(1, 2)[exists] for part in (other, one)), rtol=1e-4, atol=1e-5
+            )
+        assert torch.equal(
+            other.reused, leading_matches(one.batch, one.rollout.blocks, one.rollout.tokens).minimum(valid.sum(-1))
+        )
         assert not one.reused.any()
     assert {name: value.item() for name, value in others.items()} == pytest.approx(
         {name: value.item() for name, value in values.items()}, rel=1e-5, abs=1e-6
@@ -96,13 +135,16 @@ def test_reuse_changes_no_rollout_no_reward_and_no_gradient(
 
 @pytest.mark.parametrize("reuse", [False, True])
 @pytest.mark.parametrize(("size", "max_tokens"), [(1, T + 5), (1, T + 17), (4, 4 * (T + 13))])
-def test_branches_in_groups_give_the_same_losses_and_gradients_with_fewer_tokens_at_a_time(size: int, max_tokens: int, reuse: bool) -> None:
+def test_branches_in_groups_give_the_same_losses_and_gradients_with_fewer_tokens_at_a_time(
+    size: int, max_tokens: int, reuse: bool
+) -> None:
     sampler = geometry(stride=3, generate_length=5, reuse=reuse)
     whole, parted = method_of(sampler, stop_token=7), method_of(sampler, stop_token=7)
     batch, seen = likely_text(whole.policy, EIGHT), list[int]()
     _, values, gradients = optimiser_step(whole, batch, size)
     parted.policy.model.base_model.register_forward_pre_hook(
-        lambda _, args, kwargs: seen.append(kwargs["input_ids"].numel()) if torch.is_grad_enabled() else None, with_kwargs=True
+        lambda _, args, kwargs: seen.append(kwargs["input_ids"].numel()) if torch.is_grad_enabled() else None,
+        with_kwargs=True,
     )
     _, others, found = optimiser_step(parted, batch, size, max_tokens)
     assert max(seen) <= max(size * T, max_tokens - size * T)
@@ -116,15 +158,28 @@ def test_branches_in_groups_give_the_same_losses_and_gradients_with_fewer_tokens
 
 
 class OnDevice(Tensor):
-    """A tensor as if on a device, and whatever comes from it: counts what would make the host wait, numbers read and shapes that depend on values."""
+    """A tensor as if on a device, and whatever comes from it: counts what would make the host wait, numbers read and
+    shapes that depend on values."""
 
-    READS = (Tensor.item, Tensor.tolist, Tensor.__int__, Tensor.__bool__, Tensor.__float__, Tensor.__index__, Tensor.nonzero, Tensor.cpu)
+    READS = (
+        Tensor.item,
+        Tensor.tolist,
+        Tensor.__int__,
+        Tensor.__bool__,
+        Tensor.__float__,
+        Tensor.__index__,
+        Tensor.nonzero,
+        Tensor.cpu,
+    )
     reads = 0
 
     @classmethod
     def __torch_function__(cls, function, types, arguments=(), options=None):  # type: ignore[no-untyped-def]
         keys = arguments[1] if function is Tensor.__getitem__ else ()
-        by_mask = any(isinstance(key, Tensor) and key.dtype == torch.bool for key in (keys if isinstance(keys, tuple) else (keys,)))
+        by_mask = any(
+            isinstance(key, Tensor) and key.dtype == torch.bool
+            for key in (keys if isinstance(keys, tuple) else (keys,))
+        )
         OnDevice.reads += by_mask or function in cls.READS or (function is torch.where and len(arguments) == 1)
         result = super().__torch_function__(function, types, arguments, options or {})
         return result.as_subclass(Tensor) if function is Tensor.cpu else result
@@ -136,8 +191,11 @@ class OnDevice(Tensor):
 
 @pytest.mark.parametrize("max_tokens", [None, 3 * (T + 17)])
 @pytest.mark.parametrize("reuse", [False, True])
-def test_a_device_is_asked_once_how_far_rollouts_follow_their_rows(reuse: bool, max_tokens: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where reading is not free, shapes come from bounds instead: the same rollouts and gradients, up to tokens that nothing reads."""
+def test_a_device_is_asked_once_how_far_rollouts_follow_their_rows(
+    reuse: bool, max_tokens: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where reading is not free, shapes come from bounds instead: the same rollouts and gradients, up to tokens that
+    nothing reads."""
     sampler = geometry(stride=3, generate_length=5, reuse=reuse)
     freely, asked = (method_of(sampler, stop_token=7) for _ in range(2))
     batch = likely_text(freely.policy, EIGHT).rows(0, 3)
@@ -145,7 +203,9 @@ def test_a_device_is_asked_once_how_far_rollouts_follow_their_rows(reuse: bool, 
     monkeypatch.setattr(reuse_module, "free_to_read", lambda _: False)
     monkeypatch.setattr(chunked, "free_to_read", lambda _: False)
     monkeypatch.setattr(Batch, "to", lambda self, _: self._map(OnDevice.of))
-    monkeypatch.setattr(Blocks, "to", lambda self, _: Blocks(OnDevice.of(self.anchors), OnDevice.of(self.valid), self.reach))
+    monkeypatch.setattr(
+        Blocks, "to", lambda self, _: Blocks(OnDevice.of(self.anchors), OnDevice.of(self.valid), self.reach)
+    )
     OnDevice.reads = 0
     (other,), others, found = optimiser_step(asked, batch, 3, max_tokens)
     asked.metrics([other])
@@ -161,11 +221,14 @@ def test_a_device_is_asked_once_how_far_rollouts_follow_their_rows(reuse: bool, 
 
 @pytest.mark.parametrize("max_tokens", [None, 3 * (T + 17)])
 @pytest.mark.parametrize("reuse", [False, True])
-@pytest.mark.parametrize(("anchors", "stop_token", "training"), [("all", None, True), ("all", 7, False), ("completion", 7, True)])
+@pytest.mark.parametrize(
+    ("anchors", "stop_token", "training"), [("all", None, True), ("all", 7, False), ("completion", 7, True)]
+)
 def test_a_kept_row_changes_no_rollout_no_reward_and_no_gradient(
     anchors: str, stop_token: int | None, training: bool, reuse: bool, max_tokens: int | None
 ) -> None:
-    """Of a micro-batch that is alone the rows are forwarded once, with their graph; otherwise once to sample and once to update."""
+    """Of a micro-batch that is alone the rows are forwarded once, with their graph; otherwise once to sample and once
+    to update."""
     sampler = geometry(anchors=anchors, stride=3, generate_length=5, reuse=reuse)
     results = []
     for alone in (False, True):
@@ -184,13 +247,17 @@ def test_a_kept_row_changes_no_rollout_no_reward_and_no_gradient(
         assert torch.equal(getattr(kept.rollout, name), getattr(apart.rollout, name))
     assert torch.equal(kept.advantages, apart.advantages)
     assert not kept.advantages.requires_grad
-    assert {name: value.item() for name, value in others.items()} == pytest.approx({name: value.item() for name, value in values.items()}, rel=1e-6)
+    assert {name: value.item() for name, value in others.items()} == pytest.approx(
+        {name: value.item() for name, value in values.items()}, rel=1e-6
+    )
     largest = max(float(gradient.abs().max()) for gradient in gradients.values())
     for name, gradient in gradients.items():
         torch.testing.assert_close(found[name], gradient, rtol=1e-5, atol=1e-6 * largest, msg=name)
 
 
-@pytest.mark.filterwarnings("ignore:`gradient_checkpointing_enable` is deprecated")  # its new name is younger than the oldest transformers
+@pytest.mark.filterwarnings(
+    "ignore:`gradient_checkpointing_enable` is deprecated"
+)  # its new name is younger than the oldest transformers
 def test_no_row_is_kept_where_activations_are_recomputed() -> None:
     method = method_of()
     method.policy.model.gradient_checkpointing_enable({"use_reentrant": False})
@@ -219,16 +286,22 @@ def test_the_loss_by_hand_from_what_the_sampler_recorded() -> None:
         log_probs = plain_model()(input_ids=EIGHT.tokens[:2]).logits.log_softmax(-1)
     (sft_only,), two_rows, _ = optimiser_step(method_of(ce_coef=1.0), EIGHT.rows(0, 2), 2)
     expected = cross_entropy(
-        log_probs[:, :-1].gather(2, EIGHT.tokens[:2, 1:, None]).squeeze(-1), EIGHT.loss_mask[:2, 1:], sft_only.batch.loss_mask[:, 1:].sum()
+        log_probs[:, :-1].gather(2, EIGHT.tokens[:2, 1:, None]).squeeze(-1),
+        EIGHT.loss_mask[:2, 1:],
+        sft_only.batch.loss_mask[:, 1:].sum(),
     )
     assert two_rows["cross_entropy"].item() == pytest.approx(expected.item(), rel=1e-5)
-    assert values["loss"].item() == pytest.approx(0.7 * values["policy_gradient"].item() + 0.3 * values["cross_entropy"].item(), rel=1e-5)
+    assert values["loss"].item() == pytest.approx(
+        0.7 * values["policy_gradient"].item() + 0.3 * values["cross_entropy"].item(), rel=1e-5
+    )
 
 
 def test_reward_and_advantage_carry_their_coefficients() -> None:
     method = method_of(alignment_coef=0.5, diversity_coef=2.0, advantage="none")
     experience = method.prepare(EIGHT, 0, alone=False)
-    alignment, diversity = alignment_and_diversity(method.phi.embeddings(EIGHT, experience.rollout, reuse=False), "none")
+    alignment, diversity = alignment_and_diversity(
+        method.phi.embeddings(EIGHT, experience.rollout, reuse=False), "none"
+    )
     torch.testing.assert_close(experience.reward, 0.5 * alignment - 2.0 * diversity)
     torch.testing.assert_close(experience.advantages, experience.reward)
     assert not experience.advantages.requires_grad
@@ -248,7 +321,11 @@ def test_tokens_behind_the_stop_token_take_no_part() -> None:
 
 def test_a_step_draws_its_own_rollouts_and_always_the_same() -> None:
     method = method_of()
-    first, again, next_step = method.prepare(EIGHT, 0, alone=False), method.prepare(EIGHT, 0, alone=False), method.prepare(EIGHT, 1, alone=False)
+    first, again, next_step = (
+        method.prepare(EIGHT, 0, alone=False),
+        method.prepare(EIGHT, 0, alone=False),
+        method.prepare(EIGHT, 1, alone=False),
+    )
     assert torch.equal(first.rollout.tokens, again.rollout.tokens)
     assert not torch.equal(first.rollout.tokens, next_step.rollout.tokens)
 
@@ -265,14 +342,17 @@ def test_a_micro_batch_without_any_block_trains_on_its_text_only() -> None:
 
 
 def test_one_rollout_needs_neither_baseline_nor_diversity() -> None:
-    _, values, gradients = optimiser_step(method_of(geometry(n_samples=1), advantage="none", diversity_coef=0.0), EIGHT, 8)
+    _, values, gradients = optimiser_step(
+        method_of(geometry(n_samples=1), advantage="none", diversity_coef=0.0), EIGHT, 8
+    )
     assert values["policy_gradient"].isfinite()
     assert max(float(gradient.abs().max()) for gradient in gradients.values()) > 0
 
 
 @pytest.mark.parametrize(("ce_coef", "rows"), [(0.0, 4), (0.1, T - 1)])
 def test_logits_exist_only_where_a_token_is_predicted(ce_coef: float, rows: int) -> None:
-    """4 anchors and 12 branches of 4 tokens, the last of which predicts nothing; with cross-entropy, every row position but the last."""
+    """4 anchors and 12 branches of 4 tokens, the last of which predicts nothing; with cross-entropy, every row position
+    but the last."""
     method, seen = method_of(ce_coef=ce_coef), []
     experience = method.prepare(EIGHT.rows(0, 1), 0, alone=False)
     method.policy.head.register_forward_pre_hook(lambda _, args: seen.append(args[0].shape[:-1].numel()))
@@ -319,7 +399,9 @@ def continuation_log_probs(model: torch.nn.Module, row: Tensor, temperature: flo
         logits = model(input_ids=torch.cat([row[:anchor], continuation])[None]).logits[0, anchor - 1 : -1]
         return (logits / temperature).log_softmax(-1).gather(1, continuation[:, None]).sum()
 
-    return torch.stack([torch.stack([one(anchor, continuation) for continuation in CONTINUATIONS]) for anchor in ANCHORS])
+    return torch.stack(
+        [torch.stack([one(anchor, continuation) for continuation in CONTINUATIONS]) for anchor in ANCHORS]
+    )
 
 
 def continuation_features(model: torch.nn.Module, row: Tensor) -> tuple[Tensor, Tensor]:
@@ -330,7 +412,9 @@ def continuation_features(model: torch.nn.Module, row: Tensor) -> tuple[Tensor, 
         return embed_loop(states[1][0, anchor:, None], torch.ones(2, dtype=torch.bool), "last_token", "joint").float()
 
     with torch.no_grad():
-        every = torch.stack([torch.stack([one(anchor, continuation) for continuation in CONTINUATIONS]) for anchor in ANCHORS])
+        every = torch.stack(
+            [torch.stack([one(anchor, continuation) for continuation in CONTINUATIONS]) for anchor in ANCHORS]
+        )
         return every, torch.stack([one(anchor, row[anchor : anchor + 2]) for anchor in ANCHORS])
 
 
@@ -341,7 +425,8 @@ def continuation_features(model: torch.nn.Module, row: Tensor) -> tuple[Tensor, 
 def test_expected_gradient_of_a_transformer_is_that_of_the_exact_objective(
     kept: bool, advantage: str, temperature: float, reuse: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """V = 3, G = 2, N = 2, two blocks: all 81 pairs of rollouts pass through prepare and loss, weighted by their probability."""
+    """V = 3, G = 2, N = 2, two blocks: all 81 pairs of rollouts pass through prepare and loss, weighted by their
+    probability."""
     row = torch.tensor([2, 0, 1, 1, 2, 0])
     alone, phi = plain_model(**TERNARY), plain_model(seed=1, **TERNARY)
     log_probs = continuation_log_probs(alone, row, temperature)
@@ -350,18 +435,26 @@ def test_expected_gradient_of_a_transformer_is_that_of_the_exact_objective(
     exact.backward()
 
     sampler = geometry(n_samples=2, stride=2, context_length=2, generate_length=2, temperature=temperature, reuse=reuse)
-    network = ebft.FeatureNetwork(plain_model(seed=1, **TERNARY), replace(phi_of().features, feature_layers=[1]), "fp32")
+    network = ebft.FeatureNetwork(
+        plain_model(seed=1, **TERNARY), replace(phi_of().features, feature_layers=[1]), "fp32"
+    )
     method = EBFT(replace(CONFIG, ce_coef=0.0, advantage=advantage), sampler, policy_of(**TERNARY), network, 0, None)
     batch = random_batch([[0] * 6] * len(PAIRS))
     batch = replace(batch, tokens=row.expand(len(PAIRS), -1).clone())
     tokens = CONTINUATIONS[PAIRS][:, :, None].expand(-1, -1, len(ANCHORS), -1)
-    monkeypatch.setattr(ebft, "sample", lambda policy, batch, blocks, *_: (Rollout(blocks, tokens, torch.zeros(tokens.shape), tokens >= 0), None))
+    monkeypatch.setattr(
+        ebft,
+        "sample",
+        lambda policy, batch, blocks, *_: (Rollout(blocks, tokens, torch.zeros(tokens.shape), tokens >= 0), None),
+    )
     experience = method.prepare(batch, 0, alone=kept)
     assert experience.rollout.blocks.anchors[0].tolist() == ANCHORS
     probability = log_probs.detach()[:, PAIRS].sum(-1).exp().T[:, None]  # [81, 1, K]
     assert probability.sum(0).flatten().tolist() == pytest.approx([1, 1], abs=1e-5)
     one_draw = torch.tensor(2 * len(ANCHORS) * 2)  # generated tokens of a single draw
-    differentiate(method, replace(experience, advantages=experience.advantages * probability), {"generated": one_draw}, None)
+    differentiate(
+        method, replace(experience, advantages=experience.advantages * probability), {"generated": one_draw}, None
+    )
 
     for (name, parameter), truth in zip(method.policy.model.named_parameters(), alone.parameters(), strict=True):
         scale = float(truth.grad.abs().max())

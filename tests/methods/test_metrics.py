@@ -66,7 +66,9 @@ THIRD = {  # the same first token is no duplicate
 }
 
 
-@pytest.mark.parametrize("parts", [[[FIRST, SECOND, THIRD]], [[FIRST], [SECOND, THIRD]]], ids=["one", "two micro-batches"])
+@pytest.mark.parametrize(
+    "parts", [[[FIRST, SECOND, THIRD]], [[FIRST], [SECOND, THIRD]]], ids=["one", "two micro-batches"]
+)
 def test_figures_by_hand(parts: list[list[dict[str, list]]]) -> None:
     assert figures(signal([part_of(contexts) for contexts in parts], stop_token=7)) == pytest.approx(
         {

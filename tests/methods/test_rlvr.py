@@ -1,4 +1,5 @@
-"""RLVR as one piece: verdicts to rewards, weights and denominators by hand, micro-batches, what counts and what does not."""
+"""RLVR as one piece: verdicts to rewards, weights and denominators by hand, micro-batches, what counts and what does
+not."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -14,7 +15,9 @@ from ebft.tasks.base import Question, Verdict
 from ebft.tasks.judge import Judge
 from tests.helpers import T, figures, geometry, optimiser_step, plain_model, policy_of, random_batch
 
-CONFIG = RLVRConfig(name="rlvr", advantage="rloo", max_new_tokens=7, truncated="zero", ce_coef=0.0, kl_coef=0.0, kl_estimator="k3")
+CONFIG = RLVRConfig(
+    name="rlvr", advantage="rloo", max_new_tokens=7, truncated="zero", ce_coef=0.0, kl_coef=0.0, kl_estimator="k3"
+)
 STOP = 1
 LENGTHS = [(3, 9), (5, 7), (2, 13), (11, 8)]  # prompt and answer of four rows
 IDS = [[0] * (prompt + answer) + [-1] * (T - prompt - answer) for prompt, answer in LENGTHS]
@@ -24,7 +27,8 @@ QUESTIONS = [Question(key=str(row), prompt="", answer="", origin=f"row {row}") f
 
 
 class Parity:
-    """Scores a text by its tokens: the share of odd ones; the machinery fails on texts that begin with one of `broken`."""
+    """Scores a text by its tokens: the share of odd ones; the machinery fails on texts that begin with one of
+    `broken`."""
 
     def __init__(self, broken: Sequence[int] = ()) -> None:
         self.broken = broken
@@ -56,7 +60,9 @@ def method_of(verifier: Parity | None = None, **changes: object) -> RLVR:
     return RLVR(config, geometry(n_samples=3, temperature=0.7), policy_of(), reference, judge, seed=6)
 
 
-def step_of(method: RLVR, size: int = 4, max_tokens: int | None = None) -> tuple[list[Experience], dict[str, Tensor], dict[str, Tensor]]:
+def step_of(
+    method: RLVR, size: int = 4, max_tokens: int | None = None
+) -> tuple[list[Experience], dict[str, Tensor], dict[str, Tensor]]:
     return optimiser_step(method, FOUR, size, max_tokens)
 
 
@@ -83,7 +89,8 @@ def test_rewards_are_the_verdicts_on_what_was_said_before_the_stop_token() -> No
 
 @pytest.mark.parametrize("kind", ["none", "rloo", "grpo", "dr_grpo"])
 def test_the_loss_by_hand_token_by_token(kind: str) -> None:
-    """Every completion forwarded alone through plain transformers, its advantage times the weight that its method gives a token."""
+    """Every completion forwarded alone through plain transformers, its advantage times the weight that its method gives
+    a token."""
     (experience,), values, gradients = step_of(method_of(advantage=kind))
     model, loss = plain_model(), torch.zeros(())
     advantage = outcome_advantages(experience.rewards, torch.ones(4, 3, dtype=torch.bool), kind)
@@ -99,11 +106,18 @@ def test_the_loss_by_hand_token_by_token(kind: str) -> None:
     assert values["loss"].item() == pytest.approx(loss.item(), rel=1e-4)
     loss.backward()
     for name, parameter in model.named_parameters():
-        torch.testing.assert_close(gradients[name], parameter.grad, rtol=1e-3, atol=1e-4 * float(parameter.grad.abs().max()), msg=name)
+        torch.testing.assert_close(
+            gradients[name], parameter.grad, rtol=1e-3, atol=1e-4 * float(parameter.grad.abs().max()), msg=name
+        )
 
 
 @pytest.mark.parametrize(
-    "changes", [{}, {"ce_coef": 0.3, "kl_coef": 0.2, "kl_estimator": "k2"}, {"kl_coef": 0.2, "kl_estimator": "k1", "truncated": "masked"}]
+    "changes",
+    [
+        {},
+        {"ce_coef": 0.3, "kl_coef": 0.2, "kl_estimator": "k2"},
+        {"kl_coef": 0.2, "kl_estimator": "k1", "truncated": "masked"},
+    ],
 )
 def test_micro_batches_change_neither_loss_nor_gradient(changes: dict[str, object]) -> None:
     """Rows of a micro-batch are cut behind its longest prompt, and rollouts end with its longest completion."""
@@ -114,7 +128,9 @@ def test_micro_batches_change_neither_loss_nor_gradient(changes: dict[str, objec
             {name: value.item() for name, value in values.items()}, rel=1e-4, abs=1e-6
         )
         for name, gradient in gradients.items():
-            torch.testing.assert_close(other_gradients[name], gradient, rtol=1e-4, atol=1e-5 * float(gradient.abs().max()), msg=name)
+            torch.testing.assert_close(
+                other_gradients[name], gradient, rtol=1e-4, atol=1e-5 * float(gradient.abs().max()), msg=name
+            )
 
 
 def test_masked_completions_leave_the_loss_and_the_denominators() -> None:
@@ -165,7 +181,9 @@ def test_k1_lowers_the_reward_by_the_log_ratio_of_the_whole_completion() -> None
     torch.testing.assert_close(experience.advantages, penalised)
     assert "kl_penalty" not in values
     valid = experience.rollout.valid
-    assert figures(method.metrics([experience]))["kl"] == pytest.approx((experience.rollout.log_probs - experience.reference)[valid].mean().item())
+    assert figures(method.metrics([experience]))["kl"] == pytest.approx(
+        (experience.rollout.log_probs - experience.reference)[valid].mean().item()
+    )
 
 
 @pytest.mark.parametrize("estimator", ["k2", "k3"])
@@ -178,10 +196,14 @@ def test_k2_and_k3_are_means_over_tokens_in_the_loss(estimator: str) -> None:
     assert values["loss"].item() == pytest.approx((values["policy_gradient"] + 0.2 * expected).item(), rel=1e-4)
 
 
-@pytest.mark.parametrize("changes", [{"advantage": "grpo", "kl_coef": 0.2, "kl_estimator": "k3"}, {"ce_coef": 0.3}], ids=["kl", "text"])
+@pytest.mark.parametrize(
+    "changes", [{"advantage": "grpo", "kl_coef": 0.2, "kl_estimator": "k3"}, {"ce_coef": 0.3}], ids=["kl", "text"]
+)
 def test_completions_in_groups_give_the_same_losses_and_gradients(changes: dict[str, object]) -> None:
     """Rows of T tokens with one completion at a time, and with two."""
-    (_, values, gradients), *others = [step_of(method_of(**changes), 1, max_tokens) for max_tokens in (None, T + 5, T + 11)]
+    (_, values, gradients), *others = [
+        step_of(method_of(**changes), 1, max_tokens) for max_tokens in (None, T + 5, T + 11)
+    ]
     for _, parted, found in others:
         assert {name: value.item() for name, value in parted.items()} == pytest.approx(
             {name: value.item() for name, value in values.items()}, rel=1e-5, abs=1e-6
@@ -196,7 +218,14 @@ def test_figures_of_an_optimiser_batch() -> None:
     values = figures(method.metrics(prepared))
     (whole,), _, _ = step_of(method_of())
     assert values == pytest.approx(figures(method.metrics([whole])), abs=1e-6)
-    assert set(values) == {"verifier_error_share", "truncated_share", "zero_advantage_share", "completion_tokens", "reward", "passed_share"}
+    assert set(values) == {
+        "verifier_error_share",
+        "truncated_share",
+        "zero_advantage_share",
+        "completion_tokens",
+        "reward",
+        "passed_share",
+    }
     lengths = [len(tokens) for row in completions_of(whole) for tokens in row]
     assert values["completion_tokens"] == pytest.approx(sum(lengths) / 12)
     same = [len({round(value, 5) for value in row}) == 1 for row in whole.rewards.tolist()]

@@ -26,11 +26,14 @@ def test_loss_and_gradient_are_those_of_transformers_over_the_whole_batch(size: 
     expected.backward()
     assert loss == pytest.approx(expected.item(), rel=1e-5)
     for name, parameter in model.named_parameters():
-        torch.testing.assert_close(gradients[name], parameter.grad, rtol=1e-4, atol=1e-5 * float(parameter.grad.abs().max()), msg=name)
+        torch.testing.assert_close(
+            gradients[name], parameter.grad, rtol=1e-4, atol=1e-5 * float(parameter.grad.abs().max()), msg=name
+        )
 
 
 def test_documents_of_a_packed_row_do_not_see_each_other() -> None:
-    """Row 0 holds tokens 0-10 and 11-22 of two documents, whose losses alone have 10 and 11 targets; the seam predicts nothing."""
+    """Row 0 holds tokens 0-10 and 11-22 of two documents, whose losses alone have 10 and 11 targets; the seam predicts
+    nothing."""
     batch = random_batch(LAYOUTS["documents"][:1])
     same = batch.document_ids[:, 1:] == batch.document_ids[:, :-1]
     batch.loss_mask[:, 0], batch.loss_mask[:, 1:] = False, same

@@ -1,4 +1,5 @@
-"""Low-rank adapters: the base below them stays what it was, and serves as feature network and reference policy without a copy."""
+"""Low-rank adapters: the base below them stays what it was, and serves as feature network and reference policy without
+a copy."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +19,18 @@ from ebft.models.feature_network import FeatureNetwork
 from ebft.models.policy import LanguageModel
 from ebft.models.quantization import round_to_bfloat16
 from ebft.types import Batch
-from tests.helpers import FAMILIES, LAYOUTS, features, geometry, optimiser_step, phi_of, plain_model, policy_of, random_batch, random_rollout
+from tests.helpers import (
+    FAMILIES,
+    LAYOUTS,
+    features,
+    geometry,
+    optimiser_step,
+    phi_of,
+    plain_model,
+    policy_of,
+    random_batch,
+    random_rollout,
+)
 
 peft = pytest.importorskip("peft")
 
@@ -78,7 +90,10 @@ def test_features_are_a_frozen_copy_s_bit_for_bit(dtype: str, taps: list[int]) -
 def test_in_every_family(family: str) -> None:
     batch = random_batch(LAYOUTS["plain"])
     rollout, policy = random_rollout(batch, geometry()), adapted(family)
-    found, expected = shared_phi(policy).embeddings(batch, rollout, reuse=False), phi_of(family).embeddings(batch, rollout, reuse=False)
+    found, expected = (
+        shared_phi(policy).embeddings(batch, rollout, reuse=False),
+        phi_of(family).embeddings(batch, rollout, reuse=False),
+    )
     assert torch.equal(found.rollout, expected.rollout)
     assert torch.equal(found.reference, expected.reference)
 
@@ -87,7 +102,11 @@ def test_cutting_the_shared_network_leaves_the_policy_whole() -> None:
     policy, batch = adapted(), random_batch(LAYOUTS["plain"])
     before = hidden_of(policy, batch)
     phi = shared_phi(policy, feature_layers=[1])
-    assert (len(phi.decoder.module.layers), len(policy.decoder.module.layers), policy.model.config.num_hidden_layers) == (1, 3, 3)
+    assert (
+        len(phi.decoder.module.layers),
+        len(policy.decoder.module.layers),
+        policy.model.config.num_hidden_layers,
+    ) == (1, 3, 3)
     assert phi.decoder.module.layers[0] is policy.decoder.module.layers[0]
     assert torch.equal(hidden_of(policy, batch), before)
 
@@ -115,7 +134,11 @@ def test_adapters_and_mode_come_back_whatever_happens() -> None:
 
 def storages(*modules: nn.Module) -> int:
     """Bytes of the different tensors that modules hold."""
-    held = {weight.untyped_storage().data_ptr(): weight.untyped_storage().nbytes() for module in modules for weight in module.parameters()}
+    held = {
+        weight.untyped_storage().data_ptr(): weight.untyped_storage().nbytes()
+        for module in modules
+        for weight in module.parameters()
+    }
     return sum(held.values())
 
 
@@ -149,7 +172,8 @@ def gradients(policy: LanguageModel, **options: int) -> dict[str, Tensor]:
 
 @pytest.mark.parametrize("targets", [None, ["q_proj"], ["2.mlp.up_proj"]], ids=["all", "queries", "one"])
 def test_the_gradient_is_the_same_however_a_step_is_cut(targets: list[str] | None) -> None:
-    """Group by group over the row's keys and values too, which with adapters of queries alone need no gradient in the first layer."""
+    """Group by group over the row's keys and values too, which with adapters of queries alone need no gradient in the
+    first layer."""
     whole, cut = gradients(adapted(targets=targets)), gradients(adapted(targets=targets), size=1, max_tokens=31)
     assert whole.keys() == cut.keys()
     assert all(".lora_" in name for name in whole)
@@ -158,7 +182,9 @@ def test_the_gradient_is_the_same_however_a_step_is_cut(targets: list[str] | Non
         torch.testing.assert_close(cut[name], gradient, rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.filterwarnings("ignore:`gradient_checkpointing_enable` is deprecated")  # its new name is younger than the oldest transformers
+@pytest.mark.filterwarnings(
+    "ignore:`gradient_checkpointing_enable` is deprecated"
+)  # its new name is younger than the oldest transformers
 def test_recomputed_activations_give_the_same_gradient() -> None:
     """The reentrant kind would give none: what goes into the layers needs no gradient."""
     policy = adapted()
@@ -214,7 +240,10 @@ def test_targets_are_ends_of_names() -> None:
 def test_a_target_that_is_no_linear_module_is_refused_with_those_that_are(target: str) -> None:
     with pytest.raises(UserError) as caught:
         target_modules(plain_model(), replace(LORA, targets=["q_proj", target]), "model.path=x")
-    assert str(caught.value) == f"model.adapter.targets names {target}, which no linear module in the layers of model.path=x is; there are {NAMES}."
+    assert (
+        str(caught.value)
+        == f"model.adapter.targets names {target}, which no linear module in the layers of model.path=x is; there are {NAMES}."
+    )
 
 
 # Export
@@ -287,13 +316,18 @@ def test_adapters_are_attached_to_their_base_alone(folder: Path) -> None:
     fresh = policy_of()
     attach(fresh.model, folder, "another name of it")
     assert torch.equal(hidden_of(fresh, batch), hidden_of(policy, batch))
-    with pytest.raises(UserError, match=r"adapter holds adapters of mine, and model\.path=other is another base; set model\.path as it was there\.$"):
+    with pytest.raises(
+        UserError,
+        match=r"adapter holds adapters of mine, and model\.path=other is another base; set model\.path as it was there\.$",
+    ):
         attach(plain_model(seed=1), folder, "other")
 
 
 def test_without_a_fingerprint_the_base_s_name_counts(folder: Path) -> None:
     config = folder / "adapter_config.json"
-    config.write_text(config.read_text().replace('"base_model_name_or_path": null', '"base_model_name_or_path": "org/small"'))
+    config.write_text(
+        config.read_text().replace('"base_model_name_or_path": null', '"base_model_name_or_path": "org/small"')
+    )
     attach(plain_model(), folder, "org/small")
     with pytest.raises(UserError, match=r"holds adapters of org/small, and model\.path=org/large is another base"):
         attach(plain_model(), folder, "org/large")
@@ -305,16 +339,23 @@ def test_without_a_fingerprint_the_base_s_name_counts(folder: Path) -> None:
 def test_what_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     missing = {"peft"}
     monkeypatch.setattr(module, "find_spec", lambda name: None if name in missing else name)
-    with pytest.raises(UserError, match=r"^model/adapter=lora needs peft, which is not installed; pip install 'ebft\[lora\]'\.$"):
+    with pytest.raises(
+        UserError, match=r"^model/adapter=lora needs peft, which is not installed; pip install 'ebft\[lora\]'\.$"
+    ):
         check_packages(LORA, "cpu")
     missing.clear()
     check_packages(LORA, "cpu")
     missing.add("bitsandbytes")
-    with pytest.raises(UserError, match=r"^model\.adapter\.quantize=nf4 needs bitsandbytes, which is not installed; pip install 'ebft\[qlora\]'\.$"):
+    with pytest.raises(
+        UserError,
+        match=r"^model\.adapter\.quantize=nf4 needs bitsandbytes, which is not installed; pip install 'ebft\[qlora\]'\.$",
+    ):
         check_packages(replace(LORA, quantize="nf4"), "cuda")
 
 
 def test_quantization_on_a_cpu_is_refused() -> None:
     with pytest.raises(UserError) as caught:
         check_packages(replace(LORA, quantize="nf4"), "cpu")
-    assert str(caught.value) == ("model.adapter.quantize=nf4 needs a CUDA device, and this run is on the cpu; use model.adapter.quantize=none.")
+    assert str(caught.value) == (
+        "model.adapter.quantize=nf4 needs a CUDA device, and this run is on the cpu; use model.adapter.quantize=none."
+    )

@@ -1,4 +1,5 @@
-"""Kernels that a run may ask for: what they compute is the same, and where they are missing the run says so before it starts."""
+"""Kernels that a run may ask for: what they compute is the same, and where they are missing the run says so before it
+starts."""
 
 import sys
 from dataclasses import replace
@@ -37,9 +38,13 @@ def steps(tmp_path: Path, *options: str) -> tuple[list[dict[str, float]], list[T
     return figures, [parameter.detach() for parameter in setup.policy.model.parameters()]
 
 
-@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # torch's own look at it while it traces
+@pytest.mark.filterwarnings(
+    "ignore:The .grad attribute of a Tensor that is not a leaf"
+)  # torch's own look at it while it traces
 @pytest.mark.parametrize("checkpointing", ["false", "true"])
-def test_compiled_layers_take_the_same_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, checkpointing: str) -> None:
+def test_compiled_layers_take_the_same_steps(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, checkpointing: str
+) -> None:
     """Traced and differentiated as compiled layers are, but without a C++ compiler; phi's taps included."""
     options = ["features.feature_layers=[1,2]", f"trainer.gradient_checkpointing={checkpointing}"]
     expected, weights = steps(tmp_path, *options)
@@ -63,14 +68,21 @@ def test_compiling_on_a_cpu_needs_a_compiler(monkeypatch: pytest.MonkeyPatch, tm
     monkeypatch.delenv("CXX", raising=False)
     monkeypatch.setenv("PATH", str(tmp_path))
     assert refusal("cpu", compile=True) == (
-        "trainer.compile=true needs a C++ compiler on the CPU, and the path has none; install g++ or use trainer.compile=false."
+        "trainer.compile=true needs a C++ compiler on the CPU, and the path has none; install g++ or use "
+        "trainer.compile=false."
     )
 
 
 def test_liger_needs_cuda_and_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert refusal("cpu", liger=True) == "trainer.liger=true needs a CUDA device, and this run is on the cpu; use trainer.liger=false."
+    assert (
+        refusal("cpu", liger=True)
+        == "trainer.liger=true needs a CUDA device, and this run is on the cpu; use trainer.liger=false."
+    )
     monkeypatch.setitem(sys.modules, "liger_kernel", None)
-    assert refusal("cuda", liger=True) == "trainer.liger=true needs liger-kernel, which is not installed; pip install 'ebft[liger]'."
+    assert (
+        refusal("cuda", liger=True)
+        == "trainer.liger=true needs liger-kernel, which is not installed; pip install 'ebft[liger]'."
+    )
 
 
 @pytest.fixture
@@ -88,7 +100,9 @@ def applied(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, object]]:
 
 def test_liger_is_refused_for_families_that_it_does_not_know(applied: list[dict[str, object]]) -> None:
     check_kernels(trainer(liger=True), architecture(), "model.path=there", "cuda")
-    with pytest.raises(UserError, match=r"model\.path=there \(gpt_neox\) has no kernels in liger-kernel; use trainer\.liger=false\."):
+    with pytest.raises(
+        UserError, match=r"model\.path=there \(gpt_neox\) has no kernels in liger-kernel; use trainer\.liger=false\."
+    ):
         check_kernels(trainer(liger=True), architecture("gpt_neox"), "model.path=there", "cuda")
 
 

@@ -1,4 +1,5 @@
-"""Checks before any weights are read, the families that branch attention refuses, and which weights the feature network gets."""
+"""Checks before any weights are read, the families that branch attention refuses, and which weights the feature network
+gets."""
 
 import json
 from collections.abc import Callable
@@ -7,18 +8,40 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import BloomConfig, CohereConfig, Gemma2Config, GPTNeoXConfig, LlamaConfig, MambaConfig, PreTrainedConfig, Starcoder2Config
+from transformers import (
+    BloomConfig,
+    CohereConfig,
+    Gemma2Config,
+    GPTNeoXConfig,
+    LlamaConfig,
+    MambaConfig,
+    PreTrainedConfig,
+    Starcoder2Config,
+)
 
 from ebft.cli.compose import compose
 from ebft.config.schema import TrainConfig, UserError
-from ebft.models.loading import check_architecture, load_architecture, load_feature_network, load_policy, load_tokenizer, model_path
+from ebft.models.loading import (
+    check_architecture,
+    load_architecture,
+    load_feature_network,
+    load_policy,
+    load_tokenizer,
+    model_path,
+)
 from tests.helpers import GROUPED, LAYERS, LAYOUTS, SIZES, architecture, model_of, random_batch
 
 
 @pytest.fixture
 def config() -> TrainConfig:
     """Rows of 23 tokens, rollouts of 5: the longest begins at most one token before the end of the row."""
-    sizes = ["data.sequence_length=23", "sampler.generate_length=5", "eval.horizons=[1,2,5]", "eval.context_length=7", "eval.stride=11"]
+    sizes = [
+        "data.sequence_length=23",
+        "sampler.generate_length=5",
+        "eval.horizons=[1,2,5]",
+        "eval.context_length=7",
+        "eval.stride=11",
+    ]
     return compose(["model=debug", "features.feature_layers=[1,2]", "trainer.device=cpu", *sizes])
 
 
@@ -62,10 +85,14 @@ def shape_of(**changes: object) -> PreTrainedConfig:
 @pytest.mark.parametrize(
     ("shape", "message"),
     [
-        (shape_of(max_position_embeddings=22), "data.sequence_length=23 is over the 22 positions of model.path=tiny; shorten the rows."),
+        (
+            shape_of(max_position_embeddings=22),
+            "data.sequence_length=23 is over the 22 positions of model.path=tiny; shorten the rows.",
+        ),
         (
             shape_of(max_position_embeddings=26),
-            "Rollouts of 5 tokens at the end of data.sequence_length=23 reach over the 26 positions of model.path=tiny; "
+            "Rollouts of 5 tokens at the end of data.sequence_length=23 reach over the 26 positions of "
+            "model.path=tiny; "
             "shorten the rows or eval.horizons.",
         ),
         (
@@ -90,10 +117,20 @@ def shape_of(**changes: object) -> PreTrainedConfig:
         ),
         (
             LlamaConfig(**GROUPED, layer_types=["full_attention"] * 2 + ["sliding_attention"], sliding_window=27),
-            "model.path=tiny has a sliding window of 27 tokens, shorter than data.sequence_length=23 plus 5 generated ones; shorten the rows.",
+            "model.path=tiny has a sliding window of 27 tokens, shorter than data.sequence_length=23 plus 5 generated "
+            "ones; shorten the rows.",
         ),
     ],
-    ids=["positions", "rollout positions", "taps", "dropout", "another dropout", "softcap", "layer types", "sliding window"],
+    ids=[
+        "positions",
+        "rollout positions",
+        "taps",
+        "dropout",
+        "another dropout",
+        "softcap",
+        "layer types",
+        "sliding window",
+    ],
 )
 def test_an_architecture_is_refused_by_name(config: TrainConfig, shape: PreTrainedConfig, message: str) -> None:
     assert refusal(lambda: check_architecture(shape, config, "cpu")) == message
@@ -104,7 +141,9 @@ def test_an_architecture_is_refused_by_name(config: TrainConfig, shape: PreTrain
     [
         shape_of(max_position_embeddings=27),
         GPTNeoXConfig(**SIZES),  # with the dropout of a classifier that no language model has
-        LlamaConfig(**GROUPED, layer_types=["full_attention"] * LAYERS, sliding_window=3),  # a window that no layer uses
+        LlamaConfig(
+            **GROUPED, layer_types=["full_attention"] * LAYERS, sliding_window=3
+        ),  # a window that no layer uses
         LlamaConfig(**GROUPED, layer_types=["sliding_attention"] * LAYERS, sliding_window=28),
     ],
     ids=["positions just enough", "classifier dropout", "unused window", "window just enough"],
@@ -114,10 +153,15 @@ def test_an_architecture_that_only_looks_alike_is_let_through(config: TrainConfi
 
 
 def test_rollouts_shorter_than_every_horizon_begin_later(config: TrainConfig) -> None:
-    """Anchors reach as far as the shortest rollout that is scored, and that may be the sampler's: 23 - 2 + 11 = 32 positions."""
-    short = replace(config, sampler=replace(config.sampler, generate_length=2), eval=replace(config.eval, horizons=[4, 11]))
+    """Anchors reach as far as the shortest rollout that is scored, and that may be the sampler's: 23 - 2 + 11 = 32
+    positions."""
+    short = replace(
+        config, sampler=replace(config.sampler, generate_length=2), eval=replace(config.eval, horizons=[4, 11])
+    )
     check_architecture(shape_of(max_position_embeddings=32), short, "cpu")
-    assert "reach over the 31 positions" in refusal(lambda: check_architecture(shape_of(max_position_embeddings=31), short, "cpu"))
+    assert "reach over the 31 positions" in refusal(
+        lambda: check_architecture(shape_of(max_position_embeddings=31), short, "cpu")
+    )
 
 
 def test_a_path_without_a_model_is_refused(config: TrainConfig, tmp_path: Path) -> None:
@@ -135,7 +179,9 @@ def test_a_path_that_does_not_exist_is_refused_without_asking_the_hub(config: Tr
 def test_a_model_without_a_tokenizer_is_refused(config: TrainConfig, saved: Callable[..., str]) -> None:
     path = saved(weights=False)
     assert load_architecture(with_model(config, path).model).model_type == "llama"
-    assert refusal(lambda: load_tokenizer(with_model(config, path).model)).startswith("model.path=there has no tokenizer that can be loaded: ")
+    assert refusal(lambda: load_tokenizer(with_model(config, path).model)).startswith(
+        "model.path=there has no tokenizer that can be loaded: "
+    )
 
 
 def test_overrides_change_the_architecture_and_only_what_it_has(config: TrainConfig) -> None:
@@ -164,10 +210,15 @@ def test_a_folder_without_whole_weights_is_refused(config: TrainConfig, saved: C
     load = lambda: load_policy(there, load_architecture(there.model), "cpu")  # noqa: E731
     assert refusal(load).startswith("model.path=there holds no weights that can be loaded: ")
     Path("there/model.safetensors").write_bytes(b"cut off")
-    assert refusal(load) == "model.path=there holds no weights that can be loaded: Error while deserializing header: header too small"
+    assert (
+        refusal(load)
+        == "model.path=there holds no weights that can be loaded: Error while deserializing header: header too small"
+    )
     saved(changes={"num_hidden_layers": 2})
     saved(weights=False)
-    assert refusal(load) == "model.path=there lacks 9 weights of its model, such as model.layers.2.input_layernorm.weight."
+    assert (
+        refusal(load) == "model.path=there lacks 9 weights of its model, such as model.layers.2.input_layernorm.weight."
+    )
 
 
 def test_loading_draws_weights_from_the_seed_alone_and_leaves_the_global_generator(config: TrainConfig) -> None:
@@ -185,17 +236,32 @@ def test_loading_draws_weights_from_the_seed_alone_and_leaves_the_global_generat
 @pytest.mark.parametrize(
     ("shape", "name"),
     [
-        (CohereConfig(**GROUPED | {"pad_token_id": 0}, logit_scale=0.25), "cohere"),  # scales its logits behind the output head
-        (BloomConfig(vocab_size=31, hidden_size=24, n_layer=3, n_head=6), "bloom"),  # positions are in its attention scores
-        (MambaConfig(vocab_size=31, hidden_size=24, num_hidden_layers=3, pad_token_id=0), "mamba"),  # no attention at all
+        (
+            CohereConfig(**GROUPED | {"pad_token_id": 0}, logit_scale=0.25),
+            "cohere",
+        ),  # scales its logits behind the output head
+        (
+            BloomConfig(vocab_size=31, hidden_size=24, n_layer=3, n_head=6),
+            "bloom",
+        ),  # positions are in its attention scores
+        (
+            MambaConfig(vocab_size=31, hidden_size=24, num_hidden_layers=3, pad_token_id=0),
+            "mamba",
+        ),  # no attention at all
     ],
     ids=["cohere", "bloom", "mamba"],
 )
-def test_a_family_whose_branches_come_out_wrong_is_refused(config: TrainConfig, shape: PreTrainedConfig, name: str) -> None:
-    """A branch at the end of a row is a plain causal sequence, which families without branch attention passed; the one in the middle is not."""
+def test_a_family_whose_branches_come_out_wrong_is_refused(
+    config: TrainConfig, shape: PreTrainedConfig, name: str
+) -> None:
+    """A branch at the end of a row is a plain causal sequence, which families without branch attention passed; the one
+    in the middle is not."""
     there = with_model(config, "there", "random")
     message = refusal(lambda: load_policy(there, shape, "cpu"))
-    assert message == f"model.path=there ({name}) gives other logits through branch attention than on its own; not supported."
+    assert (
+        message
+        == f"model.path=there ({name}) gives other logits through branch attention than on its own; not supported."
+    )
 
 
 def test_overrides_that_do_not_fit_together_are_refused(config: TrainConfig) -> None:
@@ -228,8 +294,11 @@ def test_the_feature_network_is_the_policy_before_training_whatever_became_of_it
 
 
 @pytest.mark.parametrize("init", ["random", "pretrained"])
-def test_cutting_the_feature_network_leaves_the_policy_whole(config: TrainConfig, saved: Callable[..., str], init: str) -> None:
-    """Both once shared one config object: cut with the feature network, it told the policy to run and train its lower layers only."""
+def test_cutting_the_feature_network_leaves_the_policy_whole(
+    config: TrainConfig, saved: Callable[..., str], init: str
+) -> None:
+    """Both once shared one config object: cut with the feature network, it told the policy to run and train its lower
+    layers only."""
     there = with_model(config, saved(), init)
     shape = load_architecture(there.model)
     policy, batch = load_policy(there, shape, "cpu"), random_batch(LAYOUTS["plain"])
@@ -244,7 +313,10 @@ def test_cutting_the_feature_network_leaves_the_policy_whole(config: TrainConfig
 
 def test_a_random_feature_network_has_the_architecture_and_weights_of_its_own(config: TrainConfig) -> None:
     shape = load_architecture(config.model)
-    policy, phi = load_policy(config, shape, "cpu"), load_feature_network(with_features(config, network="random"), shape, "cpu")
+    policy, phi = (
+        load_policy(config, shape, "cpu"),
+        load_feature_network(with_features(config, network="random"), shape, "cpu"),
+    )
     assert weights_of(phi).shape == weights_of(policy).shape
     assert not torch.equal(weights_of(phi), weights_of(policy))
 
@@ -264,15 +336,28 @@ def test_a_checkpoint_as_feature_network(config: TrainConfig, saved: Callable[..
     [
         (
             {"vocab_size": 37},
-            "features.path=other has 37 tokens and model.path=policy 31; the feature network needs the policy's tokenizer.",
+            "features.path=other has 37 tokens and model.path=policy 31; the feature network needs the policy's "
+            "tokenizer.",
         ),
-        ({"num_hidden_layers": 1}, "features.feature_layers holds 2, but the feature network has 1 layers; use 0 to 1."),
-        ({"attention_dropout": 0.1}, "features.path=other has attention_dropout=0.1; rollouts and update must agree, so set it to 0 in config.json."),
-        ({"max_position_embeddings": 19}, "data.sequence_length=23 is over the 19 positions of features.path=other; shorten the rows."),
+        (
+            {"num_hidden_layers": 1},
+            "features.feature_layers holds 2, but the feature network has 1 layers; use 0 to 1.",
+        ),
+        (
+            {"attention_dropout": 0.1},
+            "features.path=other has attention_dropout=0.1; rollouts and update must agree, so set it to 0 in "
+            "config.json.",
+        ),
+        (
+            {"max_position_embeddings": 19},
+            "data.sequence_length=23 is over the 19 positions of features.path=other; shorten the rows.",
+        ),
     ],
     ids=["vocabulary", "depth", "dropout", "positions"],
 )
-def test_a_checkpoint_that_does_not_fit_is_refused(config: TrainConfig, saved: Callable[..., str], changes: dict[str, object], message: str) -> None:
+def test_a_checkpoint_that_does_not_fit_is_refused(
+    config: TrainConfig, saved: Callable[..., str], changes: dict[str, object], message: str
+) -> None:
     saved("policy", weights=False)
     saved("other", changes, weights=False)
     both = with_features(with_model(config, "policy"), network="checkpoint", path="other")
@@ -283,6 +368,10 @@ def test_a_missing_checkpoint_names_its_own_key(config: TrainConfig, saved: Call
     saved("policy", weights=False)
     both = with_features(with_model(config, "policy"), network="checkpoint", path="other")
     shape = load_architecture(both.model)
-    assert refusal(lambda: check_architecture(shape, both, "cpu")).startswith("features.path=other holds no model that can be loaded: ")
+    assert refusal(lambda: check_architecture(shape, both, "cpu")).startswith(
+        "features.path=other holds no model that can be loaded: "
+    )
     saved("other", weights=False)
-    assert refusal(lambda: load_feature_network(both, shape, "cpu")).startswith("features.path=other holds no weights that can be loaded: ")
+    assert refusal(lambda: load_feature_network(both, shape, "cpu")).startswith(
+        "features.path=other holds no weights that can be loaded: "
+    )

@@ -1,4 +1,5 @@
-"""Log-probs where they are wanted, and the cut feature network against the full one's hidden states (method.md sections 3 and 9)."""
+"""Log-probs where they are wanted, and the cut feature network against the full one's hidden states (method.md sections
+3 and 9)."""
 
 import pytest
 import torch
@@ -57,18 +58,27 @@ def test_branch_and_row_labels_in_one_pass_each_at_its_own_temperature() -> None
     for b, k in existing(rollout.blocks):
         context = context_of(batch, b, int(rollout.blocks.anchors[b, k]))
         for n in range(config.n_samples):
-            torch.testing.assert_close(generated[b, n, k], log_probs_alone(alone, context, rollout.tokens[b, n, k], 0.7), rtol=1e-5, atol=1e-5)
+            torch.testing.assert_close(
+                generated[b, n, k], log_probs_alone(alone, context, rollout.tokens[b, n, k], 0.7), rtol=1e-5, atol=1e-5
+            )
     for b in range(len(batch)):
-        torch.testing.assert_close(text[b], log_probs_alone(alone, batch.tokens[b, :1], batch.tokens[b, 1:], 1.0), rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(
+            text[b], log_probs_alone(alone, batch.tokens[b, :1], batch.tokens[b, 1:], 1.0), rtol=1e-5, atol=1e-5
+        )
 
 
 def test_logits_are_computed_only_where_a_wanted_token_is_predicted() -> None:
-    """Rows of 4 and 2 blocks of 3 branches with 3 own predicting tokens, 4 + 36 and 2 + 18 positions; they have 22 and 12 targets."""
+    """Rows of 4 and 2 blocks of 3 branches with 3 own predicting tokens, 4 + 36 and 2 + 18 positions; they have 22 and
+    12 targets."""
     batch, config, policy = random_batch(LAYOUTS["padded"]), geometry(), policy_of()
     rollout = random_rollout(batch, config)
     assert rollout.blocks.valid.sum(1).tolist() == [4, 2]
     branches = make_branches(rollout.blocks, rollout.tokens[..., :-1])
-    hidden, labels, head = policy.flat_hidden(batch, branches), branch_labels(batch, rollout, branches, 0.7), Rows(policy.head)
+    hidden, labels, head = (
+        policy.flat_hidden(batch, branches),
+        branch_labels(batch, rollout, branches, 0.7),
+        Rows(policy.head),
+    )
     policy.log_probs(hidden, labels)
     policy.log_probs(hidden, row_labels(batch))
     policy.log_probs(hidden, labels, row_labels(batch))
@@ -76,8 +86,11 @@ def test_logits_are_computed_only_where_a_wanted_token_is_predicted() -> None:
 
 
 @pytest.mark.parametrize("positions", [1, 7, 59])
-def test_logits_in_chunks_give_the_same_log_probs_and_gradients(positions: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """60 positions predict wanted tokens; a chunk is recomputed on the way back, so that no more logits are ever held."""
+def test_logits_in_chunks_give_the_same_log_probs_and_gradients(
+    positions: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """60 positions predict wanted tokens; a chunk is recomputed on the way back, so that no more logits are ever
+    held."""
     batch, config = random_batch(LAYOUTS["padded"]), geometry()
     rollout, draw = random_rollout(batch, config), torch.Generator().manual_seed(4)
     branches, results, gradients, head = make_branches(rollout.blocks, rollout.tokens[..., :-1]), [], [], []
@@ -112,7 +125,12 @@ def test_log_probs_of_tokens_and_their_gradient(temperature: float) -> None:
 
 
 def test_final_softcap_is_applied_before_the_softmax() -> None:
-    settings = GROUPED | {"head_dim": 10, "pad_token_id": 0, "attn_logit_softcapping": None, "final_logit_softcapping": 3.0}
+    settings = GROUPED | {
+        "head_dim": 10,
+        "pad_token_id": 0,
+        "attn_logit_softcapping": None,
+        "final_logit_softcapping": 3.0,
+    }
     batch = random_batch(LAYOUTS["plain"])
     with torch.no_grad():
         expected = model_of(Gemma2Config(**settings))(input_ids=batch.tokens).logits
@@ -135,7 +153,9 @@ def test_evaluating_turns_dropout_and_gradients_off_and_training_on_again_even_a
     assert torch.is_grad_enabled()
 
 
-@pytest.mark.filterwarnings("ignore:`gradient_checkpointing_enable` is deprecated")  # its new name is younger than the oldest transformers
+@pytest.mark.filterwarnings(
+    "ignore:`gradient_checkpointing_enable` is deprecated"
+)  # its new name is younger than the oldest transformers
 def test_gradient_checkpointing_gives_the_same_gradient() -> None:
     batch, config = random_batch(LAYOUTS["documents"]), geometry()
     rollout = random_rollout(batch, config)
@@ -165,7 +185,9 @@ def test_tokens_forwarded_counts_a_backward_as_two_forwards_and_a_cut_network_by
 
 
 def row_states(phi: FeatureNetwork, batch: Batch) -> Tensor:
-    nothing = make_branches(random_rollout(batch, geometry()).blocks, torch.zeros(len(batch), 0, 0, 0, dtype=torch.long))
+    nothing = make_branches(
+        random_rollout(batch, geometry()).blocks, torch.zeros(len(batch), 0, 0, 0, dtype=torch.long)
+    )
     with torch.no_grad():
         return phi.hidden(batch, nothing)
 
@@ -178,7 +200,9 @@ def test_taps_are_the_hidden_states_of_the_full_model(family: str, taps: list[in
     with torch.no_grad():
         states = plain_model(family)(input_ids=batch.tokens, output_hidden_states=True).hidden_states
     assert len(states) == LAYERS + 1
-    torch.testing.assert_close(row_states(phi, batch), torch.stack([states[tap] for tap in taps], dim=2), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(
+        row_states(phi, batch), torch.stack([states[tap] for tap in taps], dim=2), rtol=1e-5, atol=1e-5
+    )
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt_neox"])
@@ -187,13 +211,17 @@ def test_feature_network_keeps_no_layer_above_its_deepest_tap_and_no_head(family
     phi = FeatureNetwork(model, features(feature_layers=[1, 2]), "fp32")
     names = [name for name, _ in phi.decoder.module.named_parameters()]
     assert {name.split(".")[1] for name in names if name.startswith("layers")} == {"0", "1"}
-    assert not [name for name in names if "head" in name or "embed_out" in name or name.startswith(("norm", "final_layer_norm"))]
+    assert not [
+        name for name in names if "head" in name or "embed_out" in name or name.startswith(("norm", "final_layer_norm"))
+    ]
     assert phi.decoder.depth == 2 / 3
     assert not any(parameter.requires_grad for parameter in phi.decoder.module.parameters())
     assert not phi.decoder.module.training
 
 
-def separate_features(model: PreTrainedModel, context: Tensor, continuation: Tensor, valid: Tensor, method: str, norm: str) -> Tensor:
+def separate_features(
+    model: PreTrainedModel, context: Tensor, continuation: Tensor, valid: Tensor, method: str, norm: str
+) -> Tensor:
     with torch.no_grad():
         states = model(input_ids=torch.cat([context, continuation])[None], output_hidden_states=True).hidden_states
     hidden = torch.stack([states[1][0], states[2][0]], dim=1)[len(context) :]
@@ -201,11 +229,16 @@ def separate_features(model: PreTrainedModel, context: Tensor, continuation: Ten
 
 
 @pytest.mark.parametrize("reuse", [False, True])
-@pytest.mark.parametrize(("method", "norm"), [("last_token", "joint"), ("mean_pooling", "per_layer"), ("concat", "none")])
+@pytest.mark.parametrize(
+    ("method", "norm"), [("last_token", "joint"), ("mean_pooling", "per_layer"), ("concat", "none")]
+)
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("family", ["llama", "gpt_neox"])
-def test_features_equal_those_of_every_continuation_forwarded_alone(family: str, layout: str, method: str, norm: str, reuse: bool) -> None:
-    """Continuations that begin with the row's tokens, that are twins, and that end anywhere; one that is not there at all has zeros."""
+def test_features_equal_those_of_every_continuation_forwarded_alone(
+    family: str, layout: str, method: str, norm: str, reuse: bool
+) -> None:
+    """Continuations that begin with the row's tokens, that are twins, and that end anywhere; one that is not there at
+    all has zeros."""
     batch, config, alone = random_batch(LAYOUTS[layout]), geometry(n_samples=2), plain_model(family)
     rollout = partly_the_row(batch, random_rollout(batch, config))
     made = phi_of(family, embed_method=method, normalize=norm).embeddings(batch, rollout, reuse)
@@ -234,7 +267,9 @@ def test_the_real_continuation_as_a_rollout_has_the_features_of_the_reference(la
 def test_bfloat16_features_keep_exact_rotary_frequencies() -> None:
     """Casting the whole module rounded the frequencies too: 0.2 % of the angle at position 1,000 is two radians."""
     phi = phi_of(dtype="bf16")
-    torch.testing.assert_close(phi.decoder.module.rotary_emb.inv_freq, plain_model().base_model.rotary_emb.inv_freq, rtol=0, atol=0)
+    torch.testing.assert_close(
+        phi.decoder.module.rotary_emb.inv_freq, plain_model().base_model.rotary_emb.inv_freq, rtol=0, atol=0
+    )
     assert {parameter.dtype for parameter in phi.decoder.module.parameters()} == {torch.bfloat16}
 
 
@@ -242,7 +277,10 @@ def test_bfloat16_features_keep_exact_rotary_frequencies() -> None:
 def test_bfloat16_features_are_near_those_of_float32(layout: str) -> None:
     batch = random_batch(LAYOUTS[layout])
     rollout = random_rollout(batch, geometry())
-    exact, rough = phi_of().embeddings(batch, rollout, reuse=False), phi_of(dtype="bf16").embeddings(batch, rollout, reuse=False)
+    exact, rough = (
+        phi_of().embeddings(batch, rollout, reuse=False),
+        phi_of(dtype="bf16").embeddings(batch, rollout, reuse=False),
+    )
     assert rough.rollout.dtype == torch.float32
     cosine = (exact.rollout * rough.rollout).sum(-1).transpose(1, 2)[rollout.blocks.valid]
     assert cosine.min() > 0.99
@@ -250,9 +288,14 @@ def test_bfloat16_features_are_near_those_of_float32(layout: str) -> None:
 
 def test_a_model_whose_layers_or_final_norm_are_elsewhere_is_refused() -> None:
     gpt2 = model_of(GPT2Config(vocab_size=VOCABULARY, n_embd=24, n_layer=3, n_head=4, bos_token_id=1, eos_token_id=2))
-    with pytest.raises(UserError, match=r"^GPT2Model keeps its layers where ebft cannot tap them; use a Llama-like model\.$"):
+    with pytest.raises(
+        UserError, match=r"^GPT2Model keeps its layers where ebft cannot tap them; use a Llama-like model\.$"
+    ):
         FeatureNetwork(gpt2, features(), "fp32")
     odd = model_of(architecture())
     odd.model.final_layer_norm = nn.Identity()
-    with pytest.raises(UserError, match=r"^LlamaModel has no final norm that ebft knows, so it cannot be cut at a tap; use a Llama-like model\.$"):
+    with pytest.raises(
+        UserError,
+        match=r"^LlamaModel has no final norm that ebft knows, so it cannot be cut at a tap; use a Llama-like model\.$",
+    ):
         FeatureNetwork(odd, features(), "fp32")

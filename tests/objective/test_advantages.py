@@ -17,7 +17,9 @@ def reward_parts(X: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
 
 def features_of(n_samples: int) -> tuple[Tensor, Tensor]:
     draw = torch.Generator().manual_seed(5)
-    return torch.randn(B, n_samples, K, D, generator=draw, dtype=torch.float64), torch.randn(B, K, D, generator=draw, dtype=torch.float64)
+    return torch.randn(B, n_samples, K, D, generator=draw, dtype=torch.float64), torch.randn(
+        B, K, D, generator=draw, dtype=torch.float64
+    )
 
 
 def column(*values: float) -> Tensor:
@@ -32,7 +34,9 @@ def column(*values: float) -> Tensor:
         (column(1, 2, 3, 4, 10), column(3, 6, 9, 12, 15), [4.75, 4.5, 4.25, 4, 2.5], [13, 11, 9, 7, 5]),
     ],
 )
-def test_baselines_by_hand(alignment: Tensor, diversity: Tensor, b_alignment: list[float], b_diversity: list[float]) -> None:
+def test_baselines_by_hand(
+    alignment: Tensor, diversity: Tensor, b_alignment: list[float], b_diversity: list[float]
+) -> None:
     """N = 5: (1 + 2 + 3 + 4 + 10 - 1) / 4 = 4.75 and (45 - 2 * 3) / 3 = 13."""
     for baseline, expected in zip(rloo_baselines(alignment, diversity), (b_alignment, b_diversity), strict=True):
         assert baseline.flatten().tolist() == pytest.approx(expected)
@@ -63,8 +67,8 @@ def test_a_baseline_does_not_move_when_its_own_sample_does(n_samples: int) -> No
 
 
 def test_the_plain_leave_one_out_mean_of_the_combined_reward_moves_with_its_own_sample() -> None:
-    """Every other sample's diversity holds a pair with sample j, so their mean is no baseline for j: at N = 3 its derivative by phi_0 is
-    -(phi_1 + phi_2) / 2."""
+    """Every other sample's diversity holds a pair with sample j, so their mean is no baseline for j: at N = 3 its
+    derivative by phi_0 is -(phi_1 + phi_2) / 2."""
     X, y = features_of(3)
     X.requires_grad_()
     alignment, diversity = reward_parts(X, y)
@@ -78,7 +82,12 @@ def test_diversity_baseline_is_twice_the_mean_over_pairs_without_the_sample(n_sa
     X, y = features_of(n_samples)
     _, baseline = rloo_baselines(*reward_parts(X, y))
     for j in range(n_samples):
-        pairs = [(X[:, i] * X[:, k]).sum(-1) for i in range(n_samples) for k in range(n_samples) if i != k and j not in (i, k)]
+        pairs = [
+            (X[:, i] * X[:, k]).sum(-1)
+            for i in range(n_samples)
+            for k in range(n_samples)
+            if i != k and j not in (i, k)
+        ]
         torch.testing.assert_close(baseline[:, j], 2 * torch.stack(pairs).mean(0))
 
 
@@ -90,7 +99,8 @@ def test_group_norm_divides_by_the_deviation_over_the_samples_of_one_context() -
 
 
 def test_group_norm_works_with_one_block() -> None:
-    """The deviation over a single block was NaN. Rewards 6, 4, 8 minus their baselines are 0, -3, 3; their deviation is 2."""
+    """The deviation over a single block was NaN. Rewards 6, 4, 8 minus their baselines are 0, -3, 3; their deviation is
+    2."""
     made = advantages(column(6, 4, 8), column(0, 0, 0), 1.0, 1.0, "group_norm")
     assert made.flatten().tolist() == pytest.approx([0, -1.5, 1.5], rel=1e-3)
 
@@ -100,13 +110,17 @@ def test_group_norm_works_with_one_block() -> None:
 def test_equal_rewards_give_no_advantage(n_samples: int, kind: str) -> None:
     alignment = torch.full((B, n_samples, K), 1.7)
     diversity = torch.zeros_like(alignment)
-    torch.testing.assert_close(advantages(alignment, diversity, 1.0, 0.5, kind), torch.zeros_like(alignment), rtol=0, atol=1e-2)
+    torch.testing.assert_close(
+        advantages(alignment, diversity, 1.0, 0.5, kind), torch.zeros_like(alignment), rtol=0, atol=1e-2
+    )
 
 
 @pytest.mark.parametrize("kind", ["rloo", "group_norm"])
 def test_two_samples_keep_their_diversity_without_a_baseline(kind: str) -> None:
     """At N = 2 no pair excludes a sample; an implementation rewrote the settings instead."""
-    with_term, without = (advantages(column(6, 4), column(1, 1), 1.0, coef, "rloo").flatten().tolist() for coef in (1.0, 0.0))
+    with_term, without = (
+        advantages(column(6, 4), column(1, 1), 1.0, coef, "rloo").flatten().tolist() for coef in (1.0, 0.0)
+    )
     assert without == [2, -2]
     assert with_term == [1, -3]
     assert advantages(column(6, 4), column(1, 1), 1.0, 1.0, kind).isfinite().all()
@@ -135,7 +149,8 @@ ALL = [True, True, True, True]
     ],
 )
 def test_outcome_advantages_by_hand(kind: str, counted: list[bool], expected: list[float]) -> None:
-    """Rewards 1, 0, 0, 0.6, of which some do not count; a second row with one reward for all has no advantage but its reward."""
+    """Rewards 1, 0, 0, 0.6, of which some do not count; a second row with one reward for all has no advantage but its
+    reward."""
     rewards = torch.tensor([[1, 0, 0, 0.6], [0.5, 0.5, 0.5, 0.5]], dtype=torch.float64)
     mask = torch.tensor([counted, ALL])
     found = outcome_advantages(rewards, mask, kind)

@@ -70,8 +70,8 @@ def test_a_branch_without_a_valid_token_has_the_zero_feature(embed_method: str, 
 @pytest.mark.parametrize("normalize", ["joint", "per_layer"])
 @pytest.mark.parametrize("embed_method", METHODS)
 def test_alignment_and_diversity_are_on_one_scale(embed_method: str, normalize: str) -> None:
-    """With alignment a cosine and features of norm sqrt(3), three layers or more made diversity weigh 3 to 16 times: a rollout equal to the reference
-    and to its twins has alignment 2 and diversity 2."""
+    """With alignment a cosine and features of norm sqrt(3), three layers or more made diversity weigh 3 to 16 times: a
+    rollout equal to the reference and to its twins has alignment 2 and diversity 2."""
     hidden = hidden_states()[:, :1].expand(B, N, G, L, H)
     phi = embed(hidden, torch.ones(B, N, G, dtype=torch.bool), embed_method, normalize)
     for part in alignment_and_diversity(Embeddings(phi[:, :, None], phi[:, :1]), "none"):

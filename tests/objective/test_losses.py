@@ -31,7 +31,8 @@ def test_policy_gradient_equals_the_loop() -> None:
 
 
 def test_policy_gradient_by_hand() -> None:
-    """Advantages 2 and -1, log-probs -1, -3 and -5 with the last token behind EOS: -(2 * -1 + 2 * -3 - 1 * -5) / 3 = 1."""
+    """Advantages 2 and -1, log-probs -1, -3 and -5 with the last token behind EOS: -(2 * -1 + 2 * -3 - 1 * -5) / 3 =
+    1."""
     log_probs = torch.tensor([[[[-1.0, -3.0]], [[-5.0, -7.0]]]])
     valid = torch.tensor([[[[True, True]], [[True, False]]]])
     assert policy_gradient(log_probs, torch.tensor([[[2.0], [-1.0]]]), valid, valid.sum()).item() == pytest.approx(1)
@@ -59,7 +60,9 @@ def test_the_cut_into_micro_batches_changes_neither_loss_nor_gradient(micro_batc
     parts = [policy_gradient(log_probs[cut], advantages[cut], valid[cut], valid.sum()) for cut in cuts]
     torch.testing.assert_close(sum(parts), total)
     torch.testing.assert_close(torch.autograd.grad(sum(parts), log_probs)[0], whole)
-    per_part = sum(policy_gradient(log_probs[cut], advantages[cut], valid[cut], valid[cut].sum()) for cut in cuts) / len(cuts)
+    per_part = sum(
+        policy_gradient(log_probs[cut], advantages[cut], valid[cut], valid[cut].sum()) for cut in cuts
+    ) / len(cuts)
     assert micro_batch_size == B or (torch.autograd.grad(per_part, log_probs)[0] - whole).norm() > 0.1 * whole.norm()
 
 
@@ -110,20 +113,29 @@ STEPS = 5
 
 
 def tabular() -> tuple[Tensor, Tensor, Branches, Tensor, Tensor]:
-    """A policy that is a table of logits, one row a token; a flat row of 13 tokens with K anchors; the rollout's tokens and advantages."""
+    """A policy that is a table of logits, one row a token; a flat row of 13 tokens with K anchors; the rollout's tokens
+    and advantages."""
     draw = torch.Generator().manual_seed(23)
     tokens = torch.randint(T, (1, N, K, STEPS), generator=draw)
     anchors = 2 + 2 * torch.arange(K)
     branches = make_branches(Blocks(anchors[None], torch.ones(1, K, dtype=torch.bool), tuple(anchors.tolist())), tokens)
     table = torch.randn(T, T, generator=draw, dtype=torch.float64).requires_grad_()
-    return table, flat_tokens(batch_of([[0] * T]), branches), branches, tokens, torch.randn(1, N, K, generator=draw, dtype=torch.float64)
+    return (
+        table,
+        flat_tokens(batch_of([[0] * T]), branches),
+        branches,
+        tokens,
+        torch.randn(1, N, K, generator=draw, dtype=torch.float64),
+    )
 
 
 def through_the_flat_row(table: Tensor, flat: Tensor, branches: Branches, tokens: Tensor, advantages: Tensor) -> Tensor:
     """The policy gradient as the program takes it: log-probs at the predictors' places, back on named axes."""
     before = flat[0][predictors(branches.anchors[:, ::STEPS], branches, T, STEPS)[0]]
     log_probs = from_branches(table.log_softmax(-1)[before, branches.tokens[0].unflatten(0, (-1, STEPS))][None], N)
-    return policy_gradient(log_probs, advantages, torch.ones_like(tokens, dtype=torch.bool), torch.tensor(tokens.numel()))
+    return policy_gradient(
+        log_probs, advantages, torch.ones_like(tokens, dtype=torch.bool), torch.tensor(tokens.numel())
+    )
 
 
 def test_each_advantage_lands_on_its_label() -> None:
@@ -139,8 +151,9 @@ def test_each_advantage_lands_on_its_label() -> None:
 
 @pytest.mark.parametrize("mistake", ["log-probs by a plain shift", "advantages block by block", "both"])
 def test_a_shifted_flat_row_trains_on_something_else(mistake: str) -> None:
-    """The bug: log-probs read by a plain shift of a flat row laid out step by step, and advantages repeated block by block onto it. Nothing
-    crashes, losses look plausible, and the gradient has nothing to do with the right one. Each half is enough."""
+    """The bug: log-probs read by a plain shift of a flat row laid out step by step, and advantages repeated block by
+    block onto it. Nothing crashes, losses look plausible, and the gradient has nothing to do with the right one. Each
+    half is enough."""
     table, flat, branches, tokens, advantages = tabular()
     right = through_the_flat_row(table, flat, branches, tokens, advantages)
 

@@ -12,10 +12,14 @@ B, N, K, D = 2, 5, 3, 11
 WHITENINGS = ["none", "paper", "reference_code"]
 
 
-def embeddings_of(shape: tuple[int, int, int, int] = (B, N, K, D), seed: int = 3, dtype: torch.dtype = torch.float64) -> Embeddings:
+def embeddings_of(
+    shape: tuple[int, int, int, int] = (B, N, K, D), seed: int = 3, dtype: torch.dtype = torch.float64
+) -> Embeddings:
     b, n, k, d = shape
     draw = torch.Generator().manual_seed(seed)
-    return Embeddings(torch.randn(b, n, k, d, generator=draw, dtype=dtype), torch.randn(b, k, d, generator=draw, dtype=dtype))
+    return Embeddings(
+        torch.randn(b, n, k, d, generator=draw, dtype=dtype), torch.randn(b, k, d, generator=draw, dtype=dtype)
+    )
 
 
 def one_context(rollout: Tensor) -> Embeddings:
@@ -69,9 +73,15 @@ def test_whitening_of_rank_deficient_groups_equals_the_loops(case: str, whitenin
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize(
     ("copies", "paper", "reference_code"),
-    [([0, 0, 1, 2], [4 / 3, 4 / 3, 0, 0], [1 / 3, 1 / 3, 0, 0]), ([0] * 4, [2] * 4, [1 / 2] * 4), ([0, 1, 2, 3], [0] * 4, [0] * 4)],
+    [
+        ([0, 0, 1, 2], [4 / 3, 4 / 3, 0, 0], [1 / 3, 1 / 3, 0, 0]),
+        ([0] * 4, [2] * 4, [1 / 2] * 4),
+        ([0, 1, 2, 3], [0] * 4, [0] * 4),
+    ],
 )
-def test_whitened_diversity_counts_duplicates(copies: list[int], paper: list[float], reference_code: list[float], dtype: torch.dtype) -> None:
+def test_whitened_diversity_counts_duplicates(
+    copies: list[int], paper: list[float], reference_code: list[float], dtype: torch.dtype
+) -> None:
     """The pinned values of section 6, N = 4: after whitening the diversity term is in effect a duplicate penalty."""
     distinct = embeddings_of((1, 4, 1, D), dtype=dtype).rollout[0, :, 0]
     made = one_context(distinct[copies])
@@ -82,10 +92,13 @@ def test_whitened_diversity_counts_duplicates(copies: list[int], paper: list[flo
 
 @pytest.mark.parametrize(("smallest", "kept"), [(2e-5, True), (5e-6, False)])
 def test_singular_values_below_1e_5_of_the_largest_are_dropped(smallest: float, kept: bool) -> None:
-    """Two orthogonal rollouts of very different length: P_22 is 1 if the short one's direction is kept, else 0; N P_22 = 2."""
+    """Two orthogonal rollouts of very different length: P_22 is 1 if the short one's direction is kept, else 0; N P_22
+    = 2."""
     made = one_context(torch.tensor([[1.0, 0, 0], [0, smallest, 0]], dtype=torch.float64))
     _, dots = similarities(made, "paper")
-    torch.testing.assert_close(dots[0, :, :, 0], torch.diag(torch.tensor([2.0, 2.0 * kept], dtype=dots.dtype)), rtol=0, atol=1e-9)
+    torch.testing.assert_close(
+        dots[0, :, :, 0], torch.diag(torch.tensor([2.0, 2.0 * kept], dtype=dots.dtype)), rtol=0, atol=1e-9
+    )
 
 
 @pytest.mark.parametrize("scale", [1e-3, 1.0, 1e3])
@@ -93,7 +106,9 @@ def test_singular_values_below_1e_5_of_the_largest_are_dropped(smallest: float, 
 def test_whitened_rewards_do_not_depend_on_the_length_of_the_features(whitening: str, scale: float) -> None:
     made = embeddings_of(dtype=torch.float32)
     scaled = Embeddings(made.rollout * scale, made.reference * scale)
-    for one, other in zip(alignment_and_diversity(made, whitening), alignment_and_diversity(scaled, whitening), strict=True):
+    for one, other in zip(
+        alignment_and_diversity(made, whitening), alignment_and_diversity(scaled, whitening), strict=True
+    ):
         torch.testing.assert_close(one, other, rtol=0, atol=1e-4)
 
 
@@ -111,18 +126,26 @@ def test_zero_features_give_zero_and_never_nan(which: str, whitening: str) -> No
 
 def test_whitening_sign_is_the_sign_of_the_row_sums_of_the_authors_matrix() -> None:
     made = embeddings_of((3, 5, 7, 2))
-    slow = torch.stack([torch.stack([sample_axis_whitener(X).sum(1).sign() for X in row.transpose(0, 1)], dim=1) for row in made.rollout])
+    slow = torch.stack(
+        [
+            torch.stack([sample_axis_whitener(X).sum(1).sign() for X in row.transpose(0, 1)], dim=1)
+            for row in made.rollout
+        ]
+    )
     assert whitening_sign(made).tolist() == slow.tolist()
     assert {-1.0, 1.0} == set(slow.flatten().tolist())
 
 
 def test_the_authors_whitening_only_rescales_the_reference() -> None:
-    """Where the sign is negative, a rollout is rewarded for pointing away from the reference: cos((W X)_j, (W 1)_j y) = -cos((W X)_j, y)."""
+    """Where the sign is negative, a rollout is rewarded for pointing away from the reference: cos((W X)_j, (W 1)_j y) =
+    -cos((W X)_j, y)."""
     made = embeddings_of((3, 5, 7, 2))
     alignment, _ = alignment_and_diversity(made, "reference_code")
     flipped, _ = alignment_and_diversity(Embeddings(made.rollout, -made.reference), "reference_code")
     torch.testing.assert_close(alignment, -flipped)
-    whitened = torch.stack([sample_axis_whitener(made.rollout[0, :, k]) @ made.rollout[0, :, k] for k in range(7)], dim=1)
+    whitened = torch.stack(
+        [sample_axis_whitener(made.rollout[0, :, k]) @ made.rollout[0, :, k] for k in range(7)], dim=1
+    )
     towards = torch.einsum("nkd,kd->nk", whitened, made.reference[0]).sign()
     assert (alignment[0].sign() * whitening_sign(made)[0]).tolist() == towards.tolist()
 

@@ -43,7 +43,9 @@ def test_lines_come_at_every_tenth_of_the_way(tmp_path: Path, time: Time) -> Non
     with Console(tmp_path / "log").bar("step", 40, 0, every_tenth=True) as bar:
         for step in range(1, 13):
             time.now += 0.75
-            bar.update(step, {"train/loss": 0.5, "train/reward": -0.25, "train/tokens_per_second": 12345.6, "train/other": 1.0})
+            bar.update(
+                step, {"train/loss": 0.5, "train/reward": -0.25, "train/tokens_per_second": 12345.6, "train/other": 1.0}
+            )
     assert (tmp_path / "log").read_text().splitlines() == [
         "step 4/40, 10 %, 0:27 left, loss 0.500, reward -0.250, tokens/s 12,346",
         "step 8/40, 20 %, 0:24 left, loss 0.500, reward -0.250, tokens/s 12,346",
@@ -106,7 +108,11 @@ def test_terminal_gets_bars_and_the_log_gets_lines(tmp_path: Path) -> None:
 
 def test_terminal_is_given_back_after_an_error(tmp_path: Path) -> None:
     shown, screen = terminal(tmp_path)
-    with pytest.raises(RuntimeError, match="stop"), shown.bar("step", 2, 0, every_tenth=True), shown.bar("evaluation", 3, 0, every_tenth=False):
+    with (
+        pytest.raises(RuntimeError, match="stop"),
+        shown.bar("step", 2, 0, every_tenth=True),
+        shown.bar("evaluation", 3, 0, every_tenth=False),
+    ):
         raise RuntimeError("stop")
     assert screen.getvalue().rindex("\x1b[?25h") > screen.getvalue().rindex("\x1b[?25l")  # the cursor is visible again
     with shown.bar("step", 2, 0, every_tenth=True) as bar:

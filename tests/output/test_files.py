@@ -28,7 +28,10 @@ def test_text_replaces_an_older_file(tmp_path: Path) -> None:
 def test_full_disk_keeps_the_older_file_and_names_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     atomic_write_text(tmp_path / "a", "old")
     monkeypatch.setattr(os, "fsync", full_disk)
-    with pytest.raises(RunFailure, match=rf"^The disk is full: {tmp_path}/a could not be written; free some space and run again with resume=auto.$"):
+    with pytest.raises(
+        RunFailure,
+        match=rf"^The disk is full: {tmp_path}/a could not be written; free some space and run again with resume=auto.$",
+    ):
         atomic_write_text(tmp_path / "a", "new")
     assert (tmp_path / "a").read_text() == "old"
     assert names(tmp_path) == ["a"]

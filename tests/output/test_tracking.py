@@ -52,7 +52,10 @@ def test_online_needs_a_key_and_a_server_that_answers() -> None:
     assert choose_mode(False, "https://up.example", probe) == ("offline", "no API key is configured (wandb login)")
     assert asked == []  # without a key nobody is asked
     assert choose_mode(True, "https://up.example", probe) == ("online", None)
-    assert choose_mode(True, "https://down.example:8443", probe) == ("offline", "https://down.example:8443 does not answer")
+    assert choose_mode(True, "https://down.example:8443", probe) == (
+        "offline",
+        "https://down.example:8443 does not answer",
+    )
     assert asked == [("up.example", 443), ("down.example", 8443)]
 
 
@@ -65,7 +68,9 @@ def test_online_needs_a_key_and_a_server_that_answers() -> None:
         ("http://proxy.example:3128", "api.example", ("api.example", 443)),
     ],
 )
-def test_probe_goes_where_requests_go(monkeypatch: pytest.MonkeyPatch, proxy: str | None, bypass: str, expected: tuple[str, int]) -> None:
+def test_probe_goes_where_requests_go(
+    monkeypatch: pytest.MonkeyPatch, proxy: str | None, bypass: str, expected: tuple[str, int]
+) -> None:
     for name in ("https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY", "no_proxy", "NO_PROXY"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("no_proxy", bypass)
@@ -116,11 +121,16 @@ def test_wandb_works_offline_inside_the_run_folder(tmp_path: Path, monkeypatch: 
 
     first = start(WANDB, run_folder, {"method": {"name": "sft"}, "password": "hush"}, None)
     first.log(3, {"train/loss": 2.5})
-    first.table("samples", 3, [{"context": "a", "reward": 0.5}, {"context": "b", "reward": 0.25}], ["context", "reward"])
+    first.table(
+        "samples", 3, [{"context": "a", "reward": 0.5}, {"context": "b", "reward": 0.25}], ["context", "reward"]
+    )
     first.finish(failed=False)
     assert first.run_id is not None
     (record,) = (run_folder / "wandb").glob("offline-run-*")
-    assert first.notice == f"W&B is offline because no API key is configured (wandb login); upload later with: wandb sync {record}"
+    assert (
+        first.notice
+        == f"W&B is offline because no API key is configured (wandb login); upload later with: wandb sync {record}"
+    )
     (table,) = record.rglob("*.table.json")
     content = json.loads(table.read_text())
     assert content["columns"] == ["step", "context", "reward"]

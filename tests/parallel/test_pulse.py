@@ -7,13 +7,18 @@ import pytest
 from ebft.parallel.pulse import DONE, Beat, hanging
 
 LIMIT = 45.0
-WAITING = Beat(number=30, meetings=7, still=50.0, busy=False, host="a", process=1)  # at its seventh meeting, for 50 seconds
+WAITING = Beat(
+    number=30, meetings=7, still=50.0, busy=False, host="a", process=1
+)  # at its seventh meeting, for 50 seconds
 BEHIND = replace(WAITING, meetings=6)
 HEARD = dict.fromkeys(range(3), 1.0)
 
 
 def test_who_is_behind_while_another_waits_hangs() -> None:
-    assert hanging({0: WAITING, 1: WAITING, 2: BEHIND}, HEARD, LIMIT) == (2, "has got nowhere for 50 s while others wait for it")
+    assert hanging({0: WAITING, 1: WAITING, 2: BEHIND}, HEARD, LIMIT) == (
+        2,
+        "has got nowhere for 50 s while others wait for it",
+    )
 
 
 @pytest.mark.parametrize(

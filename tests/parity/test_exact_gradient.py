@@ -1,7 +1,8 @@
-"""The expected estimator, over every rollout there is, against autograd of the exact objective (method.md sections 1, 4, 5 and 7).
+"""The expected estimator, over every rollout there is, against autograd of the exact objective (method.md sections 1,
+4, 5 and 7).
 
-V = 3, G = 2: nine continuations with a random feature each, one context, a tabular softmax policy. All 9^N draws of N rollouts are weighted by
-their probability, so that no sampling noise hides a wrong factor.
+V = 3, G = 2: nine continuations with a random feature each, one context, a tabular softmax policy. All 9^N draws of N
+rollouts are weighted by their probability, so that no sampling noise hides a wrong factor.
 """
 
 from collections.abc import Callable
@@ -43,13 +44,18 @@ def exact_gradient(table: Tensor, features: Tensor, alignment_coef: float = 1.0,
     return torch.autograd.grad(objective, table)[0]
 
 
-def expected_gradient(table: Tensor, features: Tensor, n_samples: int, credit: Credit, valid: Tensor = EVERY_STEP) -> Tensor:
-    """Of `policy_gradient`, over all draws of N rollouts, times G: the loss is a mean over the tokens of a branch, the objective is not."""
+def expected_gradient(
+    table: Tensor, features: Tensor, n_samples: int, credit: Credit, valid: Tensor = EVERY_STEP
+) -> Tensor:
+    """Of `policy_gradient`, over all draws of N rollouts, times G: the loss is a mean over the tokens of a branch, the
+    objective is not."""
     draws, log_probs = all_tuples(n_samples), continuation_log_probs(table)
     probability = log_probs.detach().sum(-1)[draws].sum(-1).exp()[:, None, None]
     embeddings = Embeddings(features[draws][:, :, None], features[-1].expand(len(draws), 1, D))
     weight = probability * credit(*alignment_and_diversity(embeddings, "none"))
-    loss = policy_gradient(log_probs[draws][:, :, None], weight, valid[draws][:, :, None], torch.tensor(n_samples * STEPS))
+    loss = policy_gradient(
+        log_probs[draws][:, :, None], weight, valid[draws][:, :, None], torch.tensor(n_samples * STEPS)
+    )
     return STEPS * torch.autograd.grad(loss, table)[0]
 
 
@@ -90,15 +96,19 @@ def test_branches_that_stop_at_eos_keep_the_gradient_exact(table: Tensor, featur
 
 
 @pytest.mark.parametrize(("n_samples", "own_weight"), [(2, 0.0), (3, 1 / 2), (4, 2 / 3)])
-def test_plain_leave_one_out_baseline_shrinks_the_diversity_weight(table: Tensor, features: Tensor, n_samples: int, own_weight: float) -> None:
-    """The baseline of the combined reward holds every pair with sample j, so the objective descended is one with less diversity."""
+def test_plain_leave_one_out_baseline_shrinks_the_diversity_weight(
+    table: Tensor, features: Tensor, n_samples: int, own_weight: float
+) -> None:
+    """The baseline of the combined reward holds every pair with sample j, so the objective descended is one with less
+    diversity."""
     biased = expected_gradient(table, features, n_samples, plain_leave_one_out)
     torch.testing.assert_close(biased, exact_gradient(table, features, 1.0, own_weight), rtol=0, atol=1e-10)
     assert (biased - exact_gradient(table, features)).norm() > 0.1
 
 
 def test_diversity_without_its_factor_two_is_half_the_diversity(table: Tensor, features: Tensor) -> None:
-    """The value of the objective has |E phi|^2 once, and its gradient twice: an implementation took the factor of the value."""
+    """The value of the objective has |E phi|^2 once, and its gradient twice: an implementation took the factor of the
+    value."""
     biased = expected_gradient(table, features, 3, lambda alignment, diversity: alignment - diversity / 2)
     torch.testing.assert_close(biased, exact_gradient(table, features, 1.0, 0.5), rtol=0, atol=1e-10)
     assert (biased - exact_gradient(table, features)).norm() > 0.1

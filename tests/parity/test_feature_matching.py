@@ -12,7 +12,8 @@ D = 5
 
 @pytest.mark.parametrize("n_samples", [2, 3])
 def test_feature_matching_loss_is_unbiased_and_the_distance_of_the_mean_is_not(n_samples: int) -> None:
-    """E |mean_j f_j - g|^2 = L_CFM + trace Cov(f) / N: with few samples most of that number can be noise of the policy's own."""
+    """E |mean_j f_j - g|^2 = L_CFM + trace Cov(f) / N: with few samples most of that number can be noise of the
+    policy's own."""
     draw = torch.Generator().manual_seed(13)
     features = torch.randn(len(CONTINUATIONS), D, generator=draw, dtype=torch.float64)
     reference = torch.randn(D, generator=draw, dtype=torch.float64)

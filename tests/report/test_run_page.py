@@ -11,10 +11,28 @@ from PIL import Image
 from ebft.report import plots
 from ebft.report import run_page as report
 
-CONFIG = {"method": {"name": "ebft"}, "model": {"path": "tiny"}, "data": {"source": "stdlib"}, "sampler": {"generate_length": 8}}
+CONFIG = {
+    "method": {"name": "ebft"},
+    "model": {"path": "tiny"},
+    "data": {"source": "stdlib"},
+    "sampler": {"generate_length": 8},
+}
 LOSS = "eval/feature_matching_loss@"
-BASE = {"eval/cross_entropy": 3.5, "eval/cross_entropy_stderr": 0.25, f"{LOSS}8": 0.75, f"{LOSS}8_stderr": 0.5, f"{LOSS}16": 0.875}
-FINAL = {"eval/cross_entropy": 3.25, "eval/cross_entropy_stderr": 0.25, f"{LOSS}8": 0.5, f"{LOSS}8_stderr": 0.5, f"{LOSS}16": 1.25, "eval/new": 2e-6}
+BASE = {
+    "eval/cross_entropy": 3.5,
+    "eval/cross_entropy_stderr": 0.25,
+    f"{LOSS}8": 0.75,
+    f"{LOSS}8_stderr": 0.5,
+    f"{LOSS}16": 0.875,
+}
+FINAL = {
+    "eval/cross_entropy": 3.25,
+    "eval/cross_entropy_stderr": 0.25,
+    f"{LOSS}8": 0.5,
+    f"{LOSS}8_stderr": 0.5,
+    f"{LOSS}16": 1.25,
+    "eval/new": 2e-6,
+}
 CHANGE = {"eval/cross_entropy": -0.25, "eval/cross_entropy_stderr": 0.0625, f"{LOSS}8": -0.25, f"{LOSS}16": 0.375}
 SUMMARY: dict[str, Any] = {
     "status": "completed",
@@ -26,11 +44,23 @@ SUMMARY: dict[str, Any] = {
     "final": FINAL,
     "change": CHANGE,
 }
-TRAIN = {"train/cross_entropy": 3.4, "train/reward": 0.5, "train/alignment": 1.0, "train/diversity": 0.5, "train/advantage_std": 0.25}
+TRAIN = {
+    "train/cross_entropy": 3.4,
+    "train/reward": 0.5,
+    "train/alignment": 1.0,
+    "train/diversity": 0.5,
+    "train/advantage_std": 0.25,
+}
 ROWS = [{"step": 0, **BASE}, {"step": 1, **TRAIN}, {"step": 2, **TRAIN}, {"step": 2, **FINAL}]
 HOSTILE = "\n  <script>alert('1')</script>\t&amp;\x1b[0m"
 SAMPLES = [
-    {"step": step, "context": "x" * 1000 + "end of it", "reference": HOSTILE, "rollouts": [{"text": HOSTILE, "reward": -0.5}]} for step in (0, 1, 2)
+    {
+        "step": step,
+        "context": "x" * 1000 + "end of it",
+        "reference": HOSTILE,
+        "rollouts": [{"text": HOSTILE, "reward": -0.5}],
+    }
+    for step in (0, 1, 2)
 ]
 
 
@@ -82,7 +112,10 @@ def test_page_needs_nothing_else_and_shows_everything(tmp_path: Path) -> None:
     assert path == tmp_path / "report.html"
     assert page.open == []
     assert {tag for tag, _ in page.tags}.isdisjoint({"script", "link", "img", "iframe"})
-    assert set(re.findall(r"https?://[^\"'<\s]+", text)) == {"http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"}  # names, not addresses
+    assert set(re.findall(r"https?://[^\"'<\s]+", text)) == {
+        "http://www.w3.org/2000/svg",
+        "http://www.w3.org/1999/xlink",
+    }  # names, not addresses
     assert "prefers-color-scheme: dark" in text
     assert page.text["h1"] == ["ebft on stdlib, from tiny"]
     assert page.text["b"] == ["2", "1:23", "1.23 M", "1.50 GiB"]
@@ -109,7 +142,9 @@ def test_long_contexts_show_their_last_lines(tmp_path: Path) -> None:
 
 def test_run_without_evaluation_and_samples(tmp_path: Path) -> None:
     summary = SUMMARY | {"status": "interrupted", "base": {}, "final": {}, "change": {}}
-    page = Page(report.write(run_folder(tmp_path, [{"step": 1, "train/cross_entropy": 3.0}], []), summary, {}).read_text())
+    page = Page(
+        report.write(run_folder(tmp_path, [{"step": 1, "train/cross_entropy": 3.0}], []), summary, {}).read_text()
+    )
     assert page.text["p"] == [tmp_path.name, "Nothing was evaluated.", "This run has no samples."]
     assert [path.name for path in (tmp_path / "plots").iterdir()] == ["cross_entropy.png"]
 
@@ -123,7 +158,9 @@ def test_run_without_evaluation_and_samples(tmp_path: Path) -> None:
     ],
     ids=["ebft", "sft", "nothing"],
 )
-def test_figures_without_metrics_are_left_out(tmp_path: Path, rows: list[dict[str, Any]], base: dict[str, float], expected: list[str]) -> None:
+def test_figures_without_metrics_are_left_out(
+    tmp_path: Path, rows: list[dict[str, Any]], base: dict[str, float], expected: list[str]
+) -> None:
     figures = plots.write(tmp_path, rows, base, {}, generate_length=8)
     assert list(figures) == expected
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(f"{name}.png" for name in expected)

@@ -28,11 +28,21 @@ def prompts() -> list[list[int]]:
     return [torch.randint(VOCABULARY, (length,), generator=draw).tolist() for length in LENGTHS]
 
 
-def completed(policy: LanguageModel, decoding: Decoding, stop_token: int | None, rows: list[int] | None = None, **changes: Any) -> Completions:
+def completed(
+    policy: LanguageModel, decoding: Decoding, stop_token: int | None, rows: list[int] | None = None, **changes: Any
+) -> Completions:
     """Of the given prompts, all by default."""
     rows = list(range(len(LENGTHS))) if rows is None else rows
-    settings = {"n_samples": N, "max_new_tokens": G, "key": "7/eval", "decoding": decoding, "stop_token": stop_token} | changes
-    return complete(policy, *prompts_batch([prompts()[row] for row in rows], [ROW_IDS[row] for row in rows]), **settings)
+    settings = {
+        "n_samples": N,
+        "max_new_tokens": G,
+        "key": "7/eval",
+        "decoding": decoding,
+        "stop_token": stop_token,
+    } | changes
+    return complete(
+        policy, *prompts_batch([prompts()[row] for row in rows], [ROW_IDS[row] for row in rows]), **settings
+    )
 
 
 def common_token(done: Completions) -> int:
@@ -49,7 +59,9 @@ def lengths(done: Completions) -> Tensor:
 
 
 @torch.no_grad()
-def slowly(model: PreTrainedModel, prompt: list[int], uniform: list[float], decoding: Decoding, stop_token: int) -> tuple[list[int], Tensor, Tensor]:
+def slowly(
+    model: PreTrainedModel, prompt: list[int], uniform: list[float], decoding: Decoding, stop_token: int
+) -> tuple[list[int], Tensor, Tensor]:
     """Tokens, log-probs and entropies of one completion by the definition: forward everything, sort, add up, search."""
     tokens, log_probs, entropies = list(prompt), [], []
     for draw in uniform:
@@ -106,7 +118,9 @@ def test_log_probs_equal_the_training_forward_and_every_completion_alone(family:
     batch, blocks = prompts_batch(prompts(), ROW_IDS)
     branches = make_branches(blocks, rollout.tokens[..., :-1])
     with torch.no_grad():
-        (flat,) = policy.log_probs(policy.flat_hidden(batch, branches), branch_labels(batch, rollout, branches, temperature))
+        (flat,) = policy.log_probs(
+            policy.flat_hidden(batch, branches), branch_labels(batch, rollout, branches, temperature)
+        )
     trained = rollout.like_tokens(flat)
     torch.testing.assert_close(rollout.log_probs[rollout.valid], trained[rollout.valid], rtol=1e-5, atol=1e-5)
     for b, prompt in enumerate(prompts()):
@@ -138,8 +152,12 @@ def test_greedy_log_probs_and_entropies_are_at_temperature_one() -> None:
     for b, prompt in enumerate(prompts()):
         with torch.no_grad():
             logits = alone(input_ids=torch.tensor([prompt + said(done, b)])).logits[0, len(prompt) - 1 : -1]
-        torch.testing.assert_close(done.rollout.log_probs[b, 0, 0], logits.log_softmax(-1).amax(-1), rtol=1e-5, atol=1e-5)
-        torch.testing.assert_close(done.entropies[b, 0, 0], torch.distributions.Categorical(logits=logits).entropy(), rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(
+            done.rollout.log_probs[b, 0, 0], logits.log_softmax(-1).amax(-1), rtol=1e-5, atol=1e-5
+        )
+        torch.testing.assert_close(
+            done.entropies[b, 0, 0], torch.distributions.Categorical(logits=logits).entropy(), rtol=1e-5, atol=1e-5
+        )
     assert torch.equal(done.rollout.tokens[:, :1].expand(-1, N, -1, -1), done.rollout.tokens)
 
 
@@ -250,7 +268,9 @@ def fixed(probabilities: list[float]) -> Fixed:
     return policy
 
 
-@pytest.mark.parametrize(("top_p", "nucleus"), [(0.4, [3]), (0.6, [1, 3]), (0.74, [1, 3]), (0.76, [1, 2, 3]), (1.0, [0, 1, 2, 3])])
+@pytest.mark.parametrize(
+    ("top_p", "nucleus"), [(0.4, [3]), (0.6, [1, 3]), (0.74, [1, 3]), (0.76, [1, 2, 3]), (1.0, [0, 1, 2, 3])]
+)
 def test_the_nucleus_by_hand(top_p: float, nucleus: list[int]) -> None:
     """Likeliest first: token 3 holds 1/2, token 1 a quarter more; log-probs stay those of the whole distribution."""
     policy = fixed([0.1, 0.25, 0.15, 0.5])
@@ -261,7 +281,9 @@ def test_the_nucleus_by_hand(top_p: float, nucleus: list[int]) -> None:
     assert share == pytest.approx(0.5 / sum(policy.distribution[nucleus].tolist()), abs=0.05)
 
 
-@pytest.mark.parametrize("decoding", [GREEDY, PLAIN, WARM, Decoding(1.0, 0.3)], ids=["greedy", "plain", "warm", "nucleus"])
+@pytest.mark.parametrize(
+    "decoding", [GREEDY, PLAIN, WARM, Decoding(1.0, 0.3)], ids=["greedy", "plain", "warm", "nucleus"]
+)
 def test_entropy_is_the_models_however_tokens_are_chosen(decoding: Decoding) -> None:
     """Two tokens of probability 1/4, one of 1/2 and one of 0: 3/2 log 2."""
     done = completed(fixed([0.25, 0.0, 0.5, 0.25]), decoding, None)

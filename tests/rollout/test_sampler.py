@@ -39,7 +39,9 @@ ALMOST_ONE = float(np.nextafter(np.float32(1), np.float32(0)))  # the largest dr
 
 def rolled_out(policy: LanguageModel, batch: Batch, config: SamplerConfig, stop_token: int | None = None) -> Rollout:
     blocks = blocks_of(batch, config)
-    return sample(policy, batch, blocks, random_draws(batch, blocks, config), config.temperature, stop_token, config.reuse)[0]
+    return sample(
+        policy, batch, blocks, random_draws(batch, blocks, config), config.temperature, stop_token, config.reuse
+    )[0]
 
 
 def training_log_probs(policy: LanguageModel, batch: Batch, rollout: Rollout, config: SamplerConfig) -> Tensor:
@@ -52,7 +54,9 @@ def training_log_probs(policy: LanguageModel, batch: Batch, rollout: Rollout, co
 @pytest.mark.parametrize(("n_samples", "reuse"), [(2, False), (3, False), (3, True)])
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("family", FAMILIES)
-def test_sampled_log_probs_equal_the_training_forward_and_every_branch_alone(family: str, layout: str, n_samples: int, reuse: bool) -> None:
+def test_sampled_log_probs_equal_the_training_forward_and_every_branch_alone(
+    family: str, layout: str, n_samples: int, reuse: bool
+) -> None:
     config, policy, alone = geometry(n_samples=n_samples, reuse=reuse), policy_of(family), plain_model(family)
     batch = likely_text(policy, random_batch(LAYOUTS[layout]))
     rollout = rolled_out(policy, batch, config)
@@ -65,7 +69,8 @@ def test_sampled_log_probs_equal_the_training_forward_and_every_branch_alone(fam
 
 
 def sampled_tokens(batch: Batch, rollout: Rollout) -> int:
-    """Tokens that the sampler forwards for branches with reuse, counted one by one: rows wait for the one with the most branches."""
+    """Tokens that the sampler forwards for branches with reuse, counted one by one: rows wait for the one with the most
+    branches."""
     num_steps, most = rollout.tokens.shape[3], defaultdict[int, int](int)
     matches = leading_matches_loop(batch, rollout.blocks, rollout.tokens)
     for b in range(len(batch)):
@@ -81,16 +86,28 @@ def sampled_tokens(batch: Batch, rollout: Rollout) -> int:
 
 @pytest.mark.parametrize("stop_token", [None, "the commonest"])
 @pytest.mark.parametrize("temperature", [0.3, 1.0])
-@pytest.mark.parametrize(("context_length", "stride", "length", "n_samples"), [(2, 5, 4, 3), (3, 1, 7, 2), (7, 2, 3, 11), (1, 7, 1, 5)])
+@pytest.mark.parametrize(
+    ("context_length", "stride", "length", "n_samples"), [(2, 5, 4, 3), (3, 1, 7, 2), (7, 2, 3, 11), (1, 7, 1, 5)]
+)
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_reuse_changes_no_rollout_and_forwards_a_token_once(
-    layout: str, context_length: int, stride: int, length: int, n_samples: int, temperature: float, stop_token: str | None
+    layout: str,
+    context_length: int,
+    stride: int,
+    length: int,
+    n_samples: int,
+    temperature: float,
+    stop_token: str | None,
 ) -> None:
     sizes = {"context_length": context_length, "stride": stride, "generate_length": length, "n_samples": n_samples}
     plain = geometry(**sizes, temperature=temperature)
     policy = policy_of("qwen2", seed=2)
     batch = likely_text(policy, random_batch(LAYOUTS[layout]))
-    stop = None if stop_token is None else int(rolled_out(policy, batch, plain).tokens.mode(-1).values.mode(-1).values[0, 0])
+    stop = (
+        None
+        if stop_token is None
+        else int(rolled_out(policy, batch, plain).tokens.mode(-1).values.mode(-1).values[0, 0])
+    )
     expected = rolled_out(policy, batch, plain, stop)
     before = policy.decoder.tokens_forwarded
     rollout = rolled_out(policy, batch, replace(plain, reuse=True), stop)
@@ -112,7 +129,9 @@ def test_rollouts_to_beyond_the_row_s_end_follow_it_to_its_end_only() -> None:
         draws = torch.rand(len(batch), 2, blocks.anchors.shape[1], 11, generator=torch.Generator().manual_seed(3))
         expected, rollout = (sample(policy, batch, blocks, draws, 0.3, None, reuse)[0] for reuse in (False, True))
         assert torch.equal(rollout.tokens[rollout.valid], expected.tokens[expected.valid])
-        torch.testing.assert_close(rollout.log_probs[rollout.valid], expected.log_probs[expected.valid], rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(
+            rollout.log_probs[rollout.valid], expected.log_probs[expected.valid], rtol=1e-5, atol=1e-5
+        )
 
 
 def test_rollouts_that_are_the_row_to_their_end_cost_nothing() -> None:
@@ -200,7 +219,10 @@ def test_temperature_divides_the_logits_before_the_draw() -> None:
     policy = Fixed(plain_model(), "fp32")
     policy.distribution = torch.tensor([0.25, 0.75])
     blocks = Blocks(torch.tensor([[3]]), torch.tensor([[True]]), (3,))
-    warm, cold = (sample(policy, random_batch([[0] * 7]), blocks, torch.full((1, 2, 1, 2), 0.15), t, None, reuse=False)[0] for t in (1.0, 0.5))
+    warm, cold = (
+        sample(policy, random_batch([[0] * 7]), blocks, torch.full((1, 2, 1, 2), 0.15), t, None, reuse=False)[0]
+        for t in (1.0, 0.5)
+    )
     assert warm.tokens.eq(0).all()
     assert cold.tokens.eq(1).all()
     assert cold.log_probs.exp().flatten().tolist() == pytest.approx([0.9] * 4)
@@ -257,7 +279,11 @@ def test_one_block_at_vanishing_temperature_is_greedy_generation() -> None:
 
 
 def test_bfloat16_rollouts_are_finite_and_near_the_training_forward() -> None:
-    batch, config, policy = random_batch(LAYOUTS["documents"]), geometry(), policy_of(dtype="bf16", initializer_range=0.1)
+    batch, config, policy = (
+        random_batch(LAYOUTS["documents"]),
+        geometry(),
+        policy_of(dtype="bf16", initializer_range=0.1),
+    )
     rollout = rolled_out(policy, batch, config)
     assert rollout.log_probs.dtype == torch.float32
     assert rollout.log_probs.isfinite().all()
@@ -276,6 +302,9 @@ def test_draws_of_a_row_ignore_other_rows_and_the_number_of_blocks() -> None:
 
 
 def test_draws_change_with_the_key_and_the_row_and_never_between_releases() -> None:
-    draws = [uniforms(key, torch.tensor([row]), 2, 2, 2).flatten() for key, row in (("0/train/1", 4), ("0/train/2", 4), ("0/train/1", 5))]
+    draws = [
+        uniforms(key, torch.tensor([row]), 2, 2, 2).flatten()
+        for key, row in (("0/train/1", 4), ("0/train/2", 4), ("0/train/1", 5))
+    ]
     assert not any(torch.equal(a, b) for a, b in ((draws[0], draws[1]), (draws[0], draws[2])))
     assert draws[0][:3].tolist() == pytest.approx([0.6137614, 0.1999568, 0.2234794], abs=1e-7)

@@ -57,7 +57,9 @@ def test_no_run_has_no_checkpoint(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("broken", "file"), [("fsync", "tensors"), ("replace", "state.pt")])
-def test_full_disk_leaves_the_older_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, broken: str, file: str) -> None:
+def test_full_disk_leaves_the_older_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, broken: str, file: str
+) -> None:
     older = checkpoint.save(tmp_path, 3, TENSORS, state(3), keep=1)
     monkeypatch.setattr(os, broken, full_disk)
     with pytest.raises(RunFailure, match=rf"disk is full: .*step_000005/{file}"):
@@ -110,14 +112,17 @@ def test_tensors_that_are_not_ours_are_refused(tmp_path: Path) -> None:
     path = checkpoint.save(tmp_path, 3, TENSORS, state(3), keep=1)
     (shard,) = (path / "tensors").iterdir()
     shard.write_bytes(b"something else")
-    with pytest.raises(UserError, match=r"step_000003/tensors does not hold a checkpoint's tensors; remove it, or name another"):
+    with pytest.raises(
+        UserError, match=r"step_000003/tensors does not hold a checkpoint's tensors; remove it, or name another"
+    ):
         tensors.shapes(path / "tensors")
     with pytest.raises(UserError, match="does not hold a checkpoint's tensors"):
         tensors.shapes(path / "nowhere")
 
 
 def test_resuming_earlier_abandons_later_checkpoints(tmp_path: Path) -> None:
-    """Otherwise the first save after the resume would be rotated away, and resume=auto would jump back to the abandoned course."""
+    """Otherwise the first save after the resume would be rotated away, and resume=auto would jump back to the abandoned
+    course."""
     for step in (3, 5, 7):
         checkpoint.save(tmp_path, step, TENSORS, state(step), keep=3)
     checkpoint.discard_after(tmp_path, 5)
@@ -139,10 +144,15 @@ def test_resolve_refuses_a_folder_without_checkpoint(tmp_path: Path) -> None:
         checkpoint.resolve(str(tmp_path), tmp_path)
 
 
-@pytest.mark.parametrize("content", [b"", b"not a checkpoint", pickle.dumps(re.compile("x"), protocol=2)], ids=["empty", "text", "pickle"])
+@pytest.mark.parametrize(
+    "content", [b"", b"not a checkpoint", pickle.dumps(re.compile("x"), protocol=2)], ids=["empty", "text", "pickle"]
+)
 def test_load_refuses_what_is_no_checkpoint(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "state.pt").write_bytes(content)
-    with pytest.raises(UserError, match=rf"^{tmp_path} is not a checkpoint that can be read; remove it, or name another with resume=PATH\.$"):
+    with pytest.raises(
+        UserError,
+        match=rf"^{tmp_path} is not a checkpoint that can be read; remove it, or name another with resume=PATH\.$",
+    ):
         checkpoint.load(tmp_path)
 
 
@@ -160,7 +170,13 @@ def test_load_refuses_another_program_s_file(tmp_path: Path) -> None:
 
 
 def draws() -> list[float]:
-    return [random.random(), random.gauss(0, 1), float(numpy.random.rand()), float(numpy.random.randn()), float(torch.rand(()))]
+    return [
+        random.random(),
+        random.gauss(0, 1),
+        float(numpy.random.rand()),
+        float(numpy.random.randn()),
+        float(torch.rand(())),
+    ]
 
 
 def test_random_states_continue_through_a_file(tmp_path: Path) -> None:

@@ -56,17 +56,23 @@ def test_new_and_empty_folders_can_take_a_run(tmp_path: Path, config: TrainConfi
 
 def test_file_in_place_of_the_folder_is_refused(tmp_path: Path, config: TrainConfig) -> None:
     (tmp_path / "run").write_text("x")
-    with pytest.raises(UserError, match=rf"^The run folder {tmp_path}/run is a file; choose another hydra\.run\.dir\.$"):
+    with pytest.raises(
+        UserError, match=rf"^The run folder {tmp_path}/run is a file; choose another hydra\.run\.dir\.$"
+    ):
         Run.check(tmp_path / "run", config)
 
 
 def test_foreign_files_are_refused(tmp_path: Path, config: TrainConfig) -> None:
     (tmp_path / "thesis.tex").write_text("x")
-    with pytest.raises(UserError, match=rf"^{tmp_path} holds files but no run; choose an empty or a new hydra\.run\.dir\.$"):
+    with pytest.raises(
+        UserError, match=rf"^{tmp_path} holds files but no run; choose an empty or a new hydra\.run\.dir\.$"
+    ):
         Run.check(tmp_path, config)
 
 
-def test_folder_without_the_right_to_write_is_refused(tmp_path: Path, config: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_folder_without_the_right_to_write_is_refused(
+    tmp_path: Path, config: TrainConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
     asked: list[Path] = []
 
     def no(path: Path, mode: int) -> bool:
@@ -85,20 +91,25 @@ def test_run_of_another_config_is_refused_with_the_keys_that_differ(tmp_path: Pa
     with pytest.raises(UserError) as refusal:
         Run.check(tmp_path, other)
     assert str(refusal.value) == (
-        f"{tmp_path} holds a run of another config (seed is 0 there, 3 here; optimizer.lr is {config.optimizer.lr} there, 0.5 here); "
+        f"{tmp_path} holds a run of another config (seed is 0 there, 3 here; optimizer.lr is {config.optimizer.lr} "
+        "there, 0.5 here); "
         "set these back or choose another hydra.run.dir."
     )
 
 
 def test_run_of_another_method_is_refused(tmp_path: Path, config: TrainConfig) -> None:
     Run(tmp_path, config)
-    with pytest.raises(UserError, match=r"method.name is ebft there, sft here.*method.diversity_coef is 1.0 there, absent here"):
+    with pytest.raises(
+        UserError, match=r"method.name is ebft there, sft here.*method.diversity_coef is 1.0 there, absent here"
+    ):
         Run.check(tmp_path, compose(["method=sft", "trainer.device=cpu", "trainer.max_steps=7"]))
 
 
 def test_what_does_not_change_the_course_may_differ(tmp_path: Path, config: TrainConfig) -> None:
     Run(tmp_path, config)
-    other = trainer(config, max_steps=11, checkpoint_every_steps=13, keep_checkpoints=5, micro_batch_size=1, device="auto")
+    other = trainer(
+        config, max_steps=11, checkpoint_every_steps=13, keep_checkpoints=5, micro_batch_size=1, device="auto"
+    )
     wandb = WandbTrackerConfig("wandb", "project", None, None, None, [])
     Run.check(tmp_path, replace(other, tracker=wandb, resume=str(tmp_path)))
 
@@ -107,7 +118,10 @@ def test_earlier_run_is_refused_without_resume(tmp_path: Path, config: TrainConf
     fresh = replace(config, resume="never")
     Run.check(tmp_path, fresh)
     Run(tmp_path, fresh)
-    with pytest.raises(UserError, match=rf"^{tmp_path} already holds a run; continue it with resume=auto or choose another hydra\.run\.dir\.$"):
+    with pytest.raises(
+        UserError,
+        match=rf"^{tmp_path} already holds a run; continue it with resume=auto or choose another hydra\.run\.dir\.$",
+    ):
         Run.check(tmp_path, fresh)
 
 
@@ -156,13 +170,19 @@ def test_metrics_are_rows_of_json(tmp_path: Path, config: TrainConfig) -> None:
     run.log(0, {"eval/cross_entropy": 3.5})
     run.log(3, {"train/loss": -0.5, "train/tokens": 17})
     expected = [{"step": 0, "eval/cross_entropy": 3.5}, {"step": 3, "train/loss": -0.5, "train/tokens": 17}]
-    assert [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()] == expected == run.metrics()
+    assert (
+        [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+        == expected
+        == run.metrics()
+    )
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_what_could_not_be_computed_is_not_logged(tmp_path: Path, config: TrainConfig, value: float) -> None:
     run = Run(tmp_path, config)
-    with pytest.raises(RunFailure, match=rf"^train/loss became {value} at step 3; a lower optimizer\.lr is the usual cure\.$"):
+    with pytest.raises(
+        RunFailure, match=rf"^train/loss became {value} at step 3; a lower optimizer\.lr is the usual cure\.$"
+    ):
         run.log(3, {"train/reward": 1.0, "train/loss": value})
     assert run.metrics() == []
 
@@ -178,7 +198,12 @@ def test_rewinding_drops_what_lies_beyond(tmp_path: Path, config: TrainConfig) -
         file.write('{"step": 7, "trai')
     run.rewind(3, evaluated=0)  # the checkpoint of step 3 was written before the evaluation of step 3
     run.log(4, {"train/loss": 2.0})
-    assert [(row["step"], "eval/reward" in row) for row in run.metrics()] == [(0, False), (0, True), (3, False), (4, False)]
+    assert [(row["step"], "eval/reward" in row) for row in run.metrics()] == [
+        (0, False),
+        (0, True),
+        (3, False),
+        (4, False),
+    ]
     assert [json.loads(line)["step"] for line in (tmp_path / "samples.jsonl").read_text().splitlines()] == [0]
     assert checkpoint.latest(tmp_path) == tmp_path / "checkpoints" / "step_000003"
     run.rewind(-1, evaluated=-1)
@@ -221,7 +246,10 @@ def test_tracker_gets_what_the_folder_gets(tmp_path: Path, config: TrainConfig, 
     run = Run(tmp_path, config)
     answers = [{"prompt": "p", "reference": "r", "answer": "a", "verdict": "passed", "score": 1.0}]
     run.log(3, {"train/loss": 1.0})
-    run.samples(3, [{"context": "a", "reference": "b", "rollouts": [{"text": "c", "reward": 0.5}, {"text": "d", "reward": 0.25}]}])
+    run.samples(
+        3,
+        [{"context": "a", "reference": "b", "rollouts": [{"text": "c", "reward": 0.5}, {"text": "d", "reward": 0.25}]}],
+    )
     run.answers(3, [])
     run.answers(3, answers)
     finish(run, "failed", "ValueError: oh")
@@ -274,7 +302,9 @@ def test_summary_report_and_last_lines(tmp_path: Path, config: TrainConfig, caps
     assert "<td>7</td>" in (tmp_path / "report.html").read_text()
 
 
-def test_failed_run_says_why_and_has_no_report(tmp_path: Path, config: TrainConfig, capsys: pytest.CaptureFixture[str]) -> None:
+def test_failed_run_says_why_and_has_no_report(
+    tmp_path: Path, config: TrainConfig, capsys: pytest.CaptureFixture[str]
+) -> None:
     run = Run(tmp_path, config)
     run.log(0, METRICS)
     finish(run, "failed", "RunFailure: Step 3 stopped")
@@ -283,7 +313,9 @@ def test_failed_run_says_why_and_has_no_report(tmp_path: Path, config: TrainConf
     assert not (tmp_path / "report.html").exists()
 
 
-def test_nothing_counts_as_complete_when_the_disk_is_full_at_the_end(tmp_path: Path, config: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_counts_as_complete_when_the_disk_is_full_at_the_end(
+    tmp_path: Path, config: TrainConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
     run = Run(tmp_path, config)
     run.log(0, METRICS)
 
@@ -298,7 +330,9 @@ def test_nothing_counts_as_complete_when_the_disk_is_full_at_the_end(tmp_path: P
     assert not Run(tmp_path, config).is_complete
 
 
-def test_completed_run_is_complete_until_it_is_to_be_longer(tmp_path: Path, config: TrainConfig, started: list[str | None]) -> None:
+def test_completed_run_is_complete_until_it_is_to_be_longer(
+    tmp_path: Path, config: TrainConfig, started: list[str | None]
+) -> None:
     assert not Run(tmp_path, config).is_complete
     finish(Run(tmp_path, config))
     before = (tmp_path / "environment.json").stat().st_mtime_ns
@@ -332,4 +366,7 @@ def test_first_signal_asks_and_a_second_ctrl_c_ends(number: signal.Signals, capf
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
     assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == before
-    assert capfd.readouterr().err.strip() == "Stopping: finishing this step, then saving; press Ctrl-C again to end at once."
+    assert (
+        capfd.readouterr().err.strip()
+        == "Stopping: finishing this step, then saving; press Ctrl-C again to end at once."
+    )

@@ -40,13 +40,24 @@ def steps_in(run: Path) -> list[str]:
     """Names of the steps in a run's trace."""
     with gzip.open(run / "profile" / "trace.json.gz") as file:
         events = json.load(file)["traceEvents"]
-    return sorted(event["name"] for event in events if event.get("cat") == "user_annotation" and event["name"].startswith("step "))
+    return sorted(
+        event["name"] for event in events if event.get("cat") == "user_annotation" and event["name"].startswith("step ")
+    )
 
 
-def entry(name: str, calls: int, own: float, total: float, own_device: float = 0.0, total_device: float = 0.0, **changes: Any) -> SimpleNamespace:
+def entry(
+    name: str, calls: int, own: float, total: float, own_device: float = 0.0, total_device: float = 0.0, **changes: Any
+) -> SimpleNamespace:
     """As torch's averages have them, in microseconds."""
-    times = {"self_cpu_time_total": own, "cpu_time_total": total, "self_device_time_total": own_device, "device_time_total": total_device}
-    return SimpleNamespace(**({"key": name, "count": calls, "is_user_annotation": False, "device_type": CPU} | times | changes))
+    times = {
+        "self_cpu_time_total": own,
+        "cpu_time_total": total,
+        "self_device_time_total": own_device,
+        "device_time_total": total_device,
+    }
+    return SimpleNamespace(
+        **({"key": name, "count": calls, "is_user_annotation": False, "device_type": CPU} | times | changes)
+    )
 
 
 AVERAGES = [
@@ -59,27 +70,38 @@ AVERAGES = [
 
 
 def test_operators_by_their_own_time() -> None:
-    """5 ms of the CPU and 12 of the GPU; the range that a program named is no operator, and a kernel's time is its operator's."""
+    """5 ms of the CPU and 12 of the GPU; the range that a program named is no operator, and a kernel's time is its
+    operator's."""
     assert operators(AVERAGES, "cpu", [2, 3, 4]) == (
-        "Operators of steps 2 to 4 by their own time on the CPU, in milliseconds; the total is with the operators they call.\n\n"
+        "Operators of steps 2 to 4 by their own time on the CPU, in milliseconds; the total is with the operators "
+        "they call.\n\n"
         "| operator | calls | own | share | total |\n| --- | --- | --- | --- | --- |\n"
         "| `aten::mm` | 1,234 | 3.00 | 60.0 % | 3.00 |\n"
         "| `aten::linear` | 7 | 1.00 | 20.0 % | 4.00 |\n"
         "| `aten::add` | 3 | 1.00 | 20.0 % | 1.00 |\n"
     )
     *_, first, second, third = operators(AVERAGES, "cuda", [5]).splitlines()
-    assert (first, second) == ("| `aten::mm` | 1,234 | 9.00 | 75.0 % | 9.00 |", "| `aten::add` | 3 | 3.00 | 25.0 % | 3.00 |")
+    assert (first, second) == (
+        "| `aten::mm` | 1,234 | 9.00 | 75.0 % | 9.00 |",
+        "| `aten::add` | 3 | 3.00 | 25.0 % | 3.00 |",
+    )
     assert third == "| `aten::linear` | 7 | 0.00 | 0.0 % | 9.00 |"
 
 
 def test_ten_operators_are_listed_with_their_share_of_all() -> None:
     lines = operators([entry(f"aten::op{n}", 1, n, n) for n in range(1, 14)], "cpu", [2]).splitlines()
     assert len(lines) == 4 + 10
-    assert (lines[4], lines[-1]) == ("| `aten::op13` | 1 | 0.01 | 14.3 % | 0.01 |", "| `aten::op4` | 1 | 0.00 | 4.4 % | 0.00 |")
+    assert (lines[4], lines[-1]) == (
+        "| `aten::op13` | 1 | 0.01 | 14.3 % | 0.01 |",
+        "| `aten::op4` | 1 | 0.00 | 4.4 % | 0.00 |",
+    )
 
 
 def test_a_device_of_which_torch_saw_nothing_is_named() -> None:
-    assert operators([entry("aten::mm", 1, 5.0, 5.0)], "cuda", [2, 3]) == "torch recorded no operator on the GPU in steps 2 to 3.\n"
+    assert (
+        operators([entry("aten::mm", 1, 5.0, 5.0)], "cuda", [2, 3])
+        == "torch recorded no operator on the GPU in steps 2 to 3.\n"
+    )
 
 
 def test_utilisation() -> None:
@@ -119,7 +141,11 @@ def test_a_profiled_run_is_the_run(tmp_path: Path, capsys: pytest.CaptureFixture
     train(config, run)
     assert steps_in(run) == ["step 2", "step 3", "step 4"]
     assert sorted(path.name for path in (run / "profile").iterdir()) == ["operators.md", "trace.json.gz"]
-    assert (run / "profile" / "operators.md").read_text().startswith("Operators of steps 2 to 4 by their own time on the CPU")
+    assert (
+        (run / "profile" / "operators.md")
+        .read_text()
+        .startswith("Operators of steps 2 to 4 by their own time on the CPU")
+    )
     assert f"Profile of steps 2 to 4: {run / 'profile'}\n" in capsys.readouterr().out
     train(miniature(tmp_path, *ROOMY), tmp_path / "straight")
     assert_same_run(run, tmp_path / "straight")
@@ -170,7 +196,9 @@ def test_an_interrupted_run_has_the_steps_it_took_and_a_resumed_one_its_own(tmp_
         assert summary(run)[name] == summary(tmp_path / "straight")[name]
 
 
-def test_a_run_that_fails_in_a_profiled_step_leaves_no_profile_and_no_profiler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_that_fails_in_a_profiled_step_leaves_no_profile_and_no_profiler(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     config, run, original = miniature(tmp_path, *ROOMY, "trainer.profile=true"), tmp_path / "run", Optimization.step
 
     def failing(self: Optimization, method: Any, batch: Any, number: int, *limits: Any) -> dict[str, float]:

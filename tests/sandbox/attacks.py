@@ -1,6 +1,8 @@
-"""Programs that mean harm. Each returns True if its attack succeeded, and True is what its test expects: an attack that passes has worked.
+"""Programs that mean harm. Each returns True if its attack succeeded, and True is what its test expects: an attack that
+passes has worked.
 
-Cheats are the exception: their tests expect what only an honest program would say. With each attack stand the kinds of failure it may meet.
+Cheats are the exception: their tests expect what only an honest program would say. With each attack stand the kinds of
+failure it may meet.
 """
 
 from dataclasses import dataclass
@@ -34,7 +36,8 @@ FLOODS = {
     "endless sleep": attack(attempt("time.sleep(1000)", imports="time"), "timeout"),
     "sleep that ignores every signal": attack(
         attempt(
-            "for number in range(1, 65):\n    try: signal.signal(number, signal.SIG_IGN)\n    except (OSError, ValueError): pass\ntime.sleep(1000)",
+            "for number in range(1, 65):\n    try: signal.signal(number, signal.SIG_IGN)\n    except (OSError, "
+            "ValueError): pass\ntime.sleep(1000)",
             imports="signal, time",
         ),
         "timeout",
@@ -69,7 +72,8 @@ FLOODS = {
     "flood in an error": attack("def f(): raise ValueError('x' * 10_000_000)", "output"),
     "deep recursion": attack("import sys\nsys.setrecursionlimit(10**9)\ndef f(): return f()", "memory", "exit", "exception", "timeout"),
     "deep recursion in C": attack(
-        "import sys\nsys.setrecursionlimit(10**9)\ndef f():\n    x = []\n    for _ in range(10**6): x = [x]\n    return repr(x) and True",
+        "import sys\nsys.setrecursionlimit(10**9)\ndef f():\n    x = []\n    for _ in range(10**6): x = [x]\n    "
+        "return repr(x) and True",
         "exit", "memory", "timeout",
     ),
     "answer that contains itself": attack("def f():\n    x = []\n    x.append(x)\n    return x", "not_plain_data"),
@@ -184,14 +188,18 @@ sys.modules["math"] = types.SimpleNamespace(floor=lambda x: 5)
 def f(a, b): return 0.5
 """
 STOPPING = "calls = []\ndef f(a, b):\n    calls.append(a)\n    if len(calls) > 1: raise StopIteration\n    return a + b"
-LOOPING_TESTS = Tests("f", code="for value, right in zip(map(f, [2, 20], [3, 30]), [5, 50]):\n    assert value == right")
+LOOPING_TESTS = Tests(
+    "f", code="for value, right in zip(map(f, [2, 20], [3, 30]), [5, 50]):\n    assert value == right"
+)
 
 ATTACKS = {
     **FLOODS,
     **TRESPASSES,
     **cheats(ADD_CASES, "cases"),
     **cheats(ADD_CODE, "code"),
-    "a module that shadows the test's": attack(SHADOW, "wrong_value", tests=Tests("f", code="import math\nassert math.floor(f(2, 3)) == 5")),
+    "a module that shadows the test's": attack(
+        SHADOW, "wrong_value", tests=Tests("f", code="import math\nassert math.floor(f(2, 3)) == 5")
+    ),
     "ending the test's loop early": attack(STOPPING, "exception", tests=LOOPING_TESTS),
     "a value that passes by `in`": attack(
         f"{EQUAL_TO_ALL}def f(a, b): return Any()", "not_plain_data", tests=Tests("f", code="assert f(2, 3) in [5]")

@@ -1,4 +1,5 @@
-"""Runs a batch of programs in a process of its own, which may be another user's and have no more than the standard library."""
+"""Runs a batch of programs in a process of its own, which may be another user's and have no more than the standard
+library."""
 
 import pickle
 import sys
@@ -18,7 +19,8 @@ def main() -> None:
 
 
 def deny_namespaces() -> None:
-    """From here on the kernel refuses to make user namespaces, which is all that is left to a process without the capability to do without."""
+    """From here on the kernel refuses to make user namespaces, which is all that is left to a process without the
+    capability to do without."""
     kernel.call("unshare", kernel.CLONE_NEWUSER)
     Path("/proc/sys/user/max_user_namespaces").write_text("0")
     kernel.drop_capabilities()

@@ -1,4 +1,5 @@
-"""Where the attack suite runs: in this process, or in another that has less to offer. Each place runs a batch of programs."""
+"""Where the attack suite runs: in this process, or in another that has less to offer. Each place runs a batch of
+programs."""
 
 import os
 import pickle
@@ -44,7 +45,15 @@ def run(place: Place, programs: dict[str, Program], **changes: float) -> dict[st
     with tempfile.TemporaryDirectory() as folder:
         os.chmod(folder, 0o777)
         environment = {"PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1", "TMPDIR": folder}
-        done = subprocess.run(command, input=given, stdout=subprocess.PIPE, env=environment, cwd="/", check=True, **_identity(place.other_user))
+        done = subprocess.run(
+            command,
+            input=given,
+            stdout=subprocess.PIPE,
+            env=environment,
+            cwd="/",
+            check=True,
+            **_identity(place.other_user),
+        )
         assert os.listdir(folder) == [], "left behind"
     level, outcomes = pickle.loads(done.stdout)
     if level != place.level:
@@ -63,7 +72,12 @@ def readable_interpreter() -> str:
     for candidate in (sys.executable, "/usr/local/bin/python3", "/usr/bin/python3"):
         try:
             subprocess.run(
-                [candidate, "-c", program], env={"PYTHONPATH": str(ROOT)}, cwd="/", check=True, stderr=subprocess.DEVNULL, **_identity(True)
+                [candidate, "-c", program],
+                env={"PYTHONPATH": str(ROOT)},
+                cwd="/",
+                check=True,
+                stderr=subprocess.DEVNULL,
+                **_identity(True),
             )
         except (OSError, subprocess.CalledProcessError):
             continue

@@ -1,4 +1,5 @@
-"""No attack passes and none does harm: for this user and for nobody, with namespaces and where the kernel denies them."""
+"""No attack passes and none does harm: for this user and for nobody, with namespaces and where the kernel denies
+them."""
 
 from dataclasses import replace
 from functools import cache

@@ -22,7 +22,12 @@ def told(outcome: Outcome) -> tuple[str, str, int]:
         ("def f(x): return x * 0.1", [((3,), 0.3)], "passed", 1),
         ("def f(x): return x == 1", [((1,), 1)], "wrong_value", 1),
         ("def f(x): return set(x)", [(([3, 1, 3, 2],), {1, 2, 3}), (([],), set())], "passed", 2),
-        ("def f(x): return {k: len(v) for k, v in x.items()}", [(({"b": [1], "a": []},), {"a": 0, "b": 1})], "passed", 1),
+        (
+            "def f(x): return {k: len(v) for k, v in x.items()}",
+            [(({"b": [1], "a": []},), {"a": 0, "b": 1})],
+            "passed",
+            1,
+        ),
         ("from collections import Counter\ndef f(x): return Counter(x)", [(("aab",), {"a": 2, "b": 1})], "passed", 1),
         ("def f(x):\n    x.append(9)\n    return x", [(([1],), [1, 9]), (([1],), [1, 9])], "passed", 2),
         ("def f(): print('a', input)\ndef g(): pass", [((), None)], "passed", 1),
@@ -37,7 +42,9 @@ def told(outcome: Outcome) -> tuple[str, str, int]:
         (ADD, [], "no_test", 0),
     ],
 )
-def test_cases(source: str, cases: list[tuple[tuple[object, ...], object]], kind: str, num_tests: int, sandbox: Sandbox) -> None:
+def test_cases(
+    source: str, cases: list[tuple[tuple[object, ...], object]], kind: str, num_tests: int, sandbox: Sandbox
+) -> None:
     status = "passed" if kind == "passed" else "failed"
     assert told(sandbox.run(program(source, *cases))) == (status, kind, num_tests)
 
@@ -48,7 +55,8 @@ def test_cases(source: str, cases: list[tuple[tuple[object, ...], object]], kind
         (ADD, "assert f(1, 2) == 3\nassert candidate(1, b=2) == 3", "passed", 2),
         (
             ADD,
-            "def check(candidate):\n    assert True\n    for x in range(4):\n        assert candidate(x, x) == 2 * x\ncheck(candidate)",
+            "def check(candidate):\n    assert True\n    for x in range(4):\n        assert candidate(x, x) == 2 * "
+            "x\ncheck(candidate)",
             "passed",
             5,
         ),
@@ -60,14 +68,24 @@ def test_cases(source: str, cases: list[tuple[tuple[object, ...], object]], kind
         ("def f(x): return {x}", "assert f(1) == {1} and isinstance(f(1), set)", "passed", 1),
         ("def f(x): return None", "assert f(1)[0] == 1", "exception", 1),
         ("def f(x): raise MemoryError", "assert f(1) == 1", "memory", 1),
-        ("def f(x): raise KeyError(x)", "try: f('a')\nexcept KeyError as error: assert error.args == ('a',)\nelse: assert False", "passed", 1),
+        (
+            "def f(x): raise KeyError(x)",
+            "try: f('a')\nexcept KeyError as error: assert error.args == ('a',)\nelse: assert False",
+            "passed",
+            1,
+        ),
         (
             "class E(ValueError): pass\ndef f(x): raise E('no', object())",
             "try: f(1)\nexcept ValueError as error: assert 'no' in str(error)",
             "passed",
             1,
         ),
-        ("def f(x): b'\\xff'.decode()", "try: f(1)\nexcept UnicodeDecodeError as error: assert error.start == 0", "passed", 1),
+        (
+            "def f(x): b'\\xff'.decode()",
+            "try: f(1)\nexcept UnicodeDecodeError as error: assert error.start == 0",
+            "passed",
+            1,
+        ),
         ("def f(x): return x", "assert f(object())", "not_plain_data", 1),
         ("def f(x): return x.append(1)", "x = []\nf(x)\nassert x == [1]", "wrong_value", 1),
         (ADD, "assert f(1, 2) ==", "broken_test", 0),
@@ -102,7 +120,8 @@ def test_the_same_program_gets_the_same_values(sandbox: Sandbox) -> None:
 
 
 def test_useful_things_work(sandbox: Sandbox) -> None:
-    """What an honest program may well do: files of its own, an event loop, a dataclass, printing, an alarm, a rarely used module."""
+    """What an honest program may well do: files of its own, an event loop, a dataclass, printing, an alarm, a rarely
+    used module."""
     source = """
 import asyncio, contextlib, dataclasses, io, json, os, signal, sys, tempfile, zoneinfo
 @dataclasses.dataclass
@@ -126,4 +145,7 @@ def f():
 
 def test_what_the_attack_looks_for_could_be_found(sandbox: Sandbox) -> None:
     """The search of the attack suite is not blind: it finds the right value where one is left in its process."""
-    assert told(sandbox.run(program(SEARCH, ((2000003, 4000037), 6000040), setup="left_behind = [6000040]")))[1] == "passed"
+    assert (
+        told(sandbox.run(program(SEARCH, ((2000003, 4000037), 6000040), setup="left_behind = [6000040]")))[1]
+        == "passed"
+    )

@@ -1,4 +1,5 @@
-"""The sandbox as a whole: its level, its pool, its deadlines, what it does when its own machinery fails, and what it leaves behind."""
+"""The sandbox as a whole: its level, its pool, its deadlines, what it does when its own machinery fails, and what it
+leaves behind."""
 
 import os
 import signal
@@ -118,7 +119,9 @@ def test_no_programs_no_outcomes(sandbox: Sandbox) -> None:
     assert sandbox.run_all([]) == []
 
 
-def test_a_sandbox_that_cannot_tell_right_from_wrong_ends_the_run(monkeypatch: pytest.MonkeyPatch, sandbox: Sandbox) -> None:
+def test_a_sandbox_that_cannot_tell_right_from_wrong_ends_the_run(
+    monkeypatch: pytest.MonkeyPatch, sandbox: Sandbox
+) -> None:
     sandbox.check_canaries()
     monkeypatch.setitem(pool.CANARIES, "failed", pool.CANARIES["passed"])
     with pytest.raises(RunFailure, match="a program that should have failed got passed"):
@@ -133,7 +136,9 @@ def test_an_interpreter_that_does_not_start_ends_the_run(monkeypatch: pytest.Mon
 
 @linux
 @pytest.mark.parametrize("parts", [levels.PARTS, levels.PARTS[:3]])
-def test_our_own_failure_is_an_error_and_the_next_program_runs(parts: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_our_own_failure_is_an_error_and_the_next_program_runs(
+    parts: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(levels, "PARTS", parts)
     before = descendants(os.getpid())
     with Sandbox(replace(CONFIG, workers=1)) as sandbox:
@@ -165,10 +170,15 @@ def test_a_process_that_the_system_kills_is_an_error() -> None:
 
 
 LEAVERS = {
-    "threads": program("import threading, time\ndef f(x):\n    threading.Thread(target=time.sleep, args=(99,)).start()\n    return x", ((1,), 1)),
+    "threads": program(
+        "import threading, time\ndef f(x):\n    threading.Thread(target=time.sleep, args=(99,)).start()\n    return x",
+        ((1,), 1),
+    ),
     "hanging": HANGING,
     "files": program(
-        "def f(x):\n    for n in range(9): open(str(n), 'w').write('a')\n    return x", ((1,), 1), code="open('a', 'w')\nassert f(1) == 1"
+        "def f(x):\n    for n in range(9): open(str(n), 'w').write('a')\n    return x",
+        ((1,), 1),
+        code="open('a', 'w')\nassert f(1) == 1",
     ),
 }
 DAEMON = """

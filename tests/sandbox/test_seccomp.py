@@ -1,4 +1,5 @@
-"""The filter, line by line in a small interpreter of its own: numbers as in the kernel's headers, and arguments where they decide."""
+"""The filter, line by line in a small interpreter of its own: numbers as in the kernel's headers, and arguments where
+they decide."""
 
 import errno
 import re
@@ -15,8 +16,14 @@ ALLOWED, KILLED, REFUSED, UNKNOWN = 0x7FFF_0000, 0x8000_0000, 0x5_0000 | errno.E
 
 def verdict(number: int, *arguments: int, architecture: int = X86_64, threads: bool = False) -> int:
     """What the filter says to a system call, by running it as the kernel does."""
-    lines = list(seccomp._filter(0 if architecture != AARCH64 else 1, AARCH64 if architecture == AARCH64 else X86_64, threads))
-    words = {0: number, 4: architecture, **{16 + 8 * place: value & 0xFFFF_FFFF for place, value in enumerate(arguments)}}
+    lines = list(
+        seccomp._filter(0 if architecture != AARCH64 else 1, AARCH64 if architecture == AARCH64 else X86_64, threads)
+    )
+    words = {
+        0: number,
+        4: architecture,
+        **{16 + 8 * place: value & 0xFFFF_FFFF for place, value in enumerate(arguments)},
+    }
     value = at = 0
     while True:
         operation, if_equal, if_not, operand = lines[at]
@@ -40,10 +47,16 @@ def number(name: str) -> int:
 def test_numbers_are_the_kernels(column: int) -> None:
     if not HEADERS[column].exists():
         pytest.skip(f"needs {HEADERS[column]}")
-    text = re.sub(r"__NR3264_(fstatat|fstat|lseek|mmap|fcntl|ftruncate)\b", lambda match: f"__NR_{match[1]}", HEADERS[column].read_text())
+    text = re.sub(
+        r"__NR3264_(fstatat|fstat|lseek|mmap|fcntl|ftruncate)\b",
+        lambda match: f"__NR_{match[1]}",
+        HEADERS[column].read_text(),
+    )
     known = dict(re.findall(r"#define __NR_(\w+) (\d+)", text))
     known["newfstatat"] = known.get("newfstatat", known.get("fstatat"))
-    assert {name: numbers[column] for name, numbers in seccomp.NUMBERS.items() if numbers[column] != _int(known.get(name))} == {}
+    assert {
+        name: numbers[column] for name, numbers in seccomp.NUMBERS.items() if numbers[column] != _int(known.get(name))
+    } == {}
 
 
 def _int(text: str | None) -> int | None:

@@ -1,4 +1,5 @@
-"""Plain data travels exactly, nothing else does, and two values are the same only if Python's == and their types say so."""
+"""Plain data travels exactly, nothing else does, and two values are the same only if Python's == and their types say
+so."""
 
 import json
 import math
@@ -97,7 +98,8 @@ def test_any_json_may_be_compared(tree: Any) -> None:
 
 
 def test_keys_that_collide_cost_no_time() -> None:
-    """Ints that are multiples of 2^61 - 1 all hash to 0: a dict of them, built by the sender's leave, would take minutes."""
+    """Ints that are multiples of 2^61 - 1 all hash to 0: a dict of them, built by the sender's leave, would take
+    minutes."""
     pairs = [[{"int": hex(number * (2**61 - 1))}, 0] for number in range(50_000)]
     started = time.process_time()
     assert not same({"dict": pairs}, encode({1: 2}))

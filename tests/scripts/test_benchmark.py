@@ -34,7 +34,13 @@ SAMPLER = SamplerConfig("all", n_samples=3, stride=2, context_length=3, generate
 
 def methods(ce_coef: float, whitening: str) -> tuple[EBFT, NaiveEBFT]:
     torch.manual_seed(0)
-    settings = {"hidden_size": 24, "intermediate_size": 37, "num_attention_heads": 6, "num_key_value_heads": 2, "initializer_range": 0.3}
+    settings = {
+        "hidden_size": 24,
+        "intermediate_size": 37,
+        "num_attention_heads": 6,
+        "num_key_value_heads": 2,
+        "initializer_range": 0.3,
+    }
     model = LlamaForCausalLM(LlamaConfig(vocab_size=VOCABULARY, num_hidden_layers=LAYERS, **settings))
     features = FeaturesConfig([0.25, 0.5, 0.75], "last_token", "joint", whitening, "policy", None, "replicated")
     config = EBFTConfig("ebft", rl_coef=1.3, ce_coef=ce_coef, alignment_coef=0.9, diversity_coef=1.1, advantage="rloo")
@@ -81,7 +87,10 @@ def test_naive_twin_takes_the_same_step(ce_coef: float, whitening: str, reuse: b
     torch.testing.assert_close(embeddings.reference, slow.embeddings.reference, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(fast.advantages, slow.advantages, rtol=1e-5, atol=1e-5)
 
-    ours_loss, naive_loss = differentiate(ours, fast, ours.counts(fast), max_tokens=None)["loss"], naive.loss(slow, naive.counts(slow)).total
+    ours_loss, naive_loss = (
+        differentiate(ours, fast, ours.counts(fast), max_tokens=None)["loss"],
+        naive.loss(slow, naive.counts(slow)).total,
+    )
     torch.testing.assert_close(ours_loss, naive_loss, rtol=1e-5, atol=1e-5)
     naive_loss.backward()
     for (name, mine), its in zip(ours.policy.model.named_parameters(), naive.model.parameters(), strict=True):
@@ -109,7 +118,9 @@ def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
 def test_formula_gives_the_rows_of_section_9() -> None:
     """Less the row in sampling where it is the only micro-batch: a limit of tokens cuts two rows apart, but not one."""
     batch = SMALL.rows(SMALL.build(1024), 1024)
-    ours, naive, sft = (contender(name, SMALL.build(1024), SMALL).formula(batch, 0.0) for name in ("ours", "naive", "sft"))
+    ours, naive, sft = (
+        contender(name, SMALL.build(1024), SMALL).formula(batch, 0.0) for name in ("ours", "naive", "sft")
+    )
     assert ours == {"sampling": 3556, "features": 3816, "update": 13740, "step": 21112}
     limited = replace(SMALL, max_tokens=1408)
     assert contender("ours", SMALL.build(1024), limited).formula(batch, 0.0) == ours
@@ -129,9 +140,11 @@ def test_formula_at_a_share_is_the_last_row_of_section_9() -> None:
 
 
 @pytest.mark.usefixtures("_smaller")
-def test_benchmark_counts_what_it_forwards(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """T = 25 has K = 2 blocks of N = 4 rollouts of 8: ours 8 * 7, 0.75 * (25 + 8 * 8), 3 * (25 + 8 * 7); the twin 4 * (8 * 25 + 2 * 28),
-    4 * (25 + 16)."""
+def test_benchmark_counts_what_it_forwards(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """T = 25 has K = 2 blocks of N = 4 rollouts of 8: ours 8 * 7, 0.75 * (25 + 8 * 8), 3 * (25 + 8 * 7); the twin 4 *
+    (8 * 25 + 2 * 28), 4 * (25 + 16)."""
     run(monkeypatch, "--lengths", "25", "--repetitions", "2", "--json", str(tmp_path / "figures.json"))
     figures = json.loads((tmp_path / "figures.json").read_text())["lengths"]["25"]
     expected = {
@@ -158,13 +171,17 @@ def test_benchmark_counts_what_it_forwards(monkeypatch: pytest.MonkeyPatch, tmp_
         ["25", "update", "off", "243", "243", "492"],
         ["25", "step", "off", "366", "366", "1,680"],
     ]
-    assert [line.split()[1:3] for line in table[5:9]] == [[phase, "on"] for phase in ("sampling", "features", "update", "step")]
+    assert [line.split()[1:3] for line in table[5:9]] == [
+        [phase, "on"] for phase in ("sampling", "features", "update", "step")
+    ]
     assert [line.split()[1] for line in table[10:]] == ["ours", "reuse", "naive", "sft"]
     assert table[10].split() == ["25", "ours", "0.000", "1.000", f"{figures['utilisation']['ours']:.0%}", "1", "0.33"]
 
 
 @pytest.mark.usefixtures("_smaller")
-def test_benchmark_without_the_twin(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_benchmark_without_the_twin(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Of 2 rows of T = 25 with 3 rollouts at both anchors: 2 * 6 * 7, and the rows in the update."""
     options = ("--without-naive", "--documents", "2", "--samples", "3", "--dtype", "bf16")
     run(monkeypatch, "--lengths", "25", "--repetitions", "1", "--json", str(tmp_path / "figures.json"), *options)
@@ -182,20 +199,29 @@ def test_benchmark_without_the_twin(monkeypatch: pytest.MonkeyPatch, tmp_path: P
     figures = document["lengths"]["25"]
     assert figures["tokens_forwarded"]["ours"]["sampling"] == 84
     assert figures["naive_over_ours_seconds"] == {}
-    assert capsys.readouterr().out.splitlines()[2].split()[5:8] == ["-", f"{figures['seconds']['ours']['sampling']:.3f}", "-"]
+    assert capsys.readouterr().out.splitlines()[2].split()[5:8] == [
+        "-",
+        f"{figures['seconds']['ours']['sampling']:.3f}",
+        "-",
+    ]
 
 
 @pytest.mark.usefixtures("_smaller")
 def test_twin_in_bf16_has_the_product_loss() -> None:
     setting = replace(SMALL, dtype="bf16", num_documents=2)
     batch = setting.rows(setting.build(25), 25)
-    mine, its = (contender(name, setting.build(25), setting).step(batch, 0).figures["cross_entropy"] for name in ("ours", "naive"))
+    mine, its = (
+        contender(name, setting.build(25), setting).step(batch, 0).figures["cross_entropy"]
+        for name in ("ours", "naive")
+    )
     assert mine == pytest.approx(its, rel=1e-2)
 
 
 def test_rollouts_follow_the_row_as_far_as_the_benchmark_says() -> None:
     """45 % of the tokens, 55 % live; a short row's few rollouts scatter."""
-    share = contender("reuse", SMALL.build(512), SMALL).step(SMALL.rows(SMALL.build(512), 512), 0).figures["reused_share"]
+    share = (
+        contender("reuse", SMALL.build(512), SMALL).step(SMALL.rows(SMALL.build(512), 512), 0).figures["reused_share"]
+    )
     assert share == pytest.approx(0.45, abs=0.06)
 
 
@@ -212,7 +238,8 @@ def test_rollouts_follow_a_row_of_one_token_where_the_head_is_the_embeddings(mon
 
 
 @pytest.mark.parametrize(
-    ("name", "num_parameters"), [("qwen2.5-0.5b", 494_032_768), ("qwen2.5-1.5b", 1_543_714_304), ("llama-3.2-1b", 1_235_814_400)]
+    ("name", "num_parameters"),
+    [("qwen2.5-0.5b", 494_032_768), ("qwen2.5-1.5b", 1_543_714_304), ("llama-3.2-1b", 1_235_814_400)],
 )
 def test_shapes_have_the_published_number_of_parameters(name: str, num_parameters: int) -> None:
     with torch.device("meta"):
@@ -237,7 +264,12 @@ def test_sizes_are_those_of_the_matrices() -> None:
 @pytest.mark.parametrize("reuse", [False, True])
 def test_multiply_adds_are_those_of_every_token(reuse: bool, kept: bool) -> None:
     """Each token through the layers, each pair that sees the other, each position that predicts."""
-    sizes, sampler, length, anchors = Sizes(token=101, logits=1009, pair=11), replace(SAMPLER, reuse=reuse), 23, range(3, 19, 2)
+    sizes, sampler, length, anchors = (
+        Sizes(token=101, logits=1009, pair=11),
+        replace(SAMPLER, reuse=reuse),
+        23,
+        range(3, 19, 2),
+    )
 
     def forward(steps: int, row: int = length) -> int:
         seen = [position + 1 for position in range(row)]
@@ -251,7 +283,9 @@ def test_multiply_adds_are_those_of_every_token(reuse: bool, kept: bool) -> None
 
 
 @pytest.mark.usefixtures("_smaller")
-def test_growth_stands_beside_its_arithmetic(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_growth_stands_beside_its_arithmetic(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     for name, value in {"LENGTHS": (25, 33), "DOCUMENTS": (1, 2), "SAMPLES": (3,), "LENGTH_OF_OTHERS": 25}.items():
         monkeypatch.setattr(benchmark_growth, name, value)
     run(monkeypatch, "--lengths", "--growth", "--repetitions", "1", "--json", str(tmp_path / "figures.json"))
@@ -276,7 +310,11 @@ def test_growth_stands_beside_its_arithmetic(monkeypatch: pytest.MonkeyPatch, tm
     ]
     assert lines[3]["multiply_adds"] == 2 * lines[2]["multiply_adds"]
     table = capsys.readouterr().out.splitlines()[1:]
-    assert [line.split()[:5] for line in table[1:4]] == [["T", "25", "1", "4", "off"], ["T", "33", "1", "4", "off"], ["T", "25", "1", "4", "on"]]
+    assert [line.split()[:5] for line in table[1:4]] == [
+        ["T", "25", "1", "4", "off"],
+        ["T", "33", "1", "4", "off"],
+        ["T", "25", "1", "4", "on"],
+    ]
 
 
 @pytest.mark.usefixtures("_smaller")
@@ -285,7 +323,9 @@ def test_profile_names_the_operators(tmp_path: Path) -> None:
     assert [file.name for file in files] == ["ours.md", "reuse.md"]
     for file in files:
         heading, _, header, _, *rows = file.read_text().splitlines()
-        assert heading.startswith(f"`{file.stem}`, small, fp32, T = 17. Operators of step 1 by their own time on the CPU")
+        assert heading.startswith(
+            f"`{file.stem}`, small, fp32, T = 17. Operators of step 1 by their own time on the CPU"
+        )
         assert header == "| operator | calls | own | share | total |"
         assert len(rows) == 10
         names = ("`aten::", "`autograd::", "Backward", "`Optimizer", "`detach")
@@ -301,7 +341,9 @@ def test_peak_memory_is_of_weights_gradients_and_moments() -> None:
 
 
 @pytest.mark.usefixtures("_smaller")
-def test_completions_and_generate_say_the_same(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_completions_and_generate_say_the_same(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setattr(benchmark, "COMPLETED_ROWS", (3,))
     for name, value in {"SHORTEST_PROMPT": 2, "LONGEST_PROMPT": 7, "NEW_TOKENS": 5}.items():
         monkeypatch.setattr(benchmark_completions, name, value)
@@ -339,7 +381,10 @@ def test_meter_charges_inner_phases_to_themselves(monkeypatch: pytest.MonkeyPatc
             ["--lengths", "25", "31", "--max-tokens", "38"],
             "--max-tokens 38 is below the 39 of a row of 31 with one rollout; raise it.",
         ),
-        (["--model", "gpt-5"], "--model gpt-5 is not known; choose from small, qwen2.5-0.5b, qwen2.5-1.5b, llama-3.2-1b, tiny."),
+        (
+            ["--model", "gpt-5"],
+            "--model gpt-5 is not known; choose from small, qwen2.5-0.5b, qwen2.5-1.5b, llama-3.2-1b, tiny.",
+        ),
         (["--device", "cuda"], "--device cuda, but torch finds no CUDA device here; use --device cpu."),
         (
             ["--model", "tiny", "--growth"],
@@ -348,12 +393,15 @@ def test_meter_charges_inner_phases_to_themselves(monkeypatch: pytest.MonkeyPatc
         (["--samples", "1"], "--repetitions, --threads and --documents must be at least 1, and --samples at least 2."),
         (
             ["--completions", "--dtype", "bf16"],
-            "--completions with --dtype bf16 has nothing to stand beside: transformers' static cache does not run under autocast; use fp32.",
+            "--completions with --dtype bf16 has nothing to stand beside: transformers' static cache does not run "
+            "under autocast; use fp32.",
         ),
         (["--lengths", "--profile", "x"], "--profile takes a step of the longest of --lengths; name one."),
     ],
 )
-def test_mistakes_are_refused(arguments: list[str], sentence: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_mistakes_are_refused(
+    arguments: list[str], sentence: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(SystemExit):
         run(monkeypatch, *arguments)

@@ -39,7 +39,9 @@ def test_why_a_run_failed_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert (tmp_path / "kept" / "records" / "x.json").read_text() == "why"
 
 
-def test_folders_that_would_be_lost_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_folders_that_would_be_lost_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(SystemExit):
         keep(monkeypatch, tmp_path, tmp_path / "kept")
     assert "holds no finished run" in capsys.readouterr().err

@@ -42,13 +42,31 @@ PATIENCE_SECONDS = 60.0
 
 
 def job(name: str, *overrides: str, variant: str = "", seed: int = 0, needs: str | None = None) -> dict[str, Any]:
-    return {"name": name, "variant": variant, "keys": {"seed": str(seed)}, "seed": seed, "overrides": list(overrides), "needs": needs}
+    return {
+        "name": name,
+        "variant": variant,
+        "keys": {"seed": str(seed)},
+        "seed": seed,
+        "overrides": list(overrides),
+        "needs": needs,
+    }
 
 
 def start(folder: Path, jobs: Sequence[dict[str, Any]], slots: int = 2, **settings: Any) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "tests.sweep.drive", str(folder), json.dumps({"jobs": list(jobs), "slots": slots, **settings})]
+    command = [
+        sys.executable,
+        "-m",
+        "tests.sweep.drive",
+        str(folder),
+        json.dumps({"jobs": list(jobs), "slots": slots, **settings}),
+    ]
     return subprocess.Popen(
-        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env={**os.environ, "CUDA_VISIBLE_DEVICES": ""}
+        command,
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env={**os.environ, "CUDA_VISIBLE_DEVICES": ""},
     )
 
 

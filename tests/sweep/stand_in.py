@@ -1,9 +1,11 @@
-"""Stands in for `ebft-train` where a test is about the sweep: counts steps, saves each, obeys signals, and keeps a diary of what it did.
+"""Stands in for `ebft-train` where a test is about the sweep: counts steps, saves each, obeys signals, and keeps a
+diary of what it did.
 
     python -m tests.sweep.stand_in KEY=VALUE ... hydra.run.dir="FOLDER"
 
-The overrides are `steps`, `seconds` (of one), `start` and `slope` (of what is evaluated after each), and `fail`: how many attempts fail at first.
-Where they must be ones of ebft-train, the environment variable FAILING names the override whose runs fail once.
+The overrides are `steps`, `seconds` (of one), `start` and `slope` (of what is evaluated after each), and `fail`: how
+many attempts fail at first. Where they must be ones of ebft-train, the environment variable FAILING names the override
+whose runs fail once.
 """
 
 import json
@@ -51,7 +53,10 @@ def note(folder: Path, text: str) -> None:
 
 
 def attempts(folder: Path) -> int:
-    return sum(line.split()[0] == folder.name and "start" in line for line in (folder.parents[1] / "diary").read_text().splitlines())
+    return sum(
+        line.split()[0] == folder.name and "start" in line
+        for line in (folder.parents[1] / "diary").read_text().splitlines()
+    )
 
 
 def evaluate(folder: Path, step: int, value: float) -> None:

@@ -110,7 +110,9 @@ def test_performing_ends_when_the_run_is_stopped_early(tmp_path: Path) -> None:
     ended: list[Outcome] = []
     thread = threading.Thread(target=lambda: ended.append(perform(tmp_path, job(LONG), {})))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(attempt, "PARENT", "NOBODY_S_PROCESS")  # the kernel's signal is for the thread that started a process
+        patch.setattr(
+            attempt, "PARENT", "NOBODY_S_PROCESS"
+        )  # the kernel's signal is for the thread that started a process
         patch.setenv("EBFT_SWEEP_PROCESS", str(os.getpid()))
         thread.start()
         until(lambda: (folder(tmp_path, "a") / "saved").exists())

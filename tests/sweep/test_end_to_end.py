@@ -25,7 +25,9 @@ ROWS = [(0, "eval"), *((step, "train") for step in range(1, STEPS + 1)), (STEPS,
 def start(folder: Path, *overrides: str) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "ebft.cli.sweep", f"sweep.dir={folder}", *overrides]
     variables = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
-    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=variables)
+    return subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=variables
+    )
 
 
 def finish(process: subprocess.Popen[str]) -> str:
@@ -52,7 +54,9 @@ def processes(sweep: subprocess.Popen[str]) -> dict[str, int]:
             arguments = Path(f"/proc/{pid}/cmdline").read_text().split("\0")
         except FileNotFoundError:  # it has ended since
             continue
-        found |= {Path(argument.strip('"')).name: int(pid) for argument in arguments if argument.startswith("hydra.run.dir=")}
+        found |= {
+            Path(argument.strip('"')).name: int(pid) for argument in arguments if argument.startswith("hydra.run.dir=")
+        }
     return found
 
 
@@ -80,7 +84,10 @@ def test_a_sweep_that_is_killed_and_whose_run_is_killed_ends_as_if_nothing_had_b
     finish(start(straight, *COMMAND))
 
     sweep = start(disturbed, *COMMAND)
-    until(lambda: (disturbed / "sweep.json").exists() and any(saved(run) for run in runs(disturbed).values()), PATIENCE_SECONDS)
+    until(
+        lambda: (disturbed / "sweep.json").exists() and any(saved(run) for run in runs(disturbed).values()),
+        PATIENCE_SECONDS,
+    )
     orphans = processes(sweep)
     sweep.send_signal(signal.SIGKILL)
     sweep.communicate()
@@ -109,6 +116,8 @@ def test_a_sweep_that_is_killed_and_whose_run_is_killed_ends_as_if_nothing_had_b
     assert len({json.dumps(json.loads((run / "summary.json").read_text())["final"]) for run in found.values()}) == 4
     assert table(disturbed) == table(straight)
     assert {row["cell"] for row in table(straight)} == {"base", "sft", "ebft"}
-    assert timeless(json.loads((disturbed / "comparison.json").read_text())) == timeless(json.loads((straight / "comparison.json").read_text()))
+    assert timeless(json.loads((disturbed / "comparison.json").read_text())) == timeless(
+        json.loads((straight / "comparison.json").read_text())
+    )
     status = finish(start(disturbed, "mode=status"))
     assert status.splitlines()[-1] == f"4 runs in {disturbed}: 4 done"

@@ -15,7 +15,15 @@ from ebft.config.identity import CHANGEABLE_KEYS, LENGTH_KEYS, flat
 from ebft.config.schema import TrainConfig, UserError
 from ebft.sweep.jobs import Job, Manifest, check_folder, name_of, quoted, read_manifest, settings_of, write_manifest
 
-OVERRIDES = ["method=ebft", "data=jsonl", "data.path=rows.jsonl", "tracker=wandb", "seed=3", "model/adapter=lora", "model.adapter.targets=[q_proj]"]
+OVERRIDES = [
+    "method=ebft",
+    "data=jsonl",
+    "data.path=rows.jsonl",
+    "tracker=wandb",
+    "seed=3",
+    "model/adapter=lora",
+    "model.adapter.targets=[q_proj]",
+]
 CONFIG = compose(OVERRIDES)
 NAME = name_of(settings_of(CONFIG, "tiny"))
 SOMETHING_ELSE = {str: "else", int: 10007, float: 0.10007}
@@ -36,12 +44,16 @@ def other_than(value: Any, annotation: Any) -> Any:
         return [*value, *value] or ["else"]
     if isinstance(value, dict):
         return value | {"else": 1}
-    return next(SOMETHING_ELSE[kind] for kind in (typing.get_args(annotation) or [annotation]) if kind in SOMETHING_ELSE)
+    return next(
+        SOMETHING_ELSE[kind] for kind in (typing.get_args(annotation) or [annotation]) if kind in SOMETHING_ELSE
+    )
 
 
 def may_change(key: str) -> bool:
     """As a slow twin of what jobs.py does: where and how a run is computed, but not how long it is."""
-    return key not in LENGTH_KEYS and any(key.split(".")[: len(kept.split("."))] == kept.split(".") for kept in CHANGEABLE_KEYS)
+    return key not in LENGTH_KEYS and any(
+        key.split(".")[: len(kept.split("."))] == kept.split(".") for kept in CHANGEABLE_KEYS
+    )
 
 
 CHANGED: dict[str, TrainConfig] = dict(changed(CONFIG))
@@ -58,7 +70,9 @@ def test_every_key_is_among_them() -> None:
     assert {key.split(".parts.")[0] for key in flat(asdict(CONFIG))} <= {*CHANGED, "model.config_overrides"}
     free = [key for key in CHANGED if may_change(key)]
     assert "trainer.dtype" not in free
-    assert {"resume", "tracker.project", "trainer.device", "trainer.micro_batch_size", "eval.micro_batch_size"} <= {*free}
+    assert {"resume", "tracker.project", "trainer.device", "trainer.micro_batch_size", "eval.micro_batch_size"} <= {
+        *free
+    }
     assert not {*LENGTH_KEYS} & {*free}
 
 
@@ -73,13 +87,18 @@ def test_a_name_is_the_same_in_every_process() -> None:
     imports = "from ebft.cli.compose import compose\nfrom ebft.sweep.jobs import name_of, settings_of\n"
     program = f"{imports}print(name_of(settings_of(compose({OVERRIDES}), 'tiny')))"
     for seed in ("1", "2"):
-        done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, env={"PYTHONHASHSEED": seed})
+        done = subprocess.run(
+            [sys.executable, "-c", program], capture_output=True, text=True, check=True, env={"PYTHONHASHSEED": seed}
+        )
         assert done.stdout == NAME + "\n"
 
 
 def test_a_secret_is_not_part_of_a_name() -> None:
     """What without_secrets hides in a run folder is not in a hash either: renewing it must not make other runs."""
-    with_token = [replace(CONFIG, data=replace(CONFIG.data, path=f"https://me:{word}@example.org/rows")) for word in ("one", "two")]
+    with_token = [
+        replace(CONFIG, data=replace(CONFIG.data, path=f"https://me:{word}@example.org/rows"))
+        for word in ("one", "two")
+    ]
     assert name_of(settings_of(with_token[0], "tiny")) == name_of(settings_of(with_token[1], "tiny")) != NAME
 
 
@@ -153,7 +172,9 @@ JOB = '{"name": "a", "variant": "", "keys": {}, "seed": 0, "overrides": []'
 )
 def test_a_manifest_that_is_not_one(tmp_path: Path, text: str) -> None:
     (tmp_path / "sweep.json").write_text(text)
-    with pytest.raises(UserError, match=rf"^{tmp_path}/sweep\.json is not a manifest of ebft-sweep; choose another sweep\.dir\.$"):
+    with pytest.raises(
+        UserError, match=rf"^{tmp_path}/sweep\.json is not a manifest of ebft-sweep; choose another sweep\.dir\.$"
+    ):
         read_manifest(tmp_path)
 
 
@@ -173,7 +194,9 @@ def test_a_folder_of_fewer_of_the_same_runs_is_this_sweep_s(tmp_path: Path) -> N
     stored = Manifest((), (), JOBS[:2])
     write_manifest(tmp_path, stored)
     assert check_folder(tmp_path, JOBS) == stored
-    with pytest.raises(UserError, match=r"1 of its 2 runs are not in this one, such as method=sft seed=0; choose another sweep\.dir\.$"):
+    with pytest.raises(
+        UserError, match=r"1 of its 2 runs are not in this one, such as method=sft seed=0; choose another sweep\.dir\.$"
+    ):
         check_folder(tmp_path, JOBS[1:])
 
 
@@ -182,5 +205,8 @@ def test_a_search_is_told_from_another_by_its_axes(tmp_path: Path) -> None:
     write_manifest(tmp_path, stored)
     assert check_folder(tmp_path, (), ["optimizer.lr=interval(1,2)", "seed=0"]) == stored
     for other in ((), ["optimizer.lr=interval(1,2)"], ["optimizer.lr=interval(1,3)", "seed=0"]):
-        with pytest.raises(UserError, match=r"holds another sweep \(optimizer\.lr=interval\(1,2\) seed=0 there\); choose another sweep\.dir\.$"):
+        with pytest.raises(
+            UserError,
+            match=r"holds another sweep \(optimizer\.lr=interval\(1,2\) seed=0 there\); choose another sweep\.dir\.$",
+        ):
             check_folder(tmp_path, (), other)

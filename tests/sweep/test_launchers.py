@@ -1,4 +1,5 @@
-"""The same jobs on every launcher. SLURM's and Ray's stand on this machine: submitit's local executor and a Ray that is started here."""
+"""The same jobs on every launcher. SLURM's and Ray's stand on this machine: submitit's local executor and a Ray that is
+started here."""
 
 import json
 import os
@@ -47,11 +48,15 @@ def run(directory: Path, config: LauncherConfig, jobs: list[Job]) -> dict[str, s
 
 
 @pytest.mark.parametrize("config", [SLURM, RAY], ids=["slurm", "ray"])
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore::ResourceWarning", "ignore::FutureWarning")
+@pytest.mark.filterwarnings(
+    "ignore::pytest.PytestUnraisableExceptionWarning", "ignore::ResourceWarning", "ignore::FutureWarning"
+)
 def test_jobs_are_done_and_fail_elsewhere_as_they_do_here(tmp_path: Path, config: LauncherConfig) -> None:
     ended = run(tmp_path, config, JOBS)
     assert {name: known.kind for name, known in ended.items()} == {"good": "done", "bad": "failed"}
-    assert ended["bad"].note.startswith("optimizer.lrr is not a key of the configuration; did you mean optimizer.lr? (exit code 2, ")
+    assert ended["bad"].note.startswith(
+        "optimizer.lrr is not a key of the configuration; did you mean optimizer.lr? (exit code 2, "
+    )
     assert json.loads((folder(tmp_path, "good") / "summary.json").read_text())["steps"] == 2
     assert run(tmp_path, LocalLauncherConfig("local", 1, 1, None), JOBS) == ended
 
@@ -69,8 +74,15 @@ def test_a_job_of_two_tasks_is_one_run_of_two_processes(tmp_path: Path) -> None:
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore::ResourceWarning")
 def test_a_job_at_its_time_limit_is_saved_and_queued_again(tmp_path: Path) -> None:
-    """submitit sends its signal, the job's process ends, its run saves and ends with it, and the job's next process goes on."""
-    job = Job("long", "", {}, 0, (*SMOKE, "trainer.max_steps=100000", "trainer.checkpoint_every_steps=100000", "eval.every_steps=100000"))
+    """submitit sends its signal, the job's process ends, its run saves and ends with it, and the job's next process
+    goes on."""
+    job = Job(
+        "long",
+        "",
+        {},
+        0,
+        (*SMOKE, "trainer.max_steps=100000", "trainer.checkpoint_every_steps=100000", "eval.every_steps=100000"),
+    )
     handle = launchers.Slurm(SLURM, tmp_path).start(job)
     assert isinstance(handle, launchers._SlurmHandle)
     metrics, log = folder(tmp_path, "long") / "metrics.jsonl", tmp_path / "logs" / "long.log"
@@ -88,10 +100,18 @@ def test_local_slots_are_devices_and_share_the_cores(tmp_path: Path, monkeypatch
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(7)))
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,GPU-5e7")
     local = launchers.Local(LocalLauncherConfig("local", 2, 1, None), tmp_path)
-    assert [local._environment(slot)["CUDA_VISIBLE_DEVICES"] for slot in local._slots] == ["3", "3", "GPU-5e7", "GPU-5e7"]
+    assert [local._environment(slot)["CUDA_VISIBLE_DEVICES"] for slot in local._slots] == [
+        "3",
+        "3",
+        "GPU-5e7",
+        "GPU-5e7",
+    ]
     assert local._environment("3") == {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "3"}
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    assert launchers.Local(LocalLauncherConfig("local", 2, 1, None), tmp_path)._environment(None) == {"OMP_NUM_THREADS": "3", "MKL_NUM_THREADS": "3"}
+    assert launchers.Local(LocalLauncherConfig("local", 2, 1, None), tmp_path)._environment(None) == {
+        "OMP_NUM_THREADS": "3",
+        "MKL_NUM_THREADS": "3",
+    }
     assert launchers.Local(LocalLauncherConfig("local", 2, 1, 5), tmp_path)._environment(None)["OMP_NUM_THREADS"] == "5"
 
 
@@ -109,9 +129,13 @@ def test_gpus_are_found_without_torch(monkeypatch: pytest.MonkeyPatch, variable:
     assert visible_gpus() == names
 
 
-def test_a_launcher_that_is_not_installed_says_how_to_install_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_launcher_that_is_not_installed_says_how_to_install_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setitem(sys.modules, "submitit", None)
-    with pytest.raises(UserError, match=r"launcher=slurm needs submitit, which is not installed; pip install 'ebft\[slurm\]'\."):
+    with pytest.raises(
+        UserError, match=r"launcher=slurm needs submitit, which is not installed; pip install 'ebft\[slurm\]'\."
+    ):
         launchers.build(SLURM, tmp_path)
 
 
@@ -119,7 +143,9 @@ def test_slurm_without_slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     from dataclasses import replace
 
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(UserError, match=r"launcher\.cluster=slurm: .*; run ebft-sweep where sbatch is, or use launcher=local\."):
+    with pytest.raises(
+        UserError, match=r"launcher\.cluster=slurm: .*; run ebft-sweep where sbatch is, or use launcher=local\."
+    ):
         launchers.build(replace(SLURM, cluster="slurm"), tmp_path)
 
 
@@ -127,5 +153,8 @@ def test_slurm_without_slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 def test_ray_without_what_a_run_asks_for(tmp_path: Path) -> None:
     from dataclasses import replace
 
-    with pytest.raises(UserError, match=r"launcher\.gpus=1\.0 is more than the Ray cluster has \(0\); lower it, or no run ever starts\."):
+    with pytest.raises(
+        UserError,
+        match=r"launcher\.gpus=1\.0 is more than the Ray cluster has \(0\); lower it, or no run ever starts\.",
+    ):
         launchers.build(replace(RAY, gpus=1.0), tmp_path)

@@ -31,7 +31,8 @@ input()
 
 
 def holder(directory: Path, with_child: bool = False) -> tuple[subprocess.Popen[str], str]:
-    """A process that claims the job and waits for a line, perhaps with a child that inherits the lock; and whether it has it, with the child."""
+    """A process that claims the job and waits for a line, perhaps with a child that inherits the lock; and whether it
+    has it, with the child."""
     command = [sys.executable, "-c", HOLDER, str(directory), "child" if with_child else ""]
     process = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
@@ -184,7 +185,9 @@ def test_a_file_system_without_locks_says_so(tmp_path: Path, monkeypatch: pytest
 
     before = os.listdir("/proc/self/fd") if sys.platform == "linux" else []
     monkeypatch.setattr(fcntl, "flock", refuse)
-    sentence = f"{tmp_path}/locks/a cannot be locked (No locks available); put sweep.dir on a file system that has locks."
+    sentence = (
+        f"{tmp_path}/locks/a cannot be locked (No locks available); put sweep.dir on a file system that has locks."
+    )
     with pytest.raises(RunFailure, match=f"^{re.escape(sentence)}$"):
         claim(tmp_path, JOB)
     with pytest.raises(RunFailure, match=f"^{re.escape(sentence)}$"):

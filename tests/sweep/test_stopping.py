@@ -7,7 +7,11 @@ import pytest
 
 from ebft.sweep.stopping import course, is_hopeless
 
-OTHERS = [{0: 9.0, 5: 4.0, 10: 2.0}, {0: 9.0, 5: 6.0, 10: 6.0}, {0: 9.0, 5: 5.0}]  # means up to 5: 4, 6, 5; up to 10: 3, 6
+OTHERS = [
+    {0: 9.0, 5: 4.0, 10: 2.0},
+    {0: 9.0, 5: 6.0, 10: 6.0},
+    {0: 9.0, 5: 5.0},
+]  # means up to 5: 4, 6, 5; up to 10: 3, 6
 
 
 @pytest.mark.parametrize(
@@ -41,7 +45,11 @@ def test_one_other_run_is_not_enough() -> None:
 
 
 def test_a_course_is_read_while_it_is_written(tmp_path: Path) -> None:
-    rows = [{"step": 0, "eval/greedy": 0.25}, {"step": 1, "train/loss": 2.0}, {"step": 5, "eval/greedy": 0.5, "eval/greedy_stderr": 0.1}]
+    rows = [
+        {"step": 0, "eval/greedy": 0.25},
+        {"step": 1, "train/loss": 2.0},
+        {"step": 5, "eval/greedy": 0.5, "eval/greedy_stderr": 0.1},
+    ]
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows) + '{"step": 10, "eval/gre')
     assert course(tmp_path, "eval/greedy") == {0: 0.25, 5: 0.5}
     assert course(tmp_path / "absent", "eval/greedy") == {}

@@ -16,7 +16,10 @@ METHOD = "if True:\n    def double(self, x):\n"
         ("    return 2 * x\n\n\ndef triple(x):\n    return 3 * x\n", "    return 2 * x\n\n\n"),
         ("    return 2 * x\nprint(double(3))\n", "    return 2 * x\n"),
         ("    return 2 * x\n# and now\nclass A:\n", "    return 2 * x\n# and now\n"),
-        ("    if x:\n# a stray comment\n        x = 1\n    return 2\n", "    if x:\n# a stray comment\n        x = 1\n    return 2\n"),
+        (
+            "    if x:\n# a stray comment\n        x = 1\n    return 2\n",
+            "    if x:\n# a stray comment\n        x = 1\n    return 2\n",
+        ),
         ("return 2 * x\n", ""),
         ("", ""),
         ("    return (\n2 * x\n)\nx = 1\n", "    return (\n2 * x\n)\n"),
@@ -69,7 +72,18 @@ def test_without_a_prefix_nothing_is_cut() -> None:
         "if x:\n" * 3,
         "9" * 10_000,
     ],
-    ids=["syntax", "return outside", "null byte", "lone surrogate", "brackets", "signs", "attributes", "sum", "no body", "huge number"],
+    ids=[
+        "syntax",
+        "return outside",
+        "null byte",
+        "lone surrogate",
+        "brackets",
+        "signs",
+        "attributes",
+        "sum",
+        "no body",
+        "huge number",
+    ],
 )
 def test_what_does_not_compile_is_no_program_and_breaks_nothing(source: str) -> None:
     assert parse(source) is None

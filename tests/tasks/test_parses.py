@@ -57,7 +57,11 @@ def asked() -> list[Question]:
 
 def test_functions_and_methods_with_a_body_are_asked_for(asked: list[Question]) -> None:
     """Not one on a single line, not an empty one, not one inside another."""
-    assert [question.origin for question in asked] == ["module shapes, line 6", "module shapes, line 14", "module shapes, line 28"]
+    assert [question.origin for question in asked] == [
+        "module shapes, line 6",
+        "module shapes, line 14",
+        "module shapes, line 28",
+    ]
     assert {question.key for question in asked} == {"shapes"}
 
 
@@ -74,7 +78,9 @@ def test_prompt_answer_and_prefix_of_a_function(asked: list[Question]) -> None:
 def test_prompt_answer_and_prefix_of_a_method(asked: list[Question]) -> None:
     assert asked[1].answer == "\n        @pen\n        def line():\n            return 1\n        return line\n"
     assert asked[1].program_prefix == "if True:\n    async def draw(\n        self,\n        pen: str,\n    ) -> None:"
-    assert asked[1].prompt.endswith("class Shape:\n    async def draw(\n        self,\n        pen: str,\n    ) -> None:")
+    assert asked[1].prompt.endswith(
+        "class Shape:\n    async def draw(\n        self,\n        pen: str,\n    ) -> None:"
+    )
 
 
 def test_the_context_is_short() -> None:
@@ -130,7 +136,9 @@ METHOD = Question(key="m", prompt="", answer="", origin="m", program_prefix="if 
     ],
 )
 def test_what_passes_compiles_and_does_something(text: str, kind: str) -> None:
-    assert replace(Parses().verify(text, METHOD), ended=False) == Verdict(float(kind == "passed"), kind == "passed", kind)
+    assert replace(Parses().verify(text, METHOD), ended=False) == Verdict(
+        float(kind == "passed"), kind == "passed", kind
+    )
 
 
 def test_a_docstring_in_the_prefix_is_no_body() -> None:

@@ -38,7 +38,8 @@ def test_a_near_miss_scores_by_what_it_shares() -> None:
     assert not chrf.passed
     assert not bleu.passed
     assert chrf.score == sacrebleu.sentence_chrf("les chats dort.", list(CATS.references)).score / 100
-    # Tokens: les chats dort . against les chats dorment . ; precisions 3/4 and 1/3, then 1/2 and 1/4 of a match of 2 and 1 n-grams by smoothing.
+    # Tokens: les chats dort . against les chats dorment . ; precisions 3/4 and 1/3, then 1/2 and 1/4 of a match of 2
+    # and 1 n-grams by smoothing.
     assert bleu.score == pytest.approx((3 / 4 * 1 / 3 * (1 / 2) / 2 * (1 / 4) / 1) ** (1 / 4))
 
 
@@ -48,7 +49,10 @@ def test_a_short_text_is_scored_by_the_orders_that_it_has() -> None:
 
 
 def test_verdicts_come_in_order() -> None:
-    assert [verdict.passed for verdict in ExactMatch().verify_all(["x", "le chien court."], [CATS, DOG])] == [False, True]
+    assert [verdict.passed for verdict in ExactMatch().verify_all(["x", "le chien court."], [CATS, DOG])] == [
+        False,
+        True,
+    ]
 
 
 def test_a_question_without_references_is_named() -> None:
@@ -65,7 +69,10 @@ def test_corpus_figures_of_one_direction() -> None:
     figures = ChrF().metrics(texts, [CATS, DOG])
     assert list(figures) == ["bleu", "chrf", "exact_match"]
     assert figures["exact_match"] == 0.5
-    streams = [["les chats dorment.", "le chien court."], ["les chattes dorment.", "le chien court."]]  # a second copy changes nothing
+    streams = [
+        ["les chats dorment.", "le chien court."],
+        ["les chattes dorment.", "le chien court."],
+    ]  # a second copy changes nothing
     assert figures["bleu"] == pytest.approx(sacrebleu.corpus_bleu(texts, streams).score)
     assert figures["chrf"] == pytest.approx(sacrebleu.corpus_chrf(texts, streams).score)
     # 4-grams: 8 tokens, 7 right; 6 bigrams, 4 right; 4 trigrams, 2 right; 2 four-grams, 1 right.
@@ -73,10 +80,13 @@ def test_corpus_figures_of_one_direction() -> None:
 
 
 def test_directions_are_averaged_and_shown() -> None:
-    """Of three directions one is wholly right, one half, one wrong: the number of rows of a direction does not weigh."""
+    """Of three directions one is wholly right, one half, one wrong: the number of rows of a direction does not
+    weigh."""
     german, back = replace(DOG, direction="en-de"), replace(DOG, direction="fr-en")
     questions = [CATS, DOG, german, back, back, back]
-    figures = ExactMatch().metrics(["les chats dorment.", "le chien court.", "x", "le chien court.", "y", "z"], questions)
+    figures = ExactMatch().metrics(
+        ["les chats dorment.", "le chien court.", "x", "le chien court.", "y", "z"], questions
+    )
     assert figures == {
         "exact_match": pytest.approx((1 + 0 + 1 / 3) / 3),
         "exact_match_en_de": 0.0,
@@ -101,7 +111,10 @@ def test_chinese_is_scored_by_characters() -> None:
 def test_a_tokenizer_whose_package_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sacrebleu.tokenizers.tokenizer_ja_mecab.MeCab", None)
     bleu_metric.cache_clear()
-    with pytest.raises(UserError, match=r"BLEU of direction en-ja needs a tokenizer that is not installed: .*pip install sacrebleu\[ja\]"):
+    with pytest.raises(
+        UserError,
+        match=r"BLEU of direction en-ja needs a tokenizer that is not installed: .*pip install sacrebleu\[ja\]",
+    ):
         BLEU().verify("x", replace(DOG, direction="en-ja"))
 
 

@@ -10,7 +10,9 @@ from ebft.tasks.base import Question, Verdict, Verifier
 from ebft.tasks.unit_tests import UnitTests
 
 TESTS = programs.Tests("double", (Case((2,), 4),))
-WHOLE = Question(key="double", prompt="# Double.\n", answer="def double(x):\n    return 2 * x\n", origin="row 3", tests=TESTS)
+WHOLE = Question(
+    key="double", prompt="# Double.\n", answer="def double(x):\n    return 2 * x\n", origin="row 3", tests=TESTS
+)
 COMPLETED = replace(WHOLE, answer="    return 2 * x\n", program_prefix="def double(x):\n")
 
 
@@ -28,7 +30,12 @@ class Sandbox:
         return [self.outcomes[program.source] for program in batch]
 
 
-RIGHT, WRONG, MALFORMED, UNLUCKY = "def double(x):\n    return 2 * x\n", "def double(x):\n    return x\n", "def double(x:\n", "def double(x): ...\n"
+RIGHT, WRONG, MALFORMED, UNLUCKY = (
+    "def double(x):\n    return 2 * x\n",
+    "def double(x):\n    return x\n",
+    "def double(x:\n",
+    "def double(x): ...\n",
+)
 SANDBOX_OUTCOMES = {
     RIGHT: Outcome("passed", "passed", 1, 0.05),
     WRONG: Outcome("failed", "wrong_value", 1, 0.05),
@@ -57,7 +64,9 @@ def test_one_verdict_is_that_of_the_batch() -> None:
 
 def test_a_completed_function_runs_without_what_follows_it() -> None:
     sandbox = Sandbox(SANDBOX_OUTCOMES)
-    assert UnitTests(sandbox).verify("    return 2 * x\nprint(double(1))\n", COMPLETED) == Verdict(1.0, True, "passed", ended=True)
+    assert UnitTests(sandbox).verify("    return 2 * x\nprint(double(1))\n", COMPLETED) == Verdict(
+        1.0, True, "passed", ended=True
+    )
     assert UnitTests(sandbox).verify("    return 2 * x\n", COMPLETED) == Verdict(1.0, True, "passed", ended=False)
 
 

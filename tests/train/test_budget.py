@@ -26,11 +26,21 @@ def test_parameters_are_those_of_the_built_model(family: str, tied: bool) -> Non
     network = budget.network(architecture(family, tie_word_embeddings=tied), "model.path=x", trust_remote_code=False)
     assert network.parameters == sum(parameter.numel() for parameter in model.parameters())
     layer = sum(parameter.numel() for parameter in model.base_model.layers[0].parameters())
-    assert layer <= network.layer_parameters <= layer + 24 * 2  # the final norm, with a bias in one family, is spread over three layers
-    assert (network.layers, network.hidden, network.intermediate, network.heads, network.vocabulary) == (3, 24, 29, 6, 31)
+    assert (
+        layer <= network.layer_parameters <= layer + 24 * 2
+    )  # the final norm, with a bias in one family, is spread over three layers
+    assert (network.layers, network.hidden, network.intermediate, network.heads, network.vocabulary) == (
+        3,
+        24,
+        29,
+        6,
+        31,
+    )
 
 
-@pytest.mark.parametrize(("family", "query", "key"), [("llama", 24, 8), ("qwen2", 24, 8), ("qwen3", 60, 20), ("gpt_neox", 24, 24)])
+@pytest.mark.parametrize(
+    ("family", "query", "key"), [("llama", 24, 8), ("qwen2", 24, 8), ("qwen3", 60, 20), ("gpt_neox", 24, 24)]
+)
 def test_widths_of_all_heads(family: str, query: int, key: int) -> None:
     network = budget.network(architecture(family), "model.path=x", trust_remote_code=False)
     assert (network.query, network.key) == (query, key)
@@ -45,7 +55,10 @@ def test_counting_neither_changes_the_architecture_nor_draws() -> None:
 
 
 def test_what_is_no_language_model_is_named() -> None:
-    with pytest.raises(UserError, match=r"^model.path=x \(t5\) is no causal language model; choose one that AutoModelForCausalLM loads\.$"):
+    with pytest.raises(
+        UserError,
+        match=r"^model.path=x \(t5\) is no causal language model; choose one that AutoModelForCausalLM loads\.$",
+    ):
         budget.network(T5Config(), "model.path=x", trust_remote_code=False)
 
 
@@ -57,7 +70,9 @@ def test_the_feature_network_is_counted_as_it_is_kept(tmp_path: Path, layers: st
 
 
 def test_a_feature_network_of_another_model_is_counted_as_its_own(tmp_path: Path) -> None:
-    config = miniature(tmp_path, "method=ebft", "features.network=checkpoint", "features.path=tiny", "features.feature_layers=[1]")
+    config = miniature(
+        tmp_path, "method=ebft", "features.network=checkpoint", "features.path=tiny", "features.feature_layers=[1]"
+    )
     tiny = load_architecture(replace(config.model, config_overrides={}))
     run = prepare(config)
     kept = sum(parameter.numel() for parameter in run.evaluator.phi.decoder.module.parameters())
@@ -78,23 +93,44 @@ def test_the_workload_of_block_rollouts(tmp_path: Path) -> None:
     assert (work.averaged, work.has_reference, work.is_bound, work.steps_at_once) == (True, False, False, False)
     assert work.tokens == 2 * (23 + 5 * 2)
     assert (work.documents, work.keeps_rows) == (3, False)
-    whole = budget.workload(miniature(tmp_path, "method=ebft", "trainer.micro_batch_size=3"), debug_architecture(tmp_path), 2.5, "cpu")
+    whole = budget.workload(
+        miniature(tmp_path, "method=ebft", "trainer.micro_batch_size=3"), debug_architecture(tmp_path), 2.5, "cpu"
+    )
     assert (whole.rows, whole.keeps_rows) == (3, True)
     shared = budget.workload(config, debug_architecture(tmp_path), 2.5, "cpu", num_processes=3)
     assert (shared.documents, shared.rows, shared.keeps_rows) == (1, 1, True)
 
 
 def test_the_workload_of_completions(tmp_path: Path) -> None:
-    config = miniature(tmp_path, "method=rlvr", *pairs(tmp_path), "method.max_new_tokens=12", "method.kl_coef=0.1", "trainer.dtype=bf16")
+    config = miniature(
+        tmp_path,
+        "method=rlvr",
+        *pairs(tmp_path),
+        "method.max_new_tokens=12",
+        "method.kl_coef=0.1",
+        "trainer.dtype=bf16",
+    )
     work = budget.workload(config, debug_architecture(tmp_path), 1.0, "cuda")
     assert (work.branches, work.branch_tokens, work.reach, work.chunk_tokens, work.own_rows) == (2.0, 11, 23.0, 0, True)
-    assert (work.averaged, work.has_reference, work.is_bound, work.bf16, work.steps_at_once) == (False, True, True, True, True)
+    assert (work.averaged, work.has_reference, work.is_bound, work.bf16, work.steps_at_once) == (
+        False,
+        True,
+        True,
+        True,
+        True,
+    )
 
 
 def test_the_workload_of_rows(tmp_path: Path) -> None:
     config = miniature(tmp_path, "method=sft", "trainer.gradient_checkpointing=true")
     work = budget.workload(config, debug_architecture(tmp_path), 3.0, "cpu")
-    assert (work.tokens, work.branches, work.branch_tokens, work.checkpointing, work.is_bound) == (46, 0, 0, True, False)
+    assert (work.tokens, work.branches, work.branch_tokens, work.checkpointing, work.is_bound) == (
+        46,
+        0,
+        0,
+        True,
+        False,
+    )
 
 
 @pytest.mark.parametrize("generate_length", [2, 5, 8])
@@ -112,7 +148,9 @@ def test_adapters_are_counted_as_they_are_built(tmp_path: Path, family: str, eve
     """Neither feature network nor reference is kept beside the policy."""
     config = miniature(tmp_path, "method=rlvr", *pairs(tmp_path), "method.kl_coef=0.1")
     one = "dense_h_to_4h" if family == "gpt_neox" else "up_proj"
-    adapter = LoRAConfig("lora", None if every else [one], rank=3, alpha=5.0, rslora=False, dropout=0.0, quantize="none")
+    adapter = LoRAConfig(
+        "lora", None if every else [one], rank=3, alpha=5.0, rslora=False, dropout=0.0, quantize="none"
+    )
     config = replace(config, model=replace(config.model, adapter=adapter))
     work = budget.workload(config, architecture(family), 1.0, "cpu")
     model = plain_model(family)
@@ -131,14 +169,17 @@ def test_a_feature_network_of_its_own_is_kept_beside_adapters(tmp_path: Path) ->
 
 @pytest.fixture
 def device(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
-    """Stands for a CUDA device on which 3,000 of 70,000 bytes are free, and 11,000 are torch's own, 5,000 of them in use."""
+    """Stands for a CUDA device on which 3,000 of 70,000 bytes are free, and 11,000 are torch's own, 5,000 of them in
+    use."""
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (3_000, 70_000))
     monkeypatch.setattr(torch.cuda, "memory_reserved", lambda: 11_000)
     monkeypatch.setattr(torch.cuda, "memory_allocated", lambda: 5_000)
     return monkeypatch
 
 
-def test_room_is_what_the_device_has_left_and_what_torch_holds_unused(tmp_path: Path, device: pytest.MonkeyPatch) -> None:
+def test_room_is_what_the_device_has_left_and_what_torch_holds_unused(
+    tmp_path: Path, device: pytest.MonkeyPatch
+) -> None:
     asked: list[int] = []
     device.setattr(memory, "refusal", lambda work, capacity, *_: asked.append(capacity))
     config = miniature(tmp_path)
@@ -149,5 +190,7 @@ def test_room_is_what_the_device_has_left_and_what_torch_holds_unused(tmp_path: 
 def test_what_finds_no_room_is_refused_before_weights_are_loaded(tmp_path: Path, device: pytest.MonkeyPatch) -> None:
     device.setattr(setup, "choose_device", lambda config: "cuda")
     device.setattr(setup, "load_policy", lambda *_: pytest.fail("weights were loaded"))
-    with pytest.raises(UserError, match=r"^A step needs about 0\.0 GiB in its update, and the device has 0\.0 GiB free; neither "):
+    with pytest.raises(
+        UserError, match=r"^A step needs about 0\.0 GiB in its update, and the device has 0\.0 GiB free; neither "
+    ):
         prepare(miniature(tmp_path, "method=sft"))

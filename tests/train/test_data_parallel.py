@@ -33,7 +33,9 @@ class Recorded(Optimization):
         self.gradients: list[list[Tensor]] = []
 
     def _update(self, values: dict[str, float]) -> None:
-        self.gradients.append([torch.zeros(x.shape) if x.grad is None else whole(x.grad).clone() for x in self.parameters])
+        self.gradients.append(
+            [torch.zeros(x.shape) if x.grad is None else whole(x.grad).clone() for x in self.parameters]
+        )
         super()._update(values)
 
 
@@ -53,10 +55,14 @@ def record(world: World, config: TrainConfig) -> Record:
     for step in range(NUM_STEPS):
         rows = [(step * trainer.batch_size + place) % len(setup.usable) for place in range(trainer.batch_size)]
         batch = setup.batch(world.share(rows))
-        figures.append(optimization.step(setup.method, batch, step, trainer.micro_batch_size, trainer.max_tokens_per_microbatch))
+        figures.append(
+            optimization.step(setup.method, batch, step, trainer.micro_batch_size, trainer.max_tokens_per_microbatch)
+        )
     evaluation = setup.evaluator(setup.policy, lambda: None)
     weights = [whole(x.detach()).clone() for x in setup.policy.trained.parameters()]
-    return Record(figures, optimization.gradients, weights, evaluation.metrics(), [answer.text for answer in evaluation.answers])
+    return Record(
+        figures, optimization.gradients, weights, evaluation.metrics(), [answer.text for answer in evaluation.answers]
+    )
 
 
 def assert_alike(one: Record, other: Record) -> None:
@@ -71,8 +77,21 @@ def assert_alike(one: Record, other: Record) -> None:
 
 
 TRANSLATION = (
-    *("method=rlvr", "method.ce_coef=0.1", "method.kl_coef=0.1", "method.max_new_tokens=23", "sampler.n_samples=3", "data=translation"),
-    *("trainer.micro_batch_size=1", "eval.num_documents=3", "eval.long_documents=2", "eval.num_questions=3", "eval.micro_batch_size=2"),
+    *(
+        "method=rlvr",
+        "method.ce_coef=0.1",
+        "method.kl_coef=0.1",
+        "method.max_new_tokens=23",
+        "sampler.n_samples=3",
+        "data=translation",
+    ),
+    *(
+        "trainer.micro_batch_size=1",
+        "eval.num_documents=3",
+        "eval.long_documents=2",
+        "eval.num_questions=3",
+        "eval.micro_batch_size=2",
+    ),
     *("eval.horizons=[3]", "eval.stride=23", "eval.max_new_tokens=23"),
 )
 
@@ -85,7 +104,11 @@ def config_of(folder: Path, method: str, *overrides: str) -> TrainConfig:
     return miniature(folder, f"method={method}", *(["method.ce_coef=0.1"] if method == "ebft" else []), *common)
 
 
-WAYS = {"ddp": ["trainer.parallel=ddp"], "fsdp2": ["trainer.parallel=fsdp2"], "phi": ["trainer.parallel=fsdp2", "features.placement=sharded"]}
+WAYS = {
+    "ddp": ["trainer.parallel=ddp"],
+    "fsdp2": ["trainer.parallel=fsdp2"],
+    "phi": ["trainer.parallel=fsdp2", "features.placement=sharded"],
+}
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +118,9 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Record]:
 
 
 @pytest.mark.parametrize("size", [2, 3])
-@pytest.mark.parametrize(("method", "way"), [(method, way) for method in METHODS for way in WAYS if (method, way) != ("rlvr", "phi")])
+@pytest.mark.parametrize(
+    ("method", "way"), [(method, way) for method in METHODS for way in WAYS if (method, way) != ("rlvr", "phi")]
+)
 def test_processes_equal_one(tmp_path: Path, alone: dict[str, Record], method: str, way: str, size: int) -> None:
     together = run_together(size, tmp_path, record, config_of(tmp_path, method, *WAYS[way]))
     for one in together:
@@ -121,7 +146,14 @@ def test_shards_with_every_other_setting(tmp_path: Path, way: str) -> None:
 
 
 def test_reference_policy_and_judge_over_a_sharded_base(tmp_path: Path) -> None:
-    config = config_of(tmp_path, "rlvr", "trainer.parallel=fsdp2", "model/adapter=lora", "model.adapter.rank=3", "method.kl_estimator=k1")
+    config = config_of(
+        tmp_path,
+        "rlvr",
+        "trainer.parallel=fsdp2",
+        "model/adapter=lora",
+        "model.adapter.rank=3",
+        "method.kl_estimator=k1",
+    )
     expected = record(ALONE, config)
     for one in run_together(2, tmp_path, record, config):
         assert_alike(one, expected)
@@ -144,14 +176,18 @@ def test_a_run_of_two_processes_is_the_run_of_one(tmp_path: Path, method: str) -
         assert mine == pytest.approx(theirs, rel=1e-6, abs=2e-6)
     for name in ("samples.jsonl", "answers.jsonl"):
         if (one / name).exists():
-            assert [without_scores(row) for row in rows(two / name)] == [without_scores(row) for row in rows(one / name)]
+            assert [without_scores(row) for row in rows(two / name)] == [
+                without_scores(row) for row in rows(one / name)
+            ]
     assert summary(two)["final"] == pytest.approx(summary(one)["final"], rel=1e-6, abs=2e-6)
     assert summary(two)["tokens_forwarded"] == summary(one)["tokens_forwarded"]
 
 
 def without_scores(row: dict[str, Any]) -> dict[str, Any]:
     """Of samples, whose rewards are rounded."""
-    return {name: [rollout["text"] for rollout in value] if name == "rollouts" else value for name, value in row.items()}
+    return {
+        name: [rollout["text"] for rollout in value] if name == "rollouts" else value for name, value in row.items()
+    }
 
 
 def refuses(world: World, config: TrainConfig, run_dir: Path) -> str:
@@ -166,7 +202,11 @@ def refuses(world: World, config: TrainConfig, run_dir: Path) -> str:
 def test_what_one_process_refuses_all_refuse(tmp_path: Path) -> None:
     config = config_of(tmp_path, "sft", "trainer.parallel=ddp")
     messages = run_together(3, tmp_path, refuses, config, tmp_path / "run")
-    assert messages == ["model.path=./nowhere does not exist; name a folder with a model or a hub id such as Qwen/Qwen2.5-0.5B."] * 3
+    assert (
+        messages
+        == ["model.path=./nowhere does not exist; name a folder with a model or a hub id such as Qwen/Qwen2.5-0.5B."]
+        * 3
+    )
     assert not (tmp_path / "run").exists()
 
 
@@ -176,7 +216,8 @@ def state_in(run_dir: Path, step: int) -> dict[str, Tensor]:
 
 @pytest.mark.parametrize("parallel", ["ddp", "fsdp2"])
 def test_a_checkpoint_of_two_processes_goes_on_in_one_and_in_three(tmp_path: Path, parallel: str) -> None:
-    """Weights, moments, average and rows of figures of a run that was never disturbed, in one process; tokens too, where all keep their rows."""
+    """Weights, moments, average and rows of figures of a run that was never disturbed, in one process; tokens too,
+    where all keep their rows."""
     half = [
         "trainer.micro_batch_size=6",
         "trainer.checkpoint_every_steps=2",
@@ -191,7 +232,9 @@ def test_a_checkpoint_of_two_processes_goes_on_in_one_and_in_three(tmp_path: Pat
     for size in (1, 3):
         resumed = tmp_path / f"resumed_{size}"
         shutil.copytree(tmp_path / "two", resumed)
-        assert run_together(size, tmp_path, run, config_of(tmp_path, "ebft", *whole_run), resumed) == ["completed"] * size
+        assert (
+            run_together(size, tmp_path, run, config_of(tmp_path, "ebft", *whole_run), resumed) == ["completed"] * size
+        )
         mine, theirs = state_in(resumed, 4), state_in(tmp_path / "straight", 4)
         assert mine.keys() == theirs.keys()
         for name, value in mine.items():
@@ -200,7 +243,9 @@ def test_a_checkpoint_of_two_processes_goes_on_in_one_and_in_three(tmp_path: Pat
         assert exported[0].keys() == exported[1].keys()
         for name, value in exported[0].items():
             torch.testing.assert_close(value, exported[1][name], rtol=1e-5, atol=1e-6)
-        for ours, others in zip(rows(resumed / "metrics.jsonl"), rows(tmp_path / "straight" / "metrics.jsonl"), strict=True):
+        for ours, others in zip(
+            rows(resumed / "metrics.jsonl"), rows(tmp_path / "straight" / "metrics.jsonl"), strict=True
+        ):
             assert ours == pytest.approx(others, rel=1e-5, abs=2e-6)
 
 
@@ -211,7 +256,13 @@ def adapted(world: World, config: TrainConfig, run_dir: Path) -> str:
 @pytest.mark.parametrize("dtype", ["fp32", "bf16"])
 def test_adapters_over_a_sharded_base(tmp_path: Path, dtype: str) -> None:
     """Adapters, features and both exports, as one process has them."""
-    lora = ["model/adapter=lora", "model.adapter.rank=3", "trainer.max_steps=2", "eval.every_steps=2", "trainer.checkpoint_every_steps=2"]
+    lora = [
+        "model/adapter=lora",
+        "model.adapter.rank=3",
+        "trainer.max_steps=2",
+        "eval.every_steps=2",
+        "trainer.checkpoint_every_steps=2",
+    ]
     lora += ["trainer.micro_batch_size=6"]  # the rows of a step are forwarded once
     config = config_of(tmp_path, "ebft", *lora, "trainer.parallel=fsdp2", f"trainer.dtype={dtype}")
     one, two = tmp_path / "one", tmp_path / "two"

@@ -20,7 +20,8 @@ def evaluation_of(config: TrainConfig, models: list[str]) -> EvaluateConfig:
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[TrainConfig, Path, Path]:
-    """A config and two of its runs, by supervised and by energy-based fine-tuning; the latter with an average of its weights."""
+    """A config and two of its runs, by supervised and by energy-based fine-tuning; the latter with an average of its
+    weights."""
     folder = tmp_path_factory.mktemp("runs")
     config = miniature(folder, "method=sft", "trainer.max_steps=4", "optimizer.ema_decay=null")
     train(config, folder / "sft")
@@ -28,10 +29,17 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[TrainConfig, Path, P
     return config, folder / "sft", folder / "ebft"
 
 
-def test_a_run_gets_the_figures_of_its_own_final_evaluation_bit_for_bit(runs: tuple[TrainConfig, Path, Path], tmp_path: Path) -> None:
+def test_a_run_gets_the_figures_of_its_own_final_evaluation_bit_for_bit(
+    runs: tuple[TrainConfig, Path, Path], tmp_path: Path
+) -> None:
     config, sft, ebft = runs
     checkpoint = ebft / "checkpoints" / "step_000004"
-    assert evaluate(evaluation_of(config, ["base", str(sft), str(ebft), str(checkpoint), str(sft / "model")]), tmp_path / "out") == {}
+    assert (
+        evaluate(
+            evaluation_of(config, ["base", str(sft), str(ebft), str(checkpoint), str(sft / "model")]), tmp_path / "out"
+        )
+        == {}
+    )
     found = json.loads((tmp_path / "out" / "eval.json").read_text())["models"]
     assert list(found) == ["base", "sft", "ebft", "step_000004", "model"]
     assert found["base"] == summary(sft)["base"] == summary(ebft)["base"]
@@ -51,19 +59,32 @@ def test_differences_are_paired_and_to_the_first_model(runs: tuple[TrainConfig, 
     row = next(line for line in table if line.startswith("| cross_entropy "))
     assert f" {change['eval/cross_entropy']:+.4f} ± {change['eval/cross_entropy_stderr']:.4f} |" in row
     names = {path.name for path in (tmp_path / "out").iterdir()}
-    assert names == {"config.yaml", "environment.json", "eval.json", "eval.md", "evaluate.log", "plots", "samples.jsonl", "answers.jsonl"}
+    assert names == {
+        "config.yaml",
+        "environment.json",
+        "eval.json",
+        "eval.md",
+        "evaluate.log",
+        "plots",
+        "samples.jsonl",
+        "answers.jsonl",
+    }
     assert {path.name for path in (tmp_path / "out" / "plots").iterdir()} == {"feature_matching_by_horizon.png"}
     models = [json.loads(line)["model"] for line in (tmp_path / "out" / "samples.jsonl").read_text().splitlines()]
     assert list(dict.fromkeys(models)) == ["base", "sft", "ebft"]
 
 
-def test_a_model_that_cannot_be_loaded_is_named_and_the_others_evaluated(runs: tuple[TrainConfig, Path, Path], tmp_path: Path) -> None:
+def test_a_model_that_cannot_be_loaded_is_named_and_the_others_evaluated(
+    runs: tuple[TrainConfig, Path, Path], tmp_path: Path
+) -> None:
     config, sft, _ = runs
     unfinished, stranger = tmp_path / "unfinished", tmp_path / "stranger"
     unfinished.mkdir()
     (unfinished / "config.yaml").touch()
     checkpoint.save(tmp_path, 3, {"model.weight": torch.zeros(3)}, {"averages": False}, keep=1).rename(stranger)
-    failures = evaluate(evaluation_of(config, [str(unfinished), str(sft), str(stranger), "./nowhere"]), tmp_path / "out")
+    failures = evaluate(
+        evaluation_of(config, [str(unfinished), str(sft), str(stranger), "./nowhere"]), tmp_path / "out"
+    )
     assert failures == {
         "unfinished": f"{unfinished} is a run folder without a model or a checkpoint; let its run reach one, or leave it out.",
         "stranger": f"{stranger} is a checkpoint of another model than model.path=tiny; name that one.",
@@ -74,10 +95,19 @@ def test_a_model_that_cannot_be_loaded_is_named_and_the_others_evaluated(runs: t
     assert "unfinished was left out: " in (tmp_path / "out" / "eval.md").read_text()
 
 
-def test_adapters_are_evaluated_merged_from_a_checkpoint_and_over_their_base(runs: tuple[TrainConfig, Path, Path], tmp_path: Path) -> None:
+def test_adapters_are_evaluated_merged_from_a_checkpoint_and_over_their_base(
+    runs: tuple[TrainConfig, Path, Path], tmp_path: Path
+) -> None:
     """Bit for bit from the checkpoint, and where they are loaded over the base; merged, but for rounding."""
     _, sft, _ = runs
-    config = miniature(tmp_path, "method=ebft", "model/adapter=lora", "model.adapter.rank=3", "trainer.max_steps=4", "optimizer.ema_decay=0.5")
+    config = miniature(
+        tmp_path,
+        "method=ebft",
+        "model/adapter=lora",
+        "model.adapter.rank=3",
+        "trainer.max_steps=4",
+        "optimizer.ema_decay=0.5",
+    )
     run = tmp_path / "lora"
     train(config, run)
     models = ["base", str(run), str(run / "checkpoints" / "step_000004"), str(run / "adapter")]
@@ -86,8 +116,12 @@ def test_adapters_are_evaluated_merged_from_a_checkpoint_and_over_their_base(run
     assert base == summary(run)["base"] == summary(sft)["base"]
     assert saved == adapter == summary(run)["final"] != base
     assert merged == pytest.approx(saved, rel=1e-3, abs=1e-4)
-    assert evaluate(evaluation_of(config, [str(sft / "checkpoints" / "step_000004")]), tmp_path / "other") == {}  # which has none
-    assert json.loads((tmp_path / "other" / "eval.json").read_text())["models"] == {"step_000004": summary(sft)["final"]}
+    assert (
+        evaluate(evaluation_of(config, [str(sft / "checkpoints" / "step_000004")]), tmp_path / "other") == {}
+    )  # which has none
+    assert json.loads((tmp_path / "other" / "eval.json").read_text())["models"] == {
+        "step_000004": summary(sft)["final"]
+    }
 
 
 def test_adapters_over_another_base_are_named(runs: tuple[TrainConfig, Path, Path], tmp_path: Path) -> None:
@@ -99,12 +133,19 @@ def test_adapters_over_another_base_are_named(runs: tuple[TrainConfig, Path, Pat
         "adapter": f"{adapter} holds adapters of tiny, and model.path=tiny is another base; set model.path as it was there.",
         "step_000001": f"{saved} is a checkpoint of another model than model.path=tiny; name that one.",
     }
-    with pytest.raises(UserError, match=r"adapter holds adapters, not a model; name one that has them merged, such as model/ in a run folder\.$"):
+    with pytest.raises(
+        UserError,
+        match=r"adapter holds adapters, not a model; name one that has them merged, such as model/ in a run folder\.$",
+    ):
         train(replace(config, model=replace(config.model, path=str(adapter))), tmp_path / "new")
 
 
-def test_bad_material_is_refused_before_anything_is_written(runs: tuple[TrainConfig, Path, Path], tmp_path: Path) -> None:
-    config = evaluation_of(miniature(tmp_path, "method=sft", f"data.validation_path={tmp_path / 'nothing.jsonl'}"), ["base"])
+def test_bad_material_is_refused_before_anything_is_written(
+    runs: tuple[TrainConfig, Path, Path], tmp_path: Path
+) -> None:
+    config = evaluation_of(
+        miniature(tmp_path, "method=sft", f"data.validation_path={tmp_path / 'nothing.jsonl'}"), ["base"]
+    )
     with pytest.raises(UserError, match=r"nothing\.jsonl is not a file"):
         evaluate(config, tmp_path / "out")
     assert not (tmp_path / "out").exists()

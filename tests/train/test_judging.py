@@ -44,9 +44,16 @@ def questions(lengths: Sequence[int], width: int = 23) -> Questions:
     return Questions(rows, [Question(str(i), "?", f"answer {i}", origin=f"file:{i}") for i in range(len(lengths))])
 
 
-def judging_of(folder: Path, *overrides: str, train: Questions | None = None, validation: Questions | None = None) -> Judging:
+def judging_of(
+    folder: Path, *overrides: str, train: Questions | None = None, validation: Questions | None = None
+) -> Judging:
     config: TrainConfig = miniature(
-        folder, "data.text_column=null", "data.prompt_column=a", "data.completion_column=b", "data.layout=padded", *overrides
+        folder,
+        "data.text_column=null",
+        "data.prompt_column=a",
+        "data.completion_column=b",
+        "data.layout=padded",
+        *overrides,
     )
     rows = questions([3]).rows
     return Judging(config, Data(rows, rows, train, validation, 0), load_tokenizer(config.model), max_positions=100)
@@ -81,7 +88,14 @@ def test_only_the_sides_that_are_asked_about_are_checked(tmp_path: Path, verifie
 
 
 def test_questions_and_references_are_spread_over_their_side(tmp_path: Path, verifier: Obedient) -> None:
-    court = judging_of(tmp_path, "method=sft", EXACT, "eval.num_questions=3", "sandbox.check_references=2", validation=questions([3] * 7))
+    court = judging_of(
+        tmp_path,
+        "method=sft",
+        EXACT,
+        "eval.num_questions=3",
+        "sandbox.check_references=2",
+        validation=questions([3] * 7),
+    )
     assert verifier.asked == ["answer 0", "answer 3"]
     examiner = court.examiner()
     assert examiner is not None
@@ -100,11 +114,16 @@ def test_a_prompt_without_room_for_an_answer_is_named(tmp_path: Path, verifier: 
 
 def test_a_reference_answer_that_fails_its_own_test_is_named(tmp_path: Path, verifier: Obedient) -> None:
     verifier.wrong = "answer 1"
-    with pytest.raises(UserError, match=r"The reference answer of file:1 fails its own test \(wrong_value\); correct or remove the row, or set"):
+    with pytest.raises(
+        UserError,
+        match=r"The reference answer of file:1 fails its own test \(wrong_value\); correct or remove the row, or set",
+    ):
         judging_of(tmp_path, "method=sft", EXACT, validation=questions([3, 7, 5]))
 
 
-def test_code_from_the_outside_runs_only_where_it_is_allowed(tmp_path: Path, verifier: Obedient, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_code_from_the_outside_runs_only_where_it_is_allowed(
+    tmp_path: Path, verifier: Obedient, monkeypatch: pytest.MonkeyPatch
+) -> None:
     class Confined(Sandbox):
         level = "landlock"
         checked = 0
@@ -118,9 +137,12 @@ def test_code_from_the_outside_runs_only_where_it_is_allowed(tmp_path: Path, ver
     tests = "data.task=unit_tests"
     columns = "data.tests_column=c"
     with pytest.raises(
-        UserError, match=r"data\.task=unit_tests runs programs that model\.path=tiny writes; allow it with sandbox\.allow_code_execution=true"
+        UserError,
+        match=r"data\.task=unit_tests runs programs that model\.path=tiny writes; allow it with sandbox\.allow_code_execution=true",
     ):
         judging_of(tmp_path, "method=sft", tests, columns, validation=questions([3, 7]))
-    court = judging_of(tmp_path, "method=sft", tests, columns, "sandbox.allow_code_execution=true", validation=questions([3, 7]))
+    court = judging_of(
+        tmp_path, "method=sft", tests, columns, "sandbox.allow_code_execution=true", validation=questions([3, 7])
+    )
     assert court.plan() == {"verifier": "unit_tests", "code execution": "on, sandbox level landlock"}
     assert Confined.checked == 1

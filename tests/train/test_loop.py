@@ -44,9 +44,22 @@ def no_report(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_rows_of_an_undisturbed_run(tmp_path: Path) -> None:
     train(miniature(tmp_path, "method=sft"), tmp_path / "run")
-    found = [("eval" if "eval/cross_entropy" in row else "train", row["step"]) for row in rows(tmp_path / "run" / "metrics.jsonl")]
+    found = [
+        ("eval" if "eval/cross_entropy" in row else "train", row["step"])
+        for row in rows(tmp_path / "run" / "metrics.jsonl")
+    ]
     trained = [("train", step) for step in range(1, 11)]
-    assert found == [("eval", 0), *trained[:3], ("eval", 3), *trained[3:6], ("eval", 6), *trained[6:9], ("eval", 9), trained[9], ("eval", 10)]
+    assert found == [
+        ("eval", 0),
+        *trained[:3],
+        ("eval", 3),
+        *trained[3:6],
+        ("eval", 6),
+        *trained[6:9],
+        ("eval", 9),
+        trained[9],
+        ("eval", 10),
+    ]
     assert sorted(os.listdir(tmp_path / "run" / "checkpoints")) == ["step_000008", "step_000010"]
     assert sorted({row["step"] for row in rows(tmp_path / "run" / "samples.jsonl")}) == [0, 3, 6, 9, 10]
 
@@ -57,7 +70,10 @@ def test_a_complete_run_is_left_alone(tmp_path: Path, capsys: pytest.CaptureFixt
     before = {path: path.stat().st_mtime_ns for path in run.rglob("*") if path.is_file() and path.name != "train.log"}
     train(config, run)
     assert {path: path.stat().st_mtime_ns for path in before} == before
-    assert f"{run} is complete; raise trainer.max_steps to train on, or choose another hydra.run.dir." in capsys.readouterr().out
+    assert (
+        f"{run} is complete; raise trainer.max_steps to train on, or choose another hydra.run.dir."
+        in capsys.readouterr().out
+    )
 
 
 def broken_loss(monkeypatch: pytest.MonkeyPatch, step: int, damage: Callable[[torch.Tensor], torch.Tensor]) -> None:
@@ -81,10 +97,16 @@ def with_infinite_gradient(loss: torch.Tensor) -> torch.Tensor:
 
 @pytest.mark.parametrize(
     ("damage", "cause"),
-    [(lambda loss: loss * torch.nan, "loss is nan"), (lambda loss: loss + torch.inf, "loss is inf"), (with_infinite_gradient, "grad_norm is nan")],
+    [
+        (lambda loss: loss * torch.nan, "loss is nan"),
+        (lambda loss: loss + torch.inf, "loss is inf"),
+        (with_infinite_gradient, "grad_norm is nan"),
+    ],
     ids=["nan", "inf", "gradient"],
 )
-def test_what_is_not_finite_stops_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: Any, cause: str) -> None:
+def test_what_is_not_finite_stops_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: Any, cause: str
+) -> None:
     config, run = miniature(tmp_path, "method=sft", "trainer.checkpoint_every_steps=1"), tmp_path / "run"
     kept: list[Any] = []
     finish = Run.finish
@@ -112,12 +134,15 @@ def test_what_is_not_finite_stops_the_run(tmp_path: Path, monkeypatch: pytest.Mo
     assert summary(run)["error"] == f"RunFailure: {failure.value}"
     assert not (run / "model").exists()
     (tensors, state), last = kept[0], final_state(run, 3)
-    assert same(tensors, {f"{part}.{name}": value for part in ("model", "optimizer") for name, value in last[part].items()})
+    assert same(
+        tensors, {f"{part}.{name}": value for part in ("model", "optimizer") for name, value in last[part].items()}
+    )
     assert same(state["schedule"], last["schedule"])
 
 
 def test_weights_that_diverge_fail_in_the_evaluation_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """After the last step nothing but the evaluation looks at the weights, and the summary must not hold what JSON cannot."""
+    """After the last step nothing but the evaluation looks at the weights, and the summary must not hold what JSON
+    cannot."""
     run, original = tmp_path / "run", Optimization._update
 
     def diverge(self: Optimization, values: dict[str, float]) -> None:
@@ -164,7 +189,10 @@ def test_a_full_disk_ends_the_run_and_not_its_checkpoints(
     train(config, tmp_path / "straight")
     with monkeypatch.context() as full:
         fill_disk(full, after, *parts)
-        with pytest.raises(RunFailure, match=f"^The disk is full: .*{named} could not be written; free some space and run again with resume=auto"):
+        with pytest.raises(
+            RunFailure,
+            match=f"^The disk is full: .*{named} could not be written; free some space and run again with resume=auto",
+        ):
             train(config, run)
     assert (summary(run)["status"] if (run / "summary.json").exists() else None) == status
     assert not (run / "model").exists()
@@ -174,18 +202,28 @@ def test_a_full_disk_ends_the_run_and_not_its_checkpoints(
 
 @pytest.mark.parametrize("average", ["null", "0.5"])
 def test_the_exported_model_scores_the_same_in_plain_transformers(tmp_path: Path, average: str) -> None:
-    config, run = miniature(tmp_path, "method=ebft", f"optimizer.ema_decay={average}", "trainer.max_steps=3"), tmp_path / "run"
+    config, run = (
+        miniature(tmp_path, "method=ebft", f"optimizer.ema_decay={average}", "trainer.max_steps=3"),
+        tmp_path / "run",
+    )
     train(config, run)
     model, tokenizer = AutoModelForCausalLM.from_pretrained(run / "model"), AutoTokenizer.from_pretrained(run / "model")
     assert model.config._attn_implementation == "sdpa"
     texts = [json.loads(line)["text"] for line in (tmp_path / "validation.jsonl").read_text().splitlines()]
     total = count = 0.0
     for batch in prepare(config).evaluator.batches:
-        assert all(any(piece in text for text in texts) for piece in tokenizer.batch_decode(batch.tokens[:, :5]) if tokenizer.eos_token not in piece)
+        assert all(
+            any(piece in text for text in texts)
+            for piece in tokenizer.batch_decode(batch.tokens[:, :5])
+            if tokenizer.eos_token not in piece
+        )
         with torch.no_grad():
             logits = model(input_ids=batch.tokens).logits[:, :-1]
         losses = cross_entropy(logits.flatten(0, 1), batch.tokens[:, 1:].flatten(), reduction="none")
-        total, count = total + losses[batch.loss_mask[:, 1:].flatten()].sum().item(), count + batch.loss_mask[:, 1:].sum().item()
+        total, count = (
+            total + losses[batch.loss_mask[:, 1:].flatten()].sum().item(),
+            count + batch.loss_mask[:, 1:].sum().item(),
+        )
     assert total / count == pytest.approx(summary(run)["final"]["eval/cross_entropy"], abs=1e-5)
     last = final_state(run, 3)
     own, averaged = last["model"], last["average"]
@@ -211,6 +249,14 @@ def test_every_experiment_takes_a_step(tmp_path: Path, name: str) -> None:
 def test_the_loop_names_no_method() -> None:
     """Neither in a name nor in a key."""
     nodes = list(ast.walk(ast.parse((ROOT / "ebft" / "train.py").read_text())))
-    words = [node.id if isinstance(node, ast.Name) else node.attr for node in nodes if isinstance(node, ast.Name | ast.Attribute)]
-    words += [node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str) and len(node.value.split()) == 1]
+    words = [
+        node.id if isinstance(node, ast.Name) else node.attr
+        for node in nodes
+        if isinstance(node, ast.Name | ast.Attribute)
+    ]
+    words += [
+        node.value
+        for node in nodes
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and len(node.value.split()) == 1
+    ]
     assert not [word for word in words if any(method in word.lower() for method in ("sft", "rlvr", "ebft"))]

@@ -1,4 +1,5 @@
-"""Update, clipping, schedule and average against numbers worked out by hand, and the cuts of a batch that must not change a step."""
+"""Update, clipping, schedule and average against numbers worked out by hand, and the cuts of a batch that must not
+change a step."""
 
 import math
 import weakref
@@ -21,7 +22,14 @@ from ebft.types import Batch
 from tests.debug_run import miniature
 
 CONFIG = OptimizerConfig(
-    lr=0.1, betas=[0.9, 0.95], eps=1e-12, weight_decay=0.0, max_grad_norm=100.0, schedule="constant", warmup_fraction=0.0, ema_decay=None
+    lr=0.1,
+    betas=[0.9, 0.95],
+    eps=1e-12,
+    weight_decay=0.0,
+    max_grad_norm=100.0,
+    schedule="constant",
+    warmup_fraction=0.0,
+    ema_decay=None,
 )
 
 
@@ -32,7 +40,8 @@ class Weights(nn.Module):
 
 
 class Linear:
-    """A method whose loss is weight . tokens, so that its gradient is the tokens themselves, summed over the batch's rows."""
+    """A method whose loss is weight . tokens, so that its gradient is the tokens themselves, summed over the batch's
+    rows."""
 
     tokens_forwarded = 0.0
 
@@ -93,7 +102,8 @@ def test_the_gradient_is_clipped_by_its_whole_norm() -> None:
 
 
 def test_micro_batches_add_up_and_know_the_whole_batch() -> None:
-    """Losses 1, 2 and 4 of three rows in parts of two: 7 in all; every part divides by the three rows of the batch, not by its own."""
+    """Losses 1, 2 and 4 of three rows in parts of two: 7 in all; every part divides by the three rows of the batch, not
+    by its own."""
     optimization, method, weight = toy([1.0])
     values = optimization.step(method, batch_of([1], [2], [4]), 0, 2, None)
     assert values == {"loss": 7.0, "rows": 6.0, "grad_norm": 7.0, "lr": 0.1, "parts": 2.0}
@@ -121,7 +131,9 @@ def test_nothing_of_a_micro_batch_is_held_while_the_weights_change() -> None:
         return experience
 
     method.prepare = prepare  # type: ignore[method-assign]
-    optimization.optimizer.register_step_pre_hook(lambda *_: alive.extend(reference() is not None for reference in made))
+    optimization.optimizer.register_step_pre_hook(
+        lambda *_: alive.extend(reference() is not None for reference in made)
+    )
     optimization.step(method, batch_of([1], [2]), 0, 1, None)
     assert alive == [False, False]
 
@@ -136,16 +148,19 @@ def test_nothing_of_a_micro_batch_is_held_while_the_weights_change() -> None:
     ],
 )
 def test_schedules(schedule: str, factor: Any) -> None:
-    """A quarter of ten steps is three steps of warm-up, whose first has rate 0; linear and cosine reach 0 after the last step."""
+    """A quarter of ten steps is three steps of warm-up, whose first has rate 0; linear and cosine reach 0 after the
+    last step."""
     optimization, method, _ = toy([1.0], schedule=schedule, warmup_fraction=0.25)
     rates = [optimization.step(method, batch_of([1]), step, 1, None)["lr"] for step in range(10)]
     assert rates == pytest.approx([0.1 * factor(step) for step in range(10)])
-    assert optimization.schedule.get_last_lr()[0] == pytest.approx(0.0 if schedule in ("linear", "cosine") else 0.1, abs=1e-12)
+    assert optimization.schedule.get_last_lr()[0] == pytest.approx(
+        0.0 if schedule in ("linear", "cosine") else 0.1, abs=1e-12
+    )
 
 
 def test_average_of_the_weights() -> None:
-    """The average begins with the weights after the first step: w1, then 0.75 average + 0.25 weights. Constant gradients move by 0.1 a step:
-    weights 0.9, 0.8, 0.7 give averages 0.9, 0.875, 0.83125."""
+    """The average begins with the weights after the first step: w1, then 0.75 average + 0.25 weights. Constant
+    gradients move by 0.1 a step: weights 0.9, 0.8, 0.7 give averages 0.9, 0.875, 0.83125."""
     optimization, method, weight = toy([1.0], ema_decay=0.75)
     with optimization.averaged():
         assert weight.item() == 1.0
@@ -181,7 +196,10 @@ def test_what_is_not_finite_changes_nothing() -> None:
     """A gradient beyond float32 after one good step: weights, moments, schedule and average stay as they were."""
     optimization, method, weight = toy([1.0], ema_decay=0.75, schedule="linear")
     optimization.step(method, batch_of([5]), 0, 1, None)
-    before = [value.clone() if isinstance(value, Tensor) else value for value in leaves([optimization.tensors(), optimization.state()])]
+    before = [
+        value.clone() if isinstance(value, Tensor) else value
+        for value in leaves([optimization.tensors(), optimization.state()])
+    ]
     method.losses = lambda *_: iter([Loss((method.model.weight * 1e38 * 1e38).sum(), {})])  # type: ignore[method-assign]
     with pytest.raises(NonFiniteError, match=r"^loss is inf, grad_norm is (inf|nan)$"):
         optimization.step(method, batch_of([5]), 1, 1, None)
@@ -209,7 +227,9 @@ def gradient(setup: Setup, step: int = 0) -> Tensor:
     setup.policy.model.train()
     prepared = setup.method.prepare(setup.batch([0, 1]), step, alone=True)
     differentiate(setup.method, prepared, setup.method.counts(prepared), None)
-    return torch.cat([parameter.grad.flatten() for parameter in setup.policy.model.parameters() if parameter.grad is not None])
+    return torch.cat(
+        [parameter.grad.flatten() for parameter in setup.policy.model.parameters() if parameter.grad is not None]
+    )
 
 
 @pytest.mark.parametrize(("method", "passes"), [("sft", 1), ("ebft", 2)])  # a row, and a row and its branches
@@ -219,7 +239,9 @@ def test_gradient_checkpointing_recomputes_and_changes_nothing(tmp_path: Path, m
         setup = prepare(miniature(tmp_path, f"method={method}", f"trainer.gradient_checkpointing={checkpointing}"))
         calls: list[None] = []
         projection = setup.policy.model.model.layers[0].self_attn.o_proj
-        projection.register_forward_hook(lambda *_, calls=calls: calls.append(None) if torch.is_grad_enabled() else None)
+        projection.register_forward_hook(
+            lambda *_, calls=calls: calls.append(None) if torch.is_grad_enabled() else None
+        )
         gradients.append(gradient(setup))
         forwards.append(len(calls))
     assert forwards == [passes, 2 * passes]
@@ -252,10 +274,16 @@ def test_cuts_by_hand(rows: int, tokens: int | None, cuts: list[tuple[int, int]]
 @pytest.mark.parametrize("layout", [[], ["data.layout=padded"]], ids=["packed", "padded"])
 @pytest.mark.parametrize("method", ["sft", "ebft"])
 def test_the_micro_batch_never_changes_the_step(tmp_path: Path, method: str, layout: list[str]) -> None:
-    """1 x 8, 3 + 3 + 2, 8 x 1, several rows by tokens, and rows one by one whose rollouts do not fit at once; the padded rows with different numbers
-    of blocks and of targets."""
-    options, limits = [f"method={method}", *layout, "trainer.batch_size=8", "data.sequence_length=19"], [(8, "null"), (3, "null"), (1, "null")]
-    cuts = [f"trainer.micro_batch_size={size} trainer.max_tokens_per_microbatch={tokens}".split() for size, tokens in [*limits, (8, 90), (8, 23)]]
+    """1 x 8, 3 + 3 + 2, 8 x 1, several rows by tokens, and rows one by one whose rollouts do not fit at once; the
+    padded rows with different numbers of blocks and of targets."""
+    options, limits = (
+        [f"method={method}", *layout, "trainer.batch_size=8", "data.sequence_length=19"],
+        [(8, "null"), (3, "null"), (1, "null")],
+    )
+    cuts = [
+        f"trainer.micro_batch_size={size} trainer.max_tokens_per_microbatch={tokens}".split()
+        for size, tokens in [*limits, (8, 90), (8, 23)]
+    ]
     (whole, figures), *others = [moments(miniature(tmp_path, *options, *cut), 8) for cut in cuts]
     assert whole.abs().max() > 1e-3
     for cut, values in others:
@@ -266,7 +294,9 @@ def test_the_micro_batch_never_changes_the_step(tmp_path: Path, method: str, lay
 @pytest.mark.parametrize("method", ["sft", "ebft"])
 def test_a_bf16_step_is_finite_and_near_the_fp32_step(tmp_path: Path, method: str) -> None:
     """The draws are the same and the model is near uniform, so most rollouts are too; weights stay in float32."""
-    (single, _), (half, values) = (moments(miniature(tmp_path, f"method={method}", f"trainer.dtype={dtype}"), 3) for dtype in ("fp32", "bf16"))
+    (single, _), (half, values) = (
+        moments(miniature(tmp_path, f"method={method}", f"trainer.dtype={dtype}"), 3) for dtype in ("fp32", "bf16")
+    )
     assert all(map(math.isfinite, values.values()))
     assert half.dtype == torch.float32
     assert torch.nn.functional.cosine_similarity(half, single, dim=0) > 0.9

@@ -14,11 +14,16 @@ from tests.debug_run import miniature, pairs
 
 
 @pytest.mark.parametrize("method", ["sft", "ebft"])
-@pytest.mark.parametrize("geometry", [[], ["sampler.n_samples=5", "sampler.stride=3", "sampler.generate_length=1", "features.feature_layers=[2]"]])
+@pytest.mark.parametrize(
+    "geometry",
+    [[], ["sampler.n_samples=5", "sampler.stride=3", "sampler.generate_length=1", "features.feature_layers=[2]"]],
+)
 @pytest.mark.parametrize("size", [2, 3])
 def test_tokens_of_a_step_are_those_of_the_plan(tmp_path: Path, method: str, geometry: list[str], size: int) -> None:
     """Three rows, as two micro-batches and as one."""
-    config = miniature(tmp_path, f"method={method}", *geometry, "sampler.reuse=false", f"trainer.micro_batch_size={size}")
+    config = miniature(
+        tmp_path, f"method={method}", *geometry, "sampler.reuse=false", f"trainer.micro_batch_size={size}"
+    )
     setup = prepare(config)
     line = plan(config, setup)["tokens to forward per step"]
     optimization, before = Optimization(config.optimizer, setup.policy, 10), setup.method.tokens_forwarded
@@ -44,28 +49,40 @@ def test_phases_are_those_of_the_plan(tmp_path: Path) -> None:
         "482 = sampling 105 + features 62 + update 315; 2.3 times supervised fine-tuning on the same rows"
     )
     whole = miniature(tmp_path, "method=ebft", "sampler.reuse=false", "trainer.micro_batch_size=3")
-    assert plan(whole, prepare(whole))["tokens to forward per step"].startswith("412 = sampling 36 + features 62 + update 315; ")
+    assert plan(whole, prepare(whole))["tokens to forward per step"].startswith(
+        "412 = sampling 36 + features 62 + update 315; "
+    )
     reusing = miniature(tmp_path, "method=ebft", "sampler.reuse=true")
     assert plan(reusing, prepare(reusing))["tokens to forward per step"].startswith("at most 482 = ")
 
 
 def test_another_feature_network_is_counted_in_the_policy_s_layers(tmp_path: Path) -> None:
-    """The shipped model: its first of six layers has many times the parameters of the two of the debug model. Measured as planned, on full rows."""
+    """The shipped model: its first of six layers has many times the parameters of the two of the debug model. Measured
+    as planned, on full rows."""
     config = miniature(
-        tmp_path, "method=ebft", "sampler.reuse=false", "features.network=checkpoint", "features.path=tiny", "features.feature_layers=[1]"
+        tmp_path,
+        "method=ebft",
+        "sampler.reuse=false",
+        "features.network=checkpoint",
+        "features.path=tiny",
+        "features.feature_layers=[1]",
     )
     setup = prepare(config)
     layers = [
-        sum(parameter.numel() for parameter in decoder.module.layers[0].parameters()) for decoder in (setup.policy.decoder, setup.method.phi.decoder)
+        sum(parameter.numel() for parameter in decoder.module.layers[0].parameters())
+        for decoder in (setup.policy.decoder, setup.method.phi.decoder)
     ]
     setup.method.prepare(setup.batch([0, 1, 2]), 0, alone=False)
     features = setup.method.phi.decoder.tokens_forwarded
-    assert features == pytest.approx(3 * (23 + 6 * 3) * layers[1] / (2 * layers[0]), rel=0.01)  # but for the final norms
+    assert features == pytest.approx(
+        3 * (23 + 6 * 3) * layers[1] / (2 * layers[0]), rel=0.01
+    )  # but for the final norms
     assert f"features {features:,.0f} +" in plan(config, setup)["tokens to forward per step"]
 
 
 def test_the_papers_setting_costs_what_section_9_says(tmp_path: Path) -> None:
-    """T = 1024, K = 127, N = 4, G = 8, phi at three quarters of the depth: 4,580 + 3,816 + 13,740 = 22,136 tokens, 7.2 times 3 * 1024."""
+    """T = 1024, K = 127, N = 4, G = 8, phi at three quarters of the depth: 4,580 + 3,816 + 13,740 = 22,136 tokens, 7.2
+    times 3 * 1024."""
     geometry = "sampler.n_samples=4 sampler.stride=8 sampler.context_length=8 sampler.generate_length=8"
     depth = "model.config_overrides.num_hidden_layers=4 features.feature_layers=[0.25,0.5,0.75]"
     method = prepare(miniature(tmp_path, "method=ebft", *geometry.split(), *depth.split())).method
@@ -102,5 +119,8 @@ def test_the_model_card_names_base_method_and_figures(tmp_path: Path) -> None:
     header = re.match(r"---\n(.*?)\n---\n", card, re.DOTALL)
     assert header is not None
     assert header[1].splitlines() == ["base_model: tiny", "library_name: transformers", "tags: [sft]"]
-    assert "(method `sft`) from `tiny` for 7 steps of 3 rows of\n23 tokens, data `jsonl`, learning rate 0.01, seed 0." in card
+    assert (
+        "(method `sft`) from `tiny` for 7 steps of 3 rows of\n23 tokens, data `jsonl`, learning rate 0.01, seed 0."
+        in card
+    )
     assert "| `eval/cross_entropy` | 1.2346 |" in card

@@ -49,7 +49,9 @@ def test_the_plan_of_adapters_is_that_of_the_run(tmp_path: Path, capsys: pytest.
     assert "feature network" not in printed
 
 
-def test_no_weights_are_loaded_and_nothing_is_written(tmp_path: Path, weightless: None, capsys: pytest.CaptureFixture[str]) -> None:
+def test_no_weights_are_loaded_and_nothing_is_written(
+    tmp_path: Path, weightless: None, capsys: pytest.CaptureFixture[str]
+) -> None:
     config = miniature(tmp_path, "tracker=wandb")
     before = files(tmp_path)
     show(config, tmp_path / "run")
@@ -95,9 +97,12 @@ def test_a_gpu_that_is_too_small_is_a_line_of_the_plan(
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("limit", [None, 82, 56])
 @pytest.mark.parametrize("documents", [2, 3])
-def test_passes_are_those_of_the_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str, limit: int | None, documents: int) -> None:
-    """Forwards of policy, feature network and reference in a micro-batch of two rows, which are all or not. 82 tokens hold two rows with their
-    branches, 56 two rows and two branches of each; completions may be over earlier, and leave more room behind prompts."""
+def test_passes_are_those_of_the_program(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str, limit: int | None, documents: int
+) -> None:
+    """Forwards of policy, feature network and reference in a micro-batch of two rows, which are all or not. 82 tokens
+    hold two rows with their branches, 56 two rows and two branches of each; completions may be over earlier, and leave
+    more room behind prompts."""
     questions = pairs(tmp_path) if method == "rlvr" else []
     config = miniature(tmp_path, f"method={method}", *questions, *METHODS[method], "sampler.reuse=false")
     work = replace(survey(config).workload, documents=documents, max_tokens=None if method == "sft" else limit)
@@ -109,11 +114,18 @@ def test_passes_are_those_of_the_program(tmp_path: Path, monkeypatch: pytest.Mon
     sampled, phi = made.count(run.policy.decoder) - int(work.keeps_rows), run.evaluator.phi.decoder
     differentiate(run.method, prepared, run.method.counts(prepared), limit)
     others = [decoder for decoder in made if decoder not in (run.policy.decoder, phi)]
-    phases = {"sampling": sampled, "features": made.count(phi), "reference": len(others), "update": made.count(run.policy.decoder) - sampled}
+    phases = {
+        "sampling": sampled,
+        "features": made.count(phi),
+        "reference": len(others),
+        "update": made.count(run.policy.decoder) - sampled,
+    }
     phases = {phase: number for phase, number in phases.items() if number}
     expected = {phase: passes_of(work, phase, FORWARD_TOKENS["cpu"]) for phase in phases}
     assert set(phases) == set(cost.by_phase(config, 1.0, 1.0, rows_are_kept=False))
-    assert phases == expected or (method == "rlvr" and all(number <= expected[phase] for phase, number in phases.items()))
+    assert phases == expected or (
+        method == "rlvr" and all(number <= expected[phase] for phase, number in phases.items())
+    )
 
 
 def test_the_planned_step_is_a_gpu_s_whatever_this_machine_has(tmp_path: Path) -> None:

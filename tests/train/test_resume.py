@@ -125,7 +125,12 @@ LIVES = [
     "options",
     [
         ["method=sft", "optimizer.schedule=cosine"],
-        ["method=ebft", "optimizer.ema_decay=0.7", "optimizer.schedule=constant_with_warmup", "trainer.keep_checkpoints=1"],
+        [
+            "method=ebft",
+            "optimizer.ema_decay=0.7",
+            "optimizer.schedule=constant_with_warmup",
+            "trainer.keep_checkpoints=1",
+        ],
     ],
     ids=["sft", "ebft"],
 )
@@ -146,13 +151,19 @@ LORA = ["model/adapter=lora", "model.adapter.rank=3"]
     [
         ["method=sft", "optimizer.ema_decay=0.7"],
         ["method=ebft", "trainer.micro_batch_size=1"],
-        ["method=sft", *LORA, "model.adapter.dropout=0.3", "optimizer.ema_decay=0.7"],  # which draws from torch's global generator
+        [
+            "method=sft",
+            *LORA,
+            "model.adapter.dropout=0.3",
+            "optimizer.ema_decay=0.7",
+        ],  # which draws from torch's global generator
         ["method=ebft", *LORA, "trainer.gradient_checkpointing=true"],
     ],
     ids=["sft", "ebft", "adapters with dropout", "adapters"],
 )
 def test_five_and_five_steps_equal_ten(tmp_path: Path, options: list[str]) -> None:
-    """The other half of the settings: an average without a method's rollouts, rollouts without an average, another accumulation."""
+    """The other half of the settings: an average without a method's rollouts, rollouts without an average, another
+    accumulation."""
     config = miniature(tmp_path, *options, "optimizer.schedule=linear")
     train(config, tmp_path / "straight")
     live(config, tmp_path / "run", "stepped", 5, SIGTERM)
@@ -161,7 +172,9 @@ def test_five_and_five_steps_equal_ten(tmp_path: Path, options: list[str]) -> No
     assert_same_run(tmp_path / "run", tmp_path / "straight")
 
 
-def test_a_model_that_draws_random_numbers_goes_on_with_its_stream(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_model_that_draws_random_numbers_goes_on_with_its_stream(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Nothing of ours draws from torch's global generator; what a model brings along may."""
     original = methods.sft.cross_entropy
     monkeypatch.setattr(methods.sft, "cross_entropy", lambda *args: original(*args) * (1 + torch.rand(())))
@@ -175,14 +188,18 @@ def test_a_model_that_draws_random_numbers_goes_on_with_its_stream(tmp_path: Pat
 
 @pytest.mark.parametrize("schedule", ["constant_with_warmup", "cosine"])
 def test_a_longer_run_goes_on_where_the_shorter_one_ended(tmp_path: Path, schedule: str) -> None:
-    """The schedule is that of the longer run from its first step on: 0 at the end of the shorter one must not cost a step."""
+    """The schedule is that of the longer run from its first step on: 0 at the end of the shorter one must not cost a
+    step."""
     options = ["method=sft", f"optimizer.schedule={schedule}", "optimizer.warmup_fraction=0.1", "eval.every_steps=5"]
     train(miniature(tmp_path, *options), tmp_path / "straight")
     train(miniature(tmp_path, *options, "trainer.max_steps=5"), tmp_path / "run")
     train(miniature(tmp_path, *options), tmp_path / "run")
     if schedule == "constant_with_warmup":  # the same schedule at both lengths
         assert_same_run(tmp_path / "run", tmp_path / "straight")
-    rates, straight = ([row["train/lr"] for row in rows(tmp_path / run / "metrics.jsonl") if "train/lr" in row] for run in ("run", "straight"))
+    rates, straight = (
+        [row["train/lr"] for row in rows(tmp_path / run / "metrics.jsonl") if "train/lr" in row]
+        for run in ("run", "straight")
+    )
     assert rates[5:] == straight[5:]
     assert min(rates[5:]) > 0
 
@@ -190,7 +207,9 @@ def test_a_longer_run_goes_on_where_the_shorter_one_ended(tmp_path: Path, schedu
 def test_a_shorter_run_than_the_one_that_is_there_is_refused(tmp_path: Path) -> None:
     """It once ran on for ever, for its step was never the last."""
     train(miniature(tmp_path, "method=sft", "trainer.max_steps=3"), tmp_path / "run")
-    with pytest.raises(UserError, match=r"resume=auto is at step 3, beyond this run's 2 steps; raise trainer.max_steps"):
+    with pytest.raises(
+        UserError, match=r"resume=auto is at step 3, beyond this run's 2 steps; raise trainer.max_steps"
+    ):
         train(miniature(tmp_path, "method=sft", "trainer.max_steps=2"), tmp_path / "run")
     assert summary(tmp_path / "run")["status"] == "completed"
 
@@ -198,7 +217,9 @@ def test_a_shorter_run_than_the_one_that_is_there_is_refused(tmp_path: Path) -> 
 def test_resume_never_and_other_configs_are_refused(tmp_path: Path) -> None:
     run = tmp_path / "run"
     train(miniature(tmp_path, "method=sft", "trainer.max_steps=1"), run)
-    with pytest.raises(UserError, match=r"already holds a run; continue it with resume=auto or choose another hydra.run.dir"):
+    with pytest.raises(
+        UserError, match=r"already holds a run; continue it with resume=auto or choose another hydra.run.dir"
+    ):
         train(miniature(tmp_path, "method=sft", "trainer.max_steps=1", "resume=never"), run)
     with pytest.raises(UserError, match=r"holds a run of another config \(optimizer.lr is 0.01 there, 0.02 here\)"):
         train(miniature(tmp_path, "method=sft", "trainer.max_steps=1", "optimizer.lr=0.02"), run)
@@ -210,7 +231,10 @@ def test_resume_from_a_path_into_a_new_folder(tmp_path: Path, monkeypatch: pytes
     live(config, tmp_path / "old", "stepped", 5, SIGTERM)
     train(config, tmp_path / "straight")
     monkeypatch.setattr(report, "write", WRITE_REPORT)  # which has to do without a row of the base evaluation
-    train(miniature(tmp_path, "method=sft", f"resume={tmp_path / 'old' / 'checkpoints' / 'step_000005'}"), tmp_path / "new")
+    train(
+        miniature(tmp_path, "method=sft", f"resume={tmp_path / 'old' / 'checkpoints' / 'step_000005'}"),
+        tmp_path / "new",
+    )
     assert same(final_state(tmp_path / "new")["model"], final_state(tmp_path / "straight")["model"])
     assert rows(tmp_path / "new" / "metrics.jsonl") == rows(tmp_path / "straight" / "metrics.jsonl")[7:]
     assert summary(tmp_path / "new")["base"] == summary(tmp_path / "straight")["base"]
@@ -221,7 +245,10 @@ def test_resume_from_a_path_into_a_new_folder(tmp_path: Path, monkeypatch: pytes
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("model.config_overrides.num_hidden_layers=3", "leads to a checkpoint of another model; set model as it was there"),
+        (
+            "model.config_overrides.num_hidden_layers=3",
+            "leads to a checkpoint of another model; set model as it was there",
+        ),
         ("optimizer.ema_decay=0.5", "optimizer.ema_decay=0.5, but the checkpoint of resume="),
         ("model/adapter=lora", "leads to a checkpoint of another model; set model as it was there"),
     ],
@@ -236,7 +263,10 @@ def test_a_checkpoint_that_does_not_fit_leaves_no_folder(tmp_path: Path, overrid
 def test_adapters_of_another_base_leave_no_folder(tmp_path: Path) -> None:
     """Their shapes are the same, and a checkpoint holds nothing of the base but its fingerprint."""
     train(miniature(tmp_path, "method=sft", *LORA, "trainer.max_steps=1"), tmp_path / "old")
-    with pytest.raises(UserError, match=r"^resume=\S+ leads to adapters of another base than model\.path=tiny; set model as it was there\.$"):
+    with pytest.raises(
+        UserError,
+        match=r"^resume=\S+ leads to adapters of another base than model\.path=tiny; set model as it was there\.$",
+    ):
         train(miniature(tmp_path, "method=sft", *LORA, "seed=1", f"resume={tmp_path / 'old'}"), tmp_path / "new")
     assert not (tmp_path / "new").exists()
 
@@ -248,7 +278,9 @@ def run_until(command: list[str], run: Path, step: int, number: signal.Signals) 
     """Start a process, signal it once it has trained to `step`, and give its exit code and error output."""
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 120
-    while not (run / "metrics.jsonl").exists() or f'{{"step": {step}, "train/' not in (run / "metrics.jsonl").read_text():
+    while (
+        not (run / "metrics.jsonl").exists() or f'{{"step": {step}, "train/' not in (run / "metrics.jsonl").read_text()
+    ):
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < deadline
         time.sleep(0.02)
@@ -258,7 +290,8 @@ def run_until(command: list[str], run: Path, step: int, number: signal.Signals) 
 
 
 def test_signals_end_a_process_in_order_and_it_goes_on(tmp_path: Path) -> None:
-    """SIGTERM, then Ctrl-C: exit code 130, status interrupted, and a last life that ends completed with every row once."""
+    """SIGTERM, then Ctrl-C: exit code 130, status interrupted, and a last life that ends completed with every row
+    once."""
     miniature(tmp_path, "method=sft")
     run, overrides = tmp_path / "run", json.loads((tmp_path / "overrides.json").read_text())
     command = [*COMMAND, *overrides, "trainer.max_steps=100000", "eval.every_steps=50000", f"hydra.run.dir={run}"]

@@ -38,7 +38,9 @@ Composed = Callable[..., TrainConfig]
 def composed(tmp_path: Path) -> Composed:
     """A run on a few lines of text, which the tiny tokenizer cuts into more than one row each side."""
     for side, numbers in (("train", range(7)), ("validation", range(7, 12))):
-        lines = [json.dumps({"text": f"def f{number}(x):\n    return x ** {number} + {number}\n" * 3}) for number in numbers]
+        lines = [
+            json.dumps({"text": f"def f{number}(x):\n    return x ** {number} + {number}\n" * 3}) for number in numbers
+        ]
         (tmp_path / f"{side}.jsonl").write_text("\n".join(lines) + "\n")
     paths = [f"data.path={tmp_path}/train.jsonl", f"data.validation_path={tmp_path}/validation.jsonl"]
     return lambda *overrides: compose(["model=debug", "data=jsonl", *paths, *SIZES, *overrides])
@@ -74,7 +76,9 @@ def test_supervised_fine_tuning_is_evaluated_with_the_same_feature_network_and_r
     assert isinstance(other.method, SFT)
     assert other.usable == one.usable
     assert other.evaluator.horizons == one.evaluator.horizons
-    for a, b in zip(one.evaluator.phi.decoder.module.parameters(), other.evaluator.phi.decoder.module.parameters(), strict=True):
+    for a, b in zip(
+        one.evaluator.phi.decoder.module.parameters(), other.evaluator.phi.decoder.module.parameters(), strict=True
+    ):
         assert torch.equal(a, b)
 
 
@@ -100,7 +104,8 @@ def test_rows_without_a_block_are_left_out(composed: Composed) -> None:
 
 def test_too_few_usable_rows_are_refused(composed: Composed) -> None:
     assert refusal(lambda: usable_rows(rows_of([6, 23, 1]), composed())) == (
-        "Only 1 of 3 training rows hold a block of sampler.context_length=3 plus sampler.generate_length=4 tokens, fewer than trainer.batch_size=2; "
+        "Only 1 of 3 training rows hold a block of sampler.context_length=3 plus sampler.generate_length=4 tokens, "
+        "fewer than trainer.batch_size=2; "
         "shorten the blocks, lower the batch size, or add data."
     )
 
@@ -118,7 +123,8 @@ def test_evaluation_needs_two_rows_and_room_for_a_rollout(composed: Composed) ->
         "The validation data has 1 row; standard errors need at least 2, so raise data.validation_fraction or add data."
     )
     assert refusal(lambda: evaluation_batches(rows_of([10, 10]), config, 5)) == (
-        "No validation row has room for eval.context_length=7 plus sampler.generate_length=4 tokens; shorten them or add data."
+        "No validation row has room for eval.context_length=7 plus sampler.generate_length=4 tokens; shorten them or "
+        "add data."
     )
 
 
@@ -133,10 +139,16 @@ def test_a_device_that_the_machine_lacks_is_refused(composed: Composed, monkeypa
     auto, cuda = (replace(config, trainer=replace(config.trainer, device=device)) for device in ("auto", "cuda"))
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert choose_device(auto) == "cpu"
-    assert refusal(lambda: choose_device(cuda)) == "trainer.device=cuda, but torch finds no CUDA device here; use trainer.device=cpu or auto."
+    assert (
+        refusal(lambda: choose_device(cuda))
+        == "trainer.device=cuda, but torch finds no CUDA device here; use trainer.device=cpu or auto."
+    )
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: False)
-    assert refusal(lambda: choose_device(auto)) == "trainer.dtype=bf16, but this CUDA device has no bfloat16; use trainer.dtype=fp32."
+    assert (
+        refusal(lambda: choose_device(auto))
+        == "trainer.dtype=bf16, but this CUDA device has no bfloat16; use trainer.dtype=fp32."
+    )
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: True)
     assert choose_device(auto) == "cuda"
 

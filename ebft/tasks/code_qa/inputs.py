@@ -20,7 +20,24 @@ ARGUMENT_NAMES = {
     "sentence": (("text",), ("sentence",), ("s",)),
     "words": (("words",), ("names",), ("strings",)),
 }
-WORDS = ("apple", "bat", "crab", "at", "table", "test", "bus", "essence", "sea", "club", "strawberry", "notebook", "set", "a", "area", "ice")
+WORDS = (
+    "apple",
+    "bat",
+    "crab",
+    "at",
+    "table",
+    "test",
+    "bus",
+    "essence",
+    "sea",
+    "club",
+    "strawberry",
+    "notebook",
+    "set",
+    "a",
+    "area",
+    "ice",
+)
 TEXTS = ("", " ", "aeiou", "Tap 3 times, then 12", "XYZ b7 aab", "see the best tea", "9876", "Bottle of ice")
 
 
@@ -44,11 +61,31 @@ def word_lists(n: int, p: int, draws: Draws) -> list[list[str]]:
 
 ONE_ARGUMENT: dict[str, Callable[[int, int, Draws], Sequence[Any]]] = {
     "numbers": lists,
-    "short": lambda n, p, draws: ([], [n], [n - 1, n + 1], [n + 1, n + 3], [2 * p, 6 * p], [3 * p, 9 * p], [-p, -3 * p], [-2 * p]),
+    "short": lambda n, p, draws: (
+        [],
+        [n],
+        [n - 1, n + 1],
+        [n + 1, n + 3],
+        [2 * p, 6 * p],
+        [3 * p, 9 * p],
+        [-p, -3 * p],
+        [-2 * p],
+    ),
     "limit": lambda n, p, draws: (0, 1, n - 1, n, n + 1, 2 * p, 15),
-    "digits": lambda n, p, draws: (0, 11 * n, 11 * n - 1, 100 * p + 7, 9375, 2486, 1203, draws.pick(range(100, 200)) * 37),
+    "digits": lambda n, p, draws: (
+        0,
+        11 * n,
+        11 * n - 1,
+        100 * p + 7,
+        9375,
+        2486,
+        1203,
+        draws.pick(range(100, 200)) * 37,
+    ),
     "number": lambda n, p, draws: (0, n - 1, n, n + 1, -2 * p, -3 * p, 6 * p, -1),
-    "table": lambda n, p, draws: [dict(zip(WORDS[3 * i :], values, strict=False)) for i, values in enumerate(lists(n, p, draws)[:6])],
+    "table": lambda n, p, draws: [
+        dict(zip(WORDS[3 * i :], values, strict=False)) for i, values in enumerate(lists(n, p, draws)[:6])
+    ],
     "text": lambda n, p, draws: TEXTS,
     "words": word_lists,
     "sentence": lambda n, p, draws: ["  ".join(words) for words in word_lists(n, p, draws)],

@@ -1,4 +1,5 @@
-"""What a question about many values can mean: the combinations of the parts that make sense, or a fixed share of them where they are too many.
+"""What a question about many values can mean: the combinations of the parts that make sense, or a fixed share of them
+where they are too many.
 
 A meaning has several phrasings and several right spellings. Constants and names are still open in it: `$n`, `$xs`.
 """
@@ -51,8 +52,8 @@ MAPPING_SHARE = 0.3
 
 @dataclass(frozen=True)
 class Meaning:
-    """`inputs` is a key of code_inputs.ARGUMENT_NAMES, a phrase is what the function returns, a body the lines below `def`; the first body says
-    what is right."""
+    """`inputs` is a key of code_inputs.ARGUMENT_NAMES, a phrase is what the function returns, a body the lines below
+    `def`; the first body says what is right."""
 
     parts: tuple[str, ...]
     inputs: str
@@ -79,7 +80,9 @@ class Selection:
     @cached_property
     def predicate(self) -> str:
         """What follows `is` or `are`."""
-        return " and ".join(condition.phrases[0].replace("{}", "").strip().removeprefix("that are ") for condition in self.conditions)
+        return " and ".join(
+            condition.phrases[0].replace("{}", "").strip().removeprefix("that are ") for condition in self.conditions
+        )
 
     def noun(self, variant: int) -> str:
         phrase = "{}"
@@ -95,7 +98,9 @@ class Selection:
 
     def each(self, item: str) -> str:
         """A generator's inside."""
-        return f"{item} for {self.source.target} in {self.source.iterable}" + (f" if {self.test}" if self.conditions else "")
+        return f"{item} for {self.source.target} in {self.source.iterable}" + (
+            f" if {self.test}" if self.conditions else ""
+        )
 
     def loop(self, start: str, step: str, end: str) -> str:
         step = f"    if {self.test}:\n        {step}" if self.conditions else f"    {step}"
@@ -110,7 +115,8 @@ class Selection:
 
 
 def kept(parts: tuple[str, ...], share: float) -> bool:
-    """Whether the meaning of these parts belongs to a fixed share of all, which must not be related to the share that a split holds out."""
+    """Whether the meaning of these parts belongs to a fixed share of all, which must not be related to the share that a
+    split holds out."""
     return int.from_bytes(sha256(f"kept {parts}".encode()).digest()[:8]) < share * 2**64
 
 
@@ -131,12 +137,16 @@ def selections(source: Source) -> list[Selection]:
     """By every condition, and by none where that makes sense; by sign only where signs differ."""
     known = {POSITIVE, NEGATIVE} if source in UNSIGNED else set()
     return [
-        Selection(source, conditions) for conditions in CONDITIONS["number" if source.by_value else source.element] if not known & set(conditions)
+        Selection(source, conditions)
+        for conditions in CONDITIONS["number" if source.by_value else source.element]
+        if not known & set(conditions)
     ]
 
 
 def transforms(source: Source) -> list[Transform]:
-    return [transform for transform in TRANSFORMS[source.element] if source not in UNSIGNED or transform.name != "absolute"]
+    return [
+        transform for transform in TRANSFORMS[source.element] if source not in UNSIGNED or transform.name != "absolute"
+    ]
 
 
 def conditional(source: Source) -> list[Selection]:
@@ -166,7 +176,9 @@ def makes_sense(selection: Selection, transform: Transform | None, aggregate: Ag
     return aggregate.plain or bool(selection.conditions)
 
 
-def pipeline(parts: tuple[str, ...], selection: Selection, transform: Transform | None, aggregate: Aggregate) -> Meaning:
+def pipeline(
+    parts: tuple[str, ...], selection: Selection, transform: Transform | None, aggregate: Aggregate
+) -> Meaning:
     source, item = selection.source, applied(transform, selection.source.item)
     gen, call = selection.each(item), selection.call(transform)
     untouched = not selection.conditions and transform is None and not source.by_value
@@ -178,7 +190,9 @@ def pipeline(parts: tuple[str, ...], selection: Selection, transform: Transform 
         "target": source.target,
         "it": source.iterable,
     }
-    bodies = [filled(spelling, map=str(call), **codes) for spelling in aggregate.spellings if call or "$map" not in spelling]
+    bodies = [
+        filled(spelling, map=str(call), **codes) for spelling in aggregate.spellings if call or "$map" not in spelling
+    ]
     if aggregate.loop is not None:
         start, step, end = aggregate.loop
         bodies.append(selection.loop(start, filled(step, e=item), end))
@@ -196,7 +210,10 @@ def universals() -> Iterator[Meaning]:
         source, test = selection.source, selection.test
         phrase = f"whether all {source.noun} {source.place} are {selection.predicate}"
         for_all = f"for {source.target} in {source.iterable}"
-        bodies = (f"return all({test} {for_all})", f"{for_all}:\n    if not ({test}):\n        return False\nreturn True")
+        bodies = (
+            f"return all({test} {for_all})",
+            f"{for_all}:\n    if not ({test}):\n        return False\nreturn True",
+        )
         yield Meaning(("all", source.name, selection.name), source.inputs, (phrase,), bodies, ("all_are", "check_all"))
 
 
@@ -204,10 +221,18 @@ def indices() -> Iterator[Meaning]:
     """Where the values that meet conditions stand."""
     for selection in (selection for source in (LIST, CHARACTERS, WORDS) for selection in conditional(source)):
         source, test = selection.source, selection.test
-        phrases = (f"a list of the indices of the {selection.things(0)}", f"a list of the positions, from 0, of the {selection.things(1)}")
+        phrases = (
+            f"a list of the indices of the {selection.things(0)}",
+            f"a list of the positions, from 0, of the {selection.things(1)}",
+        )
         enumerated = f"for i, {source.target} in enumerate({source.iterable})"
-        bodies = (f"return [i {enumerated} if {test}]", f"result = []\n{enumerated}:\n    if {test}:\n        result.append(i)\nreturn result")
-        yield Meaning(("indices", source.name, selection.name), source.inputs, phrases, bodies, ("indices", "positions"))
+        bodies = (
+            f"return [i {enumerated} if {test}]",
+            f"result = []\n{enumerated}:\n    if {test}:\n        result.append(i)\nreturn result",
+        )
+        yield Meaning(
+            ("indices", source.name, selection.name), source.inputs, phrases, bodies, ("indices", "positions")
+        )
 
 
 def edits() -> Iterator[Meaning]:
@@ -222,13 +247,21 @@ def edits() -> Iterator[Meaning]:
 
 def edit(parts: tuple[str, ...], selection: Selection, transform: Transform) -> Meaning:
     source = selection.source
-    phrases = tuple(f"$xs with {those} {selection.noun(i)} replaced by {transform.their}" for i, those in enumerate(("the", "all")))
+    phrases = tuple(
+        f"$xs with {those} {selection.noun(i)} replaced by {transform.their}" for i, those in enumerate(("the", "all"))
+    )
     choice = f"{applied(transform, source.item)} if {selection.test} else {source.item}"
     everything = Selection(source, ())
     if source is CHARACTERS:
-        bodies = (f'return "".join({everything.each(choice)})', everything.loop('result = ""', f"result += {choice}", "return result"))
+        bodies = (
+            f'return "".join({everything.each(choice)})',
+            everything.loop('result = ""', f"result += {choice}", "return result"),
+        )
     else:
-        bodies = (f"return [{everything.each(choice)}]", everything.loop("result = []", f"result.append({choice})", "return result"))
+        bodies = (
+            f"return [{everything.each(choice)}]",
+            everything.loop("result = []", f"result.append({choice})", "return result"),
+        )
     return Meaning(parts, source.inputs, phrases, bodies, ("replace", "change"))
 
 
@@ -244,7 +277,10 @@ def mappings() -> Iterator[Meaning]:
                 f"a dictionary that maps the {selection.things(0)} to {transform.their}",
                 f"a dictionary from the {selection.things(1)} to {transform.their}",
             )
-            bodies = (f"return {{{selection.each(f'{old}: {new}')}}}", selection.loop("result = {}", f"result[{old}] = {new}", "return result"))
+            bodies = (
+                f"return {{{selection.each(f'{old}: {new}')}}}",
+                selection.loop("result = {}", f"result[{old}] = {new}", "return result"),
+            )
             yield Meaning(parts, source.inputs, phrases, bodies, ("table", "make_map"))
 
 
@@ -252,14 +288,26 @@ def entries() -> Iterator[Meaning]:
     """A dictionary's entries whose values meet conditions, their values transformed."""
     for selection, transform in product(selections(KEYS), (None, *TRANSFORMS["number"])):
         parts = ("entries", selection.name, name_of(transform))
-        share = 0 if not selection.conditions and transform is None else MAPPING_SHARE if selection.conditions and transform is not None else 1
+        share = (
+            0
+            if not selection.conditions and transform is None
+            else MAPPING_SHARE
+            if selection.conditions and transform is not None
+            else 1
+        )
         if not kept(parts, share):
             continue
         value = applied(transform, "v")
         whose = f" whose values are {selection.predicate}" if selection.conditions else ""
         replaced = f", with the values replaced by {transform.their}" if transform else ""
-        phrases = (f"a dictionary of the entries of $xs{whose}{replaced}", f"the dictionary of all entries of $xs{whose}{replaced}")
-        bodies = (f"return {{{selection.each(f'k: {value}')}}}", selection.loop("result = {}", f"result[k] = {value}", "return result"))
+        phrases = (
+            f"a dictionary of the entries of $xs{whose}{replaced}",
+            f"the dictionary of all entries of $xs{whose}{replaced}",
+        )
+        bodies = (
+            f"return {{{selection.each(f'k: {value}')}}}",
+            selection.loop("result = {}", f"result[k] = {value}", "return result"),
+        )
         yield Meaning(parts, KEYS.inputs, phrases, bodies, ("entries", "filter_table"))
 
 

@@ -1,7 +1,9 @@
-"""The parts that questions about Python functions are made of: where values come from, which of them count, what becomes of each, what is returned.
+"""The parts that questions about Python functions are made of: where values come from, which of them count, what
+becomes of each, what is returned.
 
-English stands around braces and Python around dollar names, so that neither gets in the way of the other's braces. `$xs` is the argument,
-`$x` a value; `$n`, `$p`, `$k` and `$c` are constants that a question draws: a bound, a divisor, an operand, a letter.
+English stands around braces and Python around dollar names, so that neither gets in the way of the other's braces.
+`$xs` is the argument, `$x` a value; `$n`, `$p`, `$k` and `$c` are constants that a question draws: a bound, a divisor,
+an operand, a letter.
 """
 
 from dataclasses import dataclass
@@ -52,9 +54,10 @@ class Transform:
 class Aggregate:
     """What is made of all values.
 
-    Phrases are around {things}, such as `odd numbers in x`, or {series}, such as `the squares of the odd numbers in x`. In spellings, `$gen` is
-    `item for target in iterable if test`; `$values` the same and `$all` the same as a list, or both the iterable itself where nothing is done to
-    it; `$map` a call of map or filter. Spellings that use what a meaning has not are left out. A loop is a start, a step that takes `$e`, an end.
+    Phrases are around {things}, such as `odd numbers in x`, or {series}, such as `the squares of the odd numbers in x`.
+    In spellings, `$gen` is `item for target in iterable if test`; `$values` the same and `$all` the same as a list, or
+    both the iterable itself where nothing is done to it; `$map` a call of map or filter. Spellings that use what a
+    meaning has not are left out. A loop is a start, a step that takes `$e`, an end.
     """
 
     name: str
@@ -68,7 +71,9 @@ class Aggregate:
 
 
 LIST = Source("list", "numbers", "number", "numbers", "in $xs", "x", "$xs", "x", "x")
-SHORT = Source("list", "short", "number", "numbers", "in $xs", "x", "$xs", "x", "x")  # all of whose numbers may meet a condition
+SHORT = Source(
+    "list", "short", "number", "numbers", "in $xs", "x", "$xs", "x", "x"
+)  # all of whose numbers may meet a condition
 RANGE = Source("range", "limit", "number", "numbers", "from 1 to $xs", "x", "range(1, $xs + 1)", "x", "x")
 DIGITS = Source("digits", "digits", "number", "digits", "in $xs", "d", "map(int, str($xs))", "d", "d")
 VALUES = Source("values", "table", "number", "values", "in the dictionary $xs", "v", "$xs.values()", "v", "v")
@@ -93,9 +98,9 @@ DIVISIBLE = Condition("divisible", ("{} divisible by $p",), "$x % $p == 0")
 INDIVISIBLE = Condition("indivisible", ("{} not divisible by $p",), "$x % $p != 0")
 
 SINGLE_CONDITIONS = tuple((one,) for one in (EVEN, ODD, POSITIVE, NEGATIVE, *BOUNDS, UNEQUAL, DIVISIBLE, INDIVISIBLE))
-DOUBLE_CONDITIONS = tuple((one, two) for one in (EVEN, ODD) for two in (POSITIVE, NEGATIVE, *BOUNDS, DIVISIBLE, INDIVISIBLE)) + tuple(
-    (one, two) for one in (POSITIVE, NEGATIVE) for two in (DIVISIBLE, INDIVISIBLE)
-)
+DOUBLE_CONDITIONS = tuple(
+    (one, two) for one in (EVEN, ODD) for two in (POSITIVE, NEGATIVE, *BOUNDS, DIVISIBLE, INDIVISIBLE)
+) + tuple((one, two) for one in (POSITIVE, NEGATIVE) for two in (DIVISIBLE, INDIVISIBLE))
 CONDITIONS = {
     "number": ((), *SINGLE_CONDITIONS, *DOUBLE_CONDITIONS),
     "character": tuple(
@@ -137,12 +142,24 @@ TRANSFORMS = {
         Transform("double", "the doubles of the {}", "their doubles", "the double of {}", "$x * 2"),
         Transform("cube", "the cubes of the {}", "their cubes", "the cube of {}", "$x ** 3"),
         Transform("negate", "the negatives of the {}", "their negatives", "the negative of {}", "-$x"),
-        Transform("absolute", "the absolute values of the {}", "their absolute values", "the absolute value of {}", "abs($x)"),
-        Transform("half", "the halves, rounded down, of the {}", "their halves rounded down", "half of {} rounded down", "$x // 2"),
+        Transform(
+            "absolute", "the absolute values of the {}", "their absolute values", "the absolute value of {}", "abs($x)"
+        ),
+        Transform(
+            "half",
+            "the halves, rounded down, of the {}",
+            "their halves rounded down",
+            "half of {} rounded down",
+            "$x // 2",
+        ),
         Transform("plus", "the {}, each increased by $k", "themselves plus $k", "$k more than {}", "$x + $k"),
         Transform("minus", "the {}, each decreased by $k", "themselves minus $k", "$k less than {}", "$x - $k"),
-        Transform("times", "the {}, each multiplied by $k", "themselves times $k", "the product of $k and {}", "$x * $k"),
-        Transform("modulo", "the remainders by $k of the {}", "their remainders by $k", "the remainder by $k of {}", "$x % $k"),
+        Transform(
+            "times", "the {}, each multiplied by $k", "themselves times $k", "the product of $k and {}", "$x * $k"
+        ),
+        Transform(
+            "modulo", "the remainders by $k of the {}", "their remainders by $k", "the remainder by $k of {}", "$x % $k"
+        ),
     ),
     "character": (
         Transform("upper", "the upper case forms of the {}", "their upper case forms", "", "$x.upper()", "character"),
@@ -150,7 +167,9 @@ TRANSFORMS = {
     ),
     "word": (
         Transform("upper", "the upper case forms of the {}", "their upper case forms", "", "$x.upper()", "word"),
-        Transform("capital", "the capitalised forms of the {}", "their capitalised forms", "", "$x.capitalize()", "word"),
+        Transform(
+            "capital", "the capitalised forms of the {}", "their capitalised forms", "", "$x.capitalize()", "word"
+        ),
         Transform("reversed", "the reversals of the {}", "their reversals", "", "$x[::-1]", "word"),
         Transform("first", "the first letters of the {}", "their first letters", "", "$x[0]", "word"),
         Transform("last", "the last letters of the {}", "their last letters", "", "$x[-1]", "word"),

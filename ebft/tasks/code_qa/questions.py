@@ -1,8 +1,9 @@
 """Questions in English about short Python functions, judged by hidden unit tests.
 
-A prompt names a function and its arguments in a comment and ends where the function's source must begin; the answer is that source, all of it.
-Questions differ in meaning (code_meanings.py, code_scalars.py), and within one meaning in phrasing, names, constants and in which of several right
-spellings is the answer. The key is the meaning without constants, so a split by key holds out whole combinations of parts.
+A prompt names a function and its arguments in a comment and ends where the function's source must begin; the answer is
+that source, all of it. Questions differ in meaning (code_meanings.py, code_scalars.py), and within one meaning in
+phrasing, names, constants and in which of several right spellings is the answer. The key is the meaning without
+constants, so a split by key holds out whole combinations of parts.
 """
 
 from collections.abc import Iterator, Sequence
@@ -52,10 +53,24 @@ def ask(meaning: Meaning, number: int) -> Question:
     draws = Draws(f"{key} {number}")
     n, p, k, m, c, words = draws.one_of_each(BOUNDS, DIVISORS, OPERANDS, OPERANDS, LETTERS, WORD_PAIRS)
     arguments, name, body, phrase, prompt = draws.one_of_each(
-        ARGUMENT_NAMES[meaning.inputs], meaning.function_names + FUNCTION_NAMES, meaning.bodies, meaning.phrases, PROMPTS
+        ARGUMENT_NAMES[meaning.inputs],
+        meaning.function_names + FUNCTION_NAMES,
+        meaning.bodies,
+        meaning.phrases,
+        PROMPTS,
     )
     call = f"{name}({', '.join(arguments)})"
-    names = {"n": n, "p": p, "k": k, "m": m, "c": c, "yes": words[0], "no": words[1], "xs": arguments[0], "ys": arguments[-1]}
+    names = {
+        "n": n,
+        "p": p,
+        "k": k,
+        "m": m,
+        "c": c,
+        "yes": words[0],
+        "no": words[1],
+        "xs": arguments[0],
+        "ys": arguments[-1],
+    }
     right, answer = (source(call, Template(spelling).substitute(names)) for spelling in (meaning.bodies[0], body))
     return Question(
         key=key,

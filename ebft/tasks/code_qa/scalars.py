@@ -1,4 +1,5 @@
-"""What a question about one or two numbers, or about one text, can mean: nested operations, and choices between results."""
+"""What a question about one or two numbers, or about one text, can mean: nested operations, and choices between
+results."""
 
 import re
 from collections.abc import Iterator
@@ -6,7 +7,16 @@ from dataclasses import dataclass
 from itertools import product
 
 from ebft.tasks.code_qa.meanings import Meaning, Selection, filled, kept
-from ebft.tasks.code_qa.parts import BINARY, COMPARISONS, CONDITIONS, SINGLE_CONDITIONS, TEXT_TRANSFORMS, TRANSFORMS, Source, Transform
+from ebft.tasks.code_qa.parts import (
+    BINARY,
+    COMPARISONS,
+    CONDITIONS,
+    SINGLE_CONDITIONS,
+    TEXT_TRANSFORMS,
+    TRANSFORMS,
+    Source,
+    Transform,
+)
 
 NESTED_SHARE = 0.3
 CHOICE_SHARE = 0.2
@@ -48,7 +58,9 @@ def meanings() -> Iterator[Meaning]:
 def nested(start: Expression, inputs: str, transforms: tuple[Transform, ...]) -> Iterator[Meaning]:
     """An expression of one text or one or two numbers: one transform of it, and some of two."""
     if start is not ARGUMENT:
-        yield Meaning(("nested", inputs, start.name), inputs, (start.english,), (f"return {start.python}",), NESTED_NAMES)
+        yield Meaning(
+            ("nested", inputs, start.name), inputs, (start.english,), (f"return {start.python}",), NESTED_NAMES
+        )
     for transform in transforms:
         once = start.transformed(transform, "$k")
         bodies = [f"return {once.python}"]
@@ -60,7 +72,10 @@ def nested(start: Expression, inputs: str, transforms: tuple[Transform, ...]) ->
         twice = once.transformed(second, "$m")
         parts = ("nested", inputs, *twice.name.split())
         if kept(parts, NESTED_SHARE) and (inputs != "text" or first.result == "text"):
-            bodies = [f"return {twice.python}", f"result = {once.python}\nreturn {RESULT.transformed(second, '$m').python}"]
+            bodies = [
+                f"return {twice.python}",
+                f"result = {once.python}\nreturn {RESULT.transformed(second, '$m').python}",
+            ]
             yield Meaning(parts, inputs, (twice.english,), tuple(bodies), NESTED_NAMES)
 
 
@@ -97,9 +112,15 @@ def comparisons() -> Iterator[Meaning]:
     for (name, english, test), yes, no in product(COMPARISONS, BINARIES, BINARIES):
         parts = ("comparison", name, yes.name, no.name)
         if yes is not no and kept(parts, COMPARISON_SHARE):
-            phrases = (f"{yes.english} if {english}, otherwise {no.english}", f"{yes.english} if {english} and {no.english} if not")
+            phrases = (
+                f"{yes.english} if {english}, otherwise {no.english}",
+                f"{yes.english} if {english} and {no.english} if not",
+            )
             yield Meaning(parts, "pair", phrases, choice(test, yes, no), ("combine", "decide"))
 
 
 def choice(test: str, yes: Expression, no: Expression) -> tuple[str, ...]:
-    return (f"return {yes.python} if {test} else {no.python}", f"if {test}:\n    return {yes.python}\nreturn {no.python}")
+    return (
+        f"return {yes.python} if {test} else {no.python}",
+        f"if {test}:\n    return {yes.python}\nreturn {no.python}",
+    )

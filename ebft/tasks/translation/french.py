@@ -116,7 +116,9 @@ def described(noun: FrenchNoun, adjective: FrenchAdjective | None, plural: bool)
     return (adjective.before_vowel if noun.gender == "m" and not plural and elides(word) else form, word)
 
 
-def determiners(phrase: NounPhrase, noun: FrenchNoun, adjective: FrenchAdjective | None, address: str, negative: bool) -> Iterator[tuple[str, ...]]:
+def determiners(
+    phrase: NounPhrase, noun: FrenchNoun, adjective: FrenchAdjective | None, address: str, negative: bool
+) -> Iterator[tuple[str, ...]]:
     column = 2 if phrase.plural else "mf".index(noun.gender)
     if phrase.determiner in FRENCH_NUMBERS:
         yield (FRENCH_NUMBERS[phrase.determiner],)
@@ -153,7 +155,10 @@ def verb_group(infinitive: str, tense: str, subject: Subject, negative: bool) ->
         is_motion = infinitive in WITH_ETRE
         participle = conjugation(infinitive).participle
         agreeing = FrenchAdjective(participle, participle + "e", participle, False).form(subject.gender, subject.plural)
-        finite, rest = conjugated("être" if is_motion else "avoir", "present", subject.person), [agreeing if is_motion else participle]
+        finite, rest = (
+            conjugated("être" if is_motion else "avoir", "present", subject.person),
+            [agreeing if is_motion else participle],
+        )
     elif tense == "near future":
         finite, rest = conjugated("aller", "present", subject.person), [infinitive]
     elif tense == "continuous":
@@ -171,7 +176,8 @@ class Conjugation:
 
 
 IRREGULAR = {
-    infinitive: Conjugation(tuple(present.split()), participle, future_stem) for infinitive, present, participle, future_stem in rows(CONJUGATIONS)
+    infinitive: Conjugation(tuple(present.split()), participle, future_stem)
+    for infinitive, present, participle, future_stem in rows(CONJUGATIONS)
 }
 
 
@@ -182,9 +188,13 @@ def conjugation(infinitive: str) -> Conjugation:
     stem, ending = infinitive[:-2], infinitive[-2:]
     if ending == "er":
         before_o = stem + "e" if stem.endswith("g") else stem[:-1] + "ç" if stem.endswith("c") else stem
-        return Conjugation((stem + "e", stem + "es", stem + "e", before_o + "ons", stem + "ez", stem + "ent"), stem + "é", infinitive)
+        return Conjugation(
+            (stem + "e", stem + "es", stem + "e", before_o + "ons", stem + "ez", stem + "ent"), stem + "é", infinitive
+        )
     if ending == "ir":
-        return Conjugation(tuple(stem + end for end in ("is", "is", "it", "issons", "issez", "issent")), stem + "i", infinitive)
+        return Conjugation(
+            tuple(stem + end for end in ("is", "is", "it", "issons", "issez", "issent")), stem + "i", infinitive
+        )
     assert ending == "re", infinitive
     return Conjugation(tuple(stem + end for end in ("s", "s", "", "ons", "ez", "ent")), stem + "u", infinitive[:-1])
 

@@ -1,7 +1,8 @@
 """The words of the translation task, as tables to be read; words.py makes something of them.
 
-In a table, columns are two or more spaces apart and right translations of one word stand between slashes, the preferred one first. Forms that
-follow from rules are left out. The kinds in the tables keep sentences sensible: which adjective suits which noun, what a verb is done by and to.
+In a table, columns are two or more spaces apart and right translations of one word stand between slashes, the preferred
+one first. Forms that follow from rules are left out. The kinds in the tables keep sentences sensible: which adjective
+suits which noun, what a verb is done by and to.
 """
 
 # English and its plural, French and its plural with the gender.
@@ -184,7 +185,8 @@ MASS_NOUNS = {
         lemonade            limonade f
     """,
 }
-# English; French masculine, feminine where it is not masculine + e, masculine before a vowel where it differs; what it suits.
+# English; French masculine, feminine where it is not masculine + e, masculine before a vowel where it differs; what it
+# suits.
 ADJECTIVES = {
     "before": """
         small               petit                      animal food text thing fragile opening clothing vehicle building
@@ -248,8 +250,8 @@ ADJECTIVES = {
         Italian             italien italienne          person text vehicle
     """,
 }
-# English, with past, participle and -ing where they are irregular and a star for a state that has no -ing form; French infinitive; who does it; to
-# what.
+# English, with past, participle and -ing where they are irregular and a star for a state that has no -ing form; French
+# infinitive; who does it; to what.
 VERBS = """
     sleep, slept, slept             dormir              person animal
     work                            travailler          person
@@ -354,7 +356,17 @@ WITHOUT_PLACE = {"leave", "come back"}  # which would make another sense of `at 
 NOT_PREDICATIVE = {"new"}  # whose translation differs after `is`
 FEELINGS = {"love", "hate"}  # which French has for `the` apples, where English has them for apples
 WITH_ETRE = {"tomber", "arriver", "partir", "revenir", "rester"}  # whose past is formed with être
-ASPIRATED = {"héros", "hibou", "hiboux", "hérisson", "hérissons", "haricot", "haricots", "hache", "haches"}  # an h that le and la stay whole before
+ASPIRATED = {
+    "héros",
+    "hibou",
+    "hiboux",
+    "hérisson",
+    "hérissons",
+    "haricot",
+    "haricots",
+    "hache",
+    "haches",
+}  # an h that le and la stay whole before
 NAMES = {"Marie": "f", "Paul": "m", "Sophie": "f", "Pierre": "m", "Julie": "f", "Thomas": "m"}
 PLACES = """
     in the garden       dans le jardin

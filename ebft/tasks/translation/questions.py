@@ -1,7 +1,9 @@
-"""English to French and back: sentences from a small grammar with gender, number and agreement, with all the translations that it knows.
+"""English to French and back: sentences from a small grammar with gender, number and agreement, with all the
+translations that it knows.
 
-A prompt is two lines, `English: the cats sleep.` and `French:` without a space after the colon; the answer begins with that space and ends with a
-line end, ` les chats dorment.`, so that both tokenise alone as they do together. References are bare sentences, the answer's first.
+A prompt is two lines, `English: the cats sleep.` and `French:` without a space after the colon; the answer begins with
+that space and ends with a line end, ` les chats dorment.`, so that both tokenise alone as they do together. References
+are bare sentences, the answer's first.
 """
 
 from collections.abc import Iterator
@@ -16,7 +18,8 @@ LANGUAGES = {"en": ("English", english), "fr": ("French", french)}
 
 
 def questions(direction: str = "en-fr") -> Iterator[Question]:
-    """The same NUM_QUESTIONS sentences in the same order on every machine, `en-fr` or `fr-en`; a sentence has the same key in both."""
+    """The same NUM_QUESTIONS sentences in the same order on every machine, `en-fr` or `fr-en`; a sentence has the same
+    key in both."""
     seen: set[str] = set()
     number = 0
     while len(seen) < NUM_QUESTIONS:

@@ -1,4 +1,5 @@
-"""Sentences before they are in any language: who does what, to what, when. They are drawn, the same ones always and everywhere."""
+"""Sentences before they are in any language: who does what, to what, when. They are drawn, the same ones always and
+everywhere."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -60,7 +61,9 @@ def head(part: NounPhrase | Adjective | str | None) -> str:
 def draw(number: int) -> Sentence | None:
     """Sentence `number`, or None where the draw makes no good one."""
     draws = Draws(f"sentence {number}")
-    verb, tense, progressive, negative, place = draws.one_of_each(VERBS_AND_BE, TENSES, (True, False), QUARTER, PLACES_OR_NONE)
+    verb, tense, progressive, negative, place = draws.one_of_each(
+        VERBS_AND_BE, TENSES, (True, False), QUARTER, PLACES_OR_NONE
+    )
     action = verb is not None and not verb.state and tense != "future"
     subject, complement = attribution(draws) if verb is None else deed(verb, draws)
     sentence = Sentence(
@@ -86,7 +89,9 @@ def times(verb: Verb | None, tense: str, progressive: bool) -> Sequence[Phrase |
 
 def attribution(draws: Draws) -> tuple[NounPhrase | str, Adjective]:
     """Someone or something, and what it is."""
-    subject = person(draws) if draws.pick(range(3)) == 0 else noun_phrase(draws.pick(NOUNS), DEFINITE, draws, attribute=False)
+    subject = (
+        person(draws) if draws.pick(range(3)) == 0 else noun_phrase(draws.pick(NOUNS), DEFINITE, draws, attribute=False)
+    )
     kind = subject.noun.kind if isinstance(subject, NounPhrase) else "person"
     return subject, draws.pick([adjective for adjective in suiting(kind) if adjective.english not in NOT_PREDICATIVE])
 

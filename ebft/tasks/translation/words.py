@@ -1,4 +1,5 @@
-"""The words of the translation task as objects: what grammar needs to know of each, read from the tables of lexicon.py."""
+"""The words of the translation task as objects: what grammar needs to know of each, read from the tables of
+lexicon.py."""
 
 import re
 from collections.abc import Iterator
@@ -108,7 +109,11 @@ def read_french_noun(entry: str) -> FrenchNoun:
 
 def read_adjective(columns: list[str], before_noun: bool) -> Adjective:
     english, french, kinds = columns
-    return Adjective(english, tuple(read_french_adjective(entry, before_noun) for entry in french.split(" / ")), frozenset(kinds.split()))
+    return Adjective(
+        english,
+        tuple(read_french_adjective(entry, before_noun) for entry in french.split(" / ")),
+        frozenset(kinds.split()),
+    )
 
 
 def read_french_adjective(entry: str, before_noun: bool) -> FrenchAdjective:
@@ -124,7 +129,17 @@ def read_verb(columns: list[str]) -> Verb:
     regular = (english_past(base), english_past(base), english_progressive(base))
     past, participle, progressive = (*irregular, *regular[len(irregular) :])
     kinds = frozenset(objects[0].split()) if objects else frozenset()
-    return Verb(base, past, participle, progressive, particle, english.endswith(" *"), tuple(french.split(" / ")), frozenset(subjects.split()), kinds)
+    return Verb(
+        base,
+        past,
+        participle,
+        progressive,
+        particle,
+        english.endswith(" *"),
+        tuple(french.split(" / ")),
+        frozenset(subjects.split()),
+        kinds,
+    )
 
 
 def read_phrases(table: str) -> list[Phrase]:
@@ -137,7 +152,11 @@ NOUNS = [
     for kind, table in tables.items()
     for columns in rows(table)
 ]
-ADJECTIVES = [read_adjective(columns, position == "before") for position, table in lexicon.ADJECTIVES.items() for columns in rows(table)]
+ADJECTIVES = [
+    read_adjective(columns, position == "before")
+    for position, table in lexicon.ADJECTIVES.items()
+    for columns in rows(table)
+]
 VERBS = [read_verb(columns) for columns in rows(lexicon.VERBS)]
 PLACES = read_phrases(lexicon.PLACES)
 TIMES = {name: read_phrases(table) for name, table in lexicon.TIMES.items()}

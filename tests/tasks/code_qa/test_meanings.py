@@ -1,5 +1,5 @@
-"""What hidden tests tell apart. A sibling of a meaning differs from it in one part; asked with the same constants and names, it must not pass the
-other's tests."""
+"""What hidden tests tell apart. A sibling of a meaning differs from it in one part; asked with the same constants and
+names, it must not pass the other's tests."""
 
 from collections import defaultdict
 from dataclasses import replace
@@ -64,7 +64,8 @@ def test_near_misses_fail(first: str, second: str) -> None:
 
 
 def test_siblings_fail() -> None:
-    """The few that pass mean the same for these constants or for good, such as the absolute values of positive numbers."""
+    """The few that pass mean the same for these constants or for good, such as the absolute values of positive
+    numbers."""
     groups = defaultdict(list)
     for meaning in MEANINGS:
         for i in range(1, len(meaning.parts)):
@@ -116,7 +117,8 @@ NAMES = {"xs": "given", "ys": "other", "n": 4, "p": 3, "k": 3, "m": 5, "c": "a",
             "whether all digits in given are odd and at least 4",
             [
                 "return all(d % 2 == 1 and d >= 4 for d in map(int, str(given)))",
-                "for d in map(int, str(given)):\n    if not (d % 2 == 1 and d >= 4):\n        return False\nreturn True",
+                "for d in map(int, str(given)):\n    if not (d % 2 == 1 and d >= 4):\n        return False\nreturn "
+                "True",
             ],
         ),
         (
@@ -132,7 +134,10 @@ NAMES = {"xs": "given", "ys": "other", "n": 4, "p": 3, "k": 3, "m": 5, "c": "a",
         (
             "word negative+divisible",
             "'on' if given is negative and divisible by 3, otherwise 'off'",
-            ['return "on" if given < 0 and given % 3 == 0 else "off"', 'if given < 0 and given % 3 == 0:\n    return "on"\nreturn "off"'],
+            [
+                'return "on" if given < 0 and given % 3 == 0 else "off"',
+                'if given < 0 and given % 3 == 0:\n    return "on"\nreturn "off"',
+            ],
         ),
     ],
 )

@@ -19,7 +19,9 @@ def verb(english: str) -> Verb:
 
 
 def phrase(english: str) -> Phrase:
-    return next(word for word in (*PLACES, *(word for words in TIMES.values() for word in words)) if word.english == english)
+    return next(
+        word for word in (*PLACES, *(word for words in TIMES.values() for word in words)) if word.english == english
+    )
 
 
 def one(determiner: str, noun: str, attribute: str = "") -> NounPhrase:
@@ -36,13 +38,21 @@ SENTENCES = [
         "the small cats are sleeping.",
         ["les petits chats dorment.", "les petits chats sont en train de dormir."],
     ),
-    (Sentence("I", verb("love"), one("my", "school")), "I love my school.", ["j'aime mon école.", "j'adore mon école."]),
+    (
+        Sentence("I", verb("love"), one("my", "school")),
+        "I love my school.",
+        ["j'aime mon école.", "j'adore mon école."],
+    ),
     (
         Sentence(one("this", "man"), verb("buy"), one("a", "tree", "old"), "past"),
         "this man bought an old tree.",
         ["cet homme a acheté un vieil arbre."],
     ),
-    (Sentence(one("the", "hero"), verb("see"), one("the", "axe")), "the hero sees the axe.", ["le héros voit la hache."]),
+    (
+        Sentence(one("the", "hero"), verb("see"), one("the", "axe")),
+        "the hero sees the axe.",
+        ["le héros voit la hache."],
+    ),
     (
         Sentence("she", verb("drink"), one("", "water", "cold"), negative=True),
         "she does not drink cold water.",
@@ -113,7 +123,9 @@ SENTENCES = [
         ["nous mangeons le gâteau.", "nous sommes en train de manger le gâteau."],
     ),
     (
-        Sentence(many("her", "horse", "white"), verb("run"), None, "future", place=phrase("on the beach"), negative=True),
+        Sentence(
+            many("her", "horse", "white"), verb("run"), None, "future", place=phrase("on the beach"), negative=True
+        ),
         "her white horses will not run on the beach.",
         [
             "ses chevaux blancs ne courront pas sur la plage.",
@@ -150,14 +162,54 @@ def test_sentences_in_both_languages(sentence: Sentence, in_english: str, in_fre
             "mangeais mangeais mangeait mangions mangiez mangeaient",
             "mangerai mangeras mangera",
         ),
-        ("finir", "finis finis finit finissons finissez finissent", "finissais finissais finissait finissions finissiez finissaient", "finirai"),
-        ("vendre", "vends vends vend vendons vendez vendent", "vendais vendais vendait vendions vendiez vendaient", "vendrai vendras vendra"),
-        ("être", "suis es est sommes êtes sont", "étais étais était étions étiez étaient", "serai seras sera serons serez seront"),
-        ("avoir", "ai as a avons avez ont", "avais avais avait avions aviez avaient", "aurai auras aura aurons aurez auront"),
-        ("voir", "vois vois voit voyons voyez voient", "voyais voyais voyait voyions voyiez voyaient", "verrai verras verra"),
-        ("étudier", "étudie étudies étudie étudions étudiez étudient", "étudiais étudiais étudiait étudiions étudiiez étudiaient", "étudierai"),
-        ("nettoyer", "nettoie nettoies nettoie nettoyons nettoyez nettoient", "nettoyais nettoyais nettoyait nettoyions", "nettoierai"),
-        ("commencer", "commence commences commence commençons commencez commencent", "commençais commençais commençait commencions", "commencerai"),
+        (
+            "finir",
+            "finis finis finit finissons finissez finissent",
+            "finissais finissais finissait finissions finissiez finissaient",
+            "finirai",
+        ),
+        (
+            "vendre",
+            "vends vends vend vendons vendez vendent",
+            "vendais vendais vendait vendions vendiez vendaient",
+            "vendrai vendras vendra",
+        ),
+        (
+            "être",
+            "suis es est sommes êtes sont",
+            "étais étais était étions étiez étaient",
+            "serai seras sera serons serez seront",
+        ),
+        (
+            "avoir",
+            "ai as a avons avez ont",
+            "avais avais avait avions aviez avaient",
+            "aurai auras aura aurons aurez auront",
+        ),
+        (
+            "voir",
+            "vois vois voit voyons voyez voient",
+            "voyais voyais voyait voyions voyiez voyaient",
+            "verrai verras verra",
+        ),
+        (
+            "étudier",
+            "étudie étudies étudie étudions étudiez étudient",
+            "étudiais étudiais étudiait étudiions étudiiez étudiaient",
+            "étudierai",
+        ),
+        (
+            "nettoyer",
+            "nettoie nettoies nettoie nettoyons nettoyez nettoient",
+            "nettoyais nettoyais nettoyait nettoyions",
+            "nettoierai",
+        ),
+        (
+            "commencer",
+            "commence commences commence commençons commencez commencent",
+            "commençais commençais commençait commencions",
+            "commencerai",
+        ),
     ],
 )
 def test_conjugations(infinitive: str, present: str, imperfect: str, future: str) -> None:

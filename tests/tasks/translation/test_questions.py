@@ -51,7 +51,9 @@ def test_both_directions_ask_about_the_same_sentences(asked: list[Question], ask
 
 def test_every_answer_is_right(asked: list[Question]) -> None:
     assert all(verdict.passed for verdict in ExactMatch().verify_all([question.answer for question in asked], asked))
-    assert {ChrF().verify(reference, question).score for question in asked[:100] for reference in question.references} == {1.0}
+    assert {
+        ChrF().verify(reference, question).score for question in asked[:100] for reference in question.references
+    } == {1.0}
 
 
 def test_a_split_by_key_shares_no_combination_of_words(asked: list[Question]) -> None:
