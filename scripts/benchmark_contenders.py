@@ -22,8 +22,9 @@ from naive import NaiveEBFT, NaiveExperience
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from ebft.config.schema import EBFTConfig, FeaturesConfig, OptimizerConfig, SamplerConfig
-from ebft.cost.tokens import num_blocks
+from ebft.config.methods import EBFTConfig
+from ebft.config.schema import FeaturesConfig, Needs, OptimizerConfig, SamplerConfig
+from ebft.cost.tokens import num_blocks, of_row
 from ebft.methods import Loss, Method
 from ebft.methods.base import Counts, Tally
 from ebft.methods.ebft import EBFT
@@ -149,10 +150,18 @@ class Contender:
         rows that are the step's only micro-batch not those of their forward in sampling."""
         length = batch.tokens.shape[1]
         blocks = blocks_of(length)
-        per_row = self.method.tokens_per_row(
-            length, (1 - reused_share) * blocks, self.setting.is_one_micro_batch(length)
-        )
+        per_row = announced(self.method, length, (1 - reused_share) * blocks, self.setting.is_one_micro_batch(length))
         return with_total({phase: len(batch) * tokens for phase, tokens in per_row.items()})
+
+
+def announced(method: Any, row_length: int, num_blocks: float, row_is_kept: bool) -> dict[str, float]:
+    """What a row with so many blocks costs in each phase."""
+    if isinstance(method, NaiveEBFT):
+        return method.tokens_per_row(row_length, num_blocks)
+    if not isinstance(method, EBFT):
+        return of_row(Needs(), 0, row_length, 0.0)
+    needs, n_samples = method.config.needs(method.sampler), method.sampler.n_samples
+    return of_row(needs, n_samples, row_length, num_blocks, method.phi.decoder.depth, row_is_kept)
 
 
 class PlainForward:
@@ -200,9 +209,6 @@ class Twin(NaiveEBFT):
 
     def metrics(self, prepared: list[NaiveExperience]) -> dict[str, Tally]:  # type: ignore[override]
         return {}
-
-    def tokens_per_row(self, row_length: int, num_blocks: float, alone: bool) -> dict[str, float]:  # type: ignore[override]
-        return super().tokens_per_row(row_length, num_blocks)
 
     def logits(self, row: Tensor, anchors: Tensor, tokens: Int[Tensor, "B N K G"]) -> Float[Tensor, "B N S V"]:
         return super().logits(row, anchors, tokens).float()

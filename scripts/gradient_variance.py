@@ -24,7 +24,8 @@ from pathlib import Path
 import torch
 
 from ebft.cli.compose import compose
-from ebft.config.schema import EBFTConfig, TrainConfig
+from ebft.config.methods import EBFTConfig
+from ebft.config.schema import TrainConfig
 from ebft.data import order
 from ebft.methods import differentiate
 from ebft.train.setup import Setup, prepare

@@ -18,7 +18,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from ebft.config.schema import EBFTConfig, FeaturesConfig, SamplerConfig
+from ebft.config.methods import EBFTConfig
+from ebft.config.schema import FeaturesConfig, SamplerConfig
 from ebft.methods.base import Counts, Loss
 from ebft.models.policy import LanguageModel
 from ebft.objective.advantages import advantages

@@ -6,7 +6,8 @@ from dataclasses import fields, is_dataclass
 from difflib import SequenceMatcher
 from typing import Any, get_args
 
-from ebft.config.schema import ADAPTERS, LAUNCHERS, METHODS, SOURCES, TRACKERS, EvaluateConfig, SweepConfig, TrainConfig
+from ebft.config.methods import METHODS
+from ebft.config.schema import ADAPTERS, LAUNCHERS, SOURCES, TRACKERS, EvaluateConfig, SweepConfig, TrainConfig
 
 # The groups whose class depends on a key of theirs: dotted group -> (that key, class for each of its values).
 SELECTORS: dict[str, tuple[str, dict[str, Any]]] = {

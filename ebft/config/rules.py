@@ -10,7 +10,6 @@ from ebft.config.schema import (
     TASKS,
     ColumnsDataConfig,
     DataConfig,
-    EBFTConfig,
     EvalConfig,
     EvaluateConfig,
     FeaturesConfig,
@@ -18,7 +17,6 @@ from ebft.config.schema import (
     HubDataConfig,
     LoRAConfig,
     MixtureDataConfig,
-    RLVRConfig,
     SamplerConfig,
     TrainConfig,
     TrainerConfig,
@@ -63,7 +61,8 @@ def _check_limits(key: str, value: Any, metadata: Any) -> None:
 def _conflicts(config: TrainConfig) -> Iterator[str]:
     if isinstance(config, EvaluateConfig) and config.plan_only:
         yield "plan_only=true plans a run of ebft-train; ebft-eval has none, so leave it out."
-    yield from _method_conflicts(config)
+    yield from config.method.conflicts(config)
+    yield from _question_conflicts(config)
     yield from _geometry_conflicts(config)
     yield from _evaluation_conflicts(config.eval)
     yield from _data_conflicts(config.data, config.sampler)
@@ -73,7 +72,7 @@ def _conflicts(config: TrainConfig) -> Iterator[str]:
         yield "Set exactly one of trainer.max_steps and trainer.max_epochs; make the other null."
     if trainer.micro_batch_size > trainer.batch_size:
         yield f"trainer.micro_batch_size={trainer.micro_batch_size} is above trainer.batch_size={trainer.batch_size}; lower it."
-    least = config.data.sequence_length + _rollout_length(config)
+    least = config.data.sequence_length + config.method.needs(config.sampler).rollout_tokens
     if trainer.max_tokens_per_microbatch is not None and trainer.max_tokens_per_microbatch < least:
         yield (
             f"trainer.max_tokens_per_microbatch={trainer.max_tokens_per_microbatch} is below the {least} tokens of a "
@@ -117,44 +116,23 @@ def _adapter_conflicts(adapter: LoRAConfig, config: TrainConfig) -> Iterator[str
         yield f"model.adapter.dropout={adapter.dropout} must be below 1."
     if isinstance(config, EvaluateConfig):  # which trains nothing
         return
-    if adapter.dropout and isinstance(config.method, EBFTConfig | RLVRConfig):
-        yield f"model.adapter.dropout={adapter.dropout} needs method=sft: rollouts and update must agree, so use model.adapter.dropout=0."
+    if adapter.dropout and config.method.needs(config.sampler).rollouts != "none":
+        yield (
+            f"model.adapter.dropout={adapter.dropout} needs a method without rollouts: those of "
+            f"method={config.method.name} and its update must agree, so use model.adapter.dropout=0."
+        )
     if adapter.quantize != "none" and config.trainer.parallel == "fsdp2":
         yield f"model.adapter.quantize={adapter.quantize} packs whole weights, which cannot be sharded; use trainer.parallel=ddp."
     if adapter.quantize != "none" and config.trainer.device == "cpu":
         yield f"model.adapter.quantize={adapter.quantize} needs a CUDA device; use model.adapter.quantize=none, or trainer.device=cuda."
 
 
-def _rollout_length(config: TrainConfig) -> int:
-    if isinstance(config.method, RLVRConfig):
-        return config.method.max_new_tokens
-    return config.sampler.generate_length if isinstance(config.method, EBFTConfig) else 0
-
-
-def _method_conflicts(config: TrainConfig) -> Iterator[str]:
-    method, n_samples = config.method, config.sampler.n_samples
-    if isinstance(method, RLVRConfig):
-        yield from _rlvr_conflicts(method, config)
-    if not isinstance(method, EBFTConfig):
-        return
-    if method.rl_coef == 0 and method.ce_coef == 0:
-        yield "method.rl_coef and method.ce_coef are both 0, so there is nothing to train on; raise one."
-    if n_samples < 2 and method.advantage != "none":
-        yield f"sampler.n_samples={n_samples} is too small for method.advantage={method.advantage}; use at least 2, or method.advantage=none."
-    if n_samples < 2 and method.diversity_coef > 0:
-        yield f"sampler.n_samples={n_samples} leaves no pair for the diversity term; use at least 2, or method.diversity_coef=0."
-
-
-def _rlvr_conflicts(method: RLVRConfig, config: TrainConfig) -> Iterator[str]:
-    n_samples = config.sampler.n_samples
-    if config.data.task is None:
+def _question_conflicts(config: TrainConfig) -> Iterator[str]:
+    if config.method.needs(config.sampler).asks_questions and config.data.task is None:
         yield (
-            f"method=rlvr needs a verifier, and data.source={config.data.source} has data.task=null; set data.task to "
-            "one of "
-            f"{', '.join(TASKS)}, or use data=code_qa, stdlib or translation, which have one."
+            f"method={config.method.name} needs a verifier, and data.source={config.data.source} has data.task=null; "
+            f"set data.task to one of {', '.join(TASKS)}, or use data=code_qa, stdlib or translation, which have one."
         )
-    if n_samples < 2 and method.advantage != "none":
-        yield f"sampler.n_samples={n_samples} is too small for method.advantage={method.advantage}; use at least 2, or method.advantage=none."
 
 
 def _evaluation_conflicts(evaluation: EvalConfig) -> Iterator[str]:

@@ -5,6 +5,7 @@ the YAML files, turns them into these classes and calls `rules.check`. Nothing h
 stays fast.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Union
 
@@ -37,36 +38,40 @@ def read_by(*tasks: str) -> Any:
 
 
 @dataclass(frozen=True)
+class Needs:
+    """What a method asks of a run. From it follow what a step costs, what memory it takes, and what is set up."""
+
+    rollouts: str = "none"  # none; blocks: at K anchors of every row; completions: one anchor a row, to the end
+    rollout_tokens: int = 0  # G, of the longest rollout
+    updated_rollouts: int | None = None  # of the N of a context, that the update forwards; None: all
+    asks_questions: bool = False  # it trains on questions that a task verifies, not on rows as they are
+    reference_policy: bool = False  # a frozen copy of the policy gives log-probs of all rollouts
+    feature_network: bool = False  # phi forwards all rollouts and their references
+    keeps_rows: bool = False  # a row is forwarded once for sampling and update where a step is one micro-batch
+
+    def __post_init__(self) -> None:
+        assert self.rollouts in ("none", "blocks", "completions"), self.rollouts
+        assert (self.rollout_tokens > 0) == (self.rollouts != "none"), self
+
+    def num_contexts(self, num_blocks: float) -> float:
+        """K: what a row with so many blocks has rollouts for."""
+        return {"none": 0.0, "blocks": num_blocks, "completions": 1.0}[self.rollouts]
+
+    def num_updated(self, n_samples: int) -> int:
+        return n_samples if self.updated_rollouts is None else min(n_samples, self.updated_rollouts)
+
+
+@dataclass(frozen=True)
 class MethodConfig:
     name: str
 
+    def needs(self, sampler: "SamplerConfig") -> Needs:
+        """Raises NotImplementedError for a method that does not say: it is never taken for another one."""
+        raise NotImplementedError(f"{type(self).__name__} does not say what it needs; give it a method `needs`.")
 
-@dataclass(frozen=True)
-class SFTConfig(MethodConfig):
-    """Supervised fine-tuning: mean cross-entropy over the tokens that count."""
-
-
-@dataclass(frozen=True)
-class EBFTConfig(MethodConfig):
-    """rl_coef * L_CFM + ce_coef * cross-entropy (method.md section 1)."""
-
-    rl_coef: float = at_least(0)
-    ce_coef: float = at_least(0)  # the paper's gamma
-    alignment_coef: float = at_least(0)
-    diversity_coef: float = at_least(0)  # 1 gives an unbiased gradient of L_CFM
-    advantage: str = one_of("none", "rloo", "group_norm")
-
-
-@dataclass(frozen=True)
-class RLVRConfig(MethodConfig):
-    """Reinforcement learning from verifiable rewards: policy gradient on the verdicts of the data's task."""
-
-    advantage: str = one_of("none", "rloo", "grpo", "dr_grpo")
-    max_new_tokens: int = at_least(1)  # of a completion
-    truncated: str = one_of("zero", "masked")  # completions without an end: reward 0, or left out of the loss
-    ce_coef: float = at_least(0)  # weight of cross-entropy
-    kl_coef: float = at_least(0)  # weight of the KL divergence from the policy before training
-    kl_estimator: str = one_of("k1", "k2", "k3")
+    def conflicts(self, config: "TrainConfig") -> Iterator[str]:
+        """Sentences for settings of a run that cannot work with this method."""
+        yield from ()
 
 
 @dataclass(frozen=True)
@@ -396,7 +401,6 @@ class SweepConfig:
 
 
 # The class behind each value of a group's selector key.
-METHODS = {"sft": SFTConfig, "rlvr": RLVRConfig, "ebft": EBFTConfig}
 ADAPTERS = {"none": AdapterConfig, "lora": LoRAConfig}
 SOURCES = {
     "stdlib": StdlibDataConfig,

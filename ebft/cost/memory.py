@@ -62,9 +62,9 @@ def estimate(work: Workload) -> dict[str, int]:
         "one layer": _one_layer(work) if work.checkpointing else 0,
         "logits": FLOAT
         * UPDATE_COPIES
-        * _logits(work, work.held_tokens - work.held_row_tokens if work.branches else work.held_tokens),
-        "row activations": activations(work.of_rows) if work.branches else 0,
-        "row logits": FLOAT * (UPDATE_COPIES + 1) * _logits(work, work.held_row_tokens) if work.branches else 0,
+        * _logits(work, work.held_tokens - work.held_row_tokens if work.updated_branches else work.held_tokens),
+        "row activations": activations(work.of_rows) if work.updated_branches else 0,
+        "row logits": FLOAT * (UPDATE_COPIES + 1) * _logits(work, work.held_row_tokens) if work.updated_branches else 0,
         "kept rows": activations(work.of_rows) if work.keeps_rows else 0,
         "cache": _cache(work),
         "draws": FLOAT * DRAW_COPIES * _logits(work, work.rows_at_a_time * work.branches),
@@ -97,7 +97,7 @@ def layer_activations(work: Workload) -> float:
     network, element = work.network, work.element_bytes
     norms = 4 * FLOAT * network.hidden + (5 if work.bf16 else 2) * element * network.hidden
     attention = (
-        (3 if work.branches and not work.adapters else 2) * network.query + 2 * network.key
+        (3 if work.updated_branches and not work.adapters else 2) * network.query + 2 * network.key
     ) * element + FLOAT * network.heads
     others: float = norms + 4 * element * network.intermediate
     if work.adapters:
@@ -107,7 +107,7 @@ def layer_activations(work: Workload) -> float:
 
 def _chunk_keys(work: Workload) -> float:
     """Keys that the chunks of branches read, each chunk a copy of its own."""
-    own = work.branches * work.branch_tokens
+    own = work.updated_branches * work.branch_tokens
     if not own or not work.chunk_tokens:
         return 0.0
     at_a_time = work.rows_at_a_time * work.held_tokens / work.tokens
@@ -116,7 +116,7 @@ def _chunk_keys(work: Workload) -> float:
 
 def _masks(work: Workload) -> float:
     """Of the chunks; all layers share them."""
-    return work.element_bytes * _chunk_keys(work) * min(work.chunk_tokens, work.branches * work.branch_tokens)
+    return work.element_bytes * _chunk_keys(work) * min(work.chunk_tokens, work.updated_branches * work.branch_tokens)
 
 
 def _one_layer(work: Workload) -> float:
@@ -132,13 +132,13 @@ def _cast_weights(work: Workload) -> float:
         return 0.0
     if work.checkpointing:
         return HALF * (work.adapters / work.network.layers if work.adapters else work.network.cut(1))
-    return (2 if work.branches else 1) * HALF * (work.adapters or work.network.cut(work.network.layers))
+    return (2 if work.updated_branches else 1) * HALF * (work.adapters or work.network.cut(work.network.layers))
 
 
 def _row_keys(work: Workload) -> float:
     """Gradients of the rows' keys and values in all layers, for the branches come first; with checkpointing also they
     themselves."""
-    if not work.branches:
+    if not work.updated_branches:
         return 0.0
     each = work.network.layers * work.network.key * (FLOAT + work.element_bytes)
     return (2 if work.checkpointing else 1) * each * work.rows_at_a_time * work.row_tokens

@@ -142,14 +142,15 @@ def _update_share(work: Workload) -> float:
 
 def passes_of(work: Workload, phase: str, forward_tokens: int) -> int:
     """Passes of a micro-batch through the layers."""
-    if not work.branches:
+    branches = work.updated_branches if phase == "update" else work.branches
+    if not branches:
         return 1
     if phase == "sampling":
         return work.branch_tokens + (0 if work.keeps_rows else 1)
     if phase == "features":
-        return 1 + _groups(work.branches, work.branch_tokens + 1, forward_tokens)
+        return 1 + _groups(branches, work.branch_tokens + 1, forward_tokens)
     room = work.max_tokens // work.rows - work.row_tokens if phase == "update" and work.max_tokens is not None else None
-    return 1 + _groups(work.branches, work.branch_tokens, room)
+    return 1 + _groups(branches, work.branch_tokens, room)
 
 
 def _groups(branches: float, tokens: int, room: int | None) -> int:

@@ -1,10 +1,10 @@
 """What an optimiser step costs, in forwards of one token through the whole policy; a backward counts as two (method.md
 section 9).
 
-Arithmetic alone, so that a thousand runs can be planned without torch. The methods' own counts come from here too.
+Arithmetic alone, so that a thousand runs can be planned without torch. What is counted follows from a method's needs.
 """
 
-from ebft.config.schema import EBFTConfig, RLVRConfig, TrainConfig
+from ebft.config.schema import Needs, TrainConfig
 
 
 def num_blocks(sequence_length: int, context_length: int, stride: int, generate_length: int) -> int:
@@ -12,49 +12,54 @@ def num_blocks(sequence_length: int, context_length: int, stride: int, generate_
     return max(0, (sequence_length - generate_length - context_length) // stride + 1)
 
 
-def supervised(row_length: int) -> dict[str, float]:
-    """Tokens of a row by phase."""
-    return {"update": 3 * row_length}
-
-
-def block_rollouts(
-    row_length: int, num_blocks: float, n_samples: int, generate_length: int, depth: float, row_is_kept: bool
+def of_row(
+    needs: Needs, n_samples: int, row_length: int, num_blocks: float, depth: float = 1.0, row_is_kept: bool = False
 ) -> dict[str, float]:
-    """The row once, and its branches without their last token; phi, of `depth` times the policy's layers, reads that
-    one too. Where the row's forward in the update is kept from before sampling, sampling has none of its own."""
-    rollouts = num_blocks * n_samples
-    own = rollouts * (generate_length - 1)
-    sampling = own if row_is_kept else row_length + own
-    return {
-        "sampling": sampling,
-        "features": depth * (row_length + rollouts * generate_length),
-        "update": 3 * (row_length + own),
-    }
+    """Tokens of a row with K contexts of N rollouts, by phase.
+
+        sampling    T + K N (G - 1), for nothing is predicted from a last token; T less where the row's forward is kept
+        features    depth (T + K N G), where phi has `depth` times the policy's layers
+        update      3 (T + K N' (G - 1)), with N' <= N of the rollouts
+        reference   T + K N (G - 1)
+
+    At most: completions end earlier, and reuse leaves out tokens of rollouts.
+    """
+    contexts, steps = needs.num_contexts(num_blocks), max(0, needs.rollout_tokens - 1)
+    once = row_length + contexts * n_samples * steps
+    phases: dict[str, float] = {}
+    if needs.rollouts != "none":
+        phases["sampling"] = once - (row_length if row_is_kept else 0)
+    if needs.feature_network:
+        phases["features"] = depth * (row_length + contexts * n_samples * needs.rollout_tokens)
+    phases["update"] = 3 * (row_length + contexts * needs.num_updated(n_samples) * steps)
+    if needs.reference_policy:
+        phases["reference"] = once
+    return phases
 
 
-def completions(row_length: int, n_samples: int, max_new_tokens: int, has_reference: bool) -> dict[str, float]:
-    """At most: rows are cut behind the longest prompt, and completions end earlier."""
-    once: float = row_length + n_samples * (max_new_tokens - 1)
-    return {"sampling": once, "update": 3 * once} | ({"reference": once} if has_reference else {})
+def supervised(row_length: int) -> float:
+    """Tokens of a row that is only trained on."""
+    return sum(of_row(Needs(), 0, row_length, 0.0).values())
 
 
 def keeps_rows(config: TrainConfig, documents: int) -> bool:
-    """Whether EBFT is sure to forward its rows once for sampling and update, as it does where the `documents` of a step
-    in one process are one micro-batch. Under a limit of tokens that depends on how many anchors rows have, except for a
-    single row."""
+    """Whether a method that can is sure to forward its rows once for sampling and update, as it does where the
+    `documents` of a step in one process are one micro-batch. Under a limit of tokens that depends on how many anchors
+    rows have, except for a single row."""
     trainer = config.trainer
-    together = documents == 1 or (documents <= trainer.micro_batch_size and trainer.max_tokens_per_microbatch is None)
-    return together and not trainer.gradient_checkpointing
+    unlimited = trainer.max_tokens_per_microbatch is None
+    is_one = documents == 1 or (documents <= trainer.micro_batch_size and unlimited)
+    return needs_of(config).keeps_rows and is_one and not trainer.gradient_checkpointing
+
+
+def needs_of(config: TrainConfig) -> Needs:
+    return config.method.needs(config.sampler)
 
 
 def by_phase(config: TrainConfig, num_blocks: float, depth: float, rows_are_kept: bool) -> dict[str, float]:
     """Tokens of a row with so many blocks by phase; phi has `depth` times the policy's layers."""
-    length, sampler, method = config.data.sequence_length, config.sampler, config.method
-    if isinstance(method, EBFTConfig):
-        return block_rollouts(length, num_blocks, sampler.n_samples, sampler.generate_length, depth, rows_are_kept)
-    if isinstance(method, RLVRConfig):
-        return completions(length, sampler.n_samples, method.max_new_tokens, method.kl_coef > 0)
-    return supervised(length)
+    length, n_samples = config.data.sequence_length, config.sampler.n_samples
+    return of_row(needs_of(config), n_samples, length, num_blocks, depth, rows_are_kept)
 
 
 def planned(config: TrainConfig) -> dict[str, float]:
@@ -75,36 +80,36 @@ def _documents(config: TrainConfig) -> int:
 
 def rollouts(config: TrainConfig, num_blocks: float) -> str:
     """What is sampled of a row with so many blocks, for people."""
-    sampler, method = config.sampler, config.method
-    if isinstance(method, EBFTConfig):
-        return f"{sampler.n_samples} of {sampler.generate_length} tokens at each of {num_blocks:.1f} anchors a row"
-    if isinstance(method, RLVRConfig):
-        return f"{sampler.n_samples} completions a prompt, of at most {method.max_new_tokens} tokens"
+    needs, n_samples = needs_of(config), config.sampler.n_samples
+    if needs.rollouts == "blocks":
+        return f"{n_samples} of {needs.rollout_tokens} tokens at each of {num_blocks:.1f} anchors a row"
+    if needs.rollouts == "completions":
+        return f"{n_samples} completions a prompt, of at most {needs.rollout_tokens} tokens"
     return "none"
 
 
 def depends_on_rollouts(config: TrainConfig) -> bool:
     """Whether a step costs less than its method announces, as far as its rollouts end early, follow their row or are
     equal, or leave room for all rows under a limit of tokens."""
+    needs = needs_of(config)
     is_limited = config.trainer.max_tokens_per_microbatch is not None and _documents(config) > 1
-    return isinstance(config.method, RLVRConfig) or (
-        isinstance(config.method, EBFTConfig) and (config.sampler.reuse or is_limited)
-    )
+    may_keep_more = is_limited and needs.keeps_rows
+    return needs.rollouts == "completions" or (needs.rollouts == "blocks" and (config.sampler.reuse or may_keep_more))
 
 
 def is_bound(config: TrainConfig) -> bool:
     """Whether `planned` may be more than a step will cost."""
-    data = config.data
+    data, needs = config.data, needs_of(config)
     has_fewer_anchors = data.layout == "padded" or data.document_masking or config.sampler.anchors == "completion"
-    indices = any(isinstance(layer, int) for layer in config.features.feature_layers)
-    return depends_on_rollouts(config) or (isinstance(config.method, EBFTConfig) and (has_fewer_anchors or indices))
+    indices = needs.feature_network and any(isinstance(layer, int) for layer in config.features.feature_layers)
+    return depends_on_rollouts(config) or (needs.rollouts == "blocks" and has_fewer_anchors) or indices
 
 
 def line(config: TrainConfig) -> str:
     """A step's tokens, and what that is in steps of supervised fine-tuning on the same rows."""
-    tokens, alone = sum(planned(config).values()), sum(supervised(config.data.sequence_length).values())
-    other = (
-        isinstance(config.method, EBFTConfig) and config.features.network == "checkpoint"
-    )  # of which the config does not tell the size
-    bound = "about " if other else "at most " if is_bound(config) else ""
-    return f"{bound}{config.trainer.batch_size * tokens:,.0f} tokens a step, {tokens / alone:.1f} times sft"
+    tokens = sum(planned(config).values())
+    ratio = tokens / supervised(config.data.sequence_length)
+    # of another network the config does not tell the size
+    is_guess = needs_of(config).feature_network and config.features.network == "checkpoint"
+    bound = "about " if is_guess else "at most " if is_bound(config) else ""
+    return f"{bound}{config.trainer.batch_size * tokens:,.0f} tokens a step, {ratio:.1f} times supervised fine-tuning"

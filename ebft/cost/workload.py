@@ -40,12 +40,14 @@ class Workload:
     documents: int  # of the step, in one process
     rows: int
     row_tokens: int
-    branches: float  # of a row
+    branches: float  # of a row, that are sampled
+    updated_share: float  # of those, that the update forwards
     branch_tokens: int  # of a branch, in the update
     reach: float  # row tokens that a branch reads, on average
     chunk_tokens: (
         int  # of branches, that attend together with one copy of the keys and values they read; 0: without copies
     )
+    may_keep_rows: bool  # the method forwards rows once for sampling and update where it can
     own_rows: bool  # every branch has a copy of its row's keys and values in the cache
     bf16: bool
     checkpointing: bool
@@ -67,9 +69,15 @@ class Workload:
 
     @property
     def keeps_rows(self) -> bool:
-        """EBFT's rows are forwarded once, for sampling and update: where they are the step's only micro-batch, and
-        layers are not recomputed."""
-        return self.branches > 0 and not (self.own_rows or self.checkpointing) and self.documents <= self.rows_at_a_time
+        """Rows are forwarded once, for sampling and update: where the method can, they are the step's only micro-batch,
+        and layers are not recomputed."""
+        can = self.may_keep_rows and self.branches > 0 and not (self.own_rows or self.checkpointing)
+        return can and self.documents <= self.rows_at_a_time
+
+    @property
+    def updated_branches(self) -> float:
+        """Of a row, that the update forwards."""
+        return self.branches * self.updated_share
 
     @property
     def parameters(self) -> int:
@@ -105,7 +113,7 @@ class Workload:
     @property
     def tokens(self) -> float:
         """Of an update of the rows at a time."""
-        return self.rows_at_a_time * (self.row_tokens + self.branches * self.branch_tokens)
+        return self.rows_at_a_time * (self.row_tokens + self.updated_branches * self.branch_tokens)
 
     @property
     def held_row_tokens(self) -> float:

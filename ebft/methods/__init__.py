@@ -2,32 +2,19 @@
 
 from typing import Any
 
-from ebft.config.schema import EBFTConfig, RLVRConfig, SFTConfig, TrainConfig
-from ebft.methods.base import Loss, Method, differentiate
+from ebft.config.methods import EBFTConfig, RLVRConfig, SFTConfig
+from ebft.config.schema import MethodConfig
+from ebft.methods.base import Ingredients, Loss, Method, differentiate
 from ebft.methods.ebft import EBFT
 from ebft.methods.rlvr import RLVR
 from ebft.methods.sft import SFT
-from ebft.models.feature_network import FeatureNetwork
-from ebft.models.policy import LanguageModel
-from ebft.tasks.judge import Judge
 
-__all__ = ["Loss", "Method", "build", "differentiate"]
+__all__ = ["Ingredients", "Loss", "Method", "build", "differentiate"]
+
+CLASSES: dict[type[MethodConfig], Any] = {SFTConfig: SFT, RLVRConfig: RLVR, EBFTConfig: EBFT}
 
 
-def build(
-    config: TrainConfig,
-    policy: LanguageModel,
-    phi: FeatureNetwork,
-    stop_token: int | None,
-    judge: Judge | None = None,
-    reference: LanguageModel | None = None,
-) -> Method[Any]:
-    """The method that `config.method` describes. `stop_token` ends a branch; None lets it run on. RLVR needs a judge of
-    its questions."""
-    if isinstance(config.method, SFTConfig):
-        return SFT(policy)
-    if isinstance(config.method, RLVRConfig):
-        assert judge is not None
-        return RLVR(config.method, config.sampler, policy, reference, judge, config.seed)
-    assert isinstance(config.method, EBFTConfig), config.method
-    return EBFT(config.method, config.sampler, policy, phi, config.seed, stop_token)
+def build(ingredients: Ingredients) -> Method[Any]:
+    """The method that `config.method` describes."""
+    method: Method[Any] = CLASSES[type(ingredients.config.method)].of(ingredients)
+    return method

@@ -9,6 +9,10 @@ import torch
 from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
+from ebft.config.schema import TrainConfig
+from ebft.models.feature_network import FeatureNetwork
+from ebft.models.policy import LanguageModel
+from ebft.tasks.judge import Judge
 from ebft.types import Batch
 
 Counts = dict[str, Int[Tensor, ""]]
@@ -45,6 +49,18 @@ class Tally:
             return None
         mean = total / count
         return math.sqrt(max(0.0, squares / count - mean**2)) if self.is_spread else mean
+
+
+@dataclass(frozen=True)
+class Ingredients:
+    """What set-up has for a method, as far as the method's config says that it needs it."""
+
+    config: TrainConfig
+    policy: LanguageModel
+    phi: FeatureNetwork
+    stop_token: int | None  # ends a branch; None lets it run on
+    judge: Judge | None = None  # of the training questions, for a method that asks them
+    reference: LanguageModel | None = None  # the policy before training, for a method that needs it
 
 
 Prepared = TypeVar("Prepared")
@@ -94,11 +110,6 @@ class Method(Protocol[Prepared]):
     def metrics(self, prepared: list[Prepared]) -> dict[str, Tally]:
         """Figures of the micro-batches; the loop adds up those of several processes. Which there are depends on the
         config alone."""
-        ...
-
-    def tokens_per_row(self, row_length: int, num_blocks: float, alone: bool) -> dict[str, float]:
-        """What a row with so many blocks costs in each phase, in the unit of `tokens_forwarded` (method.md section 9);
-        in a micro-batch that is alone in its step, or not."""
         ...
 
     @property

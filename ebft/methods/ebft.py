@@ -17,15 +17,16 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from ebft.config.schema import EBFTConfig, SamplerConfig
-from ebft.cost import tokens as cost
+from ebft.config.methods import EBFTConfig
+from ebft.config.schema import SamplerConfig
 from ebft.geometry.blocks import find_blocks
 from ebft.geometry.reuse import branches_of, leading_matches
-from ebft.methods.base import Counts, Loss, Tally, branch_tokens
+from ebft.methods.base import Counts, Ingredients, Loss, Tally, branch_tokens
 from ebft.methods.metrics import signal
+from ebft.methods.scoring import scored
 from ebft.models.decoder import Row
 from ebft.models.feature_network import FeatureNetwork
-from ebft.models.logprobs import Labels, branch_labels, row_labels
+from ebft.models.logprobs import Labels, row_labels
 from ebft.models.policy import LanguageModel
 from ebft.objective.advantages import advantages
 from ebft.objective.losses import cross_entropy, policy_gradient
@@ -63,6 +64,12 @@ class EBFT:
         self.config, self.sampler, self.policy, self.phi = config, sampler, policy, phi
         self.seed, self.stop_token = seed, stop_token
 
+    @classmethod
+    def of(cls, given: Ingredients) -> "EBFT":
+        config = given.config
+        assert isinstance(config.method, EBFTConfig)
+        return cls(config.method, config.sampler, given.policy, given.phi, config.seed, given.stop_token)
+
     def prepare(self, batch: Batch, step: int, alone: bool) -> Experience:
         config, geometry, device = self.config, self.sampler, self.policy.device
         blocks = self._blocks(batch)
@@ -97,25 +104,17 @@ class EBFT:
         return {"generated": prepared.rollout.valid.sum(), "targets": prepared.text.wanted.sum()}
 
     def losses(self, prepared: Experience, totals: Counts, max_tokens: int | None) -> Iterator[Loss]:
-        """The branches' losses group by group, then the row's, whose first tokens of rollouts and cross-entropy it
-        has."""
-        batch, rollout, ce_coef = prepared.batch, prepared.rollout, self.config.ce_coef
+        """rl_coef * policy gradient + ce_coef * cross-entropy, of the branches group by group and then of the row."""
+        config, batch, rollout = self.config, prepared.batch, prepared.rollout
         branches = branches_of(batch, rollout.predicting, self.sampler.reuse, branch_tokens(batch, max_tokens))
-        generated = branch_labels(batch, rollout, branches, self.sampler.temperature)
-        for part in self.policy.parts(batch, branches, prepared.row):
-            here, text = generated.within(part), [prepared.text] if ce_coef and part.is_row else []
-            log_probs = self.policy.log_probs(part.hidden, here, *text)
-            rl = policy_gradient(
-                rollout.like_tokens(log_probs[0]),
-                prepared.advantages,
-                rollout.like_tokens(here.wanted),
-                totals["generated"],
-            )
-            total, parts = self.config.rl_coef * rl, {"policy_gradient": rl}
-            if text:
-                parts["cross_entropy"] = cross_entropy(log_probs[1], prepared.text.wanted, totals["targets"])
-                total = total + ce_coef * parts["cross_entropy"]
-            yield Loss(total + part.pull, parts)
+        text, temperature = prepared.text if config.ce_coef else None, self.sampler.temperature
+        for part in scored(self.policy, batch, rollout, branches, temperature, text, prepared.row):
+            rl = policy_gradient(part.log_probs, prepared.advantages, part.wanted, totals["generated"])
+            total, parts = config.rl_coef * rl, {"policy_gradient": rl}
+            if part.text is not None:
+                parts["cross_entropy"] = cross_entropy(part.text, prepared.text.wanted, totals["targets"])
+                total = total + config.ce_coef * parts["cross_entropy"]
+            yield part.loss(total, parts)
 
     def metrics(self, prepared: list[Experience]) -> dict[str, Tally]:
         return signal(prepared, self.stop_token)
@@ -127,12 +126,6 @@ class EBFT:
     def _blocks(self, batch: Batch) -> Blocks:
         geometry = self.sampler
         return find_blocks(batch, geometry.anchors, geometry.context_length, geometry.stride, geometry.generate_length)
-
-    def tokens_per_row(self, row_length: int, num_blocks: float, alone: bool) -> dict[str, float]:
-        geometry, is_kept = self.sampler, alone and not self.policy.decoder.recomputes
-        return cost.block_rollouts(
-            row_length, num_blocks, geometry.n_samples, geometry.generate_length, self.phi.decoder.depth, is_kept
-        )
 
     @property
     def tokens_forwarded(self) -> float:

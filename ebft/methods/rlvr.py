@@ -22,11 +22,12 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from ebft.config.schema import RLVRConfig, SamplerConfig
-from ebft.cost import tokens as cost
+from ebft.config.methods import RLVRConfig
+from ebft.config.schema import SamplerConfig
 from ebft.geometry.blocks import completion_blocks, make_branches
-from ebft.methods.base import Counts, Loss, Tally, branch_tokens
+from ebft.methods.base import Counts, Ingredients, Loss, Tally, branch_tokens
 from ebft.methods.metrics import outcomes
+from ebft.methods.scoring import scored
 from ebft.models.decoder import FORWARD_TOKENS
 from ebft.models.logprobs import Labels, branch_labels, row_labels
 from ebft.models.policy import LanguageModel
@@ -65,6 +66,13 @@ class RLVR:
     ) -> None:
         self.config, self.sampler, self.policy, self.reference = config, sampler, policy, reference
         self.judge, self.seed = judge, seed
+
+    @classmethod
+    def of(cls, given: Ingredients) -> "RLVR":
+        config = given.config
+        assert isinstance(config.method, RLVRConfig)
+        assert given.judge is not None
+        return cls(config.method, config.sampler, given.policy, given.reference, given.judge, config.seed)
 
     def prepare(self, batch: Batch, step: int, alone: bool) -> Experience:
         config, device = self.config, self.policy.device
@@ -136,26 +144,23 @@ class RLVR:
         }
 
     def losses(self, prepared: Experience, totals: Counts, max_tokens: int | None) -> Iterator[Loss]:
-        """The completions' losses group by group, then the row's, whose first tokens of completions and cross-entropy
-        it has."""
+        """Policy gradient + kl_coef * KL penalty + ce_coef * cross-entropy, of the completions group by group and then
+        of the rows."""
         config, batch, rollout = self.config, prepared.batch, prepared.rollout
         branches = make_branches(rollout.blocks, rollout.predicting.tokens, branch_tokens(batch, max_tokens))
-        generated = branch_labels(batch, rollout, branches, self.sampler.temperature)
-        for part in self.policy.parts(batch, branches):
-            here, text = generated.within(part), [prepared.text] if config.ce_coef and part.is_row else []
-            found = self.policy.log_probs(part.hidden, here, *text)
-            log_probs, wanted = rollout.like_tokens(found[0]), rollout.like_tokens(here.wanted)
-            total = policy_gradient(log_probs, self._weights(prepared), wanted, totals["completions"])
+        text = prepared.text if config.ce_coef else None
+        for part in scored(self.policy, batch, rollout, branches, self.sampler.temperature, text):
+            total = policy_gradient(part.log_probs, self._weights(prepared), part.wanted, totals["completions"])
             parts = {"policy_gradient": total}
             if prepared.reference is not None and config.kl_estimator != "k1":
                 parts["kl_penalty"] = kl_penalty(
-                    log_probs, prepared.reference, wanted, totals["generated"], config.kl_estimator
+                    part.log_probs, prepared.reference, part.wanted, totals["generated"], config.kl_estimator
                 )
                 total = total + config.kl_coef * parts["kl_penalty"]
-            if text:
-                parts["cross_entropy"] = cross_entropy(found[1], prepared.text.wanted, totals["targets"])
+            if part.text is not None:
+                parts["cross_entropy"] = cross_entropy(part.text, prepared.text.wanted, totals["targets"])
                 total = total + config.ce_coef * parts["cross_entropy"]
-            yield Loss(total + part.pull, parts)
+            yield part.loss(total, parts)
 
     def _weights(self, prepared: Experience) -> Float[Tensor, "B N 1"]:
         """Of a completion's tokens in the policy gradient, over the denominator."""
@@ -171,11 +176,6 @@ class RLVR:
 
     def metrics(self, prepared: list[Experience]) -> dict[str, Tally]:
         return outcomes(prepared)
-
-    def tokens_per_row(self, row_length: int, num_blocks: float, alone: bool) -> dict[str, float]:
-        return cost.completions(
-            row_length, self.sampler.n_samples, self.config.max_new_tokens, self.reference is not None
-        )
 
     @property
     def tokens_forwarded(self) -> float:

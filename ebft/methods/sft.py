@@ -3,8 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from ebft.cost import tokens as cost
-from ebft.methods.base import Counts, Loss, Tally
+from ebft.methods.base import Counts, Ingredients, Loss, Tally
 from ebft.models.logprobs import Labels, row_labels
 from ebft.models.policy import LanguageModel
 from ebft.objective.losses import cross_entropy
@@ -23,6 +22,10 @@ class SFT:
     def __init__(self, policy: LanguageModel) -> None:
         self.policy = policy
 
+    @classmethod
+    def of(cls, given: Ingredients) -> "SFT":
+        return cls(given.policy)
+
     def prepare(self, batch: Batch, step: int, alone: bool) -> Text:
         return Text(batch.to(self.policy.device), row_labels(batch).to(self.policy.device))
 
@@ -39,9 +42,6 @@ class SFT:
 
     def metrics(self, prepared: list[Text]) -> dict[str, Tally]:
         return {}
-
-    def tokens_per_row(self, row_length: int, num_blocks: float, alone: bool) -> dict[str, float]:
-        return cost.supervised(row_length)
 
     @property
     def tokens_forwarded(self) -> float:

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedConfig
 
-from ebft.config.schema import EBFTConfig, LoRAConfig, RLVRConfig, TrainConfig, UserError
+from ebft.config.schema import LoRAConfig, TrainConfig, UserError
 from ebft.cost import memory
 from ebft.cost import tokens as cost
 from ebft.cost.memory_per_gpu import KEPT_TO_SAMPLE, Sharding, fullest
@@ -24,13 +24,15 @@ def workload(
 ) -> Workload:
     """A micro-batch, of one of so many processes, of rows with so many blocks. Raises UserError for an architecture
     that is no language model."""
-    method, sampler, trainer, length = config.method, config.sampler, config.trainer, config.data.sequence_length
-    branches, branch_tokens, reach = 0.0, 0, 0.0
-    if isinstance(method, EBFTConfig):
-        branches, branch_tokens = num_blocks * sampler.n_samples, sampler.generate_length - 1
-        reach = (sampler.context_length + length - sampler.generate_length) / 2
-    elif isinstance(method, RLVRConfig):
-        branches, branch_tokens, reach = float(sampler.n_samples), method.max_new_tokens - 1, float(length)
+    sampler, trainer, length = config.sampler, config.trainer, config.data.sequence_length
+    needs = config.method.needs(sampler)
+    contexts = needs.num_contexts(num_blocks)
+    branch_tokens = max(0, needs.rollout_tokens - 1)
+    reach = {
+        "none": 0.0,
+        "blocks": (sampler.context_length + length - needs.rollout_tokens) / 2,
+        "completions": float(length),
+    }
     policy = network(architecture, f"model.path={config.model.path}", config.model.trust_remote_code)
     phi = _feature_network(config, architecture, policy)
     documents = trainer.batch_size // num_processes
@@ -43,19 +45,19 @@ def workload(
         documents=documents,
         rows=min(trainer.micro_batch_size, documents),
         row_tokens=length,
-        branches=branches,
+        branches=contexts * sampler.n_samples,
+        updated_share=needs.num_updated(sampler.n_samples) / sampler.n_samples,
         branch_tokens=branch_tokens,
-        reach=reach,
+        reach=reach[needs.rollouts],
         chunk_tokens=0
         if device == "cuda"
         else branch_tokens * max(1, min(CHUNK_BRANCHES, CHUNK_TOKENS // max(1, branch_tokens))),
-        own_rows=isinstance(method, RLVRConfig),
+        own_rows=needs.rollouts == "completions",
         bf16=trainer.dtype == "bf16",
         checkpointing=trainer.gradient_checkpointing,
         averaged=config.optimizer.ema_decay is not None,
-        has_reference=isinstance(method, RLVRConfig)
-        and method.kl_coef > 0
-        and not isinstance(config.model.adapter, LoRAConfig),
+        may_keep_rows=needs.keeps_rows,
+        has_reference=needs.reference_policy and not isinstance(config.model.adapter, LoRAConfig),
         max_tokens=trainer.max_tokens_per_microbatch,
         max_logits=LOGITS_AT_A_TIME,
         steps_at_once=device == "cuda",

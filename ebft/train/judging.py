@@ -3,7 +3,7 @@ trained on its word."""
 
 from transformers import PreTrainedTokenizerBase
 
-from ebft.config.schema import RLVRConfig, TrainConfig, UserError
+from ebft.config.schema import TrainConfig, UserError
 from ebft.data import Data, Questions
 from ebft.evaluation import Examiner
 from ebft.parallel.world import ALONE, World
@@ -44,14 +44,14 @@ class Judging:
 
     def _used(self) -> list[Questions]:
         """The sides that this run asks about."""
-        trained = self.train if isinstance(self.config.method, RLVRConfig) else None
+        trained = self.train if self.config.method.needs(self.config.sampler).asks_questions else None
         examined = self.validation if self.config.eval.num_questions else None
         return [questions for questions in (trained, examined) if questions is not None]
 
     def _check_room(self, used: list[Questions], max_positions: int | None) -> None:
         config = self.config
-        method = config.method
-        longest = max(config.eval.max_new_tokens, method.max_new_tokens if isinstance(method, RLVRConfig) else 0)
+        needs = config.method.needs(config.sampler)
+        longest = max(config.eval.max_new_tokens, needs.rollout_tokens if needs.asks_questions else 0)
         for questions in used:
             prompts = (~questions.rows.completion_mask & (questions.rows.document_ids >= 0)).sum(1)
             row = int(prompts.argmax())
@@ -102,9 +102,8 @@ def _sandbox(config: TrainConfig) -> Sandbox:
     if not (config.sandbox.allow_code_execution or embedded):
         raise UserError(
             f"data.task={EXECUTES} runs programs that model.path={config.model.path} writes; allow it with "
-            "sandbox.allow_code_execution=true, "
-            "or turn it off with data.task=null (with eval.num_questions=0 and a method other than rlvr it is not "
-            "needed)."
+            "sandbox.allow_code_execution=true, or turn it off with data.task=null (with eval.num_questions=0 and a "
+            "method that asks no questions it is not needed)."
         )
     sandbox = Sandbox(config.sandbox)
     sandbox.check_canaries()

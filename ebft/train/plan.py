@@ -59,7 +59,7 @@ def _cost(config: TrainConfig, setup: Groundwork) -> str:
     )
     rows = config.trainer.batch_size
     parts = " + ".join(f"{name} {rows * tokens:,.0f}" for name, tokens in phases.items())
-    total, supervised = sum(phases.values()), sum(cost.supervised(config.data.sequence_length).values())
+    total, supervised = sum(phases.values()), cost.supervised(config.data.sequence_length)
     bound = "at most " if cost.depends_on_rollouts(config) else ""
     return (
         f"{bound}{rows * total:,.0f} = {parts}; {total / supervised:.1f} times supervised fine-tuning on the same rows"

@@ -10,12 +10,12 @@ import transformers
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 from ebft import data
-from ebft.config.schema import EvalConfig, LoRAConfig, RLVRConfig, TrainConfig, UserError
+from ebft.config.schema import EvalConfig, LoRAConfig, TrainConfig, UserError
 from ebft.cost.workload import Workload
 from ebft.data import Data, Rows
 from ebft.evaluation import Evaluator
 from ebft.geometry.blocks import find_blocks
-from ebft.methods import Method, build
+from ebft.methods import Ingredients, Method, build
 from ebft.models.adapters import check_packages
 from ebft.models.feature_network import FeatureNetwork
 from ebft.models.loading import (
@@ -76,7 +76,7 @@ def gather(config: TrainConfig, world: World = ALONE) -> Material:
     tokenizer = load_tokenizer(config.model)
     architecture = load_architecture(config.model)
     check_architecture(architecture, config, device)
-    trained, examined = isinstance(config.method, RLVRConfig), config.eval.num_questions > 0
+    trained, examined = config.method.needs(config.sampler).asks_questions, config.eval.num_questions > 0
     loaded = data.load(config.data, tokenizer, train_questions=trained, validation_questions=examined)
     _check_vocabulary(loaded, architecture.vocab_size, config)
     held_out, held_out_long = (evaluation_batches(loaded.validation, config, size) for size in _evaluated(config.eval))
@@ -154,9 +154,10 @@ def prepare(config: TrainConfig, world: World = ALONE) -> Setup:
         _recompute_activations(policy)
     if world.size > 1:
         _share(policy, phi, config, world)
-    penalised = isinstance(config.method, RLVRConfig) and config.method.kl_coef > 0
-    reference = _reference_of(policy, config, material) if penalised else None
-    method = build(config, policy, phi, material.stop_token, material.judging.judge(), reference)
+    needs = config.method.needs(config.sampler)
+    reference = _reference_of(policy, config, material) if needs.reference_policy else None
+    judge = material.judging.judge() if needs.asks_questions else None
+    method = build(Ingredients(config, policy, phi, material.stop_token, judge, reference))
     return Setup(**vars(ground), policy=policy, method=method, evaluator=material.evaluator(phi))
 
 
@@ -176,8 +177,8 @@ def _reference_of(policy: LanguageModel, config: TrainConfig, material: Material
 
 
 def training_rows(loaded: Data, config: TrainConfig) -> Rows:
-    """Verifiable rewards need questions, everything else learns from the rows."""
-    if not isinstance(config.method, RLVRConfig):
+    """The questions, for a method that asks them; otherwise rows as they are."""
+    if not config.method.needs(config.sampler).asks_questions:
         return loaded.train
     assert loaded.train_questions is not None
     return loaded.train_questions.rows

@@ -12,7 +12,7 @@ from ebft.cli.keys import GROUPS, NESTED_GROUPS, all_keys, is_whole, nearest
 from ebft.cli.planning import Planner
 from ebft.cli.sweep import help_text as sweep_help_text
 from ebft.cli.sweep import settings, sweep
-from ebft.config.schema import METHODS
+from ebft.config.methods import METHODS
 
 CONF = Path(__file__).parents[2] / "conf"
 SWEEP_GROUPS = ["sweep", "launcher"]
@@ -61,7 +61,7 @@ def test_the_command_of_each_sweep_and_launcher_is_planned(
     title, header, *cells = capsys.readouterr().out.splitlines()
     assert title.startswith(f"{option if group == 'sweep' else 'default'}: {len(cells)} runs in {tmp_path}, ")
     assert header.split() == ["cell", "runs", "done", "steps", "cost"]
-    assert all(cell.endswith(" times sft") for cell in cells)
+    assert all(cell.endswith(" times supervised fine-tuning") for cell in cells)
 
 
 def test_an_ablation_can_be_of_another_experiment(tmp_path: Path) -> None:

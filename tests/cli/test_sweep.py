@@ -112,8 +112,8 @@ def test_a_plan_has_cells_steps_and_cost_and_writes_nothing(command: Command) ->
     assert outcome.out.splitlines() == [
         "mine: 6 runs in out, 6 not started",
         "  cell  runs  done  steps                                        cost",
-        "  sft      3     0     40          1,212 tokens a step, 1.0 times sft",
-        "  ebft     3     0     40  at most 5,000 tokens a step, 4.1 times sft",
+        "  sft      3     0     40          1,212 tokens a step, 1.0 times supervised fine-tuning",
+        "  ebft     3     0     40  at most 5,000 tokens a step, 4.1 times supervised fine-tuning",
     ]
 
 

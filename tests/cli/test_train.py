@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from ebft.config.schema import EBFTConfig, RunFailure, SFTConfig, TrainConfig, UserError
+from ebft.config.methods import EBFTConfig, SFTConfig
+from ebft.config.schema import RunFailure, TrainConfig, UserError
 from tests.cli.conftest import Launcher
 from tests.debug_run import MINIATURE, write_rows
 

@@ -17,7 +17,8 @@ import torch
 from ebft.cli.compose import compose
 from ebft.cli.planning import Planner
 from ebft.cli.sweep import settings
-from ebft.config.schema import HubDataConfig, ModelConfig, RLVRConfig, TrainConfig
+from ebft.config.methods import RLVRConfig
+from ebft.config.schema import HubDataConfig, ModelConfig, TrainConfig
 from ebft.report import run_page as report
 from ebft.train.loop import train
 from ebft.train.setup import prepare

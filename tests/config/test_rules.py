@@ -206,7 +206,8 @@ def test_rules_of_adapters() -> None:
     )
     assert refusal(config, **adapter(config, dropout=1.0)) == "model.adapter.dropout=1.0 must be below 1."
     assert refusal(config, **adapter(config, dropout=0.1)) == (
-        "model.adapter.dropout=0.1 needs method=sft: rollouts and update must agree, so use model.adapter.dropout=0."
+        "model.adapter.dropout=0.1 needs a method without rollouts: those of method=ebft and its update must agree, so "
+        "use model.adapter.dropout=0."
     )
     assert refusal(config, **adapter(config, quantize="nf4")) == (
         "model.adapter.quantize=nf4 needs a CUDA device; use model.adapter.quantize=none, or trainer.device=cuda."

@@ -4,12 +4,13 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from ebft.cli.compose import compose
-from ebft.config.schema import TrainConfig
+from ebft.config.schema import MethodConfig, Needs, TrainConfig
 from ebft.cost import tokens as cost
 from ebft.train.optimization import Optimization
 from ebft.train.setup import prepare
@@ -36,29 +37,46 @@ def measured(config: TrainConfig) -> float:
     return setup.method.tokens_forwarded - before
 
 
+BLOCKS = Needs("blocks", 5, feature_network=True)
+COMPLETED = Needs("completions", 7)
+
+
 def test_a_supervised_token_is_a_forward_and_a_backward_of_two() -> None:
-    assert cost.supervised(23) == {"update": 69}
+    assert cost.supervised(23) == 69
 
 
 def test_phases_of_block_rollouts() -> None:
     """6 branches: 23 + 6 * 4 = 47 tokens sampled and trained on, (23 + 6 * 5) / 2 through half of the layers. A kept
     row is trained on alone."""
-    assert cost.block_rollouts(23, 3, 2, 5, 0.5, row_is_kept=False) == {"sampling": 47, "features": 26.5, "update": 141}
-    assert cost.block_rollouts(23, 3, 2, 5, 0.5, row_is_kept=True) == {"sampling": 24, "features": 26.5, "update": 141}
+    apart = {"sampling": 47, "features": 26.5, "update": 141}
+    assert cost.of_row(BLOCKS, 2, 23, 3, 0.5) == apart
+    assert cost.of_row(BLOCKS, 2, 23, 3, 0.5, row_is_kept=True) == apart | {"sampling": 24}
 
 
 def test_a_mean_number_of_blocks_is_no_whole_number() -> None:
     """2.5 blocks of two rollouts: 5 branches."""
-    assert cost.block_rollouts(23, 2.5, 2, 5, 1.0, row_is_kept=False) == {"sampling": 43, "features": 48, "update": 129}
+    assert cost.of_row(BLOCKS, 2, 23, 2.5) == {"sampling": 43, "features": 48, "update": 129}
 
 
 @pytest.mark.parametrize(
-    ("has_reference", "phases"),
-    [(False, {"sampling": 47, "update": 141}), (True, {"sampling": 47, "update": 141, "reference": 47})],
+    ("needs", "phases"),
+    [
+        (COMPLETED, {"sampling": 47, "update": 141}),
+        (replace(COMPLETED, reference_policy=True), {"sampling": 47, "update": 141, "reference": 47}),
+        (replace(COMPLETED, updated_rollouts=1), {"sampling": 47, "update": 105}),  # 3 * (29 + 6)
+        (replace(COMPLETED, updated_rollouts=5), {"sampling": 47, "update": 141}),  # there are only 3
+        (replace(COMPLETED, feature_network=True), {"sampling": 47, "features": 50, "update": 141}),  # 29 + 3 * 7
+    ],
 )
-def test_phases_of_completions(has_reference: bool, phases: dict[str, float]) -> None:
+def test_phases_of_completions(needs: Needs, phases: dict[str, float]) -> None:
     """29 + 3 * 6 = 47: the last token of a completion is never read."""
-    assert cost.completions(29, 3, 7, has_reference) == phases
+    assert cost.of_row(needs, 3, 29, 11.0) == phases
+
+
+def test_a_method_that_does_not_say_what_it_needs_is_not_taken_for_another() -> None:
+    run = config(GEOMETRY)
+    with pytest.raises(NotImplementedError, match="MethodConfig does not say what it needs"):
+        cost.line(replace(run, method=MethodConfig("unknown")))
 
 
 @pytest.mark.parametrize(
@@ -101,21 +119,33 @@ def test_what_is_sampled(lines: tuple[str, ...], text: str) -> None:
 @pytest.mark.parametrize(
     ("line", "text"),
     [
-        ("method=sft", "606 tokens a step, 1.0 times sft"),
-        ("method=ebft", "at most 2,500 tokens a step, 4.1 times sft"),
+        ("method=sft", "606 tokens a step, 1.0 times supervised fine-tuning"),
+        ("method=ebft", "at most 2,500 tokens a step, 4.1 times supervised fine-tuning"),
         (
             "method=ebft sampler.reuse=false",
-            "2,500 tokens a step, 4.1 times sft",
+            "2,500 tokens a step, 4.1 times supervised fine-tuning",
         ),  # 257 + 222 + 771 = 1250 a row, and 1250 / 303 = 4.13
-        ("method=ebft features.feature_layers=[1]", "at most 2,648 tokens a step, 4.4 times sft"),
-        ("method=ebft trainer.micro_batch_size=2", "at most 2,298 tokens a step, 3.8 times sft"),  # 101 less a row
-        ("method=ebft sampler.reuse=false trainer.micro_batch_size=2", "2,298 tokens a step, 3.8 times sft"),
+        ("method=ebft features.feature_layers=[1]", "at most 2,648 tokens a step, 4.4 times supervised fine-tuning"),
+        (
+            "method=ebft trainer.micro_batch_size=2",
+            "at most 2,298 tokens a step, 3.8 times supervised fine-tuning",
+        ),  # 101 less a row
+        (
+            "method=ebft sampler.reuse=false trainer.micro_batch_size=2",
+            "2,298 tokens a step, 3.8 times supervised fine-tuning",
+        ),
         (
             "method=ebft sampler.reuse=false trainer.micro_batch_size=2 trainer.max_tokens_per_microbatch=700",
-            "at most 2,500 tokens a step, 4.1 times sft",
+            "at most 2,500 tokens a step, 4.1 times supervised fine-tuning",
         ),
-        ("method=ebft features.network=checkpoint features.path=x", "about 2,500 tokens a step, 4.1 times sft"),
-        ("method=sft features.network=checkpoint features.path=x", "606 tokens a step, 1.0 times sft"),
+        (
+            "method=ebft features.network=checkpoint features.path=x",
+            "about 2,500 tokens a step, 4.1 times supervised fine-tuning",
+        ),
+        (
+            "method=sft features.network=checkpoint features.path=x",
+            "606 tokens a step, 1.0 times supervised fine-tuning",
+        ),
     ],
 )
 def test_the_line_of_a_plan(line: str, text: str) -> None:

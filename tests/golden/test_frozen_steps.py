@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from ebft.config.schema import METHODS
+from ebft.config.methods import METHODS
 from ebft.report import run_page as report
 from ebft.train.loop import train
 from tests.debug_run import miniature, pairs, rows

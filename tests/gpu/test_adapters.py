@@ -4,7 +4,8 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from ebft.config.schema import EBFTConfig, FeaturesConfig, LoRAConfig, OptimizerConfig, SamplerConfig
+from ebft.config.methods import EBFTConfig
+from ebft.config.schema import FeaturesConfig, LoRAConfig, OptimizerConfig, SamplerConfig
 from ebft.methods.ebft import EBFT
 from ebft.models.adapters import Adapters, fingerprint
 from ebft.models.feature_network import FeatureNetwork

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from ebft.config.schema import EBFTConfig, FeaturesConfig, OptimizerConfig, SamplerConfig
+from ebft.config.methods import EBFTConfig
+from ebft.config.schema import FeaturesConfig, OptimizerConfig, SamplerConfig
 from ebft.methods import differentiate
 from ebft.methods.ebft import EBFT, Experience
 from ebft.models.feature_network import FeatureNetwork

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from ebft.config.schema import RLVRConfig
+from ebft.config.methods import RLVRConfig
 from ebft.methods.rlvr import RLVR, Experience
 from ebft.objective.advantages import outcome_advantages
 from ebft.tasks.base import Question, Verdict

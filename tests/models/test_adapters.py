@@ -10,7 +10,8 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
-from ebft.config.schema import EBFTConfig, LoRAConfig, UserError
+from ebft.config.methods import EBFTConfig
+from ebft.config.schema import LoRAConfig, UserError
 from ebft.geometry.blocks import make_branches
 from ebft.methods.ebft import EBFT
 from ebft.models import adapters as module

@@ -20,7 +20,8 @@ from benchmark_profile import write_profiles
 from naive import NaiveEBFT, layout
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
-from ebft.config.schema import EBFTConfig, FeaturesConfig, SamplerConfig
+from ebft.config.methods import EBFTConfig
+from ebft.config.schema import FeaturesConfig, SamplerConfig
 from ebft.methods import differentiate
 from ebft.methods.ebft import EBFT
 from ebft.models.feature_network import FeatureNetwork

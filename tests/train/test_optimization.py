@@ -64,9 +64,6 @@ class Linear:
     def metrics(self, prepared: list[Batch]) -> dict[str, Tally]:
         return {"parts": Tally.ratio(torch.tensor(len(prepared)), torch.tensor(1))}
 
-    def tokens_per_row(self, row_length: int, num_blocks: float, alone: bool) -> dict[str, float]:
-        return {}
-
 
 def batch_of(*rows: list[int]) -> Batch:
     tokens = torch.tensor(rows)

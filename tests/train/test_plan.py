@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from ebft.cost import memory
+from ebft.cost.tokens import by_phase
 from ebft.methods import differentiate
 from ebft.train.optimization import Optimization
 from ebft.train.plan import model_card, plan
@@ -85,8 +86,9 @@ def test_the_papers_setting_costs_what_section_9_says(tmp_path: Path) -> None:
     times 3 * 1024."""
     geometry = "sampler.n_samples=4 sampler.stride=8 sampler.context_length=8 sampler.generate_length=8"
     depth = "model.config_overrides.num_hidden_layers=4 features.feature_layers=[0.25,0.5,0.75]"
-    method = prepare(miniature(tmp_path, "method=ebft", *geometry.split(), *depth.split())).method
-    assert method.tokens_per_row(1024, 127, alone=False) == {"sampling": 4580, "features": 3816, "update": 13740}
+    config = miniature(tmp_path, "method=ebft", "data.sequence_length=1024", *geometry.split(), *depth.split())
+    phases = by_phase(config, 127, prepare(config).method.phi.decoder.depth, rows_are_kept=False)
+    assert phases == {"sampling": 4580, "features": 3816, "update": 13740}
 
 
 def test_lines_of_the_plan(tmp_path: Path) -> None:

@@ -1,0 +1,73 @@
+"""What a method is told, and what it says of itself without torch: what it needs of a run, and which settings cannot
+work with it.
+
+Cost, memory, plan, rules and set-up ask a method's config for its needs and never for its name, so that a method of
+somebody else's is planned, costed and refused like those that are built in.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from ebft.config.schema import MethodConfig, Needs, SamplerConfig, TrainConfig, at_least, one_of
+
+
+@dataclass(frozen=True)
+class SFTConfig(MethodConfig):
+    """Supervised fine-tuning: mean cross-entropy over the tokens that count."""
+
+    def needs(self, sampler: SamplerConfig) -> Needs:
+        return Needs()
+
+
+@dataclass(frozen=True)
+class EBFTConfig(MethodConfig):
+    """rl_coef * L_CFM + ce_coef * cross-entropy (method.md section 1)."""
+
+    rl_coef: float = at_least(0)
+    ce_coef: float = at_least(0)  # the paper's gamma
+    alignment_coef: float = at_least(0)
+    diversity_coef: float = at_least(0)  # 1 gives an unbiased gradient of L_CFM
+    advantage: str = one_of("none", "rloo", "group_norm")
+
+    def needs(self, sampler: SamplerConfig) -> Needs:
+        return Needs("blocks", sampler.generate_length, feature_network=True, keeps_rows=True)
+
+    def conflicts(self, config: TrainConfig) -> Iterator[str]:
+        if self.rl_coef == 0 and self.ce_coef == 0:
+            yield "method.rl_coef and method.ce_coef are both 0, so there is nothing to train on; raise one."
+        n_samples = config.sampler.n_samples
+        yield from _too_few_samples(n_samples, self.advantage)
+        if n_samples < 2 and self.diversity_coef > 0:
+            yield (
+                f"sampler.n_samples={n_samples} leaves no pair for the diversity term; use at least 2, or "
+                "method.diversity_coef=0."
+            )
+
+
+@dataclass(frozen=True)
+class RLVRConfig(MethodConfig):
+    """Reinforcement learning from verifiable rewards: policy gradient on the verdicts of the data's task."""
+
+    advantage: str = one_of("none", "rloo", "grpo", "dr_grpo")
+    max_new_tokens: int = at_least(1)  # of a completion
+    truncated: str = one_of("zero", "masked")  # completions without an end: reward 0, or left out of the loss
+    ce_coef: float = at_least(0)  # weight of cross-entropy
+    kl_coef: float = at_least(0)  # weight of the KL divergence from the policy before training
+    kl_estimator: str = one_of("k1", "k2", "k3")
+
+    def needs(self, sampler: SamplerConfig) -> Needs:
+        return Needs("completions", self.max_new_tokens, asks_questions=True, reference_policy=self.kl_coef > 0)
+
+    def conflicts(self, config: TrainConfig) -> Iterator[str]:
+        yield from _too_few_samples(config.sampler.n_samples, self.advantage)
+
+
+def _too_few_samples(n_samples: int, advantage: str) -> Iterator[str]:
+    if n_samples < 2 and advantage != "none":
+        yield (
+            f"sampler.n_samples={n_samples} is too small for method.advantage={advantage}; use at least 2, or "
+            "method.advantage=none."
+        )
+
+
+METHODS: dict[str, type[MethodConfig]] = {"sft": SFTConfig, "rlvr": RLVRConfig, "ebft": EBFTConfig}
