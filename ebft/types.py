@@ -30,9 +30,8 @@ class Batch:
     """Rows of tokens with everything that the stages need to know about them."""
 
     tokens: Int[Tensor, "B T"]
-    document_ids: Int[
-        Tensor, "B T"
-    ]  # attention and blocks never cross two ids; -1 on padding; all 0 without document masking
+    # attention and blocks never cross two ids; -1 on padding; all 0 without document masking
+    document_ids: Int[Tensor, "B T"]
     loss_mask: Bool[Tensor, "B T"]  # tokens that count as targets of the cross-entropy
     completion_mask: Bool[Tensor, "B T"]  # tokens of a completion; every real token where the data is plain text
     row_ids: Int[Tensor, "B"]  # the rows' places in the data set

@@ -25,12 +25,10 @@ def compose(overrides: list[str], config_name: str = "train") -> TrainConfig:
 
 def to_config(cfg: DictConfig) -> TrainConfig:
     """The composed tree, its hydra node aside, as dataclasses that passed `check`. Raises UserError."""
-    tree = (
-        OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"]) if "hydra" in cfg else cfg
-    )  # a copy costs a sixth of a plan's time
-    config: TrainConfig = typed(
-        tree, EvaluateConfig if "models" in tree else TrainConfig
-    )  # the only key that ebft-eval has and ebft-train has not
+    # a copy costs a sixth of a plan's time
+    tree = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"]) if "hydra" in cfg else cfg
+    # the only key that ebft-eval has and ebft-train has not
+    config: TrainConfig = typed(tree, EvaluateConfig if "models" in tree else TrainConfig)
     check(config)
     return config
 

@@ -119,9 +119,8 @@ def overrides_of(folder: Path) -> list[str]:
         ) from error
     for name, values in {**groups, "model.adapter": adapter}.items():
         keys = {f"{name}.{key}": value for key, value in values.items()} if isinstance(values, dict) else {name: values}
-        overrides += [
-            f"{'++' if isinstance(value, dict) else ''}{key}={literal(value)}" for key, value in keys.items()
-        ]  # whose keys may be new
+        # whose keys may be new
+        overrides += [f"{'++' if isinstance(value, dict) else ''}{key}={literal(value)}" for key, value in keys.items()]
     return overrides
 
 

@@ -92,9 +92,8 @@ def launch(config: TrainConfig, run_dir: Path, size: int, worker: str = "ebft.cl
     """Start `size` workers on this machine and see them through. Raises what they refuse as SystemExit, for they have
     said it."""
     path = run_dir / f".processes_{os.getpid()}.yaml"
-    descriptor = os.open(
-        path, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o600
-    )  # it may hold names that are nobody's business
+    # it may hold names that are nobody's business
+    descriptor = os.open(path, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o600)
     try:
         with os.fdopen(descriptor, "w", encoding="utf-8") as file:
             yaml.safe_dump({"config": asdict(config), "run_dir": str(run_dir)}, file, sort_keys=False)

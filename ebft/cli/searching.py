@@ -25,9 +25,8 @@ class SearchPlan:
 
     def jobs(self, trial: int, parameters: Mapping[str, Any]) -> list[Job]:
         """One for every seed. Raises UserError."""
-        elements = {
-            str(axis.key_or_group): axis.get_key_element() for axis in parse(self.axes)
-        }  # with the plus of a key that is added
+        # with the plus of a key that is added
+        elements = {str(axis.key_or_group): axis.get_key_element() for axis in parse(self.axes)}
         cell = merged(self.fixed, [f"{elements[key]}={value}" for key, value in parameters.items()])
         seeded = itertools.product(*(values(override) for override in parse(cell)))
         return [self.planner.job("", list(one), [*parameters, "seed"], {}, trial) for one in seeded]

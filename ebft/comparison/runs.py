@@ -34,9 +34,8 @@ class Planned:
     folder: str  # below the sweep's
     variant: str  # the name of its grid, or nothing
     keys: Mapping[str, str] | None  # its values on the sweep's axes; None where it was found without a plan
-    config: Mapping[str, Any] = field(
-        repr=False
-    )  # flat; model.path is run:FOLDER where it starts from another run's model
+    # flat; model.path is run:FOLDER where it starts from another run's model
+    config: Mapping[str, Any] = field(repr=False)
     note: str = ""  # why it is not done
 
     @property

@@ -112,9 +112,8 @@ class DataConfig:
     loss_tokens: str = one_of("all", "completion")  # which tokens count in the cross-entropy
     task: str | None = one_of(*TASKS)  # how completions are verified; null: they are not
     validation_fraction: float = above(0)  # held out by a stable hash, where there is no validation split of its own
-    validation_part: str = one_of(
-        "all", "selection", "report"
-    )  # of the held-out documents: all, or one of two halves by a stable hash
+    # of the held-out documents: all, or one of two halves by a stable hash
+    validation_part: str = one_of("all", "selection", "report")
     drop_long_pairs: bool  # prompt and completion above sequence_length: dropped and counted; otherwise refused
     max_train_documents: int | None = at_least(1)
     max_validation_documents: int | None = at_least(1)
@@ -180,13 +179,11 @@ class FeaturesConfig:
     embed_method: str = one_of("last_token", "mean_pooling", "concat")
     normalize: str = one_of("joint", "per_layer", "none")
     whitening: str = one_of("none", "paper", "reference_code")
-    network: str = one_of(
-        "policy", "checkpoint", "random"
-    )  # policy: the policy before training, a copy of it or its base without adapters
+    # policy: the policy before training, a copy of it or its base without adapters
+    network: str = one_of("policy", "checkpoint", "random")
     path: str | None  # the checkpoint, with network=checkpoint only
-    placement: str = one_of(
-        "replicated", "sharded", "cpu"
-    )  # of its weights: in every process, in shards, or in shards in the hosts' memory
+    # of its weights: in every process, in shards, or in shards in the hosts' memory
+    placement: str = one_of("replicated", "sharded", "cpu")
 
 
 @dataclass(frozen=True)
@@ -224,21 +221,18 @@ class TrainerConfig:
     max_epochs: float | None = above(0)
     batch_size: int = at_least(1)  # documents per optimiser step
     micro_batch_size: int = at_least(1)  # documents per forward at most; never changes the gradient
-    max_tokens_per_microbatch: int | None = at_least(
-        1
-    )  # that hold activations at a time, rollouts included; null: no limit
+    # that hold activations at a time, rollouts included; null: no limit
+    max_tokens_per_microbatch: int | None = at_least(1)
     device: str = one_of("auto", "cpu", "cuda")
     dtype: str = one_of("fp32", "bf16")  # bf16: autocast over fp32 weights
     gradient_checkpointing: bool
     compile: bool  # layers by torch.compile; attention has kernels of its own
     liger: bool  # norms and gates in Liger's kernels
-    processes: int | None = at_least(
-        1
-    )  # on this machine, started by ebft-train; null: this one, or as many as torchrun or srun has started
+    # on this machine, started by ebft-train; null: this one, or as many as torchrun or srun has started
+    processes: int | None = at_least(1)
     hang_seconds: float = above(0)  # after which a process that gets nowhere while others wait for it ends them all
-    parallel: str = one_of(
-        "none", "ddp", "fsdp2"
-    )  # how several processes share a step: every one with all weights, or with shards of them
+    # how several processes share a step: every one with all weights, or with shards of them
+    parallel: str = one_of("none", "ddp", "fsdp2")
     checkpoint_every_steps: int = at_least(1)
     keep_checkpoints: int = at_least(1)
     profile: bool  # a torch profile of a few steps, written into the run folder
@@ -289,9 +283,8 @@ class SandboxConfig:
     """Running what a model wrote: whether at all, how well confined at least, and the limits of one program."""
 
     allow_code_execution: bool
-    require: str = one_of(
-        "none", "rlimits", "landlock", "namespaces"
-    )  # the weakest level to accept (sandbox/levels.py)
+    # the weakest level to accept (sandbox/levels.py)
+    require: str = one_of("none", "rlimits", "landlock", "namespaces")
     seconds: float = above(0)  # for a program with all its tests
     memory_mb: int = at_least(64)  # address space of a process
     output_kb: int = at_least(1)  # of an answer, of a file, and of all files a program leaves
@@ -336,16 +329,14 @@ class GridConfig:
     search: str = one_of("grid", "optuna")  # every run of the grid, or Optuna's choice of its axes
     num_trials: int = at_least(1)  # of search=optuna
     metric: str  # what search and early stopping go by
-    early_stopping: str = one_of(
-        "none", "median"
-    )  # median: stop a run that does worse than the median of the others at the same step
+    # median: stop a run that does worse than the median of the others at the same step
+    early_stopping: str = one_of("none", "median")
     early_stopping_after: int = at_least(1)  # evaluations after the base before a run can be stopped
     retry_failed: bool
     max_restarts: int = at_least(0)  # of a run that was killed, within one ebft-sweep
     reference: str | None  # the cell that differences are taken to; null: base
-    metrics: list[
-        str
-    ]  # columns of the comparison; empty: cross-entropy, feature matching at the training length, and what answers are judged by
+    # columns of the comparison; empty: cross-entropy, feature matching at the training length, and what answers are judged by
+    metrics: list[str]
     split: list[str]  # keys that tell one table from another
     by: list[str]  # keys that tell one cell from another where variants do not; empty: those in which runs differ
     reported: dict[str, dict[str, float]]  # cell -> metric -> what a publication reports

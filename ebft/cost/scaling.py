@@ -66,9 +66,8 @@ class Step:
 
     work: Workload  # its largest micro-batch
     documents: int
-    tokens: dict[
-        str, float
-    ]  # of a document by phase (`cost.by_phase`), its row forwarded for sampling and again for the update
+    # of a document by phase (`cost.by_phase`), its row forwarded for sampling and again for the update
+    tokens: dict[str, float]
     forward_tokens: int  # of a row's branches that go through at a time where no gradient is taken
 
 

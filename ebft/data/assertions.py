@@ -25,9 +25,8 @@ def function_under_test(tests: ast.Module, setup: ast.Module) -> str | None:
     first = first_assert(tests)
     if first is None:
         return None
-    others = [
-        statement for statement in tests.body if not isinstance(statement, ast.Assert)
-    ]  # asserts are many, and bind nothing for others
+    # asserts are many, and bind nothing for others
+    others = [statement for statement in tests.body if not isinstance(statement, ast.Assert)]
     known = {*dir(builtins), *_bound([setup, first, *others])}
     called = [node.func for node in ast.walk(first.test) if isinstance(node, ast.Call)]
     names = [function for function in called if isinstance(function, ast.Name) and function.id not in known]

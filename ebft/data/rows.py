@@ -143,9 +143,8 @@ def _fill(
         return torch.from_numpy(flat.reshape(shape))
 
     document_ids = grid(stream.document if config.document_masking else np.zeros_like(stream.document), PADDING)
-    document_ids = torch.where(
-        document_ids == PADDING, PADDING, document_ids - document_ids[:, :1]
-    )  # each row's documents are 0, 1, ...
+    # each row's documents are 0, 1, ...
+    document_ids = torch.where(document_ids == PADDING, PADDING, document_ids - document_ids[:, :1])
     completion_mask = grid(stream.completion, False)
     counted = completion_mask if config.loss_tokens == "completion" else document_ids != PADDING
     return Rows(

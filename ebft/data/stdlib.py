@@ -24,9 +24,8 @@ SPLIT_OFF = {"ctypes.macholib", "distutils", "idlelib", "lib2to3", "msilib", "tk
 def read_stdlib() -> Iterator[Document]:
     """One document a module, by dotted name; modules without text are left out."""
     root = Path(sysconfig.get_path("stdlib"))
-    own = (
-        entry for entry in root.iterdir() if entry.stem in sys.stdlib_module_names
-    )  # site-packages would take longer than all the rest
+    # site-packages would take longer than all the rest
+    own = (entry for entry in root.iterdir() if entry.stem in sys.stdlib_module_names)
     files = (
         path for entry in own for path in (entry.rglob("*.py") if entry.is_dir() else [entry]) if path.suffix == ".py"
     )

@@ -83,9 +83,8 @@ class StepContext(Context):
     anchors: Int[Tensor, "B R"]
     seen: ChunkedSteps | FlexSteps | None = None  # of these branches; None: not yet needed
     step: int = 0
-    own_cache: dict[int, tuple[Float[Tensor, "B R h U d"], Float[Tensor, "B R h U d"]]] = field(
-        default_factory=dict
-    )  # branch by branch
+    # branch by branch
+    own_cache: dict[int, tuple[Float[Tensor, "B R h U d"], Float[Tensor, "B R h U d"]]] = field(default_factory=dict)
 
     @classmethod
     def of(

@@ -30,9 +30,8 @@ class ChunkedBranches:
     segments: list[int]  # row tokens that each chunk reads beyond the chunk before, and the rest
     chunk_tokens: int
     own_segments: list[int]  # of every chunk, the tokens that it alone reads and those that the next chunk reads too
-    masks: list[
-        Float[Tensor, "B 1 _ _"]
-    ]  # of the chunks, each with its own sizes, over the row tokens and own tokens that they read: to be added
+    # of the chunks, each with its own sizes, over the row tokens and own tokens that they read: to be added
+    masks: list[Float[Tensor, "B 1 _ _"]]
 
     @classmethod
     def of(cls, document_ids: Int[Tensor, "B T"], own: OwnTokens) -> "ChunkedBranches":
@@ -61,9 +60,8 @@ class ChunkedBranches:
         rows = [x.split(self.segments, dim=2) for x in row]
         owns = [x.split(self.own_segments, dim=2) for x in (own_key, own_value)]
         queries, parts = query.split(self.chunk_tokens, dim=2), []
-        self.masks = [
-            mask.to(own_value.dtype) for mask in self.masks
-        ]  # once, as autocast wants them; later layers find them so
+        # once, as autocast wants them; later layers find them so
+        self.masks = [mask.to(own_value.dtype) for mask in self.masks]
         for chunk, mask in enumerate(self.masks):
             mine = slice(max(0, 2 * chunk - 1), 2 * chunk + 2)
             keys, values = (
@@ -78,9 +76,8 @@ class ChunkedBranches:
 class ChunkedSteps:
     """One more token of every branch: R queries over [T row keys | each one's own keys so far]."""
 
-    unseen: list[
-        Float[Tensor, "B _ _"]
-    ]  # of the chunks, each with its own sizes: minus infinity at row tokens that a branch does not see
+    # of the chunks, each with its own sizes: minus infinity at row tokens that a branch does not see
+    unseen: list[Float[Tensor, "B _ _"]]
 
     @classmethod
     def of(cls, document_ids: Int[Tensor, "B T"], anchors: Int[Tensor, "B R"]) -> "ChunkedSteps":

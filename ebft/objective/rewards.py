@@ -41,9 +41,8 @@ def _whitened(
     num_samples = gram.shape[-1]
     vectors, inverse, kept = _eigen(gram)
     projection = (vectors * kept[..., None, :]) @ vectors.mT
-    zero = (
-        gram.diagonal(dim1=-2, dim2=-1) == 0
-    )  # the projection of such a rollout is 0 up to rounding, which has a direction
+    # the projection of such a rollout is 0 up to rounding, which has a direction
+    zero = gram.diagonal(dim1=-2, dim2=-1) == 0
     length = projection.diagonal(dim1=-2, dim2=-1).masked_fill(zero, 0).clamp_min(0).sqrt()
     if whitening == "paper":
         weights = _apply(vectors, inverse, cross)

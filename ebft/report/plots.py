@@ -255,6 +255,5 @@ def save(figure: "Figure", folder: Path, name: str) -> str:
     )
     svg = text.getvalue()
     svg = svg[svg.index("<svg") :].replace(INK, "currentColor")
-    return re.sub(
-        r'(\bid="|url\(#|href="#)', rf"\g<1>{name}-", svg
-    )  # ids are per page, and a page holds several figures
+    # ids are per page, and a page holds several figures
+    return re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{name}-", svg)

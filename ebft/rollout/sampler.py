@@ -119,9 +119,8 @@ def sample(
             num_steps,
             reuse,
         )
-        matches = (
-            rollouts.last.masked_fill(~rollouts.going, num_steps).cpu() if reuse else None
-        )  # all that a step has to ask a device
+        # all that a step has to ask a device
+        matches = rollouts.last.masked_fill(~rollouts.going, num_steps).cpu() if reuse else None
         for step in range(num_steps - 1):
             tokens, anchors, most = rollouts.latest, rollouts.anchors, rollouts.anchors.shape[1]
             if matches is not None:
@@ -132,9 +131,8 @@ def sample(
                 tokens, anchors = rollouts.merge(context, most)
             hidden = policy.step_hidden(tokens, anchors, context)
             rollouts.draw(policy, hidden, uniform, temperature, most)
-    drawn, scored = (
-        from_branches(x, n_samples).clone() for x in (rollouts.tokens, rollouts.log_probs)
-    )  # out of inference mode
+    # out of inference mode
+    drawn, scored = (from_branches(x, n_samples).clone() for x in (rollouts.tokens, rollouts.log_probs))
     rollout = until_stop(blocks, drawn, scored, stop_token)
     return replace(rollout, matches=None if matches is None else matches.clone()), row
 

@@ -102,9 +102,8 @@ def _stored(folder: Path) -> dict[str, TensorStorageMetadata]:
 def _one_cause() -> Iterator[None]:
     """What went wrong in a process, in place of a collection of all processes' errors."""
     with warnings.catch_warnings():
-        warnings.filterwarnings(
-            "ignore", message="torch.distributed is disabled", category=UserWarning
-        )  # which is meant
+        # which is meant
+        warnings.filterwarnings("ignore", message="torch.distributed is disabled", category=UserWarning)
         try:
             yield
         except CheckpointException as error:

@@ -114,9 +114,8 @@ class Zygote:
             channel = Channel(socket.socket(fileno=number))
             os.chdir(folder)
             confine(self._parts, self._limits, folder)
-            os.dup2(
-                0, 2
-            )  # /dev/null, as the other two are; what goes wrong before this line is ours and belongs on the console
+            # /dev/null, as the other two are; what goes wrong before this line is ours and belongs on the console
+            os.dup2(0, 2)
             inside.serve(channel)
         except BaseException:  # whatever it is, this copy of the zygote must not go on as one
             traceback.print_exc()

@@ -28,9 +28,8 @@ class Job:
     overrides: tuple[str, ...]  # of ebft-train
     needs: str | None = None  # the run that must be done before, because this one starts from its model
     trial: int | None = None  # of a search
-    settings: Mapping[str, Any] = field(
-        default_factory=dict, compare=False, repr=False
-    )  # its flat config; model.path=run:JOB for another's model
+    # its flat config; model.path=run:JOB for another's model
+    settings: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)
     config: TrainConfig | None = field(default=None, compare=False, repr=False)  # not kept in sweep.json
 
 

@@ -58,9 +58,8 @@ class Progress:
     """Where each job stands."""
 
     waiting: list[Job] = field(default_factory=list)
-    running: dict[str, tuple[Job, Handle, float]] = field(
-        default_factory=dict
-    )  # name -> job, handle, when it was started
+    # name -> job, handle, when it was started
+    running: dict[str, tuple[Job, Handle, float]] = field(default_factory=dict)
     elsewhere: dict[str, Job] = field(default_factory=dict)  # another sweep works on them
     ended: dict[str, states.State] = field(default_factory=dict)
     restarts: Counter[str] = field(default_factory=Counter)

@@ -36,9 +36,8 @@ class Search:
         self._open: dict[int, tuple[Any, Sequence[Job]]] = {}  # trial -> Optuna's, and its jobs
         self._asked = 0
         self._known: dict[str, states.State | None] = {}  # jobs of all trials by name, None while they run
-        sampler = optuna.samplers.TPESampler(
-            seed=len(self._earlier)
-        )  # a resumed search must not repeat the first one's draws
+        # a resumed search must not repeat the first one's draws
+        sampler = optuna.samplers.TPESampler(seed=len(self._earlier))
         self.study = optuna.create_study(direction="minimize" if lower_is_better else "maximize", sampler=sampler)
 
     def _parameters(self, job: Job) -> Parameters:

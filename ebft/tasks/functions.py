@@ -38,9 +38,8 @@ def _next_line(text: str, start: int) -> int:
 def parse(source: str) -> ast.Module | None:
     """The syntax tree of a program that compiles, otherwise None, whatever the text holds."""
     try:
-        with warnings.catch_warnings(
-            action="ignore"
-        ):  # doubtful escapes and comparisons, which a caller may have made errors
+        # doubtful escapes and comparisons, which a caller may have made errors
+        with warnings.catch_warnings(action="ignore"):
             tree = ast.parse(source)
             compile(tree, "<completion>", "exec", dont_inherit=True)
     except (SyntaxError, ValueError, RecursionError, MemoryError):  # ValueError: null bytes, lone surrogates

@@ -97,9 +97,8 @@ def _adapters(config: TrainConfig, architecture: PreTrainedConfig) -> dict[str, 
         return {"adapters": 0, "adapter_inputs": 0.0, "quantized": False}
     parameters = adapter.rank * sum(module.in_features + module.out_features for module in modules.values())
     inputs = [(name.rpartition(".")[0], module.in_features) for name, module in modules.items()]
-    read = (
-        inputs if config.trainer.dtype == "bf16" else {*inputs}
-    )  # modules beside one another read one tensor, of which autocast makes a copy each
+    # modules beside one another read one tensor, of which autocast makes a copy each
+    read = inputs if config.trainer.dtype == "bf16" else {*inputs}
     widths = sum(width for _, width in read) + adapter.rank * len(modules)
     return {
         "adapters": parameters,
@@ -146,9 +145,8 @@ def lack_of_room(config: TrainConfig, work: Workload, num_processes: int) -> str
         )
         ways[both] = _sharded(num_processes, phi_is_sharded=True)
     free, _ = torch.cuda.mem_get_info()
-    capacity = (
-        free + torch.cuda.memory_reserved() - torch.cuda.memory_allocated()
-    )  # what earlier runs left over is free too
+    # what earlier runs left over is free too
+    capacity = free + torch.cuda.memory_reserved() - torch.cuda.memory_allocated()
     return memory.refusal(work, capacity, holding(config, num_processes), ways)
 
 

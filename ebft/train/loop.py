@@ -109,9 +109,8 @@ class Loop:
         self.tokens_forwarded = 0.0
         self.train_seconds = 0.0  # of the steps alone, without evaluations
         self.started = time.monotonic()
-        torch.manual_seed(
-            config.seed + (self.world.rank << 32)
-        )  # of the dropout of adapters; rollouts and rows have seeds of their own
+        # of the dropout of adapters; rollouts and rows have seeds of their own
+        torch.manual_seed(config.seed + (self.world.rank << 32))
 
     def run_to_the_end(self) -> str:
         """Returns `completed` or `interrupted`."""
