@@ -8,7 +8,7 @@ somebody else's is planned, costed and refused like those that are built in.
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from ebft.config.schema import MethodConfig, Needs, SamplerConfig, TrainConfig, at_least, one_of
+from ebft.config.schema import MethodConfig, Needs, SamplerConfig, TrainConfig, at_least, door, one_of
 
 
 @dataclass(frozen=True)
@@ -28,6 +28,7 @@ class EBFTConfig(MethodConfig):
     alignment_coef: float = at_least(0)
     diversity_coef: float = at_least(0)  # 1 gives an unbiased gradient of L_CFM
     advantage: str = one_of("none", "rloo", "group_norm")
+    reward: str | None = door()  # a function of Embeddings to [B N K]; null: alignment and diversity
 
     def needs(self, sampler: SamplerConfig) -> Needs:
         return Needs("blocks", sampler.generate_length, feature_network=True, keeps_rows=True)
@@ -54,12 +55,21 @@ class RLVRConfig(MethodConfig):
     ce_coef: float = at_least(0)  # weight of cross-entropy
     kl_coef: float = at_least(0)  # weight of the KL divergence from the policy before training
     kl_estimator: str = one_of("k1", "k2", "k3")
+    reward: str | None = door()  # a function of (prompt, completion, row) to a number; null: the task's own score
 
     def needs(self, sampler: SamplerConfig) -> Needs:
         return Needs("completions", self.max_new_tokens, asks_questions=True, reference_policy=self.kl_coef > 0)
 
     def conflicts(self, config: TrainConfig) -> Iterator[str]:
         yield from _too_few_samples(config.sampler.n_samples, self.advantage)
+
+
+@dataclass(frozen=True)
+class OwnMethodConfig(MethodConfig):
+    """The settings of a user's own method, to derive from: its fields are its keys, checked and suggested like those
+    of the built-in methods, and `needs` says what it asks of a run."""
+
+    code: str = door()  # the method's class, which has this config as its `Config`
 
 
 def _too_few_samples(n_samples: int, advantage: str) -> Iterator[str]:

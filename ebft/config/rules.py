@@ -5,6 +5,8 @@ from collections.abc import Iterator
 from dataclasses import fields, is_dataclass
 from typing import Any
 
+from ebft.config.doors import FORM, is_door
+from ebft.config.doors import check as check_door
 from ebft.config.schema import (
     EMBEDDED_SOURCES,
     TASKS,
@@ -50,8 +52,13 @@ def _walk(node: Any, prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
 def _check_limits(key: str, value: Any, metadata: Any) -> None:
     if value is None:
         return
-    if "choices" in metadata and value not in metadata["choices"]:
-        raise UserError(f"{key}={value} is not one of {', '.join(metadata['choices'])}.")
+    if metadata.get("door") and is_door(value):
+        check_door(value, key)
+    elif "choices" in metadata and value not in metadata["choices"]:
+        own = f", or your own code as {FORM}" if metadata["door"] else ""
+        raise UserError(f"{key}={value} is not one of {', '.join(metadata['choices'])}{own}.")
+    elif metadata.get("door") and "choices" not in metadata:
+        raise UserError(f"{key}={value} is not of the form {FORM}.")
     if "at_least" in metadata and not value >= metadata["at_least"]:
         raise UserError(f"{key}={value} must be at least {metadata['at_least']}.")
     if "above" in metadata and not value > metadata["above"]:
@@ -205,6 +212,8 @@ def _task_conflicts(data: DataConfig, pairs: bool) -> Iterator[str]:
         yield "data.task=unit_tests runs a row's own tests; name their column with data.tests_column."
     if isinstance(data, HubDataConfig) and data.validation_path is not None and data.validation_split is None:
         yield "data.validation_path needs data.validation_split, the split of that data set to evaluate on."
+    if is_door(data.task):  # which reads what it likes
+        return
     unread = {
         key: tags["tasks"]
         for key, value, tags in _walk(data, "data.")

@@ -21,8 +21,14 @@ class RunFailure(RuntimeError):
     """A run that cannot go on: one sentence with the cause. The run folder stays as it is, marked failed."""
 
 
-def one_of(*choices: str) -> Any:
-    return field(metadata={"choices": choices})
+def one_of(*choices: str, door: bool = False) -> Any:
+    """One of the names, or with `door` also a user's own code (`doors.py`)."""
+    return field(metadata={"choices": choices, "door": door})
+
+
+def door() -> Any:
+    """A user's own code, as `file.py:Name` or `package.module:Name`."""
+    return field(metadata={"door": True})
 
 
 def at_least(minimum: float) -> Any:
@@ -110,7 +116,7 @@ class DataConfig:
     layout: str = one_of("packed", "padded")  # packed: documents joined by one EOS and cut; padded: one document a row
     document_masking: bool  # packed rows: attention stays inside a document
     loss_tokens: str = one_of("all", "completion")  # which tokens count in the cross-entropy
-    task: str | None = one_of(*TASKS)  # how completions are verified; null: they are not
+    task: str | None = one_of(*TASKS, door=True)  # how completions are verified; null: they are not
     validation_fraction: float = above(0)  # held out by a stable hash, where there is no validation split of its own
     # of the held-out documents: all, or one of two halves by a stable hash
     validation_part: str = one_of("all", "selection", "report")
@@ -141,8 +147,6 @@ class ColumnsDataConfig(DataConfig):
     """Rows with a text column, or with a prompt and a completion column and what it takes to judge other
     completions."""
 
-    path: str
-    validation_path: str | None
     text_column: str | None
     prompt_column: str | None
     prompt_template: str | None  # in place of prompt_column: a text with columns in braces
@@ -157,12 +161,28 @@ class ColumnsDataConfig(DataConfig):
 
 
 @dataclass(frozen=True)
-class FileDataConfig(ColumnsDataConfig):
+class PathDataConfig(ColumnsDataConfig):
+    """Rows that lie somewhere."""
+
+    path: str
+    validation_path: str | None
+
+
+@dataclass(frozen=True)
+class FileDataConfig(PathDataConfig):
     """JSONL or Parquet from disk."""
 
 
 @dataclass(frozen=True)
-class HubDataConfig(ColumnsDataConfig):
+class RowsDataConfig(ColumnsDataConfig):
+    """Rows that a user's own function yields, each a dict with the columns."""
+
+    function: str = door()
+    validation_function: str | None = door()
+
+
+@dataclass(frozen=True)
+class HubDataConfig(PathDataConfig):
     """Any data set that `datasets.load_dataset` reads."""
 
     name: str | None
@@ -180,7 +200,7 @@ class FeaturesConfig:
     normalize: str = one_of("joint", "per_layer", "none")
     whitening: str = one_of("none", "paper", "reference_code")
     # policy: the policy before training, a copy of it or its base without adapters
-    network: str = one_of("policy", "checkpoint", "random")
+    network: str = one_of("policy", "checkpoint", "random", door=True)
     path: str | None  # the checkpoint, with network=checkpoint only
     # of its weights: in every process, in shards, or in shards in the hosts' memory
     placement: str = one_of("replicated", "sharded", "cpu")
@@ -401,6 +421,7 @@ SOURCES = {
     "jsonl": FileDataConfig,
     "parquet": FileDataConfig,
     "hub": HubDataConfig,
+    "rows": RowsDataConfig,
 }
 TRACKERS = {"none": TrackerConfig, "wandb": WandbTrackerConfig}
 LAUNCHERS = {"local": LocalLauncherConfig, "slurm": SlurmLauncherConfig, "ray": RayLauncherConfig}
