@@ -3,7 +3,7 @@
 Axes, everywhere in this program and in this order where several meet:
 
     B  documents (rows) of a batch        N  rollouts per context        K  blocks (anchors) of a row
-    G  generated steps of a block         T  tokens of a row             R  rollouts of a row, block-major: r = k * N + n
+    G  generated steps of a block         T  tokens of a row             R  a row's rollouts, block-major: r = k * N + n
     D  feature width                      L  tapped layers               V  vocabulary
     W  own tokens of a row's branches     S  flat row, S = T + W
 

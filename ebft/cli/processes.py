@@ -224,7 +224,10 @@ class _Workers:
         else:
             said = self._log(rank).read_text(encoding="utf-8", errors="replace").strip()
             return f"{said}\nRank {rank} of {self.size} failed with exit code {codes[rank]}; all processes have ended."
-        return f"Rank {rank} of {self.size} {how}, so all processes have ended; the same command goes on from the last checkpoint."
+        return (
+            f"Rank {rank} of {self.size} {how}, so all processes have ended; "
+            "the same command goes on from the last checkpoint."
+        )
 
 
 def _free_port() -> int:

@@ -27,7 +27,8 @@ ebft-sweep [sweep=NAME] [mode=MODE] [launcher=WHERE] [KEY=VALUE[,VALUE...] ...]
 Runs a grid of ebft-train, each run in a process of its own, and writes the comparison: mean, standard deviation and
 95 % interval over seeds, paired differences to a reference, plots.
 Without arguments: the three methods with two seeds each on the embedded default.
-Killed, interrupted or with new failures fixed, the same command goes on where it was: done runs are skipped, started ones resume.
+Killed, interrupted or with new failures fixed, the same command goes on where it was: done runs are skipped, started
+ones resume.
 
 sweep=NAME          a grid from conf/sweep:
 {sweeps}

@@ -19,8 +19,9 @@ TOKENS, SECONDS = "cost/tokens_forwarded", "cost/seconds"  # until an evaluation
 FIELDS = {"status", "base", "final", "tokens_forwarded", "train_seconds"}  # of a summary, that are read here
 KEYS = {  # of a config, that are read here
     "seed", "method.name", "model.path", "model.revision", "model.init", "data.source", "data.task",
-    "features.feature_layers", "features.embed_method", "features.normalize", "features.whitening", "features.network", "features.path",
-    "sampler.anchors", "sampler.generate_length", "eval.horizons", "eval.num_questions", "eval.num_completions", "eval.pass_at",
+    "features.feature_layers", "features.embed_method", "features.normalize", "features.whitening", "features.network",
+    "features.path", "sampler.anchors", "sampler.generate_length", "eval.horizons", "eval.num_questions",
+    "eval.num_completions", "eval.pass_at",
 }  # fmt: skip
 LOADER = getattr(
     yaml, "CSafeLoader", yaml.SafeLoader

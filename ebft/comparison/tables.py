@@ -179,9 +179,8 @@ def _unshown(
 def _absent(reference: str, cells: Mapping[str, Sequence[Outcome]]) -> list[str]:
     if reference == BASE or cells.get(reference):
         return []
-    return [
-        f"No difference to {reference}: {'none of its runs is done' if reference in cells else 'it is no cell of this table'}."
-    ]
+    why = "none of its runs is done" if reference in cells else "it is no cell of this table"
+    return [f"No difference to {reference}: {why}."]
 
 
 def _model(config: Mapping[str, Any]) -> str:

@@ -10,8 +10,10 @@ logits are gone; optimiser step.
 Activations are what autograd saves in a forward of a Llama-like stack. Per token and layer, with widths H (hidden), I
 (intermediate), Q and K (all heads of queries, of keys):
 
-    two norms    4 H in float32, their inputs before and after normalisation; 2 H of outputs, under autocast 5 H: a copy each for q, k, v, gate, up
-    attention    2 Q, rotated queries and output, with branches 3 Q, for the output is put together from parts; 2 K; a log-sum-exp a head in float32
+    two norms    4 H in float32, their inputs before and after normalisation; 2 H of outputs, under autocast 5 H: a copy
+                 each for q, k, v, gate, up
+    attention    2 Q, rotated queries and output, with branches 3 Q, for the output is put together from parts; 2 K; a
+                 log-sum-exp a head in float32
     MLP          4 I: gate, silu(gate), up, their product
 
 In bf16 attention, MLP and the norms' outputs have two bytes a number. Branches go in chunks, each with copies of the

@@ -2,10 +2,11 @@
 
     greedy       share of questions whose greedy answer passes
     score        mean score of the greedy answers, the reward that verifiable-reward training sees
-    pass@k       1 - C(n - c, k) / C(n, k) with c of n samples right, averaged over questions (Chen et al., arXiv 2107.03374)
-    entropy@k    mean entropy of the k-th token's distribution in answers sampled at temperature 1, beside text_cross_entropy@k, the mean
-                 loss on the k-th token of the real answers: a calibrated model has the two equal (Braverman et al.,
-                 arXiv 1906.05664)
+    pass@k       1 - C(n - c, k) / C(n, k) with c of n samples right, averaged over questions (Chen et al.,
+                 arXiv 2107.03374)
+    entropy@k    mean entropy of the k-th token's distribution in answers sampled at temperature 1, beside
+                 text_cross_entropy@k, the mean loss on the k-th token of the real answers: a calibrated model has the
+                 two equal (Braverman et al., arXiv 1906.05664)
 
 An answer that the verifier's machinery failed on counts nowhere but in `verifier_errors`.
 """

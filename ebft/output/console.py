@@ -92,8 +92,8 @@ class Console:
         if self._live is not None:
             self._live.update(bar.task, completed=bar.done, left=bar.left, figures=figures)
         if is_due:
-            line = f"{bar.label} {bar.done}/{bar.total}, {100 * bar.done // bar.total} %, {bar.left}{', ' if figures else ''}{figures}"
-            self._write(line)
+            progress = f"{bar.label} {bar.done}/{bar.total}, {100 * bar.done // bar.total} %, {bar.left}"
+            self._write(f"{progress}, {figures}" if figures else progress)
             if self._live is None:
                 self._print(line)
 

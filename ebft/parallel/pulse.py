@@ -23,9 +23,8 @@ from typing import Protocol, runtime_checkable
 
 BEAT_SECONDS, DONE = 2.0, -1
 STARTING = timedelta(minutes=10)  # until all processes watch
-VERDICT = (
-    "EBFT_VERDICT"  # environment variable: the file that takes the sentence about a hanging process; unset: stderr
-)
+# Environment variable: the file that takes the sentence about a hanging process; unset: stderr.
+VERDICT = "EBFT_VERDICT"
 LOST = 75  # exit code of a process that ends because of another one
 
 
@@ -132,10 +131,8 @@ class _Watch:
     heard_at: dict[int, float] = field(default_factory=dict)
 
     def run(self) -> None:
-        number, asking = (
-            0,
-            ThreadPoolExecutor(1, "pulse"),
-        )  # a store whose holder has stopped never answers, not even that it is too late
+        number = 0
+        asking = ThreadPoolExecutor(1, "pulse")  # a stopped process's store never answers, not even that it is too late
         try:
             while not self.over.wait(min(BEAT_SECONDS, self.limit / 4)):
                 number += 1
@@ -172,7 +169,10 @@ class _Watch:
         """The lowest of the others says why."""
         beat = self.beats.get(culprit)
         where = "" if beat is None else f" on {beat.host}"
-        sentence = f"Rank {culprit} of {self.size}{where} {how}, so all processes end; the same command goes on from the last checkpoint."
+        sentence = (
+            f"Rank {culprit} of {self.size}{where} {how}, so all processes end; "
+            "the same command goes on from the last checkpoint."
+        )
         tells = min(rank for rank in range(self.size) if rank != culprit)
         self.end(sentence if self.rank == tells else "", beat)
 

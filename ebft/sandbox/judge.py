@@ -11,7 +11,8 @@ CLOSED = "closed"  # the process went away; how it ended says why
 
 # How a program can fail by what its process or its tests report. That it passed is nobody's to report.
 _REPORTS = {
-    "broken_test", "exception", "exit", "forbidden", "memory", "no_entry_point", "no_test", "not_plain_data", "output", "syntax", "wrong_value",
+    "broken_test", "exception", "exit", "forbidden", "memory", "no_entry_point", "no_test", "not_plain_data", "output",
+    "syntax", "wrong_value",
 }  # fmt: skip
 
 

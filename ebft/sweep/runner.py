@@ -227,7 +227,8 @@ class Runner:
                 known[name], others, lower, self.config.early_stopping_after
             ):
                 last = max(known[name])
-                note = f"stopped early at step {last}: {metric} {known[name][last]:.4f} is worse than the median of the others"
+                value = f"{metric} {known[name][last]:.4f}"
+                note = f"stopped early at step {last}: {value} is worse than the median of the others"
                 states.record(self.directory, job, states.STOPPED, note)
                 handle.stop()
 

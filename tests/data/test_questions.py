@@ -179,7 +179,8 @@ def test_a_templates_columns_are_wanted_and_named_by_their_key() -> None:
 def test_a_template_holds_columns_only(template: str) -> None:
     with pytest.raises(
         UserError,
-        match=r"data\.prompt_template must hold columns as \{name\}, with nothing else inside the braces, and at least one",
+        match=r"data\.prompt_template must hold columns as \{name\}, with nothing else inside the braces, and at "
+        r"least one",
     ):
         wanted_columns(file_config(Path("x"), prompt_template=template))
 
@@ -187,7 +188,8 @@ def test_a_template_holds_columns_only(template: str) -> None:
 def test_a_malformed_template_is_refused() -> None:
     with pytest.raises(
         UserError,
-        match=r"data\.prompt_template is malformed \(.*'\}'.*\); write a column as \{name\} and a brace of the text twice",
+        match=r"data\.prompt_template is malformed \(.*'\}'.*\); write a column as \{name\} and a brace of the text "
+        r"twice",
     ):
         wanted_columns(file_config(Path("x"), prompt_template="{ask}}"))
 

@@ -240,9 +240,9 @@ def test_targets_are_ends_of_names() -> None:
 def test_a_target_that_is_no_linear_module_is_refused_with_those_that_are(target: str) -> None:
     with pytest.raises(UserError) as caught:
         target_modules(plain_model(), replace(LORA, targets=["q_proj", target]), "model.path=x")
-    assert (
-        str(caught.value)
-        == f"model.adapter.targets names {target}, which no linear module in the layers of model.path=x is; there are {NAMES}."
+    assert str(caught.value) == (
+        f"model.adapter.targets names {target}, which no linear module in the layers of model.path=x is; "
+        f"there are {NAMES}."
     )
 
 
@@ -318,7 +318,8 @@ def test_adapters_are_attached_to_their_base_alone(folder: Path) -> None:
     assert torch.equal(hidden_of(fresh, batch), hidden_of(policy, batch))
     with pytest.raises(
         UserError,
-        match=r"adapter holds adapters of mine, and model\.path=other is another base; set model\.path as it was there\.$",
+        match=r"adapter holds adapters of mine, and model\.path=other is another base; "
+        r"set model\.path as it was there\.$",
     ):
         attach(plain_model(seed=1), folder, "other")
 
@@ -348,7 +349,8 @@ def test_what_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) -> None
     missing.add("bitsandbytes")
     with pytest.raises(
         UserError,
-        match=r"^model\.adapter\.quantize=nf4 needs bitsandbytes, which is not installed; pip install 'ebft\[qlora\]'\.$",
+        match=r"^model\.adapter\.quantize=nf4 needs bitsandbytes, which is not installed; "
+        r"pip install 'ebft\[qlora\]'\.$",
     ):
         check_packages(replace(LORA, quantize="nf4"), "cuda")
 

@@ -68,7 +68,8 @@ def test_functions_and_methods_with_a_body_are_asked_for(asked: list[Question]) 
 def test_prompt_answer_and_prefix_of_a_function(asked: list[Question]) -> None:
     assert asked[0] == Question(
         key="shapes",
-        prompt='"""A module."""\n\nimport os\n\n@cached\ndef area(width, height):\n    """Of a rectangle."""\n    # both positive',
+        prompt='"""A module."""\n\nimport os\n\n@cached\ndef area(width, height):\n'
+        '    """Of a rectangle."""\n    # both positive',
         answer="\n    size = width * height\n    return size\n",
         origin="module shapes, line 6",
         program_prefix='def area(width, height):\n    """Of a rectangle."""\n    # both positive',

@@ -138,7 +138,8 @@ def test_code_from_the_outside_runs_only_where_it_is_allowed(
     columns = "data.tests_column=c"
     with pytest.raises(
         UserError,
-        match=r"data\.task=unit_tests runs programs that model\.path=tiny writes; allow it with sandbox\.allow_code_execution=true",
+        match=r"data\.task=unit_tests runs programs that model\.path=tiny writes; "
+        r"allow it with sandbox\.allow_code_execution=true",
     ):
         judging_of(tmp_path, "method=sft", tests, columns, validation=questions([3, 7]))
     court = judging_of(
