@@ -93,7 +93,8 @@ class Console:
             self._live.update(bar.task, completed=bar.done, left=bar.left, figures=figures)
         if is_due:
             progress = f"{bar.label} {bar.done}/{bar.total}, {100 * bar.done // bar.total} %, {bar.left}"
-            self._write(f"{progress}, {figures}" if figures else progress)
+            line = f"{progress}, {figures}" if figures else progress
+            self._write(line)
             if self._live is None:
                 self._print(line)
 
