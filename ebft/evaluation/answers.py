@@ -25,7 +25,7 @@ from ebft.evaluation.statistics import Ratio, concatenate
 from ebft.geometry.blocks import completion_blocks
 from ebft.models.logprobs import row_labels
 from ebft.models.policy import LanguageModel
-from ebft.parallel.world import ALONE, World
+from ebft.parallel.world import SINGLE_PROCESS, World
 from ebft.rollout.completions import Completions, Decoding, complete
 from ebft.tasks.base import Verdict
 from ebft.tasks.judge import Judge
@@ -69,8 +69,8 @@ class Examiner:
     def __init__(self, config: EvalConfig, batches: Sequence[Batch], judge: Judge) -> None:
         self.config, self.batches, self.judge = config, batches, judge
 
-    def __call__(self, policy: LanguageModel, tick: Callable[[], None], world: World = ALONE) -> Answers:
-        results = world.spread(self.batches, lambda batch: self._ask(policy, batch), tick)
+    def __call__(self, policy: LanguageModel, tick: Callable[[], None], world: World = SINGLE_PROCESS) -> Answers:
+        results = world.map(self.batches, lambda batch: self._ask(policy, batch), tick)
         answers = [answer for _, given in results for answer in given]
         questions = [self.judge.questions[row] for batch in self.batches for row in batch.row_ids.tolist()]
         figures = self.judge.verifier.metrics([answer.text for answer in answers], questions)

@@ -124,7 +124,7 @@ class RLVR:
             return None
         branches = make_branches(rollout.blocks, rollout.predicting.tokens, FORWARD_TOKENS[batch.tokens.device.type])
         labels = branch_labels(batch, rollout, branches, self.sampler.temperature)
-        with self.reference.decoder.reading():
+        with self.reference.decoder.inference_mode():
             (log_probs,) = self.reference.log_probs(self.reference.flat_hidden(batch, branches), labels)
         return rollout.like_tokens(log_probs).clone()
 

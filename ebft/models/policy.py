@@ -95,7 +95,7 @@ class LanguageModel:
         token that predicts nothing."""
         if self.decoder.shards is None:
             return groups
-        (most,) = self.decoder.shards.world.most([len(groups)])
+        (most,) = self.decoder.shards.world.all_reduce_max([len(groups)])
         first = batch.tokens[:, :1]
         empty = OwnTokens(first, torch.ones_like(first), torch.zeros_like(first), reach=(1,), depth=(0,))
         return groups + [(NOWHERE, empty)] * (most - len(groups))
@@ -130,7 +130,7 @@ class LanguageModel:
 
     def log_probs(self, hidden: Float[Tensor, "B S H"], *requests: Labels) -> list[Float[Tensor, "B M"]]:
         """Log-probs of all requested labels."""
-        return self.decoder.through(self._log_probs, hidden, *requests)
+        return self.decoder.run_gathered(self._log_probs, hidden, *requests)
 
     def _log_probs(self, hidden: Float[Tensor, "B S H"], *requests: Labels) -> list[Float[Tensor, "B M"]]:
         """Logits are computed once, only at positions that predict a wanted label, and so many at a time that no tensor
@@ -158,12 +158,12 @@ class LanguageModel:
         return found
 
     @contextmanager
-    def evaluating(self) -> Iterator[None]:
-        """Without dropout and gradients (see `Decoder.reading`)."""
+    def inference_mode(self) -> Iterator[None]:
+        """Without dropout and gradients (see `Decoder.inference_mode`)."""
         was_training = self.model.training
         self.model.eval()
         try:
-            with self.decoder.reading():
+            with self.decoder.inference_mode():
                 yield
         finally:
             self.model.train(was_training)

@@ -110,7 +110,7 @@ def sample(
     cross-entropy can use.
     """
     n_samples, num_steps, uniform = draws.shape[1], draws.shape[3], to_branches(draws)
-    with policy.evaluating():
+    with policy.inference_mode():
         row, context = policy.prefill(batch, blocks, n_samples, num_steps - 1, kept)
         rollouts = _begin(
             batch,

@@ -6,7 +6,7 @@ from transformers import PreTrainedTokenizerBase
 from ebft.config.schema import RLVRConfig, TrainConfig, UserError
 from ebft.data import Data, Questions
 from ebft.evaluation import Examiner
-from ebft.parallel.world import ALONE, World
+from ebft.parallel.world import SINGLE_PROCESS, World
 from ebft.sandbox import Sandbox
 from ebft.tasks import build
 from ebft.tasks.base import Verifier
@@ -26,7 +26,7 @@ class Judging:
         loaded: Data,
         tokenizer: PreTrainedTokenizerBase,
         max_positions: int | None,
-        world: World = ALONE,
+        world: World = SINGLE_PROCESS,
     ) -> None:
         self.config, self.tokenizer = config, tokenizer
         self.train, self.validation = loaded.train_questions, loaded.validation_questions

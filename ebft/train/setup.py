@@ -28,7 +28,7 @@ from ebft.models.loading import (
 )
 from ebft.models.policy import LanguageModel
 from ebft.parallel.pulse import VERDICT
-from ebft.parallel.world import ALONE, World
+from ebft.parallel.world import SINGLE_PROCESS, World
 from ebft.train import budget
 from ebft.train.judging import Judging
 from ebft.types import Batch
@@ -69,7 +69,7 @@ class Material:
         )
 
 
-def gather(config: TrainConfig, world: World = ALONE) -> Material:
+def gather(config: TrainConfig, world: World = SINGLE_PROCESS) -> Material:
     """Raises UserError for anything that config, machine or data do not allow; loads no weights."""
     transformers.utils.logging.disable_progress_bar()  # the run has its own
     device = choose_device(config)
@@ -126,7 +126,7 @@ class Setup(Groundwork):
     evaluator: Evaluator
 
 
-def survey(config: TrainConfig, world: World = ALONE) -> Groundwork:
+def survey(config: TrainConfig, world: World = SINGLE_PROCESS) -> Groundwork:
     """Raises UserError for anything that config, machine or data do not allow; loads no weights, and asks for no room
     for them."""
     material = gather(config, world)
@@ -140,7 +140,7 @@ def survey(config: TrainConfig, world: World = ALONE) -> Groundwork:
     return Groundwork(material, rows, usable, num_blocks, workload, _max_steps(config, len(usable)))
 
 
-def prepare(config: TrainConfig, world: World = ALONE) -> Setup:
+def prepare(config: TrainConfig, world: World = SINGLE_PROCESS) -> Setup:
     """Raises UserError for anything that config, machine, data or model do not allow; before weights are loaded, if
     they and a step find no room."""
     ground = survey(config, world)

@@ -11,7 +11,7 @@ import pytest
 
 from ebft.cli import train as cli
 from ebft.config.schema import TrainConfig
-from ebft.parallel.world import ALONE, World
+from ebft.parallel.world import SINGLE_PROCESS, World
 
 
 @dataclass
@@ -34,7 +34,7 @@ class Launcher:
         monkeypatch.setenv("HYDRA_FULL_ERROR", "0")  # main sets it; monkeypatch puts it back
         monkeypatch.chdir(folder)
 
-    def _train(self, config: TrainConfig, run_dir: Path, world: World = ALONE) -> str:
+    def _train(self, config: TrainConfig, run_dir: Path, world: World = SINGLE_PROCESS) -> str:
         self.jobs.append((config, run_dir))
         return self.loop(config, run_dir) or "completed"
 

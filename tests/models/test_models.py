@@ -143,11 +143,11 @@ def test_evaluating_turns_dropout_and_gradients_off_and_training_on_again_even_a
     """A signal during an evaluation once left the policy without dropout for the rest of the run."""
     policy = policy_of()
     policy.model.train()
-    with policy.evaluating():
+    with policy.inference_mode():
         assert not policy.model.training
         assert not torch.is_grad_enabled()
     assert policy.model.training
-    with pytest.raises(KeyboardInterrupt), policy.evaluating():
+    with pytest.raises(KeyboardInterrupt), policy.inference_mode():
         raise KeyboardInterrupt
     assert policy.model.training
     assert torch.is_grad_enabled()
