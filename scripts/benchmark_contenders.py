@@ -183,7 +183,7 @@ class Twin(NaiveEBFT):
             for parameter in phi.parameters():
                 parameter.data = parameter.data.to(torch.bfloat16)
 
-    def prepare(self, batch: Batch, step: int, alone: bool) -> NaiveExperience:  # type: ignore[override]
+    def prepare(self, batch: Batch, step: int, is_only_microbatch: bool) -> NaiveExperience:  # type: ignore[override]
         with torch.device(self.setting.device):
             return super().prepare(batch.to(torch.device(self.setting.device)), step)
 
@@ -201,7 +201,7 @@ class Twin(NaiveEBFT):
     def metrics(self, prepared: list[NaiveExperience]) -> dict[str, Tally]:  # type: ignore[override]
         return {}
 
-    def tokens_per_row(self, row_length: int, num_blocks: float, alone: bool) -> dict[str, float]:  # type: ignore[override]
+    def tokens_per_row(self, row_length: int, num_blocks: float, is_only_microbatch: bool) -> dict[str, float]:  # type: ignore[override]
         return super().tokens_per_row(row_length, num_blocks)
 
     def logits(self, row: Tensor, anchors: Tensor, tokens: Int[Tensor, "B N K G"]) -> Float[Tensor, "B N S V"]:
@@ -231,7 +231,7 @@ def contender(name: str, model: PreTrainedModel, setting: Setting) -> Contender 
     if setting.compile:
         phi.decoder.compile()
     method = EBFT(METHOD, setting.sampler(name == "reuse"), policy, phi, seed=0, stop_token=None)
-    watched = [(method, "prepare", "sampling"), (policy, "kept_row", "update"), (phi, "embeddings", "features")]
+    watched = [(method, "prepare", "sampling"), (policy, "kept_forward", "update"), (phi, "embeddings", "features")]
     return Contender(method, policy, setting, watched)
 
 

@@ -94,7 +94,7 @@ def gradient(setup: Setup, batch: Batch, step: int) -> torch.Tensor:
         setup.method,
         [parameter for parameter in setup.policy.model.parameters() if parameter.requires_grad],
     )
-    prepared = method.prepare(batch, step, alone=False)
+    prepared = method.prepare(batch, step, is_only_microbatch=False)
     setup.policy.model.zero_grad()
     differentiate(method, prepared, method.counts(prepared), max_tokens=None)
     return torch.cat([parameter.grad.flatten() for parameter in parameters])

@@ -113,7 +113,7 @@ def optimiser_step(
     """Experiences, summed losses and gradients of a batch cut into micro-batches of `size` rows, as the loop takes
     them."""
     prepared = [
-        method.prepare(batch.rows(start, start + size), step=3, alone=size >= len(batch))
+        method.prepare(batch.rows(start, start + size), step=3, is_only_microbatch=size >= len(batch))
         for start in range(0, len(batch), size)
     ]
     counts = [method.counts(part) for part in prepared]

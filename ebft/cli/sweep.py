@@ -17,7 +17,7 @@ from ebft.cli.refusals import as_user_error, one_sentence
 from ebft.comparison.cells import is_judged, label
 from ebft.comparison.runs import FROM_RUN, Planned
 from ebft.config.schema import GridConfig, SweepConfig, UserError, WandbTrackerConfig
-from ebft.output.files import alone
+from ebft.output.files import exclusive_lock
 from ebft.sweep.jobs import Job, Manifest, check_folder, read_manifest, write_manifest
 
 OWN = ("mode", "sweep", "launcher")
@@ -309,7 +309,7 @@ def write_comparison(sweep: GridConfig, directory: Path, jobs: Sequence[Job] | N
         known = {job.name: states.state(directory, job) for job in jobs}
         planned = [_planned(job, _note(known[job.name])) for job in jobs]
     try:
-        with alone(directory / ".comparison.lock"):
+        with exclusive_lock(directory / ".comparison.lock"):
             compared = comparison.compare(directory, sweep, planned)
             *_, page = comparison.write(compared, directory)
     except OSError as error:

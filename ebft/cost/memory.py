@@ -173,14 +173,14 @@ Holding = Callable[
 ]  # the phase that holds most, and what it and what stays hold by part
 
 
-def alone(work: Workload) -> tuple[str, dict[str, int]]:
+def unsharded(work: Workload) -> tuple[str, dict[str, int]]:
     """Of a process that has everything itself."""
     parts = estimate(work)
     phase, _ = peak(parts)
     return phase, {part: parts[part] for part in (*LASTING, *PHASES[phase])}
 
 
-def line(work: Workload, holding: Holding = alone) -> str:
+def line(work: Workload, holding: Holding = unsharded) -> str:
     """The phase that holds most, part by part, for people."""
     phase, parts = holding(work)
     total = sum(parts.values())
@@ -190,7 +190,7 @@ def line(work: Workload, holding: Holding = alone) -> str:
 
 
 def refusal(
-    work: Workload, capacity: int, holding: Holding = alone, ways: Mapping[str, Holding] = MappingProxyType({})
+    work: Workload, capacity: int, holding: Holding = unsharded, ways: Mapping[str, Holding] = MappingProxyType({})
 ) -> str | None:
     """None if the workload fits into so many bytes; otherwise one sentence with the cheapest change that makes it fit:
     of the workload, or else one of the `ways` to hold it, by their settings."""

@@ -102,9 +102,9 @@ def is_bound(config: TrainConfig) -> bool:
 
 def line(config: TrainConfig) -> str:
     """A step's tokens, and what that is in steps of supervised fine-tuning on the same rows."""
-    tokens, alone = sum(planned(config).values()), sum(supervised(config.data.sequence_length).values())
+    tokens, supervised_tokens = sum(planned(config).values()), sum(supervised(config.data.sequence_length).values())
     other = (
         isinstance(config.method, EBFTConfig) and config.features.network == "checkpoint"
     )  # of which the config does not tell the size
     bound = "about " if other else "at most " if is_bound(config) else ""
-    return f"{bound}{config.trainer.batch_size * tokens:,.0f} tokens a step, {tokens / alone:.1f} times sft"
+    return f"{bound}{config.trainer.batch_size * tokens:,.0f} tokens a step, {tokens / supervised_tokens:.1f} times sft"

@@ -75,9 +75,9 @@ class Method(Protocol[Prepared]):
     loss is taken, so that the losses of the micro-batches add up to the whole batch's.
     """
 
-    def prepare(self, batch: Batch, step: int, alone: bool) -> Prepared:
-        """Everything that needs no gradient: rollouts, features, rewards, advantages. Of a micro-batch that is `alone`
-        in its step a forward may be kept, with its graph, for the losses, which can then be taken only once."""
+    def prepare(self, batch: Batch, step: int, is_only_microbatch: bool) -> Prepared:
+        """Everything that needs no gradient: rollouts, features, rewards, advantages. Of the only micro-batch of a
+        step a forward may be kept, with its graph, for the losses, which can then be taken only once."""
         ...
 
     def counts(self, prepared: Prepared) -> Counts: ...
@@ -96,9 +96,9 @@ class Method(Protocol[Prepared]):
         config alone."""
         ...
 
-    def tokens_per_row(self, row_length: int, num_blocks: float, alone: bool) -> dict[str, float]:
+    def tokens_per_row(self, row_length: int, num_blocks: float, is_only_microbatch: bool) -> dict[str, float]:
         """What a row with so many blocks costs in each phase, in the unit of `tokens_forwarded` (method.md section 9);
-        in a micro-batch that is alone in its step, or not."""
+        in the only micro-batch of its step, or in one of several."""
         ...
 
     @property

@@ -23,7 +23,7 @@ from ebft.geometry.blocks import find_blocks
 from ebft.geometry.reuse import branches_of, leading_matches
 from ebft.methods.base import Counts, Loss, Tally, branch_tokens
 from ebft.methods.metrics import signal
-from ebft.models.decoder import Row
+from ebft.models.decoder import RowForward
 from ebft.models.feature_network import FeatureNetwork
 from ebft.models.logprobs import Labels, branch_labels, row_labels
 from ebft.models.policy import LanguageModel
@@ -31,7 +31,7 @@ from ebft.objective.advantages import advantages
 from ebft.objective.losses import cross_entropy, policy_gradient
 from ebft.objective.rewards import alignment_and_diversity, whitening_sign
 from ebft.rollout.sampler import sample, uniforms
-from ebft.types import Batch, Blocks, Rollout, moved
+from ebft.types import Batch, Blocks, Rollout, to_device
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Experience:
     advantages: Float[Tensor, "B N K"]
     whitening_sign: Float[Tensor, "B N K"] | None  # of the authors' whitening alone
     reused: Int[Tensor, "B N K"]  # tokens that the row's forward stood for
-    row: Row | None  # its forward, if it was kept for the update
+    row: RowForward | None  # its forward, if it was kept for the update
 
 
 class EBFT:
@@ -63,7 +63,7 @@ class EBFT:
         self.config, self.sampler, self.policy, self.phi = config, sampler, policy, phi
         self.seed, self.stop_token = seed, stop_token
 
-    def prepare(self, batch: Batch, step: int, alone: bool) -> Experience:
+    def prepare(self, batch: Batch, step: int, is_only_microbatch: bool) -> Experience:
         config, geometry, device = self.config, self.sampler, self.policy.device
         blocks = self._blocks(batch)
         draws = uniforms(
@@ -74,9 +74,9 @@ class EBFT:
             geometry.generate_length,
         )
         text = row_labels(batch).to(device)
-        batch, blocks, draws = batch.to(device), blocks.to(device), moved(draws, device)
+        batch, blocks, draws = batch.to(device), blocks.to(device), to_device(draws, device)
 
-        row = self.policy.kept_row(batch) if alone else None
+        row = self.policy.kept_forward(batch) if is_only_microbatch else None
         rollout, _ = sample(
             self.policy, batch, blocks, draws, geometry.temperature, self.stop_token, geometry.reuse, row
         )
@@ -102,7 +102,7 @@ class EBFT:
         batch, rollout, ce_coef = prepared.batch, prepared.rollout, self.config.ce_coef
         branches = branches_of(batch, rollout.predicting, self.sampler.reuse, branch_tokens(batch, max_tokens))
         generated = branch_labels(batch, rollout, branches, self.sampler.temperature)
-        for part in self.policy.parts(batch, branches, prepared.row):
+        for part in self.policy.hidden_slices(batch, branches, prepared.row):
             here, text = generated.within(part), [prepared.text] if ce_coef and part.is_row else []
             log_probs = self.policy.log_probs(part.hidden, here, *text)
             rl = policy_gradient(
@@ -115,7 +115,7 @@ class EBFT:
             if text:
                 parts["cross_entropy"] = cross_entropy(log_probs[1], prepared.text.wanted, totals["targets"])
                 total = total + ce_coef * parts["cross_entropy"]
-            yield Loss(total + part.pull, parts)
+            yield Loss(total + part.carried, parts)
 
     def metrics(self, prepared: list[Experience]) -> dict[str, Tally]:
         return signal(prepared, self.stop_token)
@@ -128,8 +128,8 @@ class EBFT:
         geometry = self.sampler
         return find_blocks(batch, geometry.anchors, geometry.context_length, geometry.stride, geometry.generate_length)
 
-    def tokens_per_row(self, row_length: int, num_blocks: float, alone: bool) -> dict[str, float]:
-        geometry, is_kept = self.sampler, alone and not self.policy.decoder.recomputes
+    def tokens_per_row(self, row_length: int, num_blocks: float, is_only_microbatch: bool) -> dict[str, float]:
+        geometry, is_kept = self.sampler, is_only_microbatch and not self.policy.decoder.recomputes
         return cost.block_rollouts(
             row_length, num_blocks, geometry.n_samples, geometry.generate_length, self.phi.decoder.depth, is_kept
         )

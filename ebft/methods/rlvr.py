@@ -66,7 +66,7 @@ class RLVR:
         self.config, self.sampler, self.policy, self.reference = config, sampler, policy, reference
         self.judge, self.seed = judge, seed
 
-    def prepare(self, batch: Batch, step: int, alone: bool) -> Experience:
+    def prepare(self, batch: Batch, step: int, is_only_microbatch: bool) -> Experience:
         config, device = self.config, self.policy.device
         blocks = completion_blocks(batch)
         if not config.ce_coef:
@@ -141,7 +141,7 @@ class RLVR:
         config, batch, rollout = self.config, prepared.batch, prepared.rollout
         branches = make_branches(rollout.blocks, rollout.predicting.tokens, branch_tokens(batch, max_tokens))
         generated = branch_labels(batch, rollout, branches, self.sampler.temperature)
-        for part in self.policy.parts(batch, branches):
+        for part in self.policy.hidden_slices(batch, branches):
             here, text = generated.within(part), [prepared.text] if config.ce_coef and part.is_row else []
             found = self.policy.log_probs(part.hidden, here, *text)
             log_probs, wanted = rollout.like_tokens(found[0]), rollout.like_tokens(here.wanted)
@@ -155,7 +155,7 @@ class RLVR:
             if text:
                 parts["cross_entropy"] = cross_entropy(found[1], prepared.text.wanted, totals["targets"])
                 total = total + config.ce_coef * parts["cross_entropy"]
-            yield Loss(total + part.pull, parts)
+            yield Loss(total + part.carried, parts)
 
     def _weights(self, prepared: Experience) -> Float[Tensor, "B N 1"]:
         """Of a completion's tokens in the policy gradient, over the denominator."""
@@ -172,7 +172,7 @@ class RLVR:
     def metrics(self, prepared: list[Experience]) -> dict[str, Tally]:
         return outcomes(prepared)
 
-    def tokens_per_row(self, row_length: int, num_blocks: float, alone: bool) -> dict[str, float]:
+    def tokens_per_row(self, row_length: int, num_blocks: float, is_only_microbatch: bool) -> dict[str, float]:
         return cost.completions(
             row_length, self.sampler.n_samples, self.config.max_new_tokens, self.reference is not None
         )

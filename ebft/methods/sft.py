@@ -23,7 +23,7 @@ class SFT:
     def __init__(self, policy: LanguageModel) -> None:
         self.policy = policy
 
-    def prepare(self, batch: Batch, step: int, alone: bool) -> Text:
+    def prepare(self, batch: Batch, step: int, is_only_microbatch: bool) -> Text:
         return Text(batch.to(self.policy.device), row_labels(batch).to(self.policy.device))
 
     def counts(self, prepared: Text) -> Counts:
@@ -40,7 +40,7 @@ class SFT:
     def metrics(self, prepared: list[Text]) -> dict[str, Tally]:
         return {}
 
-    def tokens_per_row(self, row_length: int, num_blocks: float, alone: bool) -> dict[str, float]:
+    def tokens_per_row(self, row_length: int, num_blocks: float, is_only_microbatch: bool) -> dict[str, float]:
         return cost.supervised(row_length)
 
     @property

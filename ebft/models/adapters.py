@@ -110,7 +110,7 @@ class Adapters:
         self.trained.register_buffer(BASE, self._base)
 
     @contextmanager
-    def off(self) -> Iterator[None]:
+    def disabled(self) -> Iterator[None]:
         """The base alone, in evaluation mode; adapters and mode come back whatever happens."""
         was_training = self.model.training
         self.model.eval()

@@ -28,27 +28,27 @@ FORWARD_TOKENS = {
 
 
 @dataclass(frozen=True)
-class Row:
+class RowForward:
     """A forward of rows: their last hidden states, and every layer's keys and values for branches that follow."""
 
     hidden: Float[Tensor, "B T H"]
     cache: dict[int, KeysValues]
 
-    def detached(self) -> "Row":
+    def detached(self) -> "RowForward":
         """The same numbers without their graph."""
-        return Row(
+        return RowForward(
             self.hidden.detach(), {layer: (key.detach(), value.detach()) for layer, (key, value) in self.cache.items()}
         )
 
 
 @dataclass(frozen=True)
-class Part:
-    """Neighbours in the flat row (see `blocks.py`), from place `start` on. A loss with `pull` added takes gradients on
-    to what earlier parts read."""
+class HiddenSlice:
+    """Hidden states of neighbours in the flat row (see `blocks.py`), from place `start` on. A loss with `carried` added
+    carries gradients on through the keys and values that earlier slices read."""
 
     start: int
     hidden: Float[Tensor, "B P H"]
-    pull: Float[Tensor, ""]
+    carried: Float[Tensor, ""]
 
     @property
     def is_row(self) -> bool:
@@ -121,13 +121,13 @@ class Decoder:
         layer = self.module.layers[0]
         return isinstance(layer, GradientCheckpointingLayer) and layer.gradient_checkpointing
 
-    def row(self, batch: Batch) -> Row:
+    def forward_rows(self, batch: Batch) -> RowForward:
         context = RowContext.of(batch, keep=True)
-        return Row(self.run(batch.tokens, row_positions(batch), context), context.cache)
+        return RowForward(self.run(batch.tokens, row_positions(batch), context), context.cache)
 
     def flat(self, batch: Batch, branches: Branches) -> Float[Tensor, "B S H"]:
         """The row's hidden states and those of all own tokens."""
-        row = self.row(batch)
+        row = self.forward_rows(batch)
         groups = [
             self.run(group.tokens, group.positions, BranchContext.of(batch, group, row.cache))
             for _, group in branches.groups()

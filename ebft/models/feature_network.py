@@ -47,7 +47,7 @@ class FeatureNetwork:
             if dtype == "bf16":
                 round_to_bfloat16(module)
         self.decoder = Decoder(
-            module, dtype, len(module.layers) / full, nullcontext if adapters is None else adapters.off
+            module, dtype, len(module.layers) / full, nullcontext if adapters is None else adapters.disabled
         )
 
     def hidden(self, batch: Batch, branches: Branches) -> Float[Tensor, "B S L H"]:

@@ -27,14 +27,14 @@ class NonFiniteError(RuntimeError):
     """A loss or gradient became infinite or not a number."""
 
 
-def micro_batches(row_tokens: list[int], most_rows: int, most_tokens: int | None) -> list[tuple[int, int]]:
+def micro_batches(row_tokens: list[int], max_rows: int, max_tokens: int | None) -> list[tuple[int, int]]:
     """Cuts of a batch, first row and the one behind the last: as many rows as both limits allow, each counted like
     their longest; at least one."""
     cuts, start = [], 0
     for stop in range(1, len(row_tokens) + 1):
         rows = stop + 1 - start
-        full = stop == len(row_tokens) or rows > most_rows
-        if full or (most_tokens is not None and rows * max(row_tokens[start : stop + 1]) > most_tokens):
+        full = stop == len(row_tokens) or rows > max_rows
+        if full or (max_tokens is not None and rows * max(row_tokens[start : stop + 1]) > max_tokens):
             cuts.append((start, stop))
             start = stop
     return cuts

@@ -45,8 +45,8 @@ def command(folder: Path, *overrides: str) -> list[str]:
 
 def as_one(folder: Path) -> list[dict]:
     """Rows of figures of the same run in one process."""
-    train(config_of(folder), folder / "alone")
-    return rows(folder / "alone" / "metrics.jsonl")
+    train(config_of(folder), folder / "single")
+    return rows(folder / "single" / "metrics.jsonl")
 
 
 def assert_figures(run: Path, expected: list[dict]) -> None:

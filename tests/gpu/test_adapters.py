@@ -60,7 +60,7 @@ def test_steps_move_the_adapters_and_not_the_features(dtype: str, packed: bool) 
         round_to_bfloat16(copy)
     frozen = LanguageModel(copy, dtype)
     batch, before = rows().to("cuda"), [weight.clone() for weight in policy.trained.parameters()]
-    rollout = method.prepare(rows(), 0, alone=False).rollout
+    rollout = method.prepare(rows(), 0, is_only_microbatch=False).rollout
     optimization = Optimization(OPTIMIZER, policy, max_steps=3)
     found = [phi.continuations(batch, rollout, reuse=True)]
     for step in range(3):

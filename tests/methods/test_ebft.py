@@ -227,16 +227,16 @@ def test_a_device_is_asked_once_how_far_rollouts_follow_their_rows(
 def test_a_kept_row_changes_no_rollout_no_reward_and_no_gradient(
     anchors: str, stop_token: int | None, training: bool, reuse: bool, max_tokens: int | None
 ) -> None:
-    """Of a micro-batch that is alone the rows are forwarded once, with their graph; otherwise once to sample and once
+    """Of a step's only micro-batch the rows are forwarded once, with their graph; otherwise once to sample and once
     to update."""
     sampler = geometry(anchors=anchors, stride=3, generate_length=5, reuse=reuse)
     results = []
-    for alone in (False, True):
+    for is_only in (False, True):
         method = method_of(sampler, stop_token)
         method.policy.model.train(training)
         batch = likely_text(method.policy, EIGHT).rows(0, 3)
         before = method.policy.decoder.tokens_forwarded
-        experience = method.prepare(batch, 3, alone)
+        experience = method.prepare(batch, 3, is_only)
         assert method.policy.model.training == training
         figures = differentiate(method, experience, method.counts(experience), max_tokens)
         gradients = {name: parameter.grad for name, parameter in method.policy.model.named_parameters()}
@@ -261,8 +261,10 @@ def test_a_kept_row_changes_no_rollout_no_reward_and_no_gradient(
 def test_no_row_is_kept_where_activations_are_recomputed() -> None:
     method = method_of()
     method.policy.model.gradient_checkpointing_enable({"use_reentrant": False})
-    assert method.prepare(EIGHT, 0, alone=True).row is None
-    assert method.tokens_per_row(T, 4.0, alone=True) == method_of().tokens_per_row(T, 4.0, alone=False)
+    assert method.prepare(EIGHT, 0, is_only_microbatch=True).row is None
+    assert method.tokens_per_row(T, 4.0, is_only_microbatch=True) == method_of().tokens_per_row(
+        T, 4.0, is_only_microbatch=False
+    )
 
 
 def test_a_step_whose_rollouts_are_the_row_s_costs_its_rows_in_one_pass() -> None:
@@ -298,7 +300,7 @@ def test_the_loss_by_hand_from_what_the_sampler_recorded() -> None:
 
 def test_reward_and_advantage_carry_their_coefficients() -> None:
     method = method_of(alignment_coef=0.5, diversity_coef=2.0, advantage="none")
-    experience = method.prepare(EIGHT, 0, alone=False)
+    experience = method.prepare(EIGHT, 0, is_only_microbatch=False)
     alignment, diversity = alignment_and_diversity(
         method.phi.embeddings(EIGHT, experience.rollout, reuse=False), "none"
     )
@@ -310,7 +312,7 @@ def test_reward_and_advantage_carry_their_coefficients() -> None:
 def test_tokens_behind_the_stop_token_take_no_part() -> None:
     """Tokens after EOS once counted in the loss."""
     method = method_of(geometry(generate_length=5), stop_token=7)
-    experience = method.prepare(EIGHT, 0, alone=False)
+    experience = method.prepare(EIGHT, 0, is_only_microbatch=False)
     rollout, totals = experience.rollout, method.counts(experience)
     behind = ~rollout.valid & rollout.blocks.valid[:, None, :, None]
     assert behind.any()
@@ -322,9 +324,9 @@ def test_tokens_behind_the_stop_token_take_no_part() -> None:
 def test_a_step_draws_its_own_rollouts_and_always_the_same() -> None:
     method = method_of()
     first, again, next_step = (
-        method.prepare(EIGHT, 0, alone=False),
-        method.prepare(EIGHT, 0, alone=False),
-        method.prepare(EIGHT, 1, alone=False),
+        method.prepare(EIGHT, 0, is_only_microbatch=False),
+        method.prepare(EIGHT, 0, is_only_microbatch=False),
+        method.prepare(EIGHT, 1, is_only_microbatch=False),
     )
     assert torch.equal(first.rollout.tokens, again.rollout.tokens)
     assert not torch.equal(first.rollout.tokens, next_step.rollout.tokens)
@@ -354,7 +356,7 @@ def test_logits_exist_only_where_a_token_is_predicted(ce_coef: float, rows: int)
     """4 anchors and 12 branches of 4 tokens, the last of which predicts nothing; with cross-entropy, every row position
     but the last."""
     method, seen = method_of(ce_coef=ce_coef), []
-    experience = method.prepare(EIGHT.rows(0, 1), 0, alone=False)
+    experience = method.prepare(EIGHT.rows(0, 1), 0, is_only_microbatch=False)
     method.policy.head.register_forward_pre_hook(lambda _, args: seen.append(args[0].shape[:-1].numel()))
     differentiate(method, experience, method.counts(experience), None)
     assert seen == [4 * 3 * 3, rows]
@@ -363,14 +365,16 @@ def test_logits_exist_only_where_a_token_is_predicted(ce_coef: float, rows: int)
 # Cost (section 9)
 
 
-@pytest.mark.parametrize("alone", [False, True])
-def test_announced_tokens_are_those_that_are_forwarded(alone: bool) -> None:
+@pytest.mark.parametrize("is_only_microbatch", [False, True])
+def test_announced_tokens_are_those_that_are_forwarded(is_only_microbatch: bool) -> None:
     """A kept row is the update's from the start."""
     method, batch = method_of(), EIGHT.rows(0, 2)
     assert blocks_of(batch, method.sampler).valid.sum(1).tolist() == [4, 4]
-    phases = method.tokens_per_row(T, 4.0, alone)
-    experience = method.prepare(batch, 0, alone)
-    assert method.policy.decoder.tokens_forwarded == pytest.approx(2 * (phases["sampling"] + (3 * T if alone else 0)))
+    phases = method.tokens_per_row(T, 4.0, is_only_microbatch)
+    experience = method.prepare(batch, 0, is_only_microbatch)
+    assert method.policy.decoder.tokens_forwarded == pytest.approx(
+        2 * (phases["sampling"] + (3 * T if is_only_microbatch else 0))
+    )
     assert method.phi.decoder.tokens_forwarded == pytest.approx(2 * phases["features"])
     differentiate(method, experience, method.counts(experience), None)
     assert method.tokens_forwarded == pytest.approx(2 * sum(phases.values()))
@@ -380,8 +384,16 @@ def test_cost_of_the_paper_s_geometry() -> None:
     """The third row of section 9's table: T = 1024, K = 127, N = 4, G = 8, phi cut at three quarters of the depth."""
     method = method_of(geometry(n_samples=4, generate_length=8))
     method.phi.decoder.depth = 0.75
-    assert method.tokens_per_row(1024, 127.0, alone=False) == {"sampling": 4580, "features": 3816, "update": 13740}
-    assert method.tokens_per_row(1024, 127.0, alone=True) == {"sampling": 3556, "features": 3816, "update": 13740}
+    assert method.tokens_per_row(1024, 127.0, is_only_microbatch=False) == {
+        "sampling": 4580,
+        "features": 3816,
+        "update": 13740,
+    }
+    assert method.tokens_per_row(1024, 127.0, is_only_microbatch=True) == {
+        "sampling": 3556,
+        "features": 3816,
+        "update": 13740,
+    }
 
 
 # The expected gradient, over every rollout there is, on a real transformer
@@ -428,8 +440,8 @@ def test_expected_gradient_of_a_transformer_is_that_of_the_exact_objective(
     """V = 3, G = 2, N = 2, two blocks: all 81 pairs of rollouts pass through prepare and loss, weighted by their
     probability."""
     row = torch.tensor([2, 0, 1, 1, 2, 0])
-    alone, phi = plain_model(**TERNARY), plain_model(seed=1, **TERNARY)
-    log_probs = continuation_log_probs(alone, row, temperature)
+    plain, phi = plain_model(**TERNARY), plain_model(seed=1, **TERNARY)
+    log_probs = continuation_log_probs(plain, row, temperature)
     features, reference = continuation_features(phi, row)
     exact = (torch.einsum("kc,kcd->kd", log_probs.exp(), features) - reference).square().sum(-1).mean()
     exact.backward()
@@ -447,7 +459,7 @@ def test_expected_gradient_of_a_transformer_is_that_of_the_exact_objective(
         "sample",
         lambda policy, batch, blocks, *_: (Rollout(blocks, tokens, torch.zeros(tokens.shape), tokens >= 0), None),
     )
-    experience = method.prepare(batch, 0, alone=kept)
+    experience = method.prepare(batch, 0, is_only_microbatch=kept)
     assert experience.rollout.blocks.anchors[0].tolist() == ANCHORS
     probability = log_probs.detach()[:, PAIRS].sum(-1).exp().T[:, None]  # [81, 1, K]
     assert probability.sum(0).flatten().tolist() == pytest.approx([1, 1], abs=1e-5)
@@ -456,7 +468,7 @@ def test_expected_gradient_of_a_transformer_is_that_of_the_exact_objective(
         method, replace(experience, advantages=experience.advantages * probability), {"generated": one_draw}, None
     )
 
-    for (name, parameter), truth in zip(method.policy.model.named_parameters(), alone.parameters(), strict=True):
+    for (name, parameter), truth in zip(method.policy.model.named_parameters(), plain.parameters(), strict=True):
         scale = float(truth.grad.abs().max())
         torch.testing.assert_close(2 * parameter.grad, truth.grad, rtol=1e-3, atol=1e-3 * scale, msg=name)
-    assert max(float(parameter.grad.abs().max()) for parameter in alone.parameters()) > 0.05
+    assert max(float(parameter.grad.abs().max()) for parameter in plain.parameters()) > 0.05

@@ -147,7 +147,7 @@ def test_masked_completions_leave_the_loss_and_the_denominators() -> None:
 
 def test_a_verifier_that_fails_is_masked_and_counted_never_a_zero() -> None:
     """The completions on which it failed move neither loss nor baseline nor the mean reward."""
-    whole = method_of().prepare(FOUR, 3, alone=False)
+    whole = method_of().prepare(FOUR, 3, is_only_microbatch=False)
     first = int(whole.rollout.tokens[0, 0, 0, 0])
     method = method_of(Parity(broken=[first]))
     (experience,), _, _ = step_of(method)
@@ -172,7 +172,7 @@ def test_without_any_verdict_there_is_no_reward_to_report_and_no_gradient() -> N
 
 
 def test_k1_lowers_the_reward_by_the_log_ratio_of_the_whole_completion() -> None:
-    plain, method = method_of().prepare(FOUR, 3, alone=False), method_of(kl_coef=0.2, kl_estimator="k1")
+    plain, method = method_of().prepare(FOUR, 3, is_only_microbatch=False), method_of(kl_coef=0.2, kl_estimator="k1")
     (experience,), values, _ = step_of(method)
     assert experience.reference is not None
     ratio = (experience.rollout.log_probs - experience.reference).masked_fill(~experience.rollout.valid, 0).sum((2, 3))
@@ -234,7 +234,7 @@ def test_figures_of_an_optimiser_batch() -> None:
 
 def test_only_prompts_are_forwarded_and_only_as_far_as_completions_go() -> None:
     method = method_of()
-    experience = method.prepare(FOUR, 3, alone=False)
+    experience = method.prepare(FOUR, 3, is_only_microbatch=False)
     longest = experience.rollout.tokens.shape[-1]
     assert experience.batch.tokens.shape[1] == 11
     assert method.tokens_forwarded <= 4 * 11 + 4 * 3 * (longest - 1)

@@ -112,12 +112,12 @@ def test_cutting_the_shared_network_leaves_the_policy_whole() -> None:
 
 
 def test_the_reference_is_the_base_and_counts_its_own_tokens() -> None:
-    policy, alone, batch = adapted(), policy_of(), random_batch(LAYOUTS["padded"])
+    policy, plain, batch = adapted(), policy_of(), random_batch(LAYOUTS["padded"])
     reference, rollout = policy.base(), random_rollout(batch, geometry())
     branches = make_branches(rollout.blocks, rollout.tokens[..., :-1])
     with torch.no_grad():
-        assert torch.equal(reference.flat_hidden(batch, branches), alone.flat_hidden(batch, branches))
-    assert (reference.decoder.tokens_forwarded, policy.decoder.tokens_forwarded) == (alone.decoder.tokens_forwarded, 0)
+        assert torch.equal(reference.flat_hidden(batch, branches), plain.flat_hidden(batch, branches))
+    assert (reference.decoder.tokens_forwarded, policy.decoder.tokens_forwarded) == (plain.decoder.tokens_forwarded, 0)
 
 
 def test_adapters_and_mode_come_back_whatever_happens() -> None:
@@ -125,7 +125,7 @@ def test_adapters_and_mode_come_back_whatever_happens() -> None:
     assert policy.adapters is not None
     before = hidden_of(policy, batch)
     policy.model.train()
-    with pytest.raises(IndexError), torch.inference_mode(), policy.adapters.off():
+    with pytest.raises(IndexError), torch.inference_mode(), policy.adapters.disabled():
         [policy.model.training].pop(1)
     assert policy.model.training
     assert all(weight.requires_grad for weight in policy.trained.parameters())
@@ -253,10 +253,10 @@ def test_a_target_that_is_no_linear_module_is_refused_with_those_that_are(target
 def test_merged_weights_give_the_logits_of_the_adapters(family: str) -> None:
     policy, batch = adapted(family), random_batch(LAYOUTS["plain"])
     assert policy.adapters is not None
-    alone = LanguageModel(policy.adapters.merged(), "fp32")
-    assert alone.model.state_dict().keys() == plain_model(family).state_dict().keys()
+    merged = LanguageModel(policy.adapters.merged(), "fp32")
+    assert merged.model.state_dict().keys() == plain_model(family).state_dict().keys()
     with torch.no_grad():
-        expected, found = (model.logits(model.row_hidden(batch)) for model in (policy, alone))
+        expected, found = (model.logits(model.row_hidden(batch)) for model in (policy, merged))
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
     assert not torch.allclose(found, policy_of(family).logits(hidden_of(policy_of(family), batch)), atol=1e-2)
 

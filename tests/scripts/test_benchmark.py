@@ -72,14 +72,14 @@ def test_layout_is_the_definition() -> None:
     ]
 
 
-@pytest.mark.parametrize("alone", [False, True])
+@pytest.mark.parametrize("is_only_microbatch", [False, True])
 @pytest.mark.parametrize("reuse", [False, True])
 @pytest.mark.parametrize(("ce_coef", "whitening"), [(0.0, "none"), (0.1, "paper")])
-def test_naive_twin_takes_the_same_step(ce_coef: float, whitening: str, reuse: bool, alone: bool) -> None:
+def test_naive_twin_takes_the_same_step(ce_coef: float, whitening: str, reuse: bool, is_only_microbatch: bool) -> None:
     ours, naive = methods(ce_coef, whitening)
     ours.sampler = replace(SAMPLER, reuse=reuse)
     batch = rows()
-    fast, slow = ours.prepare(batch, 5, alone), naive.prepare(batch, step=5)
+    fast, slow = ours.prepare(batch, 5, is_only_microbatch), naive.prepare(batch, step=5)
     assert torch.equal(fast.rollout.tokens, slow.tokens)
     torch.testing.assert_close(fast.rollout.log_probs, slow.log_probs, rtol=1e-5, atol=1e-5)
     embeddings = ours.phi.embeddings(batch, fast.rollout, reuse)

@@ -113,8 +113,8 @@ def test_the_library_passes_with_and_without_text_that_runs_on(module: ModuleTyp
     assert len(asked) > 10
     for question in asked:
         assert source.count(question.prompt + question.answer) == 1
-        alone, run_on = (Parses().verify(question.answer + more, question) for more in ("", "\ndef next(\n"))
-        assert (alone.passed, alone.ended, run_on.passed, run_on.ended) == (True, False, True, True)
+        exact, run_on = (Parses().verify(question.answer + more, question) for more in ("", "\ndef next(\n"))
+        assert (exact.passed, exact.ended, run_on.passed, run_on.ended) == (True, False, True, True)
 
 
 METHOD = Question(key="m", prompt="", answer="", origin="m", program_prefix="if True:\n    def f(self):\n")

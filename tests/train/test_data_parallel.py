@@ -112,7 +112,7 @@ WAYS = {
 
 
 @pytest.fixture(scope="module")
-def alone(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Record]:
+def single_process(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Record]:
     """One process with the whole batch."""
     return {method: record(SINGLE_PROCESS, config_of(tmp_path_factory.mktemp(method), method)) for method in METHODS}
 
@@ -121,10 +121,12 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Record]:
 @pytest.mark.parametrize(
     ("method", "way"), [(method, way) for method in METHODS for way in WAYS if (method, way) != ("rlvr", "phi")]
 )
-def test_processes_equal_one(tmp_path: Path, alone: dict[str, Record], method: str, way: str, size: int) -> None:
+def test_processes_equal_one(
+    tmp_path: Path, single_process: dict[str, Record], method: str, way: str, size: int
+) -> None:
     together = run_together(size, tmp_path, record, config_of(tmp_path, method, *WAYS[way]))
     for one in together:
-        assert_alike(one, alone[method])
+        assert_alike(one, single_process[method])
         assert all(torch.equal(a, b) for a, b in zip(one.weights, together[0].weights, strict=True))
 
 

@@ -41,7 +41,7 @@ def test_phases_are_those_of_the_plan(tmp_path: Path) -> None:
     config = miniature(tmp_path, "method=ebft", "sampler.reuse=false")
     setup = prepare(config)
     before = setup.method.tokens_forwarded
-    prepared = setup.method.prepare(setup.batch([0, 1, 2]), 0, alone=False)
+    prepared = setup.method.prepare(setup.batch([0, 1, 2]), 0, is_only_microbatch=False)
     assert setup.method.tokens_forwarded - before == 105 + 61.5
     differentiate(setup.method, prepared, setup.method.counts(prepared), None)
     assert setup.method.tokens_forwarded - before == 105 + 61.5 + 315
@@ -72,7 +72,7 @@ def test_another_feature_network_is_counted_in_the_policy_s_layers(tmp_path: Pat
         sum(parameter.numel() for parameter in decoder.module.layers[0].parameters())
         for decoder in (setup.policy.decoder, setup.method.phi.decoder)
     ]
-    setup.method.prepare(setup.batch([0, 1, 2]), 0, alone=False)
+    setup.method.prepare(setup.batch([0, 1, 2]), 0, is_only_microbatch=False)
     features = setup.method.phi.decoder.tokens_forwarded
     assert features == pytest.approx(
         3 * (23 + 6 * 3) * layers[1] / (2 * layers[0]), rel=0.01
@@ -86,7 +86,11 @@ def test_the_papers_setting_costs_what_section_9_says(tmp_path: Path) -> None:
     geometry = "sampler.n_samples=4 sampler.stride=8 sampler.context_length=8 sampler.generate_length=8"
     depth = "model.config_overrides.num_hidden_layers=4 features.feature_layers=[0.25,0.5,0.75]"
     method = prepare(miniature(tmp_path, "method=ebft", *geometry.split(), *depth.split())).method
-    assert method.tokens_per_row(1024, 127, alone=False) == {"sampling": 4580, "features": 3816, "update": 13740}
+    assert method.tokens_per_row(1024, 127, is_only_microbatch=False) == {
+        "sampling": 4580,
+        "features": 3816,
+        "update": 13740,
+    }
 
 
 def test_lines_of_the_plan(tmp_path: Path) -> None:
