@@ -23,7 +23,7 @@ from ebft.cli.compose import compose
 from ebft.config.schema import EMBEDDED_SOURCES, DataConfig, EvaluateConfig, TrainConfig
 from ebft.data import Data, load, read
 from ebft.data.documents import Document
-from ebft.train.evaluate import evaluate
+from ebft.train.evaluate_models import evaluate
 from ebft.train.loop import train
 
 ASSETS = Path(__file__).resolve().parents[1] / "ebft" / "assets" / "tiny"

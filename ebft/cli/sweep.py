@@ -115,7 +115,7 @@ def settings(own: Sequence[str]) -> SweepConfig:
     import hydra
 
     from ebft.cli.compose import typed
-    from ebft.comparison.metrics import check_known, lower_is_better
+    from ebft.comparison.known_metrics import check_known, lower_is_better
     from ebft.config.rules import check_limits
 
     with hydra.initialize_config_module("ebft.conf", version_base="1.3"), as_user_error(list(own)):
@@ -136,14 +136,16 @@ def grid(own: Sequence[str], runs: Sequence[str], config: SweepConfig) -> int:
     """Every run of the grid."""
     from ebft.cli.planning import Planner
     from ebft.comparison import check_comparable
-    from ebft.sweep.runner import Grid
+    from ebft.sweep.runner import GridSource
 
     directory = Path(config.sweep.dir)
     jobs = Planner(directory, config.sweep).jobs(runs)
     check_folder(directory, jobs)
     check_comparable([_planned(job) for job in jobs], config.sweep)
     print_plan(config, directory, jobs)
-    return 0 if config.mode == "plan" else run(config, directory, Grid(jobs), Manifest(_kept(own), (), tuple(jobs)))
+    return (
+        0 if config.mode == "plan" else run(config, directory, GridSource(jobs), Manifest(_kept(own), (), tuple(jobs)))
+    )
 
 
 def search(own: Sequence[str], runs: Sequence[str], config: SweepConfig) -> int:
@@ -151,7 +153,7 @@ def search(own: Sequence[str], runs: Sequence[str], config: SweepConfig) -> int:
     from ebft.cli import searching
     from ebft.cli.planning import Planner
     from ebft.comparison import check_comparable
-    from ebft.comparison.metrics import lower_is_better
+    from ebft.comparison.known_metrics import lower_is_better
     from ebft.sweep.launchers import num_at_a_time
     from ebft.sweep.search import Search
 
@@ -220,7 +222,7 @@ def run(config: SweepConfig, directory: Path, source: Any, manifest: Manifest) -
     from ebft.output.console import Console
     from ebft.sweep import launchers
     from ebft.sweep import state as states
-    from ebft.sweep.runner import Runner
+    from ebft.sweep.runner import SweepRunner
 
     launcher = launchers.build(config.launcher, directory)
     try:
@@ -238,7 +240,7 @@ def run(config: SweepConfig, directory: Path, source: Any, manifest: Manifest) -
             directory, replace(manifest, jobs=tuple({job.name: job for job in (*manifest.jobs, *jobs)}.values()))
         )
 
-    runner = Runner(directory, config.sweep, launcher, source, keep, console.say)
+    runner = SweepRunner(directory, config.sweep, launcher, source, keep, console.say)
     ended = runner.run()
     if runner.stop_requests:
         console.say("Interrupted; the same command goes on.")

@@ -52,7 +52,7 @@ class Planned:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class RunResult:
     """A finished run. Where it starts from another run's model, its base and its cost are counted from where that one
     started."""
 
@@ -69,16 +69,16 @@ class Outcome:
         return self.plan.seed
 
 
-def read(directory: Path, planned: Sequence[Planned] | None) -> tuple[list[Planned], dict[str, Outcome]]:
+def read(directory: Path, planned: Sequence[Planned] | None) -> tuple[list[Planned], dict[str, RunResult]]:
     """Every run, with why it is not done, and the finished ones by folder. Without a plan every run folder below
     `directory` counts, but for links. Raises UserError."""
     plans = _linked(directory, list(_found(directory))) if planned is None else list(planned)
-    outcomes: dict[str, Outcome] = {}
+    outcomes: dict[str, RunResult] = {}
     noted = []
     for plan in plans:
         found = _read(directory, plan)
-        noted.append(plan if isinstance(found, Outcome) else found)
-        if isinstance(found, Outcome):
+        noted.append(plan if isinstance(found, RunResult) else found)
+        if isinstance(found, RunResult):
             outcomes[plan.folder] = found
     if not outcomes and planned is None:
         raise UserError(
@@ -114,7 +114,7 @@ def _linked(directory: Path, plans: list[Planned]) -> list[Planned]:
     return [link(plan) for plan in plans]
 
 
-def _from_the_start(outcome: Outcome, outcomes: Mapping[str, Outcome]) -> Outcome:
+def _from_the_start(outcome: RunResult, outcomes: Mapping[str, RunResult]) -> RunResult:
     start = outcomes.get(outcome.plan.starts_from or "")
     if start is None:
         return outcome
@@ -140,13 +140,13 @@ def _from_the_start(outcome: Outcome, outcomes: Mapping[str, Outcome]) -> Outcom
     )
 
 
-def _read(directory: Path, plan: Planned) -> Outcome | Planned:
+def _read(directory: Path, plan: Planned) -> RunResult | Planned:
     folder = directory / plan.folder
     summary = _summary(folder / SUMMARY)
     if summary is None or summary["status"] != "completed":
         return plan if plan.note else replace(plan, note=_why(summary))
     course = read_rows(folder / METRICS, mentioning='"eval/')
-    return Outcome(
+    return RunResult(
         plan,
         summary["base"],
         summary["final"],

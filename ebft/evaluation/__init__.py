@@ -9,8 +9,8 @@ from torch import Tensor
 
 from ebft.config.schema import EvalConfig, SamplerConfig
 from ebft.evaluation.answers import Answer, Answers, Examiner
+from ebft.evaluation.ratios import Ratio, concatenate
 from ebft.evaluation.scores import cross_entropy, feature_matching
-from ebft.evaluation.statistics import Ratio, concatenate
 from ebft.geometry.blocks import find_blocks, reaches
 from ebft.models.feature_network import FeatureNetwork
 from ebft.models.policy import LanguageModel

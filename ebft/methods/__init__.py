@@ -9,7 +9,7 @@ from ebft.methods.rlvr import RLVR
 from ebft.methods.sft import SFT
 from ebft.models.feature_network import FeatureNetwork
 from ebft.models.policy import LanguageModel
-from ebft.tasks.judge import Judge
+from ebft.tasks.grader import Grader
 
 __all__ = ["Loss", "Method", "build", "differentiate"]
 
@@ -19,15 +19,15 @@ def build(
     policy: LanguageModel,
     phi: FeatureNetwork,
     stop_token: int | None,
-    judge: Judge | None = None,
+    grader: Grader | None = None,
     reference: LanguageModel | None = None,
 ) -> Method[Any]:
-    """The method that `config.method` describes. `stop_token` ends a branch; None lets it run on. RLVR needs a judge of
-    its questions."""
+    """The method that `config.method` describes. `stop_token` ends a branch; None lets it run on. RLVR needs a grader
+    of its questions."""
     if isinstance(config.method, SFTConfig):
         return SFT(policy)
     if isinstance(config.method, RLVRConfig):
-        assert judge is not None
-        return RLVR(config.method, config.sampler, policy, reference, judge, config.seed)
+        assert grader is not None
+        return RLVR(config.method, config.sampler, policy, reference, grader, config.seed)
     assert isinstance(config.method, EBFTConfig), config.method
     return EBFT(config.method, config.sampler, policy, phi, config.seed, stop_token)

@@ -35,7 +35,7 @@ from ebft.types import Batch, Blocks, Rollout, to_device
 
 
 @dataclass(frozen=True)
-class Experience:
+class EBFTExperience:
     """What a micro-batch contributes to an update."""
 
     batch: Batch
@@ -63,7 +63,7 @@ class EBFT:
         self.config, self.sampler, self.policy, self.phi = config, sampler, policy, phi
         self.seed, self.stop_token = seed, stop_token
 
-    def prepare(self, batch: Batch, step: int, is_only_microbatch: bool) -> Experience:
+    def prepare(self, batch: Batch, step: int, is_only_microbatch: bool) -> EBFTExperience:
         config, geometry, device = self.config, self.sampler, self.policy.device
         blocks = self._blocks(batch)
         draws = uniforms(
@@ -91,12 +91,12 @@ class EBFT:
         )
         reused = matches.minimum(rollout.valid.sum(-1))
         sign = whitening_sign(embeddings) if self.phi.features.whitening == "reference_code" else None
-        return Experience(batch, text, rollout, alignment, diversity, reward, advantage, sign, reused, row)
+        return EBFTExperience(batch, text, rollout, alignment, diversity, reward, advantage, sign, reused, row)
 
-    def counts(self, prepared: Experience) -> Counts:
+    def counts(self, prepared: EBFTExperience) -> Counts:
         return {"generated": prepared.rollout.valid.sum(), "targets": prepared.text.wanted.sum()}
 
-    def losses(self, prepared: Experience, totals: Counts, max_tokens: int | None) -> Iterator[Loss]:
+    def losses(self, prepared: EBFTExperience, totals: Counts, max_tokens: int | None) -> Iterator[Loss]:
         """The branches' losses group by group, then the row's, whose first tokens of rollouts and cross-entropy it
         has."""
         batch, rollout, ce_coef = prepared.batch, prepared.rollout, self.config.ce_coef
@@ -117,7 +117,7 @@ class EBFT:
                 total = total + ce_coef * parts["cross_entropy"]
             yield Loss(total + part.carried, parts)
 
-    def metrics(self, prepared: list[Experience]) -> dict[str, Tally]:
+    def metrics(self, prepared: list[EBFTExperience]) -> dict[str, Tally]:
         return signal(prepared, self.stop_token)
 
     def row_tokens(self, batch: Batch) -> list[int]:

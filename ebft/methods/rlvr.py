@@ -33,12 +33,12 @@ from ebft.models.policy import LanguageModel
 from ebft.objective.advantages import outcome_advantages
 from ebft.objective.losses import cross_entropy, kl_penalty, policy_gradient
 from ebft.rollout.completions import Decoding, complete
-from ebft.tasks.judge import Judge
+from ebft.tasks.grader import Grader
 from ebft.types import Batch, Rollout
 
 
 @dataclass(frozen=True)
-class Experience:
+class RLVRExperience:
     """What a micro-batch contributes to an update."""
 
     batch: Batch
@@ -60,13 +60,13 @@ class RLVR:
         sampler: SamplerConfig,
         policy: LanguageModel,
         reference: LanguageModel | None,
-        judge: Judge,
+        grader: Grader,
         seed: int,
     ) -> None:
         self.config, self.sampler, self.policy, self.reference = config, sampler, policy, reference
-        self.judge, self.seed = judge, seed
+        self.grader, self.seed = grader, seed
 
-    def prepare(self, batch: Batch, step: int, is_only_microbatch: bool) -> Experience:
+    def prepare(self, batch: Batch, step: int, is_only_microbatch: bool) -> RLVRExperience:
         config, device = self.config, self.policy.device
         blocks = completion_blocks(batch)
         if not config.ce_coef:
@@ -82,9 +82,9 @@ class RLVR:
             config.max_new_tokens,
             decoding,
             key,
-            self.judge.stop_token,
+            self.grader.stop_token,
         )
-        verdicts = self.judge(done.rollout, batch.row_ids)
+        verdicts = self.grader(done.rollout, batch.row_ids)
 
         scores = torch.tensor(
             [[torch.nan if verdict.score is None else verdict.score for verdict in row] for row in verdicts],
@@ -106,7 +106,7 @@ class RLVR:
             done.rollout.valid & counted[..., None, None],
         )
         passed = torch.tensor([[verdict.passed for verdict in row] for row in verdicts], device=device) & ~truncated
-        return Experience(
+        return RLVRExperience(
             batch,
             text,
             rollout,
@@ -128,14 +128,14 @@ class RLVR:
             (log_probs,) = self.reference.log_probs(self.reference.flat_hidden(batch, branches), labels)
         return rollout.like_tokens(log_probs).clone()
 
-    def counts(self, prepared: Experience) -> Counts:
+    def counts(self, prepared: RLVRExperience) -> Counts:
         return {
             "completions": prepared.counted.sum(),
             "generated": prepared.rollout.valid.sum(),
             "targets": prepared.text.wanted.sum(),
         }
 
-    def losses(self, prepared: Experience, totals: Counts, max_tokens: int | None) -> Iterator[Loss]:
+    def losses(self, prepared: RLVRExperience, totals: Counts, max_tokens: int | None) -> Iterator[Loss]:
         """The completions' losses group by group, then the row's, whose first tokens of completions and cross-entropy
         it has."""
         config, batch, rollout = self.config, prepared.batch, prepared.rollout
@@ -157,7 +157,7 @@ class RLVR:
                 total = total + config.ce_coef * parts["cross_entropy"]
             yield Loss(total + part.carried, parts)
 
-    def _weights(self, prepared: Experience) -> Float[Tensor, "B N 1"]:
+    def _weights(self, prepared: RLVRExperience) -> Float[Tensor, "B N 1"]:
         """Of a completion's tokens in the policy gradient, over the denominator."""
         weights = prepared.advantages
         if self.config.advantage == "grpo":
@@ -169,7 +169,7 @@ class RLVR:
     def row_tokens(self, batch: Batch) -> list[int]:
         return [batch.tokens.shape[1] + self.sampler.n_samples * self.config.max_new_tokens] * len(batch)
 
-    def metrics(self, prepared: list[Experience]) -> dict[str, Tally]:
+    def metrics(self, prepared: list[RLVRExperience]) -> dict[str, Tally]:
         return outcomes(prepared)
 
     def tokens_per_row(self, row_length: int, num_blocks: float, is_only_microbatch: bool) -> dict[str, float]:

@@ -9,7 +9,7 @@ import yaml
 from ebft.output.console import clock
 from ebft.output.files import atomic_write_text, read_rows
 from ebft.report import plots
-from ebft.report.pages import count, escape, facts, number, page, plot
+from ebft.report.html_parts import count, escape, facts, number, page, plot
 
 COMPARISON_HEADER = ("metric", "base", "final", "change", "its standard error")
 NUM_ANSWERS = 12  # questions shown of the first and of the last step with answers

@@ -24,7 +24,7 @@ def plan(config: TrainConfig, setup: Groundwork) -> dict[str, str]:
         "rollouts": cost.rollouts(config, setup.num_blocks),
         "tokens to forward per step": _cost(config, setup),
         "memory" if setup.num_processes == 1 else "memory of each process": _memory(config, setup),
-        **setup.material.judging.plan(),
+        **setup.material.verification.plan(),
         "steps": f"{setup.max_steps} of {trainer.batch_size} rows, {epochs:.2f} epochs",
         "held out": _held_out(config, setup.material),
         "device": f"{setup.device}, {trainer.dtype}"

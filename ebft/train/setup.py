@@ -30,7 +30,7 @@ from ebft.models.policy import LanguageModel
 from ebft.parallel.pulse import VERDICT
 from ebft.parallel.world import SINGLE_PROCESS, World
 from ebft.train import budget
-from ebft.train.judging import Judging
+from ebft.train.verification import Verification
 from ebft.types import Batch
 
 ROWS_AT_A_TIME = 1024
@@ -47,7 +47,7 @@ class Material:
     data: Data
     held_out: list[Batch]
     held_out_long: list[Batch]
-    judging: Judging
+    verification: Verification
     world: World
 
     @property
@@ -64,7 +64,7 @@ class Material:
             self.held_out_long,
             phi,
             self.stop_token,
-            self.judging.examiner(),
+            self.verification.examiner(),
             self.world,
         )
 
@@ -80,8 +80,8 @@ def gather(config: TrainConfig, world: World = SINGLE_PROCESS) -> Material:
     loaded = data.load(config.data, tokenizer, train_questions=trained, validation_questions=examined)
     _check_vocabulary(loaded, architecture.vocab_size, config)
     held_out, held_out_long = (evaluation_batches(loaded.validation, config, size) for size in _evaluated(config.eval))
-    judging = Judging(config, loaded, tokenizer, architecture.to_dict().get("max_position_embeddings"), world)
-    return Material(config, device, tokenizer, architecture, loaded, held_out, held_out_long, judging, world)
+    verification = Verification(config, loaded, tokenizer, architecture.to_dict().get("max_position_embeddings"), world)
+    return Material(config, device, tokenizer, architecture, loaded, held_out, held_out_long, verification, world)
 
 
 @dataclass(frozen=True)
@@ -156,7 +156,7 @@ def prepare(config: TrainConfig, world: World = SINGLE_PROCESS) -> Setup:
         _share(policy, phi, config, world)
     penalised = isinstance(config.method, RLVRConfig) and config.method.kl_coef > 0
     reference = _reference_of(policy, config, material) if penalised else None
-    method = build(config, policy, phi, material.stop_token, material.judging.judge(), reference)
+    method = build(config, policy, phi, material.stop_token, material.verification.grader(), reference)
     return Setup(**vars(ground), policy=policy, method=method, evaluator=material.evaluator(phi))
 
 

@@ -15,7 +15,7 @@ from ebft.parallel.world import SINGLE_PROCESS, World
 
 
 @dataclass
-class Outcome:
+class AttemptResult:
     code: int
     out: str
     err: str
@@ -38,14 +38,14 @@ class Launcher:
         self.jobs.append((config, run_dir))
         return self.loop(config, run_dir) or "completed"
 
-    def __call__(self, *arguments: str) -> Outcome:
+    def __call__(self, *arguments: str) -> AttemptResult:
         self.monkeypatch.setattr(sys, "argv", ["ebft-train", *arguments])
         code = 0
         try:
             cli.main()
         except SystemExit as leaving:
             code = int(leaving.code or 0)
-        return Outcome(code, *self.capsys.readouterr())
+        return AttemptResult(code, *self.capsys.readouterr())
 
     def files(self) -> list[str]:
         return sorted(str(path.relative_to(self.folder)) for path in self.folder.rglob("*"))

@@ -23,7 +23,7 @@ from ebft.output.console import Console
 from ebft.sweep import attempt, jobs
 from ebft.sweep import state as states
 from ebft.sweep.jobs import Job, Manifest, read_manifest, write_manifest
-from tests.cli.conftest import Outcome
+from tests.cli.conftest import AttemptResult
 from tests.sweep.helpers import ROOT, diary, grid
 
 HELP = cli.help_text()
@@ -44,14 +44,14 @@ class Command:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
         monkeypatch.chdir(folder)
 
-    def __call__(self, line: str) -> Outcome:
+    def __call__(self, line: str) -> AttemptResult:
         self.monkeypatch.setattr(sys, "argv", ["ebft-sweep", *shlex.split(line)])
         code = 0
         try:
             cli.main()
         except SystemExit as leaving:
             code = int(leaving.code or 0)
-        return Outcome(code, *self.capsys.readouterr())
+        return AttemptResult(code, *self.capsys.readouterr())
 
     def files(self) -> list[str]:
         return sorted(str(path.relative_to(self.folder)) for path in self.folder.rglob("*"))

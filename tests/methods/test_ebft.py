@@ -13,7 +13,7 @@ from ebft.geometry import chunked
 from ebft.geometry import reuse as reuse_module
 from ebft.geometry.reuse import leading_matches
 from ebft.methods import differentiate, ebft
-from ebft.methods.ebft import EBFT, Experience
+from ebft.methods.ebft import EBFT, EBFTExperience
 from ebft.models.policy import LanguageModel
 from ebft.objective.losses import cross_entropy
 from ebft.objective.rewards import alignment_and_diversity
@@ -57,7 +57,7 @@ def method_of(
     )
 
 
-def tokens_by_row(prepared: list[Experience]) -> dict[int, list]:
+def tokens_by_row(prepared: list[EBFTExperience]) -> dict[int, list]:
     """The rollouts of the blocks that exist, under their row's number."""
     rows = {}
     for part in prepared:

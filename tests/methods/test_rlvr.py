@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from ebft.config.schema import RLVRConfig
-from ebft.methods.rlvr import RLVR, Experience
+from ebft.methods.rlvr import RLVR, RLVRExperience
 from ebft.objective.advantages import outcome_advantages
 from ebft.tasks.base import Question, Verdict
-from ebft.tasks.judge import Judge
+from ebft.tasks.grader import Grader
 from tests.helpers import T, figures, geometry, optimiser_step, plain_model, policy_of, random_batch
 
 CONFIG = RLVRConfig(
@@ -56,17 +56,17 @@ def words(tokens: list[int]) -> str:
 def method_of(verifier: Parity | None = None, **changes: object) -> RLVR:
     config = replace(CONFIG, **changes)
     reference = policy_of(seed=4) if config.kl_coef else None
-    judge = Judge(verifier or Parity(), QUESTIONS, words, STOP)
-    return RLVR(config, geometry(n_samples=3, temperature=0.7), policy_of(), reference, judge, seed=6)
+    grader = Grader(verifier or Parity(), QUESTIONS, words, STOP)
+    return RLVR(config, geometry(n_samples=3, temperature=0.7), policy_of(), reference, grader, seed=6)
 
 
 def step_of(
     method: RLVR, size: int = 4, max_tokens: int | None = None
-) -> tuple[list[Experience], dict[str, Tensor], dict[str, Tensor]]:
+) -> tuple[list[RLVRExperience], dict[str, Tensor], dict[str, Tensor]]:
     return optimiser_step(method, FOUR, size, max_tokens)
 
 
-def completions_of(experience: Experience) -> list[list[list[int]]]:
+def completions_of(experience: RLVRExperience) -> list[list[list[int]]]:
     """Up to the stop token and with it, from the tokens alone."""
     rows = experience.rollout.tokens[:, :, 0].tolist()
     return [[tokens[: tokens.index(STOP) + 1] if STOP in tokens else tokens for tokens in row] for row in rows]

@@ -21,8 +21,8 @@ class _Failed(Exception):
         super().__init__(kind if isinstance(kind, str) and kind in _REPORTS else "exception")
 
 
-class Judge:
-    """Judges one program by its cases and then by its test code. `num_tests` counts executed cases and asserts."""
+class ProgramTester:
+    """Tests one program by its cases and then by its test code. `num_tests` counts executed cases and asserts."""
 
     def __init__(self, program: Program, channel: Channel, tests_channel: Channel | None) -> None:
         self._program, self._tests = program, program.tests

@@ -9,7 +9,7 @@ import torch
 
 from ebft.config.schema import EvaluateConfig, TrainConfig, UserError
 from ebft.run import checkpoint
-from ebft.train.evaluate import evaluate, labels
+from ebft.train.evaluate_models import evaluate, labels
 from ebft.train.loop import train
 from tests.debug_run import miniature, summary
 

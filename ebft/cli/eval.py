@@ -150,7 +150,7 @@ def _run(cfg: DictConfig) -> None:
     with one_sentence():  # here too: Hydra would announce an exception that leaves its task
         config = to_config(cfg)
         assert isinstance(config, EvaluateConfig)
-        from ebft.train.evaluate import evaluate
+        from ebft.train.evaluate_models import evaluate
 
         try:
             failures = evaluate(config, Path(HydraConfig.get().runtime.output_dir))
