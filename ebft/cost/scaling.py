@@ -80,10 +80,10 @@ class Phase:
     """Of one GPU: operations, bytes that it receives, and seconds."""
 
     flops: float
-    gathered: float
-    scattered: float
-    computing: float
-    traffic: float
+    all_gather_bytes: float
+    reduce_scatter_bytes: float
+    compute_seconds: float
+    traffic_seconds: float
 
 
 @dataclass(frozen=True)
@@ -99,12 +99,12 @@ class Scaling:
 
     @property
     def seconds(self) -> float:
-        return sum(max(phase.computing, phase.traffic) for phase in self.phases.values())
+        return sum(max(phase.compute_seconds, phase.traffic_seconds) for phase in self.phases.values())
 
     @property
     def bound_by_traffic(self) -> list[str]:
         """Phases that wait for the network rather than for the GPU."""
-        return [name for name, phase in self.phases.items() if phase.traffic > phase.computing]
+        return [name for name, phase in self.phases.items() if phase.traffic_seconds > phase.compute_seconds]
 
 
 def scaling(step: Step, num_gpus: int, device: Device, sharding: Sharding) -> Scaling:

@@ -55,10 +55,10 @@ def _row(step: Step, num_gpus: int, device: Device, weights: str) -> list[str]:
     total, way, waits = sharded.total, weights if num_gpus > 1 else "-", ", ".join(sharded.bound_by_traffic) or "-"
     sizes = [
         total.flops / 1e12,
-        total.gathered / 1e9,
-        total.scattered / 1e9,
-        total.computing,
-        total.traffic,
+        total.all_gather_bytes / 1e9,
+        total.reduce_scatter_bytes / 1e9,
+        total.compute_seconds,
+        total.traffic_seconds,
         sharded.seconds,
     ]
     where = [str(num_gpus), way, str(min(num_gpus, step.documents)), str(sharded.documents)]

@@ -38,7 +38,7 @@ class Writing:
             if world.size == 1:
                 dcp.save(dict(tensors), storage_writer=writer, no_dist=True)
             else:
-                started = dcp.async_save(dict(tensors), storage_writer=writer, process_group=_among_writers())
+                started = dcp.async_save(dict(tensors), storage_writer=writer, process_group=_writers_group())
                 assert isinstance(started, Future)
                 self._future = started
 
@@ -63,7 +63,7 @@ class Writing:
 
 
 @cache
-def _among_writers() -> dist.ProcessGroup:
+def _writers_group() -> dist.ProcessGroup:
     """Threads that write talk to one another beside the processes, which go on with something else."""
     return dist.new_group(backend="gloo")
 
