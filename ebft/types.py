@@ -3,7 +3,7 @@
 Axes, everywhere in this program and in this order where several meet:
 
     B  documents (rows) of a batch        N  rollouts per context        K  blocks (anchors) of a row
-    G  generated steps of a block         T  tokens of a row             R  rollouts of a row, block-major: r = k * N + n
+    G  generated steps of a block         T  tokens of a row             R  a row's rollouts, block-major: r = k * N + n
     D  feature width                      L  tapped layers               V  vocabulary
     W  own tokens of a row's branches     S  flat row, S = T + W
 
@@ -19,7 +19,7 @@ from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
 
-def moved(x: Shaped[Tensor, "..."], device: torch.device) -> Shaped[Tensor, "..."]:
+def to_device(x: Shaped[Tensor, "..."], device: torch.device) -> Shaped[Tensor, "..."]:
     """On its way to the device, without waiting until it has arrived: only pinned memory is read behind the host's
     back."""
     return x.pin_memory().to(device, non_blocking=True) if device.type == "cuda" and not x.is_cuda else x.to(device)
@@ -41,7 +41,7 @@ class Batch:
         return self.tokens.shape[0]
 
     def to(self, device: torch.device) -> "Batch":
-        return self._map(lambda x: moved(x, device))
+        return self._map(lambda x: to_device(x, device))
 
     def rows(self, start: int, stop: int) -> "Batch":
         """The rows start..stop-1 as a batch of their own."""
@@ -72,7 +72,7 @@ class Blocks:
     reach: tuple[int, ...]  # the largest anchor of block k over the batch, known without asking the device
 
     def to(self, device: torch.device) -> "Blocks":
-        return Blocks(moved(self.anchors, device), moved(self.valid, device), self.reach)
+        return Blocks(to_device(self.anchors, device), to_device(self.valid, device), self.reach)
 
 
 @dataclass(frozen=True)
@@ -92,12 +92,12 @@ class Rollout:
         """The tokens but the last, valid where a valid token is predicted from them."""
         return Rollout(self.blocks, self.tokens[..., :-1], self.log_probs[..., :-1], self.valid[..., 1:], self.matches)
 
-    def most_branches(self, step: int) -> int | None:
+    def max_branches(self, step: int) -> int | None:
         """At most so many rollouts of a row have left it before `step`, if `matches` tell."""
         return None if self.matches is None else int((self.matches < step).sum(1).max())
 
     @property
-    def most_own_tokens(self) -> int | None:
+    def max_own_tokens(self) -> int | None:
         """At most so many tokens of a row's rollouts are not the row's, if `matches` tell."""
         return None if self.matches is None else int((self.tokens.shape[3] - self.matches).clamp_min(0).sum(1).max())
 

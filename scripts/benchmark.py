@@ -5,7 +5,7 @@ and supervised fine-tuning.
     python scripts/benchmark.py --lengths 128 --json out.json
     python scripts/benchmark.py --model tiny --documents 4   # the base that ships with the package, on text
     python scripts/benchmark.py --model qwen2.5-1.5b --device cuda --dtype bf16 --lengths 1024
-    python scripts/benchmark.py --lengths --growth           # how seconds grow with T, rows and N, beside the arithmetic
+    python scripts/benchmark.py --lengths --growth  # how seconds grow with T, rows and N, beside the arithmetic
     python scripts/benchmark.py --lengths 1024 --without-naive --profile profiles
     python scripts/benchmark.py --lengths --completions      # completions only, beside transformers' `generate`
 
@@ -16,7 +16,8 @@ meets them alike. Seconds are the median over the repetitions, tokens and shares
 
     sampling    rollouts, rewards and advantages
     features    phi of rollouts and references
-    update      forward, backward, clipping and AdamW; also the rows' forward that sampling reads, where the rows are one micro-batch
+    update      forward, backward, clipping and AdamW; also the rows' forward that sampling reads, where the rows are
+                one micro-batch
 
 The formula is method.md section 9 at the share reused in the run, less the rows in sampling where they are one
 micro-batch; a backward counts as two forwards. A unit is one plain forward of N copies of the rows. Utilisation is the
@@ -233,14 +234,24 @@ def mistake(arguments: argparse.Namespace) -> str | None:
     if arguments.lengths and min(arguments.lengths) < shortest:
         return f"--lengths {min(arguments.lengths)} leaves no block; rows need at least {shortest} tokens."
     if arguments.max_tokens is not None and arguments.max_tokens < longest + SAMPLER.generate_length:
-        return f"--max-tokens {arguments.max_tokens} is below the {longest + SAMPLER.generate_length} of a row of {longest} with one rollout; raise it."
+        least = longest + SAMPLER.generate_length
+        return (
+            f"--max-tokens {arguments.max_tokens} is below the {least} of a row of {longest} with one rollout; "
+            "raise it."
+        )
     if longest > positions(arguments.model):
         limit = positions(arguments.model)
-        return f"Rows of {longest} tokens are over the {limit} positions of --model {arguments.model}; shorten --lengths or leave out --growth."
+        return (
+            f"Rows of {longest} tokens are over the {limit} positions of --model {arguments.model}; "
+            "shorten --lengths or leave out --growth."
+        )
     if min(arguments.repetitions, arguments.threads, arguments.documents) < 1 or arguments.samples < 2:
         return "--repetitions, --threads and --documents must be at least 1, and --samples at least 2."
     if arguments.completions and arguments.dtype == "bf16":
-        return "--completions with --dtype bf16 has nothing to stand beside: transformers' static cache does not run under autocast; use fp32."
+        return (
+            "--completions with --dtype bf16 has nothing to stand beside: transformers' static cache does not run "
+            "under autocast; use fp32."
+        )
     if arguments.profile is not None and not arguments.lengths:
         return "--profile takes a step of the longest of --lengths; name one."
     return None

@@ -35,7 +35,9 @@ from ebft.run.profiling import now_seconds
 from ebft.train.optimization import Optimization, micro_batches
 from ebft.types import Batch
 
-METHOD = EBFTConfig("ebft", rl_coef=1.0, ce_coef=0.1, alignment_coef=1.0, diversity_coef=1.0, advantage="rloo")
+METHOD = EBFTConfig(
+    "ebft", rl_coef=1.0, ce_coef=0.1, alignment_coef=1.0, diversity_coef=1.0, advantage="rloo", reward=None
+)
 SAMPLER = SamplerConfig("all", n_samples=4, stride=8, context_length=8, generate_length=8, temperature=0.6, reuse=False)
 FEATURES = FeaturesConfig([0.25, 0.5, 0.75], "last_token", "joint", "none", "policy", None, "replicated")
 OPTIMIZER = OptimizerConfig(1e-6, [0.9, 0.95], 1e-8, 0.0, 1.0, "constant", 0.0, None)
@@ -192,7 +194,7 @@ class Twin(NaiveEBFT):
             for parameter in phi.parameters():
                 parameter.data = parameter.data.to(torch.bfloat16)
 
-    def prepare(self, batch: Batch, step: int, alone: bool) -> NaiveExperience:  # type: ignore[override]
+    def prepare(self, batch: Batch, step: int, is_only_microbatch: bool) -> NaiveExperience:  # type: ignore[override]
         with torch.device(self.setting.device):
             return super().prepare(batch.to(torch.device(self.setting.device)), step)
 
@@ -237,7 +239,7 @@ def contender(name: str, model: PreTrainedModel, setting: Setting) -> Contender 
     if setting.compile:
         phi.decoder.compile()
     method = EBFT(METHOD, setting.sampler(name == "reuse"), policy, phi, seed=0, stop_token=None)
-    watched = [(method, "prepare", "sampling"), (policy, "kept_row", "update"), (phi, "embeddings", "features")]
+    watched = [(method, "prepare", "sampling"), (policy, "kept_forward", "update"), (phi, "embeddings", "features")]
     return Contender(method, policy, setting, watched)
 
 

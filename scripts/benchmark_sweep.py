@@ -30,8 +30,8 @@ def main() -> None:
         parser.error(f"--runs must be a multiple of {SEEDS}.")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        alone = (
-            sum(seconds("train", *SMOKE, f"seed={seed}", f"hydra.run.dir={folder}/alone{seed}") for seed in range(3))
+        single = (
+            sum(seconds("train", *SMOKE, f"seed={seed}", f"hydra.run.dir={folder}/single{seed}") for seed in range(3))
             / 3
         )
         swept = seconds("sweep", *SMOKE, "seed=0,1,2", f"sweep.dir={folder}/swept") / 3
@@ -45,8 +45,8 @@ def main() -> None:
             f"sweep.dir={folder}/planned",
         )
         print(f"import torch           {timed([sys.executable, '-c', 'import torch']):6.2f} s")
-        print(f"a run alone            {alone:6.2f} s")
-        print(f"a run of a sweep of 3  {swept:6.2f} s, {swept - alone:.2f} s beside itself")
+        print(f"a run alone            {single:6.2f} s")
+        print(f"a run of a sweep of 3  {swept:6.2f} s, {swept - single:.2f} s beside itself")
         print(f"planning {number:5,}         {seconds('sweep', *planning):6.2f} s")
         print(f"comparing {number:5,}        {seconds('sweep', 'mode=collect', f'sweep.dir={folder}/many'):6.2f} s")
 

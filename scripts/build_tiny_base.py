@@ -23,7 +23,7 @@ from ebft.cli.compose import compose
 from ebft.config.schema import EMBEDDED_SOURCES, DataConfig, EvaluateConfig, TrainConfig
 from ebft.data import Data, load, read
 from ebft.data.documents import Document
-from ebft.train.evaluate import evaluate
+from ebft.train.evaluate_models import evaluate
 from ebft.train.loop import train
 
 ASSETS = Path(__file__).resolve().parents[1] / "ebft" / "assets" / "tiny"
@@ -38,8 +38,9 @@ pipeline_tag: text-generation
 ---
 # The tiny base model of ebft
 
-A Llama-architecture causal language model of {parameters:,} parameters in bf16 with a byte-level BPE tokenizer of {vocabulary:,} tokens, trained from
-random weights by ebft's own loop. It exists so that post-training can be tried without a network, and is of no other use.
+A Llama-architecture causal language model of {parameters:,} parameters in bf16 with a byte-level BPE tokenizer of
+{vocabulary:,} tokens, trained from random weights by ebft's own loop. It exists so that post-training can be tried
+without a network, and is of no other use.
 
 | | |
 | --- | --- |
@@ -51,8 +52,8 @@ On what it has not seen, held-out modules and questions (`ebft-eval data=... {he
 | --- | --- | --- | --- |
 {tasks}
 
-A smaller `data.validation_fraction` holds out a subset of the same modules and questions, so it stays clean; a larger one reaches into the training
-data. The text of the modules is under Python's PSF licence.
+A smaller `data.validation_fraction` holds out a subset of the same modules and questions, so it stays clean; a larger
+one reaches into the training data. The text of the modules is under Python's PSF licence.
 """
 
 
@@ -169,10 +170,13 @@ def model_card(
     tokens = summary["steps"] * config.trainer.batch_size * config.data.sequence_length
     table = {
         "Built by": f"`{command}` with `conf/experiment/tiny_base.yaml`",
-        "Data": f"`data=mixture`, the standard library of Python {platform.python_version()} and generated questions: {corpus}",
-        "Split": f"by a hash of a module's name and a question's key, `data.validation_fraction={config.data.validation_fraction}`",
+        "Data": f"`data=mixture`, the standard library of Python {platform.python_version()} and generated questions: "
+        f"{corpus}",
+        "Split": "by a hash of a module's name and a question's key, "
+        f"`data.validation_fraction={config.data.validation_fraction}`",
         "Seed": config.seed,
-        "Steps": f"{summary['steps']:,} of {config.trainer.batch_size} rows of {config.data.sequence_length} tokens, {tokens:,} tokens in all",
+        "Steps": f"{summary['steps']:,} of {config.trainer.batch_size} rows of {config.data.sequence_length} tokens, "
+        f"{tokens:,} tokens in all",
         "Peak learning rate": f"{config.optimizer.lr:g}",
         "Validation cross-entropy": f"{summary['final']['eval/cross_entropy']:.4f} nats per token",
     }

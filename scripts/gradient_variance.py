@@ -8,7 +8,7 @@ With gbar_b the mean over r:
 
     signal   |E g|^2      = (|sum_b gbar_b|^2 - sum_b |gbar_b|^2) / (B (B - 1))       unbiased: batches are independent
     noise    tr Cov(g)    = mean |g_br|^2 - signal                                     of one step's gradient
-    sampling tr Cov(g|b)  = mean over b of sum_r |g_br - gbar_b|^2 / (R - 1)           the part that rollouts bring, given the batch
+    sampling tr Cov(g|b)  = mean over b of sum_r |g_br - gbar_b|^2 / (R - 1)       what rollouts bring, given the batch
 
 `noise / signal` does not depend on the reward's scale, so whitenings can be compared; it is the number of batches whose
 mean gradient has as much signal as noise. Every row sees the same batches and the same uniform draws. Where the signal
@@ -95,7 +95,7 @@ def gradient(setup: Setup, batch: Batch, step: int) -> torch.Tensor:
         setup.method,
         [parameter for parameter in setup.policy.model.parameters() if parameter.requires_grad],
     )
-    prepared = method.prepare(batch, step, alone=False)
+    prepared = method.prepare(batch, step, is_only_microbatch=False)
     setup.policy.model.zero_grad()
     differentiate(method, prepared, method.counts(prepared), max_tokens=None)
     return torch.cat([parameter.grad.flatten() for parameter in parameters])

@@ -16,10 +16,12 @@ from ebft.run import checkpoint, tensors
 NUM_DOCUMENTS, MAX_STEPS = 6, 10
 CLOCK = ("train/tokens_per_second", "cost/seconds")  # figures that depend on the clock
 MINIATURE = f"""
-    model=debug model.config_overrides.num_hidden_layers=2 features.feature_layers=[1] data=jsonl data.sequence_length=23
+    model=debug model.config_overrides.num_hidden_layers=2 features.feature_layers=[1] data=jsonl
+    data.sequence_length=23
     sampler.n_samples=2 sampler.generate_length=3 sampler.context_length=7 sampler.stride=5
-    trainer.max_steps={MAX_STEPS} trainer.batch_size=3 trainer.micro_batch_size=2 trainer.device=cpu trainer.checkpoint_every_steps=4
-    eval.every_steps=3 eval.num_documents=3 eval.micro_batch_size=2 eval.n_samples=2 eval.stride=11 eval.context_length=7 eval.horizons=[1,3]
+    trainer.max_steps={MAX_STEPS} trainer.batch_size=3 trainer.micro_batch_size=2 trainer.device=cpu
+    trainer.checkpoint_every_steps=4 eval.every_steps=3 eval.num_documents=3 eval.micro_batch_size=2
+    eval.n_samples=2 eval.stride=11 eval.context_length=7 eval.horizons=[1,3]
     optimizer.lr=0.01 optimizer.warmup_fraction=0.25
 """.split()
 
@@ -38,9 +40,12 @@ def pairs(folder: Path, task: str = "chrf") -> list[str]:
     path = folder / "pairs.jsonl"
     rows = [{"prompt": f"twice {n} is", "completion": f" {2 * n}!"} for n in range(NUM_DOCUMENTS)]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    columns = "data.text_column=null data.prompt_column=prompt data.completion_column=completion data.layout=padded data.loss_tokens=completion"
-    geometry = f"sampler.generate_length=1 sampler.context_length=1 sampler.stride=2 data.task={task} eval.num_questions=3 eval.max_new_tokens=5"
-    return [*columns.split(), *geometry.split(), f"data.path={path}", f"data.validation_path={path}"]
+    settings = f"""
+        data.text_column=null data.prompt_column=prompt data.completion_column=completion data.layout=padded
+        data.loss_tokens=completion sampler.generate_length=1 sampler.context_length=1 sampler.stride=2
+        data.task={task} eval.num_questions=3 eval.max_new_tokens=5
+    """
+    return [*settings.split(), f"data.path={path}", f"data.validation_path={path}"]
 
 
 def miniature(folder: Path, *overrides: str) -> TrainConfig:

@@ -113,7 +113,7 @@ def optimiser_step(
     """Experiences, summed losses and gradients of a batch cut into micro-batches of `size` rows, as the loop takes
     them."""
     prepared = [
-        method.prepare(batch.rows(start, start + size), step=3, alone=size >= len(batch))
+        method.prepare(batch.rows(start, start + size), step=3, is_only_microbatch=size >= len(batch))
         for start in range(0, len(batch), size)
     ]
     counts = [method.counts(part) for part in prepared]
@@ -139,7 +139,7 @@ def likely_text(policy: LanguageModel, batch: Batch, share: float = 0.8) -> Batc
     """Rows of which that share of tokens is the policy's likeliest, so that rollouts follow them for a while."""
     follows = torch.rand(batch.tokens.shape, generator=torch.Generator().manual_seed(13)) < share
     follows[:, 0] = False
-    with policy.evaluating():
+    with policy.inference_mode():
         for _ in range(T):
             likeliest = policy.logits(policy.row_hidden(batch)).argmax(-1).roll(1, dims=1)
             batch = replace(batch, tokens=torch.where(follows, likeliest, batch.tokens))

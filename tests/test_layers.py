@@ -3,6 +3,7 @@ pure, and nobody above the methods knows a method's name."""
 
 import ast
 import re
+from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -101,6 +102,16 @@ def method_names(source: str) -> list[str]:
 def test_every_module_is_in_a_room() -> None:
     assert {room(path) for path in MODULES} == {*PLACE, "__init__"}
     assert [path.name for path in PACKAGE.glob("*.py")] == ["__init__.py", "types.py"]
+
+
+def test_class_names_are_unique() -> None:
+    """A Row was a table's, a data file's and a forward's; a name that is heard means one class."""
+    owners = defaultdict(list)
+    for path in MODULES:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ClassDef):
+                owners[node.name].append(str(path.relative_to(PACKAGE)))
+    assert {name: paths for name, paths in owners.items() if len(paths) > 1} == {}
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))

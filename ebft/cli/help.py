@@ -14,10 +14,10 @@ HELP = """\
 ebft-train [GROUP=OPTION ...] [KEY=VALUE ...]
 
 Post-trains a language model with energy-based fine-tuning (method=ebft), reinforcement learning from verifiable rewards
-(method=rlvr) or supervised fine-tuning (method=sft), evaluates it on held-out data before, during and after, and leaves figures,
-samples, the model and report.html in a run folder.
-Without arguments it trains the tiny model that ships with the package on generated questions about short Python functions: no
-network, no GPU.
+(method=rlvr) or supervised fine-tuning (method=sft), evaluates it on held-out data before, during and after, and leaves
+figures, samples, the model and report.html in a run folder.
+Without arguments it trains the tiny model that ships with the package on generated questions about short Python
+functions: no network, no GPU.
 
 Groups, chosen as GROUP=OPTION, the default first:
 {groups}

@@ -44,7 +44,8 @@ def explain(error: Exception, overrides: list[str], tree: DictConfig | None = No
         case MissingConfigException():
             return _unknown_option(cause)
         case OverrideParseException():
-            return f"{cause.override} is not of the form KEY=VALUE; put a value with special characters in quotes: 'KEY=\"VALUE\"'."
+            advice = "put a value with special characters in quotes: 'KEY=\"VALUE\"'"
+            return f"{cause.override} is not of the form KEY=VALUE; {advice}."
         case ValueError():
             return _not_an_option(overrides) or _other(cause)
         case _:
@@ -55,7 +56,8 @@ def _unknown_key(key: str) -> str:
     group = key.partition(".")[0]
     keys = all_keys(SweepConfig if group in SWEEP_GROUPS else TrainConfig)
     if owners := keys.get(key):
-        return f"{key} belongs to {' or '.join(owners)}; choose {'that' if len(owners) == 1 else 'one of them'} or leave the key out."
+        choice = "that" if len(owners) == 1 else "one of them"
+        return f"{key} belongs to {' or '.join(owners)}; choose {choice} or leave the key out."
     if key.startswith(tuple(f"{mapping}." for mapping in MAPPINGS)):
         return f"{key} is not set yet; write +{key}=VALUE to add it."
     close = nearest(key, [*keys, *GROUPS])
@@ -64,7 +66,8 @@ def _unknown_key(key: str) -> str:
     there = [name for name in keys if name.startswith(f"{group}.")]
     if group in SWEEP_GROUPS and there:
         return f"{key} is not a key of the configuration; there are {', '.join(there)}."
-    return f"{key} is not a key of the configuration; see {'ebft-sweep --help' if group in SWEEP_GROUPS else 'ebft-train --cfg job for all keys'}."
+    where = "ebft-sweep --help" if group in SWEEP_GROUPS else "ebft-train --cfg job for all keys"
+    return f"{key} is not a key of the configuration; see {where}."
 
 
 def _unknown_option(error: MissingConfigException) -> str:
@@ -83,7 +86,8 @@ def _not_an_option(overrides: list[str]) -> str | None:
     for override in overrides:
         group = override.partition("=")[0].lstrip("+~")
         if group in (*GROUPS, *SWEEP_GROUPS) and not isinstance(parse(override).value(), (str, list)):
-            return f"{override} names no option of {group}; {'ebft-sweep' if group in SWEEP_GROUPS else 'ebft-train'} --help lists them."
+            command = "ebft-sweep" if group in SWEEP_GROUPS else "ebft-train"
+            return f"{override} names no option of {group}; {command} --help lists them."
     return None
 
 

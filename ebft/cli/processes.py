@@ -39,9 +39,9 @@ def perform(config: TrainConfig, run_dir: Path) -> str:
     wanted = config.trainer.processes or 1
     if wanted > 1 and "RANK" not in os.environ:
         return launch(config, run_dir, wanted)
-    from ebft.parallel.world import joined
+    from ebft.parallel.world import current_world
 
-    world = joined()
+    world = current_world()
     if config.trainer.processes not in (None, world.size):
         raise UserError(
             f"trainer.processes={config.trainer.processes}, but {world.size} were started already; leave it out, or "
@@ -49,28 +49,28 @@ def perform(config: TrainConfig, run_dir: Path) -> str:
         )
     for message in split_conflicts(config.trainer, world.size, f"A run of {world.size} processes"):
         raise UserError(message)
-    world.told((config, run_dir))
+    world.broadcast((config, run_dir))
     _others_know.append(True)
     return work(config, run_dir)
 
 
 def work(config: TrainConfig, run_dir: Path) -> str:
     """This process's part of a run, when all know what it is."""
-    from ebft.parallel.world import joined, watching
+    from ebft.parallel.world import current_world, watching
     from ebft.train.loop import train
 
-    world = joined()
+    world = current_world()
     with watching(world, config.trainer.hang_seconds):
         return train(config, run_dir, world)
 
 
 def take_part(lead: Callable[[], None]) -> None:
     """The part of one of several processes that something else has started: the first one leads, the others follow."""
-    from ebft.parallel.world import connected
+    from ebft.parallel.world import process_group
 
-    with connected() as world:
-        if not world.is_first:
-            task: Any = world.told(None)
+    with process_group() as world:
+        if not world.is_rank_zero:
+            task: Any = world.broadcast(None)
             if isinstance(task, int):  # the first has ended, and said why
                 sys.exit(task)
             if work(*task) == "interrupted":
@@ -85,7 +85,7 @@ def take_part(lead: Callable[[], None]) -> None:
             raise
         finally:
             if not _others_know:
-                world.told(code)
+                world.broadcast(code)
 
 
 def launch(config: TrainConfig, run_dir: Path, size: int, worker: str = "ebft.cli.worker") -> str:
@@ -223,7 +223,10 @@ class _Workers:
         else:
             said = self._log(rank).read_text(encoding="utf-8", errors="replace").strip()
             return f"{said}\nRank {rank} of {self.size} failed with exit code {codes[rank]}; all processes have ended."
-        return f"Rank {rank} of {self.size} {how}, so all processes have ended; the same command goes on from the last checkpoint."
+        return (
+            f"Rank {rank} of {self.size} {how}, so all processes have ended; "
+            "the same command goes on from the last checkpoint."
+        )
 
 
 def _free_port() -> int:

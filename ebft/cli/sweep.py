@@ -17,7 +17,7 @@ from ebft.cli.refusals import as_user_error, one_sentence
 from ebft.comparison.cells import is_judged, label
 from ebft.comparison.runs import FROM_RUN, Planned
 from ebft.config.schema import GridConfig, SweepConfig, UserError, WandbTrackerConfig
-from ebft.output.files import alone
+from ebft.output.files import exclusive_lock
 from ebft.sweep.jobs import Job, Manifest, check_folder, read_manifest, write_manifest
 
 OWN = ("mode", "sweep", "launcher")
@@ -27,7 +27,8 @@ ebft-sweep [sweep=NAME] [mode=MODE] [launcher=WHERE] [KEY=VALUE[,VALUE...] ...]
 Runs a grid of ebft-train, each run in a process of its own, and writes the comparison: mean, standard deviation and
 95 % interval over seeds, paired differences to a reference, plots.
 Without arguments: the three methods with two seeds each on the embedded default.
-Killed, interrupted or with new failures fixed, the same command goes on where it was: done runs are skipped, started ones resume.
+Killed, interrupted or with new failures fixed, the same command goes on where it was: done runs are skipped, started
+ones resume.
 
 sweep=NAME          a grid from conf/sweep:
 {sweeps}
@@ -114,7 +115,7 @@ def settings(own: Sequence[str]) -> SweepConfig:
     import hydra
 
     from ebft.cli.compose import typed
-    from ebft.comparison.metrics import check_known, lower_is_better
+    from ebft.comparison.known_metrics import check_known, lower_is_better
     from ebft.config.rules import check_limits
 
     with hydra.initialize_config_module("ebft.conf", version_base="1.3"), as_user_error(list(own)):
@@ -135,14 +136,16 @@ def grid(own: Sequence[str], runs: Sequence[str], config: SweepConfig) -> int:
     """Every run of the grid."""
     from ebft.cli.planning import Planner
     from ebft.comparison import check_comparable
-    from ebft.sweep.runner import Grid
+    from ebft.sweep.runner import GridSource
 
     directory = Path(config.sweep.dir)
     jobs = Planner(directory, config.sweep).jobs(runs)
     check_folder(directory, jobs)
     check_comparable([_planned(job) for job in jobs], config.sweep)
     print_plan(config, directory, jobs)
-    return 0 if config.mode == "plan" else run(config, directory, Grid(jobs), Manifest(_kept(own), (), tuple(jobs)))
+    return (
+        0 if config.mode == "plan" else run(config, directory, GridSource(jobs), Manifest(_kept(own), (), tuple(jobs)))
+    )
 
 
 def search(own: Sequence[str], runs: Sequence[str], config: SweepConfig) -> int:
@@ -150,7 +153,7 @@ def search(own: Sequence[str], runs: Sequence[str], config: SweepConfig) -> int:
     from ebft.cli import searching
     from ebft.cli.planning import Planner
     from ebft.comparison import check_comparable
-    from ebft.comparison.metrics import lower_is_better
+    from ebft.comparison.known_metrics import lower_is_better
     from ebft.sweep.launchers import num_at_a_time
     from ebft.sweep.search import Search
 
@@ -219,7 +222,7 @@ def run(config: SweepConfig, directory: Path, source: Any, manifest: Manifest) -
     from ebft.output.console import Console
     from ebft.sweep import launchers
     from ebft.sweep import state as states
-    from ebft.sweep.runner import Runner
+    from ebft.sweep.runner import SweepRunner
 
     launcher = launchers.build(config.launcher, directory)
     try:
@@ -237,7 +240,7 @@ def run(config: SweepConfig, directory: Path, source: Any, manifest: Manifest) -
             directory, replace(manifest, jobs=tuple({job.name: job for job in (*manifest.jobs, *jobs)}.values()))
         )
 
-    runner = Runner(directory, config.sweep, launcher, source, keep, console.say)
+    runner = SweepRunner(directory, config.sweep, launcher, source, keep, console.say)
     ended = runner.run()
     if runner.stop_requests:
         console.say("Interrupted; the same command goes on.")
@@ -308,7 +311,7 @@ def write_comparison(sweep: GridConfig, directory: Path, jobs: Sequence[Job] | N
         known = {job.name: states.state(directory, job) for job in jobs}
         planned = [_planned(job, _note(known[job.name])) for job in jobs]
     try:
-        with alone(directory / ".comparison.lock"):
+        with exclusive_lock(directory / ".comparison.lock"):
             compared = comparison.compare(directory, sweep, planned)
             *_, page = comparison.write(compared, directory)
     except OSError as error:

@@ -12,11 +12,11 @@ def main() -> None:
     """Exit codes: as ebft-train's, and LOST where another process has failed."""
     end_with_parent()
     from ebft.cli.processes import INTERRUPTED, read_task, work
-    from ebft.parallel.world import LostContact, connected, in_contact
+    from ebft.parallel.world import LostContact, in_contact, process_group
 
     with one_sentence():
         try:
-            with in_contact(), connected():
+            with in_contact(), process_group():
                 status = work(*read_task(Path(sys.argv[1])))
         except LostContact:  # whoever started this says whose fault it is
             sys.exit(LOST)

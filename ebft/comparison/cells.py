@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any
 
-from ebft.comparison import metrics
+from ebft.comparison import known_metrics
 from ebft.comparison.runs import Planned
 from ebft.config.identity import CHANGEABLE_KEYS, LENGTH_KEYS
 from ebft.config.schema import GridConfig, UserError
@@ -97,11 +97,13 @@ def check_comparable(plans: Sequence[Planned], sweep: GridConfig) -> None:
     _check_keys(plans, sweep)
     for group in together:
         settings = {
-            folder: metrics.evaluation_settings(config, sweep.split) for folder, config in group.configs.items()
+            folder: known_metrics.evaluation_settings(config, sweep.split) for folder, config in group.configs.items()
         }
         _check_agreement("the evaluation", settings, ADVICE)
         for key, metric in _wanted(sweep):
-            settings = {folder: metrics.feature_settings(metric, config) for folder, config in group.configs.items()}
+            settings = {
+                folder: known_metrics.feature_settings(metric, config) for folder, config in group.configs.items()
+            }
             _check_agreement(
                 f"{metric}, which {key} names,", settings, "choose another metric, or set the key to one value."
             )
@@ -177,7 +179,7 @@ def disagreement(metric: str, configs: Mapping[str, Mapping[str, Any]]) -> str |
         (
             key
             for _, _, key in _disagreements(
-                {name: metrics.feature_settings(metric, config) for name, config in configs.items()}
+                {name: known_metrics.feature_settings(metric, config) for name, config in configs.items()}
             )
         ),
         None,
@@ -197,16 +199,16 @@ def _check_names(together: Sequence[Group], sweep: GridConfig) -> None:
                 f"{key} names the cell {name}, which no run belongs to; cells are {', '.join((BASE, *cells))}."
             )
     for metric in {metric for reported in sweep.reported.values() for metric in reported}:
-        metrics.check_known(metric)
+        known_metrics.check_known(metric)
 
 
 def _check_measured(configs: Sequence[Mapping[str, Any]], sweep: GridConfig) -> None:
-    there = set().union(*map(metrics.expected, configs))
+    there = set().union(*map(known_metrics.expected, configs))
     for key, metric in _wanted(sweep):
         if (
             configs
             and metric not in there
-            and not metric.startswith(tuple(f"{name}_" for name in metrics.BY_DIRECTION))
+            and not metric.startswith(tuple(f"{name}_" for name in known_metrics.BY_DIRECTION))
         ):
             raise UserError(
                 f"{key} names {metric}, which no run measures; leave it out, or set what it needs under eval. and "

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ebft.comparison.metrics import family, lower_is_better
-from ebft.comparison.runs import SECONDS, TOKENS, Outcome
+from ebft.comparison.known_metrics import family, lower_is_better
+from ebft.comparison.runs import SECONDS, TOKENS, RunResult
 from ebft.comparison.statistics import Estimate, estimate
-from ebft.comparison.tables import LOSS, Row, Table, short
+from ebft.comparison.tables import LOSS, Table, TableRow, short
 from ebft.report import plots
 
 if TYPE_CHECKING:
@@ -77,14 +77,14 @@ def draw(folder: Path, table: Table, prefix: str) -> list[Plot]:
         ]
 
 
-def leading(table: Table) -> Sequence[Row]:
+def leading(table: Table) -> Sequence[TableRow]:
     """The cells to show: all, or those best in the table's first metric, in the table's order."""
     if len(table.cells) <= MAX_CELLS or not table.metrics:
         return table.cells
     metric = table.metrics[0]
     sign = 1 if lower_is_better(metric) else -1
 
-    def rank(row: Row) -> float:
+    def rank(row: TableRow) -> float:
         figure = row.figures[metric].estimate
         return float("inf") if figure is None else sign * figure.mean
 
@@ -97,7 +97,7 @@ def _plain(label: str) -> str:
     return label.replace("$", r"\$").removeprefix("_")
 
 
-def course(outcomes: Sequence[Outcome], metric: str, place: str) -> list[Point]:
+def course(outcomes: Sequence[RunResult], metric: str, place: str) -> list[Point]:
     """By the steps at which all runs of a cell were evaluated; `place` is what the metric is drawn against."""
     by_step = [
         {int(row["step"]): row for row in outcome.course if metric in row and place in row} for outcome in outcomes
@@ -112,7 +112,7 @@ def course(outcomes: Sequence[Outcome], metric: str, place: str) -> list[Point]:
     return points
 
 
-def _course(cells: Sequence[Row], metric: str) -> "Figure | None":
+def _course(cells: Sequence[TableRow], metric: str) -> "Figure | None":
     from matplotlib.figure import Figure
     from matplotlib.ticker import EngFormatter, MaxNLocator
 
@@ -151,7 +151,7 @@ def _legend_above(figure: "Figure", axes: "Axes") -> None:
     )
 
 
-def _by_horizon(rows: Sequence[Row], trained_length: int | None) -> "Figure | None":
+def _by_horizon(rows: Sequence[TableRow], trained_length: int | None) -> "Figure | None":
     lengths = plots.horizons({name: 0.0 for row in rows for metrics in row.finals for name in metrics})
     figure = _points(
         rows,
@@ -165,7 +165,7 @@ def _by_horizon(rows: Sequence[Row], trained_length: int | None) -> "Figure | No
     return figure
 
 
-def _calibration(rows: Sequence[Row]) -> "Figure | None":
+def _calibration(rows: Sequence[TableRow]) -> "Figure | None":
     depths = sorted(
         {
             int(name.rpartition("@")[2])
@@ -194,7 +194,7 @@ Measured = Callable[[Mapping[str, float], int], float | None]  # of metrics and 
 
 
 def _points(
-    rows: Sequence[Row], lengths: Sequence[int], measured: Measured, place_label: str, value_label: str
+    rows: Sequence[TableRow], lengths: Sequence[int], measured: Measured, place_label: str, value_label: str
 ) -> "Figure | None":
     """The final figures of every cell, and a base's before training, by a length in tokens, with 95 % intervals over
     seeds."""
@@ -229,7 +229,7 @@ def _points(
     return figure
 
 
-def _losses(table: Table, cells: Sequence[Row]) -> "Figure | None":
+def _losses(table: Table, cells: Sequence[TableRow]) -> "Figure | None":
     from matplotlib.figure import Figure
 
     loss, entropy = f"{LOSS}{table.trained_length}", "eval/cross_entropy"

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from ebft.comparison.cells import BASE
-from ebft.comparison.metrics import lower_is_better
+from ebft.comparison.known_metrics import lower_is_better
 from ebft.comparison.statistics import Estimate
-from ebft.comparison.tables import Compared, Row, Table, short
-from ebft.report.pages import count, number
+from ebft.comparison.tables import Compared, Table, TableRow, short
+from ebft.report.html_parts import count, number
 
 BEST, BETTER, WORSE = "best", "better", "worse"
 ARROWS = {True: " ↓", False: " ↑", None: ""}
@@ -54,7 +54,7 @@ def measured(table: Table) -> Grid:
     return Grid([*header, "tokens", "seconds"], [_measured_row(table, row) for row in table.rows])
 
 
-def _measured_row(table: Table, row: Row) -> list[Entry]:
+def _measured_row(table: Table, row: TableRow) -> list[Entry]:
     entries = [Entry(row.name), Entry("" if row.is_base else _number_of(row))]
     for metric in table.metrics:
         figure = row.figures[metric]
@@ -67,7 +67,7 @@ def _measured_row(table: Table, row: Row) -> list[Entry]:
     return [*entries, Entry(tokens), Entry("" if row.seconds is None else f"{row.seconds.mean:,.0f}")]
 
 
-def _number_of(row: Row) -> str:
+def _number_of(row: TableRow) -> str:
     return str(row.planned) if len(row.outcomes) == row.planned else f"{len(row.outcomes)} of {row.planned}"
 
 

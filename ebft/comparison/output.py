@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from ebft.comparison import figures, layout
+from ebft.comparison.html import html
 from ebft.comparison.layout import BEST, Entry, Grid
-from ebft.comparison.page import html
 from ebft.comparison.tables import Compared, Table
 from ebft.output.console import aligned
 from ebft.output.files import atomic_write_text

@@ -19,8 +19,9 @@ TOKENS, SECONDS = "cost/tokens_forwarded", "cost/seconds"  # until an evaluation
 FIELDS = {"status", "base", "final", "tokens_forwarded", "train_seconds"}  # of a summary, that are read here
 KEYS = {  # of a config, that are read here
     "seed", "method.name", "model.path", "model.revision", "model.init", "data.source", "data.task",
-    "features.feature_layers", "features.embed_method", "features.normalize", "features.whitening", "features.network", "features.path",
-    "sampler.anchors", "sampler.generate_length", "eval.horizons", "eval.num_questions", "eval.num_completions", "eval.pass_at",
+    "features.feature_layers", "features.embed_method", "features.normalize", "features.whitening", "features.network",
+    "features.path", "sampler.anchors", "sampler.generate_length", "eval.horizons", "eval.num_questions",
+    "eval.num_completions", "eval.pass_at",
 }  # fmt: skip
 LOADER = getattr(
     yaml, "CSafeLoader", yaml.SafeLoader
@@ -50,7 +51,7 @@ class Planned:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class RunResult:
     """A finished run. Where it starts from another run's model, its base and its cost are counted from where that one
     started."""
 
@@ -67,16 +68,16 @@ class Outcome:
         return self.plan.seed
 
 
-def read(directory: Path, planned: Sequence[Planned] | None) -> tuple[list[Planned], dict[str, Outcome]]:
+def read(directory: Path, planned: Sequence[Planned] | None) -> tuple[list[Planned], dict[str, RunResult]]:
     """Every run, with why it is not done, and the finished ones by folder. Without a plan every run folder below
     `directory` counts, but for links. Raises UserError."""
     plans = _linked(directory, list(_found(directory))) if planned is None else list(planned)
-    outcomes: dict[str, Outcome] = {}
+    outcomes: dict[str, RunResult] = {}
     noted = []
     for plan in plans:
         found = _read(directory, plan)
-        noted.append(plan if isinstance(found, Outcome) else found)
-        if isinstance(found, Outcome):
+        noted.append(plan if isinstance(found, RunResult) else found)
+        if isinstance(found, RunResult):
             outcomes[plan.folder] = found
     if not outcomes and planned is None:
         raise UserError(
@@ -112,7 +113,7 @@ def _linked(directory: Path, plans: list[Planned]) -> list[Planned]:
     return [link(plan) for plan in plans]
 
 
-def _from_the_start(outcome: Outcome, outcomes: Mapping[str, Outcome]) -> Outcome:
+def _from_the_start(outcome: RunResult, outcomes: Mapping[str, RunResult]) -> RunResult:
     start = outcomes.get(outcome.plan.starts_from or "")
     if start is None:
         return outcome
@@ -138,13 +139,13 @@ def _from_the_start(outcome: Outcome, outcomes: Mapping[str, Outcome]) -> Outcom
     )
 
 
-def _read(directory: Path, plan: Planned) -> Outcome | Planned:
+def _read(directory: Path, plan: Planned) -> RunResult | Planned:
     folder = directory / plan.folder
     summary = _summary(folder / SUMMARY)
     if summary is None or summary["status"] != "completed":
         return plan if plan.note else replace(plan, note=_why(summary))
     course = read_rows(folder / METRICS, mentioning='"eval/')
-    return Outcome(
+    return RunResult(
         plan,
         summary["base"],
         summary["final"],

@@ -63,8 +63,10 @@ def t_probability(t: float, degrees: int) -> float:
     """P(T <= t) for t >= 0. With theta = atan(t / sqrt(degrees)) the mass in [-t, t] is a finite sum (Abramowitz and
     Stegun 26.7.3 and 26.7.4):
 
-    odd     2/pi (theta + sin(theta) (cos(theta) + 2/3 cos(theta)^3 + ... + (2 4 ... (degrees-3)) / (3 5 ... (degrees-2)) cos(theta)^(degrees-2)))
-    even    sin(theta) (1 + 1/2 cos(theta)^2 + ... + (1 3 ... (degrees-3)) / (2 4 ... (degrees-2)) cos(theta)^(degrees-2))
+    odd     2/pi (theta + sin(theta) (cos(theta) + 2/3 cos(theta)^3 + ... + p cos(theta)^(degrees-2))),
+            p = (2 4 ... (degrees-3)) / (3 5 ... (degrees-2))
+    even    sin(theta) (1 + 1/2 cos(theta)^2 + ... + p cos(theta)^(degrees-2)),
+            p = (1 3 ... (degrees-3)) / (2 4 ... (degrees-2))
     """
     theta, odd = math.atan(t / math.sqrt(degrees)), degrees % 2
     term, total = math.cos(theta) if odd else 1.0, 0.0

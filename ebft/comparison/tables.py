@@ -6,9 +6,9 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from ebft.comparison import metrics
+from ebft.comparison import known_metrics
 from ebft.comparison.cells import BASE, Group, check_comparable, disagreement, groups
-from ebft.comparison.runs import Outcome, Planned, read
+from ebft.comparison.runs import Planned, RunResult, read
 from ebft.comparison.statistics import Estimate, difference, estimate
 from ebft.config.schema import GridConfig
 
@@ -40,11 +40,11 @@ class Figure:
 
 
 @dataclass(frozen=True)
-class Row:
+class TableRow:
     """One cell."""
 
     name: str
-    outcomes: Sequence[Outcome]  # none for a base
+    outcomes: Sequence[RunResult]  # none for a base
     finals: Sequence[Mapping[str, float]]  # what was measured in the end; of a base, before training
     planned: int  # runs that it should have; 0 for a base
     figures: Mapping[str, Figure]  # by metric
@@ -61,13 +61,13 @@ class Table:
     title: str
     metrics: Sequence[str]
     reference: str
-    rows: Sequence[Row]  # the base's first
+    rows: Sequence[TableRow]  # the base's first
     trained_length: int | None  # tokens of a rollout in training, where all runs have the same
     incomparable: str | None  # the key in which runs differ so that their feature matching cannot be compared
     notes: Sequence[str]  # what cannot be seen, and why
 
     @property
-    def cells(self) -> Sequence[Row]:
+    def cells(self) -> Sequence[TableRow]:
         """Rows of runs that are done."""
         return [row for row in self.rows if row.outcomes]
 
@@ -103,7 +103,7 @@ def short(metric: str) -> str:
     return metric.removeprefix("eval/")
 
 
-def _table(group: Group, done: Mapping[str, Outcome], sweep: GridConfig) -> Table:
+def _table(group: Group, done: Mapping[str, RunResult], sweep: GridConfig) -> Table:
     cells = {
         name: [done[plan.folder] for plan in members if plan.folder in done] for name, members in group.cells.items()
     }
@@ -122,7 +122,7 @@ def _table(group: Group, done: Mapping[str, Outcome], sweep: GridConfig) -> Tabl
     }
     finals |= {name: [outcome.final for outcome in members] for name, members in cells.items()}
     rows = [
-        Row(
+        TableRow(
             name,
             cells.get(name, []),
             own,
@@ -143,7 +143,7 @@ def _table(group: Group, done: Mapping[str, Outcome], sweep: GridConfig) -> Tabl
     return Table(group.title, chosen, reference, rows, trained, incomparable, notes)
 
 
-def _usual(outcomes: Sequence[Outcome], trained: int | None, kinds: Sequence[str]) -> list[str]:
+def _usual(outcomes: Sequence[RunResult], trained: int | None, kinds: Sequence[str]) -> list[str]:
     """What every run has, of the usual."""
     common = (
         [name for name in outcomes[0].final if all(name in outcome.final for outcome in outcomes)] if outcomes else []
@@ -152,11 +152,11 @@ def _usual(outcomes: Sequence[Outcome], trained: int | None, kinds: Sequence[str
 
 
 def _is_usual(metric: str, kind: str, trained: int | None) -> bool:
-    return metrics.family(metric) == kind and (kind != LOSS or metric == f"{LOSS}{trained}")
+    return known_metrics.family(metric) == kind and (kind != LOSS or metric == f"{LOSS}{trained}")
 
 
 def _unshown(
-    outcomes: Sequence[Outcome], chosen: Sequence[str], kinds: Sequence[str], trained: int | None, sweep: GridConfig
+    outcomes: Sequence[RunResult], chosen: Sequence[str], kinds: Sequence[str], trained: int | None, sweep: GridConfig
 ) -> list[str]:
     """Metrics that are asked for and not measured, or usual and not measured by every run."""
     there = dict.fromkeys(name for outcome in outcomes for name in outcome.final)
@@ -176,12 +176,11 @@ def _unshown(
     ]
 
 
-def _absent(reference: str, cells: Mapping[str, Sequence[Outcome]]) -> list[str]:
+def _absent(reference: str, cells: Mapping[str, Sequence[RunResult]]) -> list[str]:
     if reference == BASE or cells.get(reference):
         return []
-    return [
-        f"No difference to {reference}: {'none of its runs is done' if reference in cells else 'it is no cell of this table'}."
-    ]
+    why = "none of its runs is done" if reference in cells else "it is no cell of this table"
+    return [f"No difference to {reference}: {why}."]
 
 
 def _model(config: Mapping[str, Any]) -> str:
@@ -202,7 +201,7 @@ def _model(config: Mapping[str, Any]) -> str:
     )
 
 
-def _bases(outcomes: Sequence[Outcome]) -> dict[str, str]:
+def _bases(outcomes: Sequence[RunResult]) -> dict[str, str]:
     """The name of the row of every model that a run started from."""
     models = dict.fromkeys(_model(outcome.root) for outcome in outcomes)
     return {model: BASE if len(models) == 1 else f"{BASE} {model}" for model in models}
@@ -214,7 +213,7 @@ def _distinct(models: Sequence[Mapping[str, float]]) -> list[Mapping[str, float]
 
 def _column(
     metric: str,
-    cells: Mapping[str, Sequence[Outcome]],
+    cells: Mapping[str, Sequence[RunResult]],
     bases: Mapping[str, str],
     planned: Mapping[str, int],
     sweep: GridConfig,
@@ -254,7 +253,7 @@ def _estimate(values: Values, is_base: bool) -> Estimate | None:
 def _best(metric: str, values: Mapping[str, Values], complete: set[str]) -> str | None:
     """The complete cell that is better than every other one with a figure, as far as the interval of each paired
     difference says; None where none is."""
-    lower = metrics.lower_is_better(metric)
+    lower = known_metrics.lower_is_better(metric)
     measured = {name: own for name, own in values.items() if own}
     if lower is None or len(measured) < 2:
         return None

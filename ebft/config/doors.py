@@ -158,7 +158,8 @@ def _run(path: Path) -> ModuleType:
     """The module of a file, which finds what lies beside it; once a process, so that its classes stay the same."""
     name = f"ebft_own_{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
     spec = importlib.util.spec_from_file_location(name, path)
-    assert spec is not None and spec.loader is not None
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module  # dataclasses and pickles look for it there
     sys.path.insert(0, str(path.parent))

@@ -78,7 +78,10 @@ def _conflicts(config: TrainConfig) -> Iterator[str]:
     if (trainer.max_steps is None) == (trainer.max_epochs is None):
         yield "Set exactly one of trainer.max_steps and trainer.max_epochs; make the other null."
     if trainer.micro_batch_size > trainer.batch_size:
-        yield f"trainer.micro_batch_size={trainer.micro_batch_size} is above trainer.batch_size={trainer.batch_size}; lower it."
+        yield (
+            f"trainer.micro_batch_size={trainer.micro_batch_size} is above trainer.batch_size={trainer.batch_size}; "
+            "lower it."
+        )
     least = config.data.sequence_length + config.method.needs(config.sampler).rollout_tokens
     if trainer.max_tokens_per_microbatch is not None and trainer.max_tokens_per_microbatch < least:
         yield (
@@ -87,9 +90,15 @@ def _conflicts(config: TrainConfig) -> Iterator[str]:
             "or shorten data.sequence_length."
         )
     if trainer.parallel == "fsdp2" and trainer.compile:
-        yield "trainer.compile=true compiles layers that hold all their weights; use trainer.parallel=ddp, or trainer.compile=false."
+        yield (
+            "trainer.compile=true compiles layers that hold all their weights; use trainer.parallel=ddp, or "
+            "trainer.compile=false."
+        )
     if trainer.parallel == "none" and config.features.placement != "replicated":
-        yield f"features.placement={config.features.placement} needs trainer.parallel=ddp or fsdp2, for one process has nobody to share with."
+        yield (
+            f"features.placement={config.features.placement} needs trainer.parallel=ddp or fsdp2, for one process has "
+            "nobody to share with."
+        )
     if trainer.processes is not None:
         yield from split_conflicts(trainer, trainer.processes, f"trainer.processes={trainer.processes}")
     if len(optimizer.betas) != 2 or not all(0 <= beta < 1 for beta in optimizer.betas):
@@ -109,9 +118,15 @@ def split_conflicts(trainer: TrainerConfig, processes: int, name: str) -> Iterat
     if processes == 1:
         return
     if trainer.parallel == "none":
-        yield f"{name} needs trainer.parallel=ddp, with all weights in every process, or trainer.parallel=fsdp2, with shards of them."
+        yield (
+            f"{name} needs trainer.parallel=ddp, with all weights in every process, or trainer.parallel=fsdp2, with "
+            "shards of them."
+        )
     if trainer.batch_size < processes:
-        yield f"{name} is more than trainer.batch_size={trainer.batch_size} has rows; use at most {trainer.batch_size} processes, or raise it."
+        yield (
+            f"{name} is more than trainer.batch_size={trainer.batch_size} has rows; use at most {trainer.batch_size} "
+            "processes, or raise it."
+        )
     if trainer.batch_size % processes:
         yield f"{name} cannot share trainer.batch_size={trainer.batch_size} evenly; make it a multiple of {processes}."
 
@@ -129,9 +144,15 @@ def _adapter_conflicts(adapter: LoRAConfig, config: TrainConfig) -> Iterator[str
             f"method={config.method.name} and its update must agree, so use model.adapter.dropout=0."
         )
     if adapter.quantize != "none" and config.trainer.parallel == "fsdp2":
-        yield f"model.adapter.quantize={adapter.quantize} packs whole weights, which cannot be sharded; use trainer.parallel=ddp."
+        yield (
+            f"model.adapter.quantize={adapter.quantize} packs whole weights, which cannot be sharded; use "
+            "trainer.parallel=ddp."
+        )
     if adapter.quantize != "none" and config.trainer.device == "cpu":
-        yield f"model.adapter.quantize={adapter.quantize} needs a CUDA device; use model.adapter.quantize=none, or trainer.device=cuda."
+        yield (
+            f"model.adapter.quantize={adapter.quantize} needs a CUDA device; use model.adapter.quantize=none, or "
+            "trainer.device=cuda."
+        )
 
 
 def _question_conflicts(config: TrainConfig) -> Iterator[str]:
@@ -151,7 +172,10 @@ def _evaluation_conflicts(evaluation: EvalConfig) -> Iterator[str]:
         not evaluation.pass_at
         or not 1 <= min(evaluation.pass_at) <= max(evaluation.pass_at) <= evaluation.num_completions
     ):
-        yield f"eval.pass_at={list(evaluation.pass_at)} must hold numbers from 1 to eval.num_completions={evaluation.num_completions}."
+        yield (
+            f"eval.pass_at={list(evaluation.pass_at)} must hold numbers from 1 to "
+            f"eval.num_completions={evaluation.num_completions}."
+        )
 
 
 def _geometry_conflicts(config: TrainConfig) -> Iterator[str]:
@@ -184,7 +208,10 @@ def _data_conflicts(data: DataConfig, sampler: SamplerConfig) -> Iterator[str]:
             yield "data.prompt_template takes the place of data.prompt_column; make one of them null."
         named = (data.prompt_column is not None or data.prompt_template is not None, data.completion_column is not None)
         if named != ((True, True) if pairs else (False, False)):
-            yield "Set either data.text_column, or both data.prompt_column and data.completion_column, and make the rest null."
+            yield (
+                "Set either data.text_column, or both data.prompt_column and data.completion_column, and make the "
+                "rest null."
+            )
     if not pairs and data.loss_tokens == "completion":
         yield "data.loss_tokens=completion needs data with a prompt and a completion column; use data.loss_tokens=all."
     if not pairs and sampler.anchors == "completion":
@@ -198,9 +225,15 @@ def _mixture_conflicts(data: MixtureDataConfig) -> Iterator[str]:
         or min(data.parts.values(), default=0) < 0
         or not any(data.parts.values())
     ):
-        yield f"data.parts={dict(data.parts)} must give numbers of copies to {', '.join(EMBEDDED_SOURCES)}: none below 0, one above."
+        yield (
+            f"data.parts={dict(data.parts)} must give numbers of copies to {', '.join(EMBEDDED_SOURCES)}: none below "
+            "0, one above."
+        )
     if data.task is not None:
-        yield f"data.task={data.task} judges one kind of answer, and data.source=mixture holds several; set data.task=null."
+        yield (
+            f"data.task={data.task} judges one kind of answer, and data.source=mixture holds several; set "
+            "data.task=null."
+        )
 
 
 def _task_conflicts(data: DataConfig, pairs: bool) -> Iterator[str]:

@@ -355,7 +355,8 @@ class GridConfig:
     retry_failed: bool
     max_restarts: int = at_least(0)  # of a run that was killed, within one ebft-sweep
     reference: str | None  # the cell that differences are taken to; null: base
-    # columns of the comparison; empty: cross-entropy, feature matching at the training length, and what answers are judged by
+    # columns of the comparison; empty: cross-entropy, feature matching at the training length, and what answers are
+    # judged by
     metrics: list[str]
     split: list[str]  # keys that tell one table from another
     by: list[str]  # keys that tell one cell from another where variants do not; empty: those in which runs differ

@@ -10,8 +10,10 @@ logits are gone; optimiser step.
 Activations are what autograd saves in a forward of a Llama-like stack. Per token and layer, with widths H (hidden), I
 (intermediate), Q and K (all heads of queries, of keys):
 
-    two norms    4 H in float32, their inputs before and after normalisation; 2 H of outputs, under autocast 5 H: a copy each for q, k, v, gate, up
-    attention    2 Q, rotated queries and output, with branches 3 Q, for the output is put together from parts; 2 K; a log-sum-exp a head in float32
+    two norms    4 H in float32, their inputs before and after normalisation; 2 H of outputs, under autocast 5 H: a copy
+                 each for q, k, v, gate, up
+    attention    2 Q, rotated queries and output, with branches 3 Q, for the output is put together from parts; 2 K; a
+                 log-sum-exp a head in float32
     MLP          4 I: gate, silu(gate), up, their product
 
 In bf16 attention, MLP and the norms' outputs have two bytes a number. Branches go in chunks, each with copies of the
@@ -171,14 +173,14 @@ Holding = Callable[
 ]  # the phase that holds most, and what it and what stays hold by part
 
 
-def alone(work: Workload) -> tuple[str, dict[str, int]]:
+def unsharded(work: Workload) -> tuple[str, dict[str, int]]:
     """Of a process that has everything itself."""
     parts = estimate(work)
     phase, _ = peak(parts)
     return phase, {part: parts[part] for part in (*LASTING, *PHASES[phase])}
 
 
-def line(work: Workload, holding: Holding = alone) -> str:
+def line(work: Workload, holding: Holding = unsharded) -> str:
     """The phase that holds most, part by part, for people."""
     phase, parts = holding(work)
     total = sum(parts.values())
@@ -188,7 +190,7 @@ def line(work: Workload, holding: Holding = alone) -> str:
 
 
 def refusal(
-    work: Workload, capacity: int, holding: Holding = alone, ways: Mapping[str, Holding] = MappingProxyType({})
+    work: Workload, capacity: int, holding: Holding = unsharded, ways: Mapping[str, Holding] = MappingProxyType({})
 ) -> str | None:
     """None if the workload fits into so many bytes; otherwise one sentence with the cheapest change that makes it fit:
     of the workload, or else one of the `ways` to hold it, by their settings."""

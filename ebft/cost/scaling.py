@@ -5,17 +5,20 @@ layer by layer, in the dtype that computes, of e bytes a number (2 in bf16, 4 in
 document is not. With B documents a step, P parameters and L layers of p parameters each, the busiest GPU has in a step:
 
     documents    d = ceil(B / n), in M = ceil(d / rows) micro-batches of at most so many rows
-    passes       of a micro-batch through the layers: 1 for its rows, but in EBFT's sampling none if M = 1 and activations are kept, for then the
-                 update's serves it as well; then in sampling one for every token of the branches but the last, in other
-                 phases one for every group of branches, which the limits of tokens make
-    operations   d * tokens of the phase * flops_per_token, of the update 4/3 times as many with gradient checkpointing; with adapters a third less of
-                 an update without it, for its frozen base has no gradients of weights
-    gathered     e * P * (n - 1) / n bytes a forward, and e * L p * (n - 1) / n a backward, if weights are resharded after every forward;
-                 kept to sample: all sampling gathers once; kept: the step gathers once
+    passes       of a micro-batch through the layers: 1 for its rows, but in EBFT's sampling none if M = 1 and
+                 activations are kept, for then the update's serves it as well; then in sampling one for every token of
+                 the branches but the last, in other phases one for every group of branches, which the limits of tokens
+                 make
+    operations   d * tokens of the phase * flops_per_token, of the update 4/3 times as many with gradient checkpointing;
+                 with adapters a third less of an update without it, for its frozen base has no gradients of weights
+    gathered     e * P * (n - 1) / n bytes a forward, and e * L p * (n - 1) / n a backward, if weights are resharded
+                 after every forward; kept to sample: all sampling gathers once; kept: the step gathers once
     scattered    4 * P * (n - 1) / n bytes a backward: gradients are summed in float32, as they are on one GPU
-    computing    seconds: operations / (utilisation * peak), or if that is longer what it takes to read e * P bytes in every forward and backward
+    computing    seconds: operations / (utilisation * peak), or if that is longer what it takes to read e * P bytes in
+                 every forward and backward
     traffic      seconds: gathered + scattered over the bandwidth of the slowest link
-    step         sum over phases of the longer of computing and traffic, which overlap within a phase and not across phases
+    step         sum over phases of the longer of computing and traffic, which overlap within a phase and not across
+                 phases
 
 The feature network and a reference policy are gathered in every pass, never in a backward. With adapters P and L p
 count base and adapters, gathered together, but what is scattered are gradients of the adapters alone; a feature network
@@ -76,10 +79,10 @@ class Phase:
     """Of one GPU: operations, bytes that it receives, and seconds."""
 
     flops: float
-    gathered: float
-    scattered: float
-    computing: float
-    traffic: float
+    all_gather_bytes: float
+    reduce_scatter_bytes: float
+    compute_seconds: float
+    traffic_seconds: float
 
 
 @dataclass(frozen=True)
@@ -95,12 +98,12 @@ class Scaling:
 
     @property
     def seconds(self) -> float:
-        return sum(max(phase.computing, phase.traffic) for phase in self.phases.values())
+        return sum(max(phase.compute_seconds, phase.traffic_seconds) for phase in self.phases.values())
 
     @property
     def bound_by_traffic(self) -> list[str]:
         """Phases that wait for the network rather than for the GPU."""
-        return [name for name, phase in self.phases.items() if phase.traffic > phase.computing]
+        return [name for name, phase in self.phases.items() if phase.traffic_seconds > phase.compute_seconds]
 
 
 def scaling(step: Step, num_gpus: int, device: Device, sharding: Sharding) -> Scaling:

@@ -30,11 +30,12 @@ def assumptions(device: Device = H100) -> dict[str, str]:
         for bandwidth in (device.memory_bandwidth, device.node_bandwidth, device.network_bandwidth)
     )
     return {
-        "device": f"{device.name}, {device.bf16_flops / 1e12:.0f} TFLOP/s in bf16 and {device.fp32_flops / 1e12:.0f} in fp32, of which "
-        f"{device.utilisation:.0%} are reached",
+        "device": f"{device.name}, {device.bf16_flops / 1e12:.0f} TFLOP/s in bf16 and "
+        f"{device.fp32_flops / 1e12:.0f} in fp32, of which {device.utilisation:.0%} are reached",
         "memory": f"{device.memory_bytes / 1e9:.0f} GB at {memory}; ! where a step needs more",
         "links": f"{node} a GPU within nodes of {device.gpus_per_node}, {network} a GPU between them",
-        "columns": "GPUs that have documents, and how many the busiest has; its operations, bytes received, seconds and memory in a step",
+        "columns": "GPUs that have documents, and how many the busiest has; its operations, bytes received, seconds "
+        "and memory in a step",
     }
 
 
@@ -54,10 +55,10 @@ def _row(step: Step, num_gpus: int, device: Device, weights: str) -> list[str]:
     total, way, waits = sharded.total, weights if num_gpus > 1 else "-", ", ".join(sharded.bound_by_traffic) or "-"
     sizes = [
         total.flops / 1e12,
-        total.gathered / 1e9,
-        total.scattered / 1e9,
-        total.computing,
-        total.traffic,
+        total.all_gather_bytes / 1e9,
+        total.reduce_scatter_bytes / 1e9,
+        total.compute_seconds,
+        total.traffic_seconds,
         sharded.seconds,
     ]
     where = [str(num_gpus), way, str(min(num_gpus, step.documents)), str(sharded.documents)]

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from ebft.config.schema import ColumnsDataConfig, FileDataConfig, HubDataConfig, UserError
-from ebft.data.cells import Row
 from ebft.data.documents import Document
 from ebft.data.questions import document, wanted_columns
+from ebft.data.raw_row import RawRow
 
 Named = tuple[str, Any]  # how an error names a row, and what the source holds there
 
@@ -101,7 +101,7 @@ def _documents(config: ColumnsDataConfig, rows: Iterable[Named]) -> Iterator[Doc
         if not isinstance(row, dict):
             raise UserError(f"{origin} holds a JSON {type(row).__name__}, not an object; write one object a line.")
         _check_columns(config, list(row), origin)
-        yield document(config, Row(origin, row))
+        yield document(config, RawRow(origin, row))
 
 
 def _check_columns(config: ColumnsDataConfig, found: list[str], origin: str) -> None:

@@ -8,8 +8,8 @@ from string import Formatter
 
 from ebft.config.schema import ColumnsDataConfig, UserError
 from ebft.data.assertions import before_definition, checking, first_assert, function_under_test
-from ebft.data.cells import Row
 from ebft.data.documents import Document
+from ebft.data.raw_row import RawRow
 from ebft.sandbox.programs import Tests
 from ebft.tasks.base import Question
 from ebft.tasks.functions import parse
@@ -20,7 +20,7 @@ DIRECTION = re.compile(r"[a-z]{2,3}-[a-z]{2,3}")
 class Untestable(UserError):
     """Tests that are missing or of no use, which `data.drop_untestable` drops."""
 
-    def __init__(self, row: Row, complaint: str) -> None:
+    def __init__(self, row: RawRow, complaint: str) -> None:
         super().__init__(
             f"{row.origin} {complaint}; correct or remove the row, or drop all such rows with "
             "data.drop_untestable=true."
@@ -35,7 +35,7 @@ def wanted_columns(config: ColumnsDataConfig) -> dict[str, str]:
     return {column: "data.prompt_template" for _, column in _template(config) if column is not None} | named
 
 
-def document(config: ColumnsDataConfig, row: Row) -> Document:
+def document(config: ColumnsDataConfig, row: RawRow) -> Document:
     """The key of a pair is its prompt, so that one question is never on both sides of a split. A row whose tests were
     to be dropped has no question. Raises UserError for cells that cannot be used."""
     if config.text_column is not None:
@@ -65,14 +65,14 @@ def _template(config: ColumnsDataConfig) -> list[tuple[str, str | None]]:
     return [(text, column) for text, column, _, _ in parts]
 
 
-def _prompt(config: ColumnsDataConfig, row: Row) -> str:
+def _prompt(config: ColumnsDataConfig, row: RawRow) -> str:
     if config.prompt_template is None:
         assert config.prompt_column is not None
         return row.text(config.prompt_column)
     return "".join(text if column is None else text + row.lines(column) for text, column in _template(config))
 
 
-def _question(config: ColumnsDataConfig, row: Row, prompt: str, completion: str) -> Question | None:
+def _question(config: ColumnsDataConfig, row: RawRow, prompt: str, completion: str) -> Question | None:
     if config.task is None:
         return None
     if config.task != "unit_tests":
@@ -89,7 +89,7 @@ def _question(config: ColumnsDataConfig, row: Row, prompt: str, completion: str)
     )
 
 
-def _references(config: ColumnsDataConfig, row: Row, completion: str) -> tuple[str, ...]:
+def _references(config: ColumnsDataConfig, row: RawRow, completion: str) -> tuple[str, ...]:
     """The completion, and what else is known to be right."""
     further = [] if config.references_column is None else row.texts(config.references_column)
     if not all(reference.strip() for reference in further):
@@ -99,7 +99,7 @@ def _references(config: ColumnsDataConfig, row: Row, completion: str) -> tuple[s
     return tuple(dict.fromkeys([completion, *further]))
 
 
-def _direction(config: ColumnsDataConfig, row: Row) -> str:
+def _direction(config: ColumnsDataConfig, row: RawRow) -> str:
     if config.direction_column is None:
         return ""
     direction = row.text(config.direction_column)
@@ -110,7 +110,7 @@ def _direction(config: ColumnsDataConfig, row: Row) -> str:
     return direction
 
 
-def _tests(config: ColumnsDataConfig, row: Row, prompt: str) -> Tests:
+def _tests(config: ColumnsDataConfig, row: RawRow, prompt: str) -> Tests:
     code, setup = _code(row, config.tests_column), _code(row, config.setup_column)
     tests, prepared = _tree(row, code, config.tests_column), _tree(row, setup, config.setup_column)
     if first_assert(tests) is None:
@@ -126,18 +126,18 @@ def _tests(config: ColumnsDataConfig, row: Row, prompt: str) -> Tests:
     return Tests(entry_point, code=checking(code, tests, entry_point), setup=setup)
 
 
-def _code(row: Row, column: str | None) -> str:
+def _code(row: RawRow, column: str | None) -> str:
     return "" if column is None else "\n".join(row.texts(column))
 
 
-def _tree(row: Row, code: str, column: str | None) -> ast.Module:
+def _tree(row: RawRow, code: str, column: str | None) -> ast.Module:
     tree = parse(code)
     if tree is None:
         raise Untestable(row, f"holds code in column {column} that does not compile")
     return tree
 
 
-def _entry_point(config: ColumnsDataConfig, row: Row, tests: ast.Module, setup: ast.Module) -> str:
+def _entry_point(config: ColumnsDataConfig, row: RawRow, tests: ast.Module, setup: ast.Module) -> str:
     column = config.entry_point_column
     name = function_under_test(tests, setup) if column is None else row.cells[column]
     if name is None and column is None:

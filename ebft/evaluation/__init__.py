@@ -9,12 +9,12 @@ from torch import Tensor
 
 from ebft.config.schema import EvalConfig, SamplerConfig
 from ebft.evaluation.answers import Answer, Answers, Examiner
+from ebft.evaluation.ratios import Ratio, concatenate
 from ebft.evaluation.scores import cross_entropy, feature_matching
-from ebft.evaluation.statistics import Ratio, concatenate
 from ebft.geometry.blocks import find_blocks, reaches
 from ebft.models.feature_network import FeatureNetwork
 from ebft.models.policy import LanguageModel
-from ebft.parallel.world import ALONE, World
+from ebft.parallel.world import SINGLE_PROCESS, World
 from ebft.rollout.sampler import sample, uniforms
 from ebft.types import Batch, Rollout
 
@@ -112,7 +112,7 @@ class Evaluator:
         phi: FeatureNetwork,
         stop_token: int | None,
         examiner: Examiner | None = None,
-        world: World = ALONE,
+        world: World = SINGLE_PROCESS,
     ) -> None:
         self.examiner, self.world = examiner, world
         self.config, self.sampler, self.batches, self.phi, self.stop_token = config, sampler, batches, phi, stop_token
@@ -129,9 +129,9 @@ class Evaluator:
     def __call__(self, policy: LanguageModel, tick: Callable[[], None]) -> Evaluation:
         """Evaluate; `tick` is called after every batch and may raise to stop. Processes take turns with the batches,
         and all have the result."""
-        with policy.evaluating():
-            parts = self.world.spread(self.batches, lambda batch: self._score(policy, batch), tick)
-            long_parts = self.world.spread(self.long_batches, lambda batch: self._score_long(policy, batch), tick)
+        with policy.inference_mode():
+            parts = self.world.map(self.batches, lambda batch: self._score(policy, batch), tick)
+            long_parts = self.world.map(self.long_batches, lambda batch: self._score_long(policy, batch), tick)
             answers = Answers({}, {}, []) if self.examiner is None else self.examiner(policy, tick, self.world)
         scores = concatenate([scores for scores, _ in parts]) | concatenate(long_parts) | answers.scores
         samples = [sample for _, shown in parts for sample in shown]

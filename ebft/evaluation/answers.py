@@ -2,10 +2,11 @@
 
     greedy       share of questions whose greedy answer passes
     score        mean score of the greedy answers, the reward that verifiable-reward training sees
-    pass@k       1 - C(n - c, k) / C(n, k) with c of n samples right, averaged over questions (Chen et al., arXiv 2107.03374)
-    entropy@k    mean entropy of the k-th token's distribution in answers sampled at temperature 1, beside text_cross_entropy@k, the mean
-                 loss on the k-th token of the real answers: a calibrated model has the two equal (Braverman et al.,
-                 arXiv 1906.05664)
+    pass@k       1 - C(n - c, k) / C(n, k) with c of n samples right, averaged over questions (Chen et al.,
+                 arXiv 2107.03374)
+    entropy@k    mean entropy of the k-th token's distribution in answers sampled at temperature 1, beside
+                 text_cross_entropy@k, the mean loss on the k-th token of the real answers: a calibrated model has the
+                 two equal (Braverman et al., arXiv 1906.05664)
 
 An answer that the verifier's machinery failed on counts nowhere but in `verifier_errors`.
 """
@@ -20,14 +21,14 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from ebft.config.schema import EvalConfig
-from ebft.evaluation.statistics import Ratio, concatenate
+from ebft.evaluation.ratios import Ratio, concatenate
 from ebft.geometry.blocks import completion_blocks
 from ebft.models.logprobs import row_labels
 from ebft.models.policy import LanguageModel
-from ebft.parallel.world import ALONE, World
+from ebft.parallel.world import SINGLE_PROCESS, World
 from ebft.rollout.completions import Completions, Decoding, complete
 from ebft.tasks.base import Verdict
-from ebft.tasks.judge import Judge
+from ebft.tasks.grader import Grader
 from ebft.types import Batch
 
 DEPTHS = (1, 2, 4, 8, 16, 32, 64)
@@ -65,14 +66,14 @@ class Answers:
 class Examiner:
     """Asks a policy the given questions."""
 
-    def __init__(self, config: EvalConfig, batches: Sequence[Batch], judge: Judge) -> None:
-        self.config, self.batches, self.judge = config, batches, judge
+    def __init__(self, config: EvalConfig, batches: Sequence[Batch], grader: Grader) -> None:
+        self.config, self.batches, self.grader = config, batches, grader
 
-    def __call__(self, policy: LanguageModel, tick: Callable[[], None], world: World = ALONE) -> Answers:
-        results = world.spread(self.batches, lambda batch: self._ask(policy, batch), tick)
+    def __call__(self, policy: LanguageModel, tick: Callable[[], None], world: World = SINGLE_PROCESS) -> Answers:
+        results = world.map(self.batches, lambda batch: self._ask(policy, batch), tick)
         answers = [answer for _, given in results for answer in given]
-        questions = [self.judge.questions[row] for batch in self.batches for row in batch.row_ids.tolist()]
-        figures = self.judge.verifier.metrics([answer.text for answer in answers], questions)
+        questions = [self.grader.questions[row] for batch in self.batches for row in batch.row_ids.tolist()]
+        figures = self.grader.verifier.metrics([answer.text for answer in answers], questions)
         return Answers(concatenate([scores for scores, _ in results]), figures, answers)
 
     def _ask(self, policy: LanguageModel, batch: Batch) -> tuple[dict[str, Ratio], list[Answer]]:
@@ -90,12 +91,12 @@ class Examiner:
             self.config.max_new_tokens,
             decoding,
             key,
-            self.judge.stop_token,
+            self.grader.stop_token,
         )
 
     def _greedy(self, policy: LanguageModel, batch: Batch) -> tuple[dict[str, Ratio], list[Answer]]:
         done = self._complete(policy, batch, 1, GREEDY, "greedy")
-        verdicts = [row[0] for row in self.judge(done.rollout, batch.row_ids)]
+        verdicts = [row[0] for row in self.grader(done.rollout, batch.row_ids)]
         truncated = done.truncated[:, 0, 0].cpu() & ~torch.tensor([verdict.ended for verdict in verdicts])
         judged = torch.tensor([verdict.score is not None for verdict in verdicts])
         passed = torch.tensor([verdict.passed for verdict in verdicts]) & ~truncated
@@ -108,8 +109,8 @@ class Examiner:
             "truncated_share": _ratio(truncated, everyone),
             "verifier_errors": _ratio(~judged, everyone),
         }
-        asked = [self.judge.questions[row] for row in batch.row_ids.tolist()]
-        texts = [row[0] for row in self.judge.texts(done.rollout)]
+        asked = [self.grader.questions[row] for row in batch.row_ids.tolist()]
+        texts = [row[0] for row in self.grader.texts(done.rollout)]
         rows = zip(asked, texts, verdicts, truncated.tolist(), strict=True)
         return scores, [
             Answer(question.prompt, question.answer, text, verdict, cut) for question, text, verdict, cut in rows
@@ -127,7 +128,7 @@ class Examiner:
                 if verdict.score is not None
             ]
             for verdicts, truncated in zip(
-                self.judge(done.rollout, batch.row_ids), done.truncated[..., 0].tolist(), strict=True
+                self.grader(done.rollout, batch.row_ids), done.truncated[..., 0].tolist(), strict=True
             )
         ]
         return {f"pass@{k}": _pass_at(k, rows) for k in config.pass_at}

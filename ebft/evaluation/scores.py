@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from ebft.evaluation.statistics import Ratio
+from ebft.evaluation.ratios import Ratio
 from ebft.geometry.blocks import reaches
 from ebft.models.feature_network import FeatureNetwork
 from ebft.models.logprobs import row_labels

@@ -8,7 +8,8 @@ behind it:
     block k            a_k = 3                        conditions on tokens[:3], has tokens[3 : 3 + G] as reference
     branch             `-- y0 y1 .. y(G-1)            y_t stands at position a_k + t, sees tokens[:3] and y0 .. y_t
 
-    flat row  [ T row tokens | own tokens of a branch | own tokens of the next | ... ]      rollouts block-major: r = k * N + n
+    flat row  [ T row tokens | own tokens of a branch | own tokens of the next | ... ]
+    rollouts  block-major: r = k * N + n
 
 Source: method.md section 2 (Jelassi et al., arXiv 2603.12248). Which position holds or predicts which token is decided
 in `_places`, who sees whom in `row_span`, `prefix_span` and `own_span`, nowhere else: whatever a token sees of the row

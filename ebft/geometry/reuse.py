@@ -60,10 +60,10 @@ def live_branches(batch: Batch, rollout: Rollout, group_tokens: int | None = Non
     key = anchors
     for t in range(num_steps):
         key = dense_ranks(key * ABOVE_TOKENS + own[..., t] + 1)
-    number, first, exists = distinct(key, lengths > 0, rollout.most_branches(num_steps))
+    number, first, exists = distinct(key, lengths > 0, rollout.max_branches(num_steps))
     lengths = lengths.gather(1, first).masked_fill(~exists, 0)
     starts = _starts(lengths, num_steps, group_tokens)
-    width = largest((starts + lengths).amax(1), _most_columns(rollout.most_own_tokens, num_steps, group_tokens))
+    width = largest((starts + lengths).amax(1), _max_columns(rollout.max_own_tokens, num_steps, group_tokens))
     columns = torch.where(step < lengths[..., None], starts[..., None] + step, width)
     own = own.take_along_dim(first[..., None], dim=1)
     packed, hung, steps = (
@@ -94,7 +94,7 @@ def _starts(lengths: Int[Tensor, "B C"], longest: int, group_tokens: int | None)
     return starts - torch.where(opens, starts, 0).cummax(1).values + group * (opens.cumsum(1) - 1)
 
 
-def _most_columns(own_tokens: int | None, longest: int, group_tokens: int | None) -> int | None:
+def _max_columns(own_tokens: int | None, longest: int, group_tokens: int | None) -> int | None:
     """How far branches of so many tokens reach at most, if that is known."""
     if own_tokens is None or group_tokens is None:
         return own_tokens

@@ -12,7 +12,7 @@ from torch import Tensor
 from ebft.config.schema import TrainConfig
 from ebft.models.feature_network import FeatureNetwork
 from ebft.models.policy import LanguageModel
-from ebft.tasks.judge import Judge
+from ebft.tasks.grader import Grader
 from ebft.types import Batch
 
 Counts = dict[str, Int[Tensor, ""]]
@@ -59,7 +59,7 @@ class Ingredients:
     policy: LanguageModel
     phi: FeatureNetwork
     stop_token: int | None  # ends a branch; None lets it run on
-    judge: Judge | None = None  # of the training questions, for a method that asks them
+    grader: Grader | None = None  # of the training questions, for a method that asks them
     reference: LanguageModel | None = None  # the policy before training, for a method that needs it
 
 
@@ -91,9 +91,9 @@ class Method(Protocol[Prepared]):
     loss is taken, so that the losses of the micro-batches add up to the whole batch's.
     """
 
-    def prepare(self, batch: Batch, step: int, alone: bool) -> Prepared:
-        """Everything that needs no gradient: rollouts, features, rewards, advantages. Of a micro-batch that is `alone`
-        in its step a forward may be kept, with its graph, for the losses, which can then be taken only once."""
+    def prepare(self, batch: Batch, step: int, is_only_microbatch: bool) -> Prepared:
+        """Everything that needs no gradient: rollouts, features, rewards, advantages. Of the only micro-batch of a
+        step a forward may be kept, with its graph, for the losses, which can then be taken only once."""
         ...
 
     def counts(self, prepared: Prepared) -> Counts: ...

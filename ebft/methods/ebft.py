@@ -24,7 +24,7 @@ from ebft.geometry.reuse import branches_of, leading_matches
 from ebft.methods.base import Counts, Ingredients, Loss, Tally, branch_tokens
 from ebft.methods.metrics import signal
 from ebft.methods.scoring import scored
-from ebft.models.decoder import Row
+from ebft.models.decoder import RowForward
 from ebft.models.feature_network import FeatureNetwork
 from ebft.models.logprobs import Labels, row_labels
 from ebft.models.policy import LanguageModel
@@ -32,11 +32,11 @@ from ebft.objective.advantages import advantages
 from ebft.objective.losses import cross_entropy, policy_gradient
 from ebft.objective.rewards import alignment_and_diversity, whitening_sign
 from ebft.rollout.sampler import sample, uniforms
-from ebft.types import Batch, Blocks, Rollout, moved
+from ebft.types import Batch, Blocks, Rollout, to_device
 
 
 @dataclass(frozen=True)
-class Experience:
+class EBFTExperience:
     """What a micro-batch contributes to an update."""
 
     batch: Batch
@@ -48,7 +48,7 @@ class Experience:
     advantages: Float[Tensor, "B N K"]
     whitening_sign: Float[Tensor, "B N K"] | None  # of the authors' whitening alone
     reused: Int[Tensor, "B N K"]  # tokens that the row's forward stood for
-    row: Row | None  # its forward, if it was kept for the update
+    row: RowForward | None  # its forward, if it was kept for the update
 
 
 class EBFT:
@@ -70,7 +70,7 @@ class EBFT:
         assert isinstance(config.method, EBFTConfig)
         return cls(config.method, config.sampler, given.policy, given.phi, config.seed, given.stop_token)
 
-    def prepare(self, batch: Batch, step: int, alone: bool) -> Experience:
+    def prepare(self, batch: Batch, step: int, is_only_microbatch: bool) -> EBFTExperience:
         config, geometry, device = self.config, self.sampler, self.policy.device
         blocks = self._blocks(batch)
         draws = uniforms(
@@ -81,9 +81,9 @@ class EBFT:
             geometry.generate_length,
         )
         text = row_labels(batch).to(device)
-        batch, blocks, draws = batch.to(device), blocks.to(device), moved(draws, device)
+        batch, blocks, draws = batch.to(device), blocks.to(device), to_device(draws, device)
 
-        row = self.policy.kept_row(batch) if alone else None
+        row = self.policy.kept_forward(batch) if is_only_microbatch else None
         rollout, _ = sample(
             self.policy, batch, blocks, draws, geometry.temperature, self.stop_token, geometry.reuse, row
         )
@@ -98,12 +98,12 @@ class EBFT:
         )
         reused = matches.minimum(rollout.valid.sum(-1))
         sign = whitening_sign(embeddings) if self.phi.features.whitening == "reference_code" else None
-        return Experience(batch, text, rollout, alignment, diversity, reward, advantage, sign, reused, row)
+        return EBFTExperience(batch, text, rollout, alignment, diversity, reward, advantage, sign, reused, row)
 
-    def counts(self, prepared: Experience) -> Counts:
+    def counts(self, prepared: EBFTExperience) -> Counts:
         return {"generated": prepared.rollout.valid.sum(), "targets": prepared.text.wanted.sum()}
 
-    def losses(self, prepared: Experience, totals: Counts, max_tokens: int | None) -> Iterator[Loss]:
+    def losses(self, prepared: EBFTExperience, totals: Counts, max_tokens: int | None) -> Iterator[Loss]:
         """rl_coef * policy gradient + ce_coef * cross-entropy, of the branches group by group and then of the row."""
         config, batch, rollout = self.config, prepared.batch, prepared.rollout
         branches = branches_of(batch, rollout.predicting, self.sampler.reuse, branch_tokens(batch, max_tokens))
@@ -116,7 +116,7 @@ class EBFT:
                 total = total + config.ce_coef * parts["cross_entropy"]
             yield part.loss(total, parts)
 
-    def metrics(self, prepared: list[Experience]) -> dict[str, Tally]:
+    def metrics(self, prepared: list[EBFTExperience]) -> dict[str, Tally]:
         return signal(prepared, self.stop_token)
 
     def row_tokens(self, batch: Batch) -> list[int]:

@@ -34,12 +34,12 @@ from ebft.models.policy import LanguageModel
 from ebft.objective.advantages import outcome_advantages
 from ebft.objective.losses import cross_entropy, kl_penalty, policy_gradient
 from ebft.rollout.completions import Decoding, complete
-from ebft.tasks.judge import Judge
+from ebft.tasks.grader import Grader
 from ebft.types import Batch, Rollout
 
 
 @dataclass(frozen=True)
-class Experience:
+class RLVRExperience:
     """What a micro-batch contributes to an update."""
 
     batch: Batch
@@ -61,20 +61,20 @@ class RLVR:
         sampler: SamplerConfig,
         policy: LanguageModel,
         reference: LanguageModel | None,
-        judge: Judge,
+        grader: Grader,
         seed: int,
     ) -> None:
         self.config, self.sampler, self.policy, self.reference = config, sampler, policy, reference
-        self.judge, self.seed = judge, seed
+        self.grader, self.seed = grader, seed
 
     @classmethod
     def of(cls, given: Ingredients) -> "RLVR":
         config = given.config
         assert isinstance(config.method, RLVRConfig)
-        assert given.judge is not None
-        return cls(config.method, config.sampler, given.policy, given.reference, given.judge, config.seed)
+        assert given.grader is not None
+        return cls(config.method, config.sampler, given.policy, given.reference, given.grader, config.seed)
 
-    def prepare(self, batch: Batch, step: int, alone: bool) -> Experience:
+    def prepare(self, batch: Batch, step: int, is_only_microbatch: bool) -> RLVRExperience:
         config, device = self.config, self.policy.device
         blocks = completion_blocks(batch)
         if not config.ce_coef:
@@ -90,9 +90,9 @@ class RLVR:
             config.max_new_tokens,
             decoding,
             key,
-            self.judge.stop_token,
+            self.grader.stop_token,
         )
-        verdicts = self.judge(done.rollout, batch.row_ids)
+        verdicts = self.grader(done.rollout, batch.row_ids)
 
         scores = torch.tensor(
             [[torch.nan if verdict.score is None else verdict.score for verdict in row] for row in verdicts],
@@ -114,7 +114,7 @@ class RLVR:
             done.rollout.valid & counted[..., None, None],
         )
         passed = torch.tensor([[verdict.passed for verdict in row] for row in verdicts], device=device) & ~truncated
-        return Experience(
+        return RLVRExperience(
             batch,
             text,
             rollout,
@@ -132,18 +132,18 @@ class RLVR:
             return None
         branches = make_branches(rollout.blocks, rollout.predicting.tokens, FORWARD_TOKENS[batch.tokens.device.type])
         labels = branch_labels(batch, rollout, branches, self.sampler.temperature)
-        with self.reference.decoder.reading():
+        with self.reference.decoder.inference_mode():
             (log_probs,) = self.reference.log_probs(self.reference.flat_hidden(batch, branches), labels)
         return rollout.like_tokens(log_probs).clone()
 
-    def counts(self, prepared: Experience) -> Counts:
+    def counts(self, prepared: RLVRExperience) -> Counts:
         return {
             "completions": prepared.counted.sum(),
             "generated": prepared.rollout.valid.sum(),
             "targets": prepared.text.wanted.sum(),
         }
 
-    def losses(self, prepared: Experience, totals: Counts, max_tokens: int | None) -> Iterator[Loss]:
+    def losses(self, prepared: RLVRExperience, totals: Counts, max_tokens: int | None) -> Iterator[Loss]:
         """Policy gradient + kl_coef * KL penalty + ce_coef * cross-entropy, of the completions group by group and then
         of the rows."""
         config, batch, rollout = self.config, prepared.batch, prepared.rollout
@@ -162,7 +162,7 @@ class RLVR:
                 total = total + config.ce_coef * parts["cross_entropy"]
             yield part.loss(total, parts)
 
-    def _weights(self, prepared: Experience) -> Float[Tensor, "B N 1"]:
+    def _weights(self, prepared: RLVRExperience) -> Float[Tensor, "B N 1"]:
         """Of a completion's tokens in the policy gradient, over the denominator."""
         weights = prepared.advantages
         if self.config.advantage == "grpo":
@@ -174,7 +174,7 @@ class RLVR:
     def row_tokens(self, batch: Batch) -> list[int]:
         return [batch.tokens.shape[1] + self.sampler.n_samples * self.config.max_new_tokens] * len(batch)
 
-    def metrics(self, prepared: list[Experience]) -> dict[str, Tally]:
+    def metrics(self, prepared: list[RLVRExperience]) -> dict[str, Tally]:
         return outcomes(prepared)
 
     @property

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ebft.geometry.blocks import Branches
 from ebft.methods.base import Loss
-from ebft.models.decoder import Row
+from ebft.models.decoder import RowForward
 from ebft.models.logprobs import Labels, branch_labels
 from ebft.models.policy import LanguageModel
 from ebft.types import Batch, Rollout
@@ -21,11 +21,11 @@ class Scored:
     log_probs: Float[Tensor, "B N K G"]  # at the sampling temperature
     wanted: Bool[Tensor, "B N K G"]  # of this part and valid; elsewhere log-probs are arbitrary
     text: Float[Tensor, "B M"] | None  # log-probs of `text` at temperature 1, in the part that predicts them
-    pull: Float[Tensor, ""]
+    carried: Float[Tensor, ""]
 
     def loss(self, total: Float[Tensor, ""], parts: dict[str, Float[Tensor, ""]]) -> Loss:
-        """`total` with the gradients that it hands on to the row; see `LanguageModel.parts`."""
-        return Loss(total + self.pull, parts)
+        """`total` with the gradients that it hands on to the row; see `LanguageModel.hidden_slices`."""
+        return Loss(total + self.carried, parts)
 
 
 def scored(
@@ -35,7 +35,7 @@ def scored(
     branches: Branches,
     temperature: float,
     text: Labels | None,
-    row: Row | None = None,
+    row: RowForward | None = None,
 ) -> Iterator[Scored]:
     """The branches group by group, then the row, whose hidden states predict the first tokens of rollouts and `text`.
 
@@ -43,8 +43,8 @@ def scored(
     the row's forward where that was kept from sampling.
     """
     generated = branch_labels(batch, rollout, branches, temperature)
-    for part in policy.parts(batch, branches, row):
+    for part in policy.hidden_slices(batch, branches, row):
         here, texts = generated.within(part), [text] if text is not None and part.is_row else []
         log_probs, *of_text = policy.log_probs(part.hidden, here, *texts)
         wanted = rollout.like_tokens(here.wanted)
-        yield Scored(rollout.like_tokens(log_probs), wanted, of_text[0] if of_text else None, part.pull)
+        yield Scored(rollout.like_tokens(log_probs), wanted, of_text[0] if of_text else None, part.carried)

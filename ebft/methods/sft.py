@@ -26,7 +26,7 @@ class SFT:
     def of(cls, given: Ingredients) -> "SFT":
         return cls(given.policy)
 
-    def prepare(self, batch: Batch, step: int, alone: bool) -> Text:
+    def prepare(self, batch: Batch, step: int, is_only_microbatch: bool) -> Text:
         return Text(batch.to(self.policy.device), row_labels(batch).to(self.policy.device))
 
     def counts(self, prepared: Text) -> Counts:

@@ -22,8 +22,8 @@ from transformers import PreTrainedModel
 
 from ebft.config.schema import LoRAConfig, UserError
 from ebft.models.quantization import linear_modules, unpacked
-from ebft.parallel.fsdp import whole
-from ebft.parallel.world import ALONE, World
+from ebft.parallel.fsdp import full_tensor
+from ebft.parallel.world import SINGLE_PROCESS, World
 
 BASE = "base"  # the fingerprint's name among the trained weights
 ADAPTER_FILE = "adapter_config.json"  # of a folder with adapters, by peft
@@ -110,7 +110,7 @@ class Adapters:
         self.trained.register_buffer(BASE, self._base)
 
     @contextmanager
-    def off(self) -> Iterator[None]:
+    def disabled(self) -> Iterator[None]:
         """The base alone, in evaluation mode; adapters and mode come back whatever happens."""
         was_training = self.model.training
         self.model.eval()
@@ -130,7 +130,9 @@ class Adapters:
     def weights(self) -> dict[str, Tensor]:
         """Of the adapters, whole and on the CPU, by peft's names."""
         return {
-            name: whole(value.detach()).cpu() for name, value in self._peft.named_parameters() if value.requires_grad
+            name: full_tensor(value.detach()).cpu()
+            for name, value in self._peft.named_parameters()
+            if value.requires_grad
         }
 
     def save(self, folder: Path, weights: dict[str, Tensor]) -> None:
@@ -138,7 +140,7 @@ class Adapters:
         self._peft.save_pretrained(folder, state_dict=weights, save_embedding_layers=False)
 
     @torch.no_grad()
-    def merged(self, world: World = ALONE) -> PreTrainedModel | None:
+    def merged(self, world: World = SINGLE_PROCESS) -> PreTrainedModel | None:
         """A model of its own on the CPU, in float32, with W + s B A for weights; in the first process alone."""
         weights = {}
         for name, weight in self.model.named_parameters():
@@ -146,10 +148,10 @@ class Adapters:
             if TRAINED not in name:
                 plain = unpacked(weight).float()
                 is_adapted = owner in self.layers and name.endswith(f"{FROZEN}.weight")
-                one_piece = whole(plain + self.layers[owner].get_delta_weight("default") if is_adapted else plain)
-                if world.is_first:
+                one_piece = full_tensor(plain + self.layers[owner].get_delta_weight("default") if is_adapted else plain)
+                if world.is_rank_zero:
                     weights[name.replace(FROZEN, "")] = one_piece.cpu()
-        if not world.is_first:
+        if not world.is_rank_zero:
             return None
         with torch.device("meta"):
             model = type(self.model)(deepcopy(self.model.config))

@@ -13,7 +13,7 @@ from ebft.geometry.attention import Context
 NAME = "ebft_branches"
 
 
-class Held:
+class ContextRef:
     """A context on its way through a model. FSDP copies the dataclasses among a module's inputs, but not this."""
 
     def __init__(self, context: Context) -> None:
@@ -28,13 +28,13 @@ def branch_attention(
     value: Tensor,
     attention_mask: None,
     scaling: float,
-    held: Held,
+    context_ref: ContextRef,
     **_: Any,
 ) -> tuple[Float[Tensor, "B S H d"], None]:
-    """The function that `transformers` models call; `held` comes through the model's keyword arguments."""
+    """The function that `transformers` models call; `context_ref` comes through the model's keyword arguments."""
     layer = module.layer_idx
     assert isinstance(layer, int)
-    return held.context.attend(layer, query, key, value, scaling), None
+    return context_ref.context.attend(layer, query, key, value, scaling), None
 
 
 AttentionInterface.register(NAME, branch_attention)

@@ -13,7 +13,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from ebft.geometry.attention import BranchContext, Context, KeysValues, RowContext
 from ebft.geometry.blocks import Branches, row_positions
-from ebft.models.branch_attention import NAME, Held
+from ebft.models.branch_attention import NAME, ContextRef
 from ebft.parallel.fsdp import Shards
 from ebft.parallel.pulse import PULSE
 from ebft.parallel.world import World
@@ -28,27 +28,27 @@ FORWARD_TOKENS = {
 
 
 @dataclass(frozen=True)
-class Row:
+class RowForward:
     """A forward of rows: their last hidden states, and every layer's keys and values for branches that follow."""
 
     hidden: Float[Tensor, "B T H"]
     cache: dict[int, KeysValues]
 
-    def detached(self) -> "Row":
+    def detached(self) -> "RowForward":
         """The same numbers without their graph."""
-        return Row(
+        return RowForward(
             self.hidden.detach(), {layer: (key.detach(), value.detach()) for layer, (key, value) in self.cache.items()}
         )
 
 
 @dataclass(frozen=True)
-class Part:
-    """Neighbours in the flat row (see `blocks.py`), from place `start` on. A loss with `pull` added takes gradients on
-    to what earlier parts read."""
+class HiddenSlice:
+    """Hidden states of neighbours in the flat row (see `blocks.py`), from place `start` on. A loss with `carried` added
+    carries gradients on through the keys and values that earlier slices read."""
 
     start: int
     hidden: Float[Tensor, "B P H"]
-    pull: Float[Tensor, ""]
+    carried: Float[Tensor, ""]
 
     @property
     def is_row(self) -> bool:
@@ -84,18 +84,18 @@ class Decoder:
         module."""
         self.shards = Shards(owner or self.module, self.module.layers, world, self.dtype, offloaded)
 
-    def through(self, work: Callable[..., Result], *arguments: Any, **named: Any) -> Result:
+    def run_gathered(self, work: Callable[..., Result], *arguments: Any, **named: Any) -> Result:
         """`work` with the weights outside the layers at hand."""
         if self.shards is None:
             return work(*arguments, **named)
-        PULSE.meet()
-        result: Result = self.shards.whole(work, *arguments, **named)
+        PULSE.enter_collective()
+        result: Result = self.shards.root(work, *arguments, **named)
         return result
 
     @contextmanager
-    def reading(self) -> Iterator[None]:
-        """Forwards alone, of which none but the first is collective. What a gradient is to pass later must be cloned
-        outside."""
+    def inference_mode(self) -> Iterator[None]:
+        """Forwards without gradients, of which none but the first is collective. What a gradient is to pass later must
+        be cloned outside."""
         if self.shards is None:
             with torch.inference_mode():
                 yield
@@ -107,11 +107,11 @@ class Decoder:
         self, tokens: Int[Tensor, "B S"], positions: Int[Tensor, "B S"], context: Context
     ) -> Float[Tensor, "B S H"]:
         """Last hidden states."""
-        PULSE.move()
+        PULSE.advance()
         self.tokens_forwarded += tokens.numel() * self.depth * (3 if torch.is_grad_enabled() else 1)
         with self.state(), torch.autocast(tokens.device.type, torch.bfloat16, enabled=self.autocast):
-            output = self.through(
-                self.module, input_ids=tokens, position_ids=positions, use_cache=False, held=Held(context)
+            output = self.run_gathered(
+                self.module, input_ids=tokens, position_ids=positions, use_cache=False, context_ref=ContextRef(context)
             )
         return output.last_hidden_state
 
@@ -121,13 +121,13 @@ class Decoder:
         layer = self.module.layers[0]
         return isinstance(layer, GradientCheckpointingLayer) and layer.gradient_checkpointing
 
-    def row(self, batch: Batch) -> Row:
+    def forward_rows(self, batch: Batch) -> RowForward:
         context = RowContext.of(batch, keep=True)
-        return Row(self.run(batch.tokens, row_positions(batch), context), context.cache)
+        return RowForward(self.run(batch.tokens, row_positions(batch), context), context.cache)
 
     def flat(self, batch: Batch, branches: Branches) -> Float[Tensor, "B S H"]:
         """The row's hidden states and those of all own tokens."""
-        row = self.row(batch)
+        row = self.forward_rows(batch)
         groups = [
             self.run(group.tokens, group.positions, BranchContext.of(batch, group, row.cache))
             for _, group in branches.groups()

@@ -47,7 +47,7 @@ class FeatureNetwork:
             if dtype == "bf16":
                 round_to_bfloat16(module)
         self.decoder = Decoder(
-            module, dtype, len(module.layers) / full, nullcontext if adapters is None else adapters.off
+            module, dtype, len(module.layers) / full, nullcontext if adapters is None else adapters.disabled
         )
 
     def hidden(self, batch: Batch, branches: Branches) -> Float[Tensor, "B S L H"]:
@@ -79,7 +79,7 @@ class FeatureNetwork:
         """Tapped hidden states of every rollout, where it is valid, and of the row's real continuation of every block,
         from one forward."""
         _, n_samples, _, num_steps = rollout.tokens.shape
-        with self.decoder.reading():
+        with self.decoder.inference_mode():
             branches = branches_of(batch, rollout, reuse, FORWARD_TOKENS[batch.tokens.device.type])
             hidden = self.hidden(batch, branches)
             places = token_places(

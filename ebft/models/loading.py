@@ -306,14 +306,14 @@ def _verify(model: PreTrainedModel, name: str) -> None:
     model.eval()
     with torch.no_grad():
         try:
-            alone = model(input_ids=row).logits.float()
+            separate = model(input_ids=row).logits.float()
             policy = LanguageModel(model, "fp32")
             logits = policy.logits(policy.flat_hidden(batch, make_branches(blocks, row[:, None, None, 4:7])))
         except (TypeError, RuntimeError) as error:
             raise UserError(
                 f"{name} ({model.config.model_type}) does not run under branch attention: {_first_line(error)}"
             ) from error
-    expected = torch.cat([alone, alone[:, 4:7]], dim=1)
+    expected = torch.cat([separate, separate[:, 4:7]], dim=1)
     if not torch.allclose(logits, expected, rtol=1e-3, atol=1e-3 * float(expected.abs().max())):
         raise UserError(
             f"{name} ({model.config.model_type}) gives other logits through branch attention than on its own; not "

@@ -11,8 +11,8 @@ from torch.autograd.function import once_differentiable
 
 from ebft.geometry.blocks import Branches, block_branches, predictors, row_positions, to_branches
 from ebft.geometry.reuse import largest
-from ebft.models.decoder import Part
-from ebft.types import Batch, Rollout, moved
+from ebft.models.decoder import HiddenSlice
+from ebft.types import Batch, Rollout, to_device
 
 
 @dataclass(frozen=True)
@@ -23,23 +23,23 @@ class Labels:
     tokens: Int[Tensor, "B M"]
     wanted: Bool[Tensor, "B M"]  # elsewhere the result is arbitrary and must be masked
     temperature: float
-    most: int  # at most so many positions predict a wanted token
+    max_wanted: int  # at most so many positions predict a wanted token
 
     def to(self, device: torch.device) -> "Labels":
         return Labels(
-            moved(self.index, device),
-            moved(self.tokens, device),
-            moved(self.wanted, device),
+            to_device(self.index, device),
+            to_device(self.tokens, device),
+            to_device(self.wanted, device),
             self.temperature,
-            self.most,
+            self.max_wanted,
         )
 
-    def within(self, part: Part) -> "Labels":
-        """Those that a part's hidden states predict."""
-        index, length = self.index - part.start, part.hidden.shape[1]
+    def within(self, hidden_slice: HiddenSlice) -> "Labels":
+        """Those that a slice of the hidden states predicts."""
+        index, length = self.index - hidden_slice.start, hidden_slice.hidden.shape[1]
         inside = (index >= 0) & (index < length)
-        most = min(self.most, part.hidden.shape[:2].numel())
-        return Labels(index.clamp(0, length - 1), self.tokens, self.wanted & inside, self.temperature, most)
+        max_wanted = min(self.max_wanted, hidden_slice.hidden.shape[:2].numel())
+        return Labels(index.clamp(0, length - 1), self.tokens, self.wanted & inside, self.temperature, max_wanted)
 
 
 class TokenLogProbs(torch.autograd.Function):
@@ -83,7 +83,7 @@ def needed(
     for index, labels in zip(indices, requests, strict=True):
         wanted.index_add_(0, index.flatten(), labels.wanted.flatten().long())
     needed = wanted > 0
-    count = largest(needed.sum()[None], sum(labels.most for labels in requests))
+    count = largest(needed.sum()[None], sum(labels.max_wanted for labels in requests))
     order, place = needed.int().argsort(descending=True, stable=True), needed.cumsum(0) - 1
     return order[: max(1, count)], [place[index] for index in indices]
 
@@ -91,7 +91,7 @@ def needed(
 def row_labels(batch: Batch) -> Labels:
     """The row's tokens after the first, at temperature 1, wanted where they count in the cross-entropy."""
     index, wanted = row_positions(batch)[:, :-1], batch.loss_mask[:, 1:]
-    return Labels(index, batch.tokens[:, 1:], wanted, temperature=1.0, most=int(wanted.sum()))
+    return Labels(index, batch.tokens[:, 1:], wanted, temperature=1.0, max_wanted=int(wanted.sum()))
 
 
 def branch_labels(batch: Batch, rollout: Rollout, branches: Branches, temperature: float) -> Labels:
@@ -99,4 +99,4 @@ def branch_labels(batch: Batch, rollout: Rollout, branches: Branches, temperatur
     num_samples, num_steps = rollout.tokens.shape[1], rollout.tokens.shape[3]
     index = predictors(block_branches(rollout.blocks.anchors, num_samples), branches, batch.tokens.shape[1], num_steps)
     tokens, wanted = to_branches(rollout.tokens), to_branches(rollout.valid)
-    return Labels(index.flatten(1), tokens.flatten(1), wanted.flatten(1), temperature, most=tokens.numel())
+    return Labels(index.flatten(1), tokens.flatten(1), wanted.flatten(1), temperature, max_wanted=tokens.numel())

@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 from ebft.geometry.attention import BranchContext, CompletionContext, RowContext, StepContext
 from ebft.geometry.blocks import Branches, OwnTokens, row_positions
 from ebft.models.adapters import Adapters
-from ebft.models.decoder import Decoder, Part, Row
+from ebft.models.decoder import Decoder, HiddenSlice, RowForward
 from ebft.models.logprobs import Labels, TokenLogProbs, needed
 from ebft.parallel.world import World
 from ebft.types import Batch, Blocks
@@ -49,12 +49,12 @@ class LanguageModel:
     def base(self) -> "LanguageModel":
         """The same weights with the adapters off, which counts its own tokens. Its output head has no adapters."""
         assert self.adapters is not None
-        alone = LanguageModel(self.model, self.decoder.dtype)
-        alone.decoder.state, alone.decoder.shards = self.adapters.off, self.decoder.shards
-        return alone
+        base = LanguageModel(self.model, self.decoder.dtype)
+        base.decoder.state, base.decoder.shards = self.adapters.disabled, self.decoder.shards
+        return base
 
     @property
-    def positions_at_a_time(self) -> int:
+    def max_logit_positions(self) -> int:
         """Whose logits may exist together."""
         return max(1, LOGITS_AT_A_TIME // self.head.weight.shape[0])
 
@@ -65,54 +65,56 @@ class LanguageModel:
         """Hidden states of the flat row."""
         return self.decoder.flat(batch, branches)
 
-    def kept_row(self, batch: Batch) -> Row | None:
+    def kept_forward(self, batch: Batch) -> RowForward | None:
         """The row's forward with its graph, to sample from and to differentiate; None with gradient checkpointing,
         which is there to hold less."""
-        return None if self.decoder.recomputes else self.decoder.row(batch)
+        return None if self.decoder.recomputes else self.decoder.forward_rows(batch)
 
-    def parts(self, batch: Batch, branches: Branches, row: Row | None = None) -> Iterator[Part]:
-        """Hidden states of the flat row to differentiate part by part: the branches' groups, and at last the row.
+    def hidden_slices(self, batch: Batch, branches: Branches, row: RowForward | None = None) -> Iterator[HiddenSlice]:
+        """Hidden states of the flat row to differentiate slice by slice: the branches' groups, and at last the row.
 
-        Take every part's gradients, with its `pull`, before the next one. So no more than the row and one group is held
-        at a time, and the gradients add up to the flat row's: a group sees the row's keys and values as leaves, and
-        what reaches them there goes on through the row. `row` is its forward if that was kept.
+        Take every slice's gradients, with its `carried`, before the next one. So no more than the row and one group is
+        held at a time, and the gradients add up to the flat row's: a group sees the row's keys and values as leaves,
+        and what reaches them there goes on through the row. `row` is its forward if that was kept.
         """
-        row = row or self.decoder.row(batch)
+        row = row or self.decoder.forward_rows(batch)
         leaves = {
             layer: (key.requires_grad_(), value.requires_grad_())
             for layer, (key, value) in row.detached().cache.items()
         }
-        groups = self._in_step(batch, [*branches.groups()])
+        groups = self._padded_groups(batch, [*branches.groups()])
         for start, group in groups:
             hidden = self.decoder.run(group.tokens, group.positions, BranchContext.of(batch, group, leaves))
-            yield Part(batch.tokens.shape[1] + start, hidden, torch.zeros((), device=hidden.device))
+            yield HiddenSlice(batch.tokens.shape[1] + start, hidden, torch.zeros((), device=hidden.device))
             del hidden
         reached = [leaf.grad for pair in leaves.values() for leaf in pair if groups]
-        yield Part(0, row.hidden, Pull.apply(reached, *(x for pair in row.cache.values() for x in pair)))
+        yield HiddenSlice(
+            0, row.hidden, CarryGradient.apply(reached, *(x for pair in row.cache.values() for x in pair))
+        )
 
-    def _in_step(self, batch: Batch, groups: list[tuple[int, OwnTokens]]) -> list[tuple[int, OwnTokens]]:
+    def _padded_groups(self, batch: Batch, groups: list[tuple[int, OwnTokens]]) -> list[tuple[int, OwnTokens]]:
         """As many groups as any process has, where their passes are collective: behind the others come groups of one
         token that predicts nothing."""
         if self.decoder.shards is None:
             return groups
-        (most,) = self.decoder.shards.world.most([len(groups)])
+        (most,) = self.decoder.shards.world.all_reduce_max([len(groups)])
         first = batch.tokens[:, :1]
         empty = OwnTokens(first, torch.ones_like(first), torch.zeros_like(first), reach=(1,), depth=(0,))
         return groups + [(NOWHERE, empty)] * (most - len(groups))
 
     def prefill(
-        self, batch: Batch, blocks: Blocks, n_samples: int, num_steps: int, row: Row | None = None
+        self, batch: Batch, blocks: Blocks, n_samples: int, num_steps: int, row: RowForward | None = None
     ) -> tuple[Float[Tensor, "B T H"], StepContext]:
         """Forward the row once, unless that was done, and keep its keys and values for `num_steps` tokens of every
         branch."""
-        row = self.decoder.row(batch) if row is None else row.detached()
+        row = self.decoder.forward_rows(batch) if row is None else row.detached()
         return row.hidden, StepContext.of(batch, blocks, n_samples, row.cache, num_steps)
 
     def prefill_completions(
         self, batch: Batch, blocks: Blocks, n_samples: int, num_steps: int
     ) -> tuple[Float[Tensor, "B T H"], CompletionContext]:
         """The same for rows of one block, whose branches become rows of their own."""
-        row = self.decoder.row(batch)
+        row = self.decoder.forward_rows(batch)
         return row.hidden, CompletionContext.of(batch, blocks, n_samples, row.cache, num_steps)
 
     def step_hidden(
@@ -130,13 +132,13 @@ class LanguageModel:
 
     def log_probs(self, hidden: Float[Tensor, "B S H"], *requests: Labels) -> list[Float[Tensor, "B M"]]:
         """Log-probs of all requested labels."""
-        return self.decoder.through(self._log_probs, hidden, *requests)
+        return self.decoder.run_gathered(self._log_probs, hidden, *requests)
 
     def _log_probs(self, hidden: Float[Tensor, "B S H"], *requests: Labels) -> list[Float[Tensor, "B M"]]:
         """Logits are computed once, only at positions that predict a wanted label, and so many at a time that no tensor
         of the whole row and vocabulary exists; where there are several such chunks, once more on the way back."""
         (positions, places), rows = needed(hidden, requests), hidden.flatten(0, 1)
-        size = self.positions_at_a_time
+        size = self.max_logit_positions
         results = [torch.zeros(labels.wanted.shape, device=hidden.device) for labels in requests]
         for start in range(0, len(positions), size):
             chunk = rows[positions[start : start + size]], [place - start for place in places], requests
@@ -158,18 +160,18 @@ class LanguageModel:
         return found
 
     @contextmanager
-    def evaluating(self) -> Iterator[None]:
-        """Without dropout and gradients (see `Decoder.reading`)."""
+    def inference_mode(self) -> Iterator[None]:
+        """Without dropout and gradients (see `Decoder.inference_mode`)."""
         was_training = self.model.training
         self.model.eval()
         try:
-            with self.decoder.reading():
+            with self.decoder.inference_mode():
                 yield
         finally:
             self.model.train(was_training)
 
 
-class Pull(torch.autograd.Function):
+class CarryGradient(torch.autograd.Function):
     """0, whose gradient towards every tensor is the given one."""
 
     @staticmethod

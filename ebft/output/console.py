@@ -92,7 +92,8 @@ class Console:
         if self._live is not None:
             self._live.update(bar.task, completed=bar.done, left=bar.left, figures=figures)
         if is_due:
-            line = f"{bar.label} {bar.done}/{bar.total}, {100 * bar.done // bar.total} %, {bar.left}{', ' if figures else ''}{figures}"
+            progress = f"{bar.label} {bar.done}/{bar.total}, {100 * bar.done // bar.total} %, {bar.left}"
+            line = f"{progress}, {figures}" if figures else progress
             self._write(line)
             if self._live is None:
                 self._print(line)

@@ -63,7 +63,7 @@ def atomic_folder(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def alone(path: Path) -> Iterator[None]:
+def exclusive_lock(path: Path) -> Iterator[None]:
     """Waits for other processes inside such a block of the same `path`, a file of no content that stays."""
     with path.open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)

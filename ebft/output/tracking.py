@@ -105,7 +105,8 @@ class WandbTracker(Tracker):
         if mode == "online":
             return f"W&B: {self._run.url}"
         if mode == "offline":
-            return f"W&B is offline{f' because {reason}' if reason else ''}; upload later with: wandb sync {self._run.settings.sync_dir}"
+            because = f" because {reason}" if reason else ""
+            return f"W&B is offline{because}; upload later with: wandb sync {self._run.settings.sync_dir}"
         return f"W&B: WANDB_MODE={mode}"
 
     def log(self, step: int, metrics: Metrics) -> None:

@@ -21,7 +21,7 @@ from torch.distributed.tensor import DTensor
 from ebft.parallel.world import World
 
 
-class Whole(nn.Module):
+class RootModule(nn.Module):
     """Lets anything be computed with a module whose weights outside its layers are sharded together: FSDP gathers them
     around a forward, and what runs here is the forward of no module in particular."""
 
@@ -44,46 +44,46 @@ class Shards:
         computing = torch.bfloat16 if dtype == "bf16" else None
         precision = MixedPrecisionPolicy(computing, reduce_dtype=torch.float32, cast_forward_inputs=False)
         offload = CPUOffloadPolicy() if offloaded and device == "cuda" else OffloadPolicy()
-        self.world, self.whole = world, Whole(module)
-        for part in (*layers, self.whole):
-            fully_shard(part, mesh=mesh, mp_policy=precision, offload_policy=offload)
-        self._parts = [part for part in self.whole.modules() if isinstance(part, FSDPModule)]
-        for part in self._parts:
-            part.set_gradient_divide_factor(1.0)  # sums, as everywhere: losses have the denominators of the whole
-            part.set_force_sum_reduction_for_comms(True)
-        self._keepers = 0
+        self.world, self.root = world, RootModule(module)
+        for module in (*layers, self.root):
+            fully_shard(module, mesh=mesh, mp_policy=precision, offload_policy=offload)
+        self._fsdp_modules = [module for module in self.root.modules() if isinstance(module, FSDPModule)]
+        for module in self._fsdp_modules:
+            module.set_gradient_divide_factor(1.0)  # sums, as everywhere: losses have the denominators of the whole
+            module.set_force_sum_reduction_for_comms(True)
+        self._num_gathering = 0
 
     @contextmanager
     def gathered(self) -> Iterator[None]:
         """Keep the weights once they are gathered, until the outermost of such blocks ends."""
-        self._keepers += 1
-        if self._keepers == 1:
-            self._keep(True)
+        self._num_gathering += 1
+        if self._num_gathering == 1:
+            self._set_gathered(True)
         try:
             yield
         finally:
-            self._keepers -= 1
-            if not self._keepers:
-                self._keep(False)
+            self._num_gathering -= 1
+            if not self._num_gathering:
+                self._set_gathered(False)
 
-    def _keep(self, whether: bool) -> None:
-        for part in self._parts:
-            if part is not self.whole:  # whose weights stay until the backward anyway
-                part.set_reshard_after_forward(not whether, recurse=False)
-            if not whether:
-                part.reshard()
+    def _set_gathered(self, gathered: bool) -> None:
+        for module in self._fsdp_modules:
+            if module is not self.root:  # whose weights stay until the backward anyway
+                module.set_reshard_after_forward(not gathered, recurse=False)
+            if not gathered:
+                module.reshard()
 
 
 def is_sharded(x: Tensor) -> bool:
     return isinstance(x, DTensor)
 
 
-def whole(x: Tensor) -> Tensor:
+def full_tensor(x: Tensor) -> Tensor:
     """A tensor of which every process may have a shard, in one piece in each."""
     return x.full_tensor() if isinstance(x, DTensor) else x
 
 
-def kept(module: nn.Module) -> dict[str, Tensor]:
+def named_tensors(module: nn.Module) -> dict[str, Tensor]:
     """Parameters, tied ones once, and the buffers that belong to a module's state."""
     lasting = module.state_dict()
     buffers = {name: buffer for name, buffer in module.named_buffers() if name in lasting}

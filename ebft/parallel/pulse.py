@@ -23,9 +23,8 @@ from typing import Protocol, runtime_checkable
 
 BEAT_SECONDS, DONE = 2.0, -1
 STARTING = timedelta(minutes=10)  # until all processes watch
-VERDICT = (
-    "EBFT_VERDICT"  # environment variable: the file that takes the sentence about a hanging process; unset: stderr
-)
+# Environment variable: the file that takes the sentence about a hanging process; unset: stderr.
+VERDICT = "EBFT_VERDICT"
 LOST = 75  # exit code of a process that ends because of another one
 
 
@@ -33,32 +32,37 @@ class Pulse:
     """Where this process is."""
 
     def __init__(self) -> None:
-        self.meetings = 0  # that were come to, whether the others were there or not
-        self.moved_at = time.monotonic()
+        self.num_collectives = 0  # entered, whether the others were there or not
+        self.advanced_at = time.monotonic()
         self._busy = 0
 
-    def move(self) -> None:
-        """The main thread gets on."""
-        self.moved_at = time.monotonic()
+    def advance(self) -> None:
+        """Note that the main thread gets on."""
+        self.advanced_at = time.monotonic()
 
-    def meet(self) -> None:
-        """It comes to where all processes must meet."""
-        self.meetings += 1
-        self.move()
+    def enter_collective(self) -> None:
+        """Note that it comes to where all processes must meet."""
+        self.num_collectives += 1
+        self.advance()
 
     @contextmanager
     def busy(self) -> Iterator[None]:
-        """It may be long with this, while the others wait."""
+        """Let it take long in this block, while the others wait."""
         self._busy += 1
         try:
             yield
         finally:
             self._busy -= 1
-            self.move()
+            self.advance()
 
-    def beat(self, number: int) -> "Beat":
-        return Beat(
-            number, self.meetings, time.monotonic() - self.moved_at, self._busy > 0, socket.gethostname(), os.getpid()
+    def beat(self, number: int) -> "Heartbeat":
+        return Heartbeat(
+            number,
+            self.num_collectives,
+            time.monotonic() - self.advanced_at,
+            self._busy > 0,
+            socket.gethostname(),
+            os.getpid(),
         )
 
 
@@ -66,28 +70,32 @@ PULSE = Pulse()
 
 
 @dataclass(frozen=True)
-class Beat:
+class Heartbeat:
     """What the others hear."""
 
     number: int
-    meetings: int
-    still: float  # seconds since the main thread last got on
+    num_collectives: int
+    idle_seconds: float  # since the main thread last got on
     busy: bool
     host: str
     process: int
 
 
-def hanging(beats: dict[int, Beat], silent: dict[int, float], limit: float) -> tuple[int, str] | None:
+def hanging(beats: dict[int, Heartbeat], silent: dict[int, float], limit: float) -> tuple[int, str] | None:
     """The process that hangs, by rank, and how that shows; `silent` are the seconds since a process was last heard
     of."""
     beats = {rank: beat for rank, beat in beats.items() if beat.number != DONE}
     for rank in sorted(beats):
         if silent[rank] > limit:
             return rank, f"has given no sign of life for {silent[rank]:.0f} s"
-    waiting = [beat for beat in beats.values() if beat.still > limit]
+    waiting = [beat for beat in beats.values() if beat.idle_seconds > limit]
     for rank, beat in sorted(beats.items()):
-        if beat.still > limit and not beat.busy and any(other.meetings > beat.meetings for other in waiting):
-            return rank, f"has got nowhere for {beat.still:.0f} s while others wait for it"
+        if (
+            beat.idle_seconds > limit
+            and not beat.busy
+            and any(other.num_collectives > beat.num_collectives for other in waiting)
+        ):
+            return rank, f"has got nowhere for {beat.idle_seconds:.0f} s while others wait for it"
     return None
 
 
@@ -102,12 +110,12 @@ class Store(Protocol):
 
 @contextmanager
 def watched(
-    store: Store, rank: int, size: int, limit: float, end: Callable[[str, Beat | None], None] | None = None
+    store: Store, rank: int, size: int, limit: float, end: Callable[[str, Heartbeat | None], None] | None = None
 ) -> Iterator[None]:
     """Watch over one another while in here; a process that hangs for more than `limit` seconds ends all."""
     over = threading.Event()
     watch = _Watch(store, rank, size, limit, end or end_all, over)
-    watch.tell(0)
+    watch.publish(0)
     store.wait([f"beat/{other}" for other in range(size)], STARTING)
     thread = threading.Thread(target=watch.run, daemon=True, name="pulse")
     thread.start()
@@ -126,26 +134,24 @@ class _Watch:
     rank: int
     size: int
     limit: float
-    end: Callable[[str, Beat | None], None]
+    end: Callable[[str, Heartbeat | None], None]
     over: threading.Event
-    beats: dict[int, Beat] = field(default_factory=dict)
-    heard_at: dict[int, float] = field(default_factory=dict)
+    beats: dict[int, Heartbeat] = field(default_factory=dict)
+    last_heard: dict[int, float] = field(default_factory=dict)
 
     def run(self) -> None:
-        number, asking = (
-            0,
-            ThreadPoolExecutor(1, "pulse"),
-        )  # a store whose holder has stopped never answers, not even that it is too late
+        number = 0
+        asking = ThreadPoolExecutor(1, "pulse")  # a stopped process's store never answers, not even that it is too late
         try:
             while not self.over.wait(min(BEAT_SECONDS, self.limit / 4)):
                 number += 1
                 asking.submit(self._exchange, number).result(timeout=self.limit)
-                silent = {rank: time.monotonic() - heard_at for rank, heard_at in self.heard_at.items()}
+                silent = {rank: time.monotonic() - last_heard for rank, last_heard in self.last_heard.items()}
                 found = hanging(self.beats, silent, self.limit)
                 if found is not None and found[0] != self.rank:
                     self._end(*found)
                     return
-            self.tell(DONE)
+            self.publish(DONE)
         except TimeoutError:
             self._end(0, f"has given no sign of life for {self.limit:.0f} s")
         except RuntimeError:  # the first process, which holds the store, has ended
@@ -155,29 +161,32 @@ class _Watch:
             asking.shutdown(wait=False)
 
     def _exchange(self, number: int) -> None:
-        self.tell(number)
-        self._listen()
+        self.publish(number)
+        self._read_all()
 
-    def tell(self, number: int) -> None:
+    def publish(self, number: int) -> None:
         self.store.set(f"beat/{self.rank}", json.dumps(asdict(PULSE.beat(number))))
 
-    def _listen(self) -> None:
+    def _read_all(self) -> None:
         for rank in range(self.size):
-            beat = Beat(**json.loads(self.store.get(f"beat/{rank}")))
+            beat = Heartbeat(**json.loads(self.store.get(f"beat/{rank}")))
             if rank not in self.beats or beat.number != self.beats[rank].number:
-                self.heard_at[rank] = time.monotonic()
+                self.last_heard[rank] = time.monotonic()
             self.beats[rank] = beat
 
     def _end(self, culprit: int, how: str) -> None:
         """The lowest of the others says why."""
         beat = self.beats.get(culprit)
         where = "" if beat is None else f" on {beat.host}"
-        sentence = f"Rank {culprit} of {self.size}{where} {how}, so all processes end; the same command goes on from the last checkpoint."
+        sentence = (
+            f"Rank {culprit} of {self.size}{where} {how}, so all processes end; "
+            "the same command goes on from the last checkpoint."
+        )
         tells = min(rank for rank in range(self.size) if rank != culprit)
         self.end(sentence if self.rank == tells else "", beat)
 
 
-def end_all(sentence: str, culprit: Beat | None) -> None:
+def end_all(sentence: str, culprit: Heartbeat | None) -> None:
     """Say why, if there is anything to say, end the one that hangs if it is on this machine, and this process."""
     if sentence:
         target = os.environ.get(VERDICT)

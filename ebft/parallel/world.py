@@ -25,9 +25,9 @@ from ebft.parallel.pulse import PULSE, watched
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-MEETING_SECONDS = 60.0  # within which all processes of a run must have found one another
-LONGEST_WAIT = timedelta(minutes=30)  # for one another, whatever the reason
-BUCKET = 2**25  # elements of gradients that travel together
+RENDEZVOUS_SECONDS = 60.0  # within which all processes of a run must have found one another
+COLLECTIVE_TIMEOUT = timedelta(minutes=30)  # for which processes wait for one another, whatever the reason
+BUCKET_ELEMENTS = 2**25  # of gradients that are all-reduced together
 
 
 @dataclass(frozen=True)
@@ -39,64 +39,64 @@ class World:
     size: int = 1
 
     @property
-    def is_first(self) -> bool:
+    def is_rank_zero(self) -> bool:
         return self.rank == 0
 
     @property
-    def suffix(self) -> str:
-        """Of the names of files that every process writes."""
+    def rank_suffix(self) -> str:
+        """Ends the names of files that every process writes."""
         return f"_rank_{self.rank}" if self.size > 1 else ""
 
-    def sum(self, x: Shaped[Tensor, "*n"]) -> Shaped[Tensor, "*n"]:
-        """Over all processes; the same bits in each."""
+    def all_reduce(self, x: Shaped[Tensor, "*n"]) -> Shaped[Tensor, "*n"]:
+        """The sum over all processes; the same bits in each."""
         if self.size > 1:
-            PULSE.meet()
+            PULSE.enter_collective()
             x = x.clone()
             dist.all_reduce(x)
         return x
 
-    def total(self, number: float) -> float:
-        """Over all processes."""
-        return self.sum(torch.tensor(number, dtype=torch.float64)).item()
+    def all_reduce_number(self, number: float) -> float:
+        """The sum over all processes."""
+        return self.all_reduce(torch.tensor(number, dtype=torch.float64)).item()
 
-    def most(self, numbers: Sequence[int]) -> list[int]:
+    def all_reduce_max(self, numbers: Sequence[int]) -> list[int]:
         """The largest over all processes, of each number."""
         if self.size == 1:
             return [*numbers]
-        PULSE.meet()
-        held = torch.tensor(numbers, dtype=torch.int64)
-        dist.all_reduce(held, dist.ReduceOp.MAX)
-        return held.tolist()
+        PULSE.enter_collective()
+        largest = torch.tensor(numbers, dtype=torch.int64)
+        dist.all_reduce(largest, dist.ReduceOp.MAX)
+        return largest.tolist()
 
     def any(self, flag: bool) -> bool:
-        return self.most([int(flag)]) == [1]
+        return self.all_reduce_max([int(flag)]) == [1]
 
-    def gather(self, item: Item) -> list[Item]:
-        """Everybody's, by rank."""
+    def all_gather(self, item: Item) -> list[Item]:
+        """The items of all processes, by rank."""
         if self.size == 1:
             return [item]
-        PULSE.meet()
+        PULSE.enter_collective()
         items: list[Any] = [None] * self.size
         dist.all_gather_object(items, item)
         return items
 
-    def told(self, item: Item) -> Item:
-        """The first process's."""
-        return self.gather(item)[0]
+    def broadcast(self, item: Item) -> Item:
+        """The item of rank 0."""
+        return self.all_gather(item)[0]
 
-    def wait(self) -> None:
-        """Until all processes are here."""
-        self.gather(None)
+    def barrier(self) -> None:
+        """Wait until all processes are here."""
+        self.all_gather(None)
 
     @contextmanager
-    def together(self) -> Iterator[None]:
+    def raise_together(self) -> Iterator[None]:
         """What one process refuses in this block, all refuse behind it."""
         refused: UserError | RunFailure | None = None
         try:
             yield
         except (UserError, RunFailure) as error:
             refused = error
-        for everybody in self.gather(refused):
+        for everybody in self.all_gather(refused):
             if everybody is not None:
                 raise everybody
 
@@ -106,7 +106,7 @@ class World:
         assert not rest, (len(items), self.size)
         return items[self.rank * each : (self.rank + 1) * each]
 
-    def spread(self, items: Sequence[Item], work: Callable[[Item], Result], tick: Callable[[], None]) -> list[Result]:
+    def map(self, items: Sequence[Item], work: Callable[[Item], Result], tick: Callable[[], None]) -> list[Result]:
         """`work` on every item, in rounds of one item a process, each followed by a `tick`. All get all results, in the
         order of the items.
 
@@ -120,13 +120,13 @@ class World:
             if place < len(items):
                 own.append(result)
             tick()
-        everybody = self.gather(own)
+        everybody = self.all_gather(own)
         return [everybody[place % self.size][place // self.size] for place in range(len(items))]
 
     def num_rounds(self, num_items: int) -> int:
         return math.ceil(num_items / self.size)
 
-    def add_gradients(self, parameters: Iterable[Tensor]) -> None:
+    def all_reduce_gradients(self, parameters: Iterable[Tensor]) -> None:
         """Replace every gradient by the sum of all processes'."""
         if self.size == 1:
             return
@@ -135,20 +135,20 @@ class World:
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
             bucket.append(parameter.grad)
-            if sum(gradient.numel() for gradient in bucket) >= BUCKET:
-                _add(bucket)
+            if sum(gradient.numel() for gradient in bucket) >= BUCKET_ELEMENTS:
+                _all_reduce_bucket(bucket)
                 bucket = []
-        _add(bucket)
+        _all_reduce_bucket(bucket)
 
 
-ALONE = World()
+SINGLE_PROCESS = World()
 
 
-def _add(gradients: Sequence[Tensor]) -> None:
-    """In one message."""
+def _all_reduce_bucket(gradients: Sequence[Tensor]) -> None:
+    """Sum gradients over all processes, in one message."""
     if not gradients:
         return
-    PULSE.meet()
+    PULSE.enter_collective()
     flat = torch.cat([gradient.flatten() for gradient in gradients])
     dist.all_reduce(flat)
     for gradient, total in zip(gradients, flat.split([gradient.numel() for gradient in gradients]), strict=True):
@@ -172,9 +172,9 @@ def in_contact() -> Iterator[None]:
         raise
 
 
-def joined() -> World:
+def current_world() -> World:
     """The processes that this one is connected to."""
-    return World(dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else ALONE
+    return World(dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else SINGLE_PROCESS
 
 
 def watching(world: World, limit: float) -> AbstractContextManager[None]:
@@ -188,12 +188,12 @@ def watching(world: World, limit: float) -> AbstractContextManager[None]:
 
 
 @contextmanager
-def connected() -> Iterator[World]:
+def process_group() -> Iterator[World]:
     """The processes that torchrun, srun or ebft-train has started as one run. Raises UserError where they do not find
     one another."""
     os.environ.update(from_slurm(os.environ))
     if num_processes(os.environ) == 1:
-        yield ALONE
+        yield SINGLE_PROCESS
         return
     missing = [name for name in ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
     if missing:
@@ -210,14 +210,14 @@ def connected() -> Iterator[World]:
             "Several processes need gloo, which this torch was built without; install torch as constraints.txt has it."
         )
     try:
-        store, rank, size = next(dist.rendezvous("env://", timeout=timedelta(seconds=MEETING_SECONDS)))
+        store, rank, size = next(dist.rendezvous("env://", timeout=timedelta(seconds=RENDEZVOUS_SECONDS)))
         store.set(f"here/{rank}", "")
-        store.wait([f"here/{other}" for other in range(size)], timedelta(seconds=MEETING_SECONDS))
-        dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=LONGEST_WAIT)
+        store.wait([f"here/{other}" for other in range(size)], timedelta(seconds=RENDEZVOUS_SECONDS))
+        dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=COLLECTIVE_TIMEOUT)
     except (dist.DistError, ValueError) as error:
         raise UserError(
             f"The {os.environ['WORLD_SIZE']} processes of this run did not meet at {where} within "
-            f"{MEETING_SECONDS:.0f} s; see that all were "
+            f"{RENDEZVOUS_SECONDS:.0f} s; see that all were "
             "started, that MASTER_ADDR and MASTER_PORT are the first one's, and that its port is open."
         ) from error
     try:

@@ -9,7 +9,7 @@ import yaml
 from ebft.output.console import clock
 from ebft.output.files import atomic_write_text, read_rows
 from ebft.report import plots
-from ebft.report.pages import count, escape, facts, number, page, plot
+from ebft.report.html_parts import count, escape, facts, number, page, plot
 
 COMPARISON_HEADER = ("metric", "base", "final", "change", "its standard error")
 NUM_ANSWERS = 12  # questions shown of the first and of the last step with answers
@@ -97,7 +97,8 @@ def _samples(rows: Sequence[Mapping[str, Any]]) -> str:
         shown = [row for row in rows if row["step"] == step][:NUM_SAMPLES]
         parts.append(
             f"<h3>Step {step}</h3>"
-            '<table class="samples"><thead><tr><th>context (its end)</th><th>reference</th><th>rollouts and their rewards</th></tr></thead>'
+            '<table class="samples"><thead><tr><th>context (its end)</th><th>reference</th>'
+            "<th>rollouts and their rewards</th></tr></thead>"
             f"<tbody>{''.join(map(_sample, shown))}</tbody></table>"
         )
     return "".join(parts)
@@ -113,7 +114,8 @@ def _answers(rows: Sequence[Mapping[str, Any]]) -> str:
         shown = [row for row in rows if row["step"] == step][:NUM_ANSWERS]
         body = "".join(f"<tr>{''.join(map(_cell, _answer_cells(row)))}</tr>" for row in shown)
         parts.append(
-            f'<h3>Step {step}</h3><div class="scroll"><table class="samples"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+            f'<h3>Step {step}</h3><div class="scroll"><table class="samples">'
+            f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
         )
     return "".join(parts)
 
@@ -132,7 +134,9 @@ def _sample(row: Mapping[str, Any]) -> str:
     shown = "\n".join(context[-CONTEXT_CHARACTERS:].split("\n")[-CONTEXT_LINES:])
     cut = "…" if len(shown) < len(context) else ""
     rollouts = "".join(
-        f'<div class="rollout"><span class="reward">{rollout["reward"]:z.4f}</span><code>{escape(rollout["text"])}</code></div>'
+        f'<div class="rollout"><span class="reward">{rollout["reward"]:z.4f}</span>'
+        f"<code>{escape(rollout['text'])}</code></div>"
         for rollout in row["rollouts"]
     )
-    return f"<tr><td><code>{cut}{escape(shown)}</code></td><td><code>{escape(row['reference'])}</code></td><td>{rollouts}</td></tr>"
+    reference = escape(row["reference"])
+    return f"<tr><td><code>{cut}{escape(shown)}</code></td><td><code>{reference}</code></td><td>{rollouts}</td></tr>"

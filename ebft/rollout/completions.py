@@ -87,7 +87,7 @@ def complete(
     log_probs, entropies = torch.zeros_like(draws), torch.zeros_like(draws)
     anchors, running = blocks.anchors.repeat_interleave(n_samples, dim=0), torch.arange(len(draws), device=device)
     look_every = LOOK_EVERY_STEPS[device.type]
-    with policy.evaluating():
+    with policy.inference_mode():
         row, context = policy.prefill_completions(batch, blocks, n_samples, max_new_tokens - 1)
         hidden = row.take_along_dim((blocks.anchors - 1)[..., None], dim=1).repeat_interleave(n_samples, dim=0)
         for step in range(max_new_tokens):

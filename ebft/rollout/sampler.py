@@ -17,7 +17,7 @@ from torch import Tensor
 from ebft.geometry.attention import StepContext
 from ebft.geometry.blocks import block_branches, from_branches, to_branches
 from ebft.geometry.reuse import ABOVE_TOKENS, distinct, largest, leading_matches
-from ebft.models.decoder import Row
+from ebft.models.decoder import RowForward
 from ebft.models.policy import LanguageModel
 from ebft.types import Batch, Blocks, Rollout
 
@@ -39,13 +39,13 @@ def uniforms(
 
 
 @dataclass
-class Growing:
+class PartialRollouts:
     """Rollouts that are being drawn, block-major."""
 
     tokens: Int[Tensor, "B R G"]
     log_probs: Float[Tensor, "B R G"]
     last: Int[Tensor, "B R"]  # number of the latest token that holds; G where all do
-    going: Bool[Tensor, "B R"]  # the others need no more tokens
+    active: Bool[Tensor, "B R"]  # the others need no more tokens
     anchors: Int[Tensor, "B R"]  # of the branches that begin with the first token that is not the row's
     branch: Int[Tensor, "B R"]  # whose hidden states predict the next token
 
@@ -56,15 +56,15 @@ class Growing:
     def stop(self, stop_token: int | None) -> None:
         """Rollouts that have all their tokens, or their stop token, need no more."""
         step = torch.arange(self.tokens.shape[2], device=self.tokens.device)
-        self.going &= self.last < self.tokens.shape[2] - 1
+        self.active &= self.last < self.tokens.shape[2] - 1
         if stop_token is not None:
-            self.going &= ~((self.tokens == stop_token) & (step <= self.last[..., None])).any(-1)
+            self.active &= ~((self.tokens == stop_token) & (step <= self.last[..., None])).any(-1)
 
     def merge(self, context: StepContext, most: int) -> tuple[Int[Tensor, "B C"], Int[Tensor, "B C"]]:
         """Tokens and anchors of the different branches that go on; one branch for all rollouts that were one and drew
         the same token."""
         before, latest = self.branch, self.latest
-        self.branch, first, _ = distinct(before * ABOVE_TOKENS + latest, self.going, most)
+        self.branch, first, _ = distinct(before * ABOVE_TOKENS + latest, self.active, most)
         anchors = self.anchors.gather(1, first)
         context.regroup(anchors, before.gather(1, first))
         return latest.gather(1, first), anchors
@@ -78,17 +78,17 @@ class Growing:
         most: int,
     ) -> None:
         """The next token of every rollout that goes on, of which a row has so many at `most`."""
-        chosen = self.going.int().argsort(dim=1, descending=True, stable=True)[:, :most]
+        chosen = self.active.int().argsort(dim=1, descending=True, stable=True)[:, :most]
         rows, place = (
             torch.arange(len(chosen), device=chosen.device)[:, None],
             (self.last.gather(1, chosen) + 1).clamp_max(self.tokens.shape[2] - 1),
         )
-        going = self.going.gather(1, chosen)
+        active = self.active.gather(1, chosen)
         drawn = _draw(
             policy, hidden[rows, self.branch.gather(1, chosen)], draws[rows, chosen, place][..., None], temperature
         )
         for held, new in zip((self.tokens, self.log_probs), drawn, strict=True):
-            held[rows, chosen, place] = torch.where(going, new.squeeze(-1), held[rows, chosen, place])
+            held[rows, chosen, place] = torch.where(active, new.squeeze(-1), held[rows, chosen, place])
         self.last = self.last + 1
 
 
@@ -100,7 +100,7 @@ def sample(
     temperature: float,
     stop_token: int | None,
     reuse: bool,
-    kept: Row | None = None,
+    kept: RowForward | None = None,
 ) -> tuple[Rollout, Float[Tensor, "B T H"]]:
     """Roll out every block: token t of a branch is the inverse CDF of softmax(logits / temperature) at its draw.
 
@@ -110,7 +110,7 @@ def sample(
     cross-entropy can use.
     """
     n_samples, num_steps, uniform = draws.shape[1], draws.shape[3], to_branches(draws)
-    with policy.evaluating():
+    with policy.inference_mode():
         row, context = policy.prefill(batch, blocks, n_samples, num_steps - 1, kept)
         rollouts = _begin(
             batch,
@@ -120,12 +120,12 @@ def sample(
             reuse,
         )
         # all that a step has to ask a device
-        matches = rollouts.last.masked_fill(~rollouts.going, num_steps).cpu() if reuse else None
+        matches = rollouts.last.masked_fill(~rollouts.active, num_steps).cpu() if reuse else None
         for step in range(num_steps - 1):
             tokens, anchors, most = rollouts.latest, rollouts.anchors, rollouts.anchors.shape[1]
             if matches is not None:
                 rollouts.stop(stop_token)
-                most = largest(rollouts.going.sum(1), int((matches < num_steps - 1 - step).sum(1).max()))
+                most = largest(rollouts.active.sum(1), int((matches < num_steps - 1 - step).sum(1).max()))
                 if most == 0:
                     break
                 tokens, anchors = rollouts.merge(context, most)
@@ -164,16 +164,16 @@ def _begin(
     log_probs: Float[Tensor, "B N K J"],
     num_steps: int,
     reuse: bool,
-) -> Growing:
+) -> PartialRollouts:
     """Rollouts of which the row has been drawn; without `reuse` its first token, of every branch."""
     n_samples, known = tokens.shape[1], tokens.shape[3]
     shared = to_branches(leading_matches(batch, blocks, tokens) if reuse else torch.zeros_like(tokens[..., 0]))
     anchors, exists = (block_branches(x, n_samples) for x in (blocks.anchors, blocks.valid))
     tokens, log_probs = (torch.nn.functional.pad(to_branches(x), (0, num_steps - known)) for x in (tokens, log_probs))
     if reuse:
-        return Growing(tokens, log_probs, shared, exists, anchors + shared, branch=anchors + shared)
+        return PartialRollouts(tokens, log_probs, shared, exists, anchors + shared, branch=anchors + shared)
     every = torch.arange(anchors.shape[1], device=anchors.device).expand_as(anchors)
-    return Growing(tokens, log_probs, shared, torch.ones_like(exists), anchors, branch=every)
+    return PartialRollouts(tokens, log_probs, shared, torch.ones_like(exists), anchors, branch=every)
 
 
 def _draw(
@@ -181,7 +181,7 @@ def _draw(
 ) -> tuple[Int[Tensor, "B C J"], Float[Tensor, "B C J"]]:
     """J tokens from the distribution behind every position, and their log-probs; so many positions at a time as their
     logits allow."""
-    drawn, size = [], policy.positions_at_a_time
+    drawn, size = [], policy.max_logit_positions
     for states, targets in zip(*(x.flatten(0, 1).split(size) for x in (hidden, uniform)), strict=True):
         log_probs = (policy.logits(states) / temperature).log_softmax(-1)
         token = inverse_cdf(log_probs.exp(), targets)

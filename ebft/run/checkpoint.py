@@ -23,8 +23,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from ebft.config.schema import UserError
 from ebft.models.adapters import BASE, BASE_FILE, Adapters
 from ebft.output.files import atomic_file, atomic_folder, atomic_write_text
-from ebft.parallel.fsdp import kept, whole
-from ebft.parallel.world import ALONE, World
+from ebft.parallel.fsdp import full_tensor, named_tensors
+from ebft.parallel.world import SINGLE_PROCESS, World
 from ebft.run import tensors as stored
 
 FOLDER, STATE, TENSORS = "checkpoints", "state.pt", "tensors"
@@ -41,14 +41,14 @@ class Saving:
         tensors: Mapping[str, Tensor],
         state: dict[str, Any],
         keep: int,
-        world: World = ALONE,
+        world: World = SINGLE_PROCESS,
     ) -> None:
         self.directory, self.path = directory, directory / FOLDER / f"step_{step:06d}"
-        self._folder = world.told(_unused(self.path / TENSORS))
+        self._folder = world.broadcast(_unused(self.path / TENSORS))
         self._state, self._keep, self._world = {**state, TENSORS: self._folder.name}, keep, world
-        if world.is_first:
+        if world.is_rank_zero:
             self._folder.mkdir(parents=True)
-        world.wait()
+        world.barrier()
         self._writing = stored.Writing(self._folder, tensors, world)
 
     @property
@@ -59,8 +59,8 @@ class Saving:
     def complete(self) -> Path:
         """Make it count, then remove what is unfinished and all but the newest `keep`. RunFailure on a full disk."""
         self._writing.finish()
-        self._world.wait()
-        if self._world.is_first:
+        self._world.barrier()
+        if self._world.is_rank_zero:
             with atomic_file(self.path / STATE) as file:
                 torch.save(self._state, file)
             for other in self.path.glob(f"{TENSORS}*"):
@@ -69,12 +69,17 @@ class Saving:
             _remove_unfinished(self.directory)
             for old in _complete(self.directory)[: -self._keep]:
                 shutil.rmtree(old)
-        self._world.wait()
+        self._world.barrier()
         return self.path
 
 
 def save(
-    directory: Path, step: int, tensors: Mapping[str, Tensor], state: dict[str, Any], keep: int, world: World = ALONE
+    directory: Path,
+    step: int,
+    tensors: Mapping[str, Tensor],
+    state: dict[str, Any],
+    keep: int,
+    world: World = SINGLE_PROCESS,
 ) -> Path:
     """A checkpoint of `step`, waited for. RunFailure on a full disk."""
     return Saving(directory, step, tensors, state, keep, world).complete()
@@ -152,23 +157,27 @@ def restore_random_state(state: dict[str, Any]) -> None:
 
 
 def export(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, directory: Path, card: str, world: World = ALONE
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    directory: Path,
+    card: str,
+    world: World = SINGLE_PROCESS,
 ) -> None:
     """Model, tokenizer and model card in Hugging Face format (safetensors), replacing an older export as a whole;
     shards are gathered first. RunFailure on a full disk."""
     weights = gathered(model, world)
-    if world.is_first:
+    if world.is_rank_zero:
         with atomic_folder(directory) as folder:
             model.save_pretrained(folder, state_dict=weights)
             tokenizer.save_pretrained(folder)
             atomic_write_text(folder / "README.md", card)
 
 
-def export_adapters(adapters: Adapters, directory: Path, source: str, card: str, world: World = ALONE) -> None:
+def export_adapters(adapters: Adapters, directory: Path, source: str, card: str, world: World = SINGLE_PROCESS) -> None:
     """Adapters in peft's format with the model card, and `base.json`, which says over which weights of `source` they
     were trained."""
     weights = adapters.weights()
-    if world.is_first:
+    if world.is_rank_zero:
         with atomic_folder(directory) as folder:
             adapters.save(folder, weights)
             base = {"path": source, "fingerprint": int(adapters.trained.get_buffer(BASE))}
@@ -176,12 +185,12 @@ def export_adapters(adapters: Adapters, directory: Path, source: str, card: str,
             atomic_write_text(folder / "README.md", card)
 
 
-def gathered(module: nn.Module, world: World = ALONE) -> dict[str, Tensor]:
+def gathered(module: nn.Module, world: World = SINGLE_PROCESS) -> dict[str, Tensor]:
     """Everything that a module keeps, tied weights once, whole and on the CPU; in the first process alone."""
     weights = {}
-    for name, value in kept(module).items():
-        one_piece = whole(value)
-        if world.is_first:
+    for name, value in named_tensors(module).items():
+        one_piece = full_tensor(value)
+        if world.is_rank_zero:
             weights[name] = one_piece.cpu()
     return weights
 

@@ -23,14 +23,14 @@ from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
 from ebft.config.schema import UserError
 from ebft.output.files import naming_full_disk, sync
-from ebft.parallel.world import ALONE, World
+from ebft.parallel.world import SINGLE_PROCESS, World
 
 
 class Writing:
     """Tensors on their way into an empty folder, what every process has once. With several processes a thread brings
     them there, which has taken a copy when this exists; alone, all is written then."""
 
-    def __init__(self, folder: Path, tensors: Mapping[str, Tensor], world: World = ALONE) -> None:
+    def __init__(self, folder: Path, tensors: Mapping[str, Tensor], world: World = SINGLE_PROCESS) -> None:
         self.folder, self.world = folder, world
         self._future: Future[Any] | None = None
         writer = HuggingFaceStorageWriter(str(folder), save_distributed=True)
@@ -38,7 +38,7 @@ class Writing:
             if world.size == 1:
                 dcp.save(dict(tensors), storage_writer=writer, no_dist=True)
             else:
-                started = dcp.async_save(dict(tensors), storage_writer=writer, process_group=_among_writers())
+                started = dcp.async_save(dict(tensors), storage_writer=writer, process_group=_writers_group())
                 assert isinstance(started, Future)
                 self._future = started
 
@@ -52,7 +52,7 @@ class Writing:
         with self._one_cause():
             if self._future is not None:
                 self._future.result()
-            if self.world.is_first:
+            if self.world.is_rank_zero:
                 for entry in [*self.folder.iterdir(), self.folder]:
                     sync(entry)
 
@@ -63,7 +63,7 @@ class Writing:
 
 
 @cache
-def _among_writers() -> dist.ProcessGroup:
+def _writers_group() -> dist.ProcessGroup:
     """Threads that write talk to one another beside the processes, which go on with something else."""
     return dist.new_group(backend="gloo")
 
@@ -73,7 +73,7 @@ def shapes(folder: Path) -> dict[str, torch.Size]:
     return {name: stored.size for name, stored in _stored(folder).items()}
 
 
-def read_into(folder: Path, tensors: Mapping[str, Tensor], world: World = ALONE) -> None:
+def read_into(folder: Path, tensors: Mapping[str, Tensor], world: World = SINGLE_PROCESS) -> None:
     """Fill the given tensors, or shards of them, with what the folder has under their names, which must be all of
     them."""
     with _one_cause():

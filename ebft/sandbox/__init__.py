@@ -1,6 +1,6 @@
 """Run code that a model wrote."""
 
 from ebft.sandbox.pool import Sandbox
-from ebft.sandbox.programs import Case, Outcome, Program, Tests
+from ebft.sandbox.programs import Case, Program, ProgramResult, Tests
 
-__all__ = ["Case", "Outcome", "Program", "Sandbox", "Tests"]
+__all__ = ["Case", "Program", "ProgramResult", "Sandbox", "Tests"]

@@ -13,7 +13,7 @@ from types import TracebackType
 
 from ebft.config.schema import RunFailure, SandboxConfig, UserError
 from ebft.sandbox import levels
-from ebft.sandbox.programs import Case, Outcome, Program, Tests
+from ebft.sandbox.programs import Case, Program, ProgramResult, Tests
 from ebft.sandbox.worker import Worker
 
 _DOUBLE = Tests("double", cases=(Case((2,), 4),), code="assert double('ab') == 'abab'\nassert candidate(0.5) == 1.0")
@@ -54,7 +54,7 @@ class Sandbox:
     ) -> None:
         self.close()
 
-    def run(self, program: Program) -> Outcome:
+    def run(self, program: Program) -> ProgramResult:
         """Waits for a free worker. An outcome of status `error` says what failed of ours."""
         assert self.close.alive, "the sandbox is closed"
         worker, sound = self._idle.get(), None
@@ -67,19 +67,19 @@ class Sandbox:
             sound = worker
             return outcome
         except (OSError, EOFError) as error:
-            return Outcome("error", f"{type(error).__name__}: {error}", 0, time.monotonic() - started)
+            return ProgramResult("error", f"{type(error).__name__}: {error}", 0, time.monotonic() - started)
         finally:
             if worker is not None and sound is None:
                 worker.close()
             self._idle.put(sound)
 
-    def run_all(self, programs: Sequence[Program]) -> list[Outcome]:
+    def run_all(self, programs: Sequence[Program]) -> list[ProgramResult]:
         """In the order of the programs. Those not started within `batch_seconds` are errors."""
         deadline = time.monotonic() + self._config.batch_seconds
 
-        def run(program: Program) -> Outcome:
+        def run(program: Program) -> ProgramResult:
             if time.monotonic() > deadline:
-                return Outcome("error", "not started within sandbox.batch_seconds", 0, 0.0)
+                return ProgramResult("error", "not started within sandbox.batch_seconds", 0, 0.0)
             return self.run(program)
 
         with ThreadPoolExecutor(self._num_workers) as threads:

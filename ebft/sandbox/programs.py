@@ -33,7 +33,7 @@ class Program:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class ProgramResult:
     """`passed`, `failed` through the program's own fault, or `error`: the machine's fault, which says nothing about the
     program."""
 

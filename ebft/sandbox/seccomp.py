@@ -18,30 +18,34 @@ from ebft.sandbox import kernel
 # Name: number on x86_64, number on aarch64, which lacks the old forms of some.
 NUMBERS: dict[str, tuple[int, int | None]] = {
     # memory
-    "mmap": (9, 222), "mprotect": (10, 226), "munmap": (11, 215), "brk": (12, 214), "mremap": (25, 216), "madvise": (28, 233),
+    "mmap": (9, 222), "mprotect": (10, 226), "munmap": (11, 215), "brk": (12, 214), "mremap": (25, 216),
+    "madvise": (28, 233),
     # descriptors
-    "read": (0, 63), "write": (1, 64), "close": (3, 57), "fstat": (5, 80), "lseek": (8, 62), "pread64": (17, 67), "pwrite64": (18, 68),
-    "readv": (19, 65), "writev": (20, 66), "dup": (32, 23), "dup2": (33, None), "dup3": (292, 24), "fsync": (74, 82), "ftruncate": (77, 46),
-    "pipe": (22, None), "pipe2": (293, 59), "eventfd2": (290, 19), "close_range": (436, 436), "fcntl": (72, 25), "ioctl": (16, 29),
-    "sendto": (44, 206), "recvfrom": (45, 207), "shutdown": (48, 210), "socketpair": (53, 199),
+    "read": (0, 63), "write": (1, 64), "close": (3, 57), "fstat": (5, 80), "lseek": (8, 62), "pread64": (17, 67),
+    "pwrite64": (18, 68), "readv": (19, 65), "writev": (20, 66), "dup": (32, 23), "dup2": (33, None),
+    "dup3": (292, 24), "fsync": (74, 82), "ftruncate": (77, 46), "pipe": (22, None), "pipe2": (293, 59),
+    "eventfd2": (290, 19), "close_range": (436, 436), "fcntl": (72, 25), "ioctl": (16, 29), "sendto": (44, 206),
+    "recvfrom": (45, 207), "shutdown": (48, 210), "socketpair": (53, 199),
     # waiting
-    "poll": (7, None), "ppoll": (271, 73), "select": (23, None), "pselect6": (270, 72), "epoll_create1": (291, 20), "epoll_ctl": (233, 21),
-    "epoll_wait": (232, None), "epoll_pwait": (281, 22), "nanosleep": (35, 101), "clock_nanosleep": (230, 115), "sched_yield": (24, 124),
-    "futex": (202, 98), "restart_syscall": (219, 128),
+    "poll": (7, None), "ppoll": (271, 73), "select": (23, None), "pselect6": (270, 72), "epoll_create1": (291, 20),
+    "epoll_ctl": (233, 21), "epoll_wait": (232, None), "epoll_pwait": (281, 22), "nanosleep": (35, 101),
+    "clock_nanosleep": (230, 115), "sched_yield": (24, 124), "futex": (202, 98), "restart_syscall": (219, 128),
     # files
-    "openat": (257, 56), "newfstatat": (262, 79), "statx": (332, 291), "access": (21, None), "faccessat": (269, 48), "faccessat2": (439, 439),
-    "getdents64": (217, 61), "getcwd": (79, 17), "chdir": (80, 49), "readlink": (89, None), "readlinkat": (267, 78), "umask": (95, 166),
-    "rename": (82, None), "renameat": (264, 38), "unlink": (87, None), "unlinkat": (263, 35),
+    "openat": (257, 56), "newfstatat": (262, 79), "statx": (332, 291), "access": (21, None), "faccessat": (269, 48),
+    "faccessat2": (439, 439), "getdents64": (217, 61), "getcwd": (79, 17), "chdir": (80, 49), "readlink": (89, None),
+    "readlinkat": (267, 78), "umask": (95, 166), "rename": (82, None), "renameat": (264, 38), "unlink": (87, None),
+    "unlinkat": (263, 35),
     # its own signals and timers
-    "rt_sigaction": (13, 134), "rt_sigprocmask": (14, 135), "rt_sigreturn": (15, 139), "sigaltstack": (131, 132), "alarm": (37, None),
-    "getitimer": (36, 102), "setitimer": (38, 103),
+    "rt_sigaction": (13, 134), "rt_sigprocmask": (14, 135), "rt_sigreturn": (15, 139), "sigaltstack": (131, 132),
+    "alarm": (37, None), "getitimer": (36, 102), "setitimer": (38, 103),
     # what it may know
-    "getpid": (39, 172), "getppid": (110, 173), "gettid": (186, 178), "getuid": (102, 174), "geteuid": (107, 175), "getgid": (104, 176),
-    "getegid": (108, 177), "uname": (63, 160), "getrusage": (98, 165), "times": (100, 153), "gettimeofday": (96, 169),
-    "clock_gettime": (228, 113), "clock_getres": (229, 114), "getrandom": (318, 278), "sched_getaffinity": (204, 123),
+    "getpid": (39, 172), "getppid": (110, 173), "gettid": (186, 178), "getuid": (102, 174), "geteuid": (107, 175),
+    "getgid": (104, 176), "getegid": (108, 177), "uname": (63, 160), "getrusage": (98, 165), "times": (100, 153),
+    "gettimeofday": (96, 169), "clock_gettime": (228, 113), "clock_getres": (229, 114), "getrandom": (318, 278),
+    "sched_getaffinity": (204, 123),
     # threads, and the end
-    "clone": (56, 220), "set_tid_address": (218, 96), "set_robust_list": (273, 99), "rseq": (334, 293), "membarrier": (324, 283),
-    "exit": (60, 93), "exit_group": (231, 94),
+    "clone": (56, 220), "set_tid_address": (218, 96), "set_robust_list": (273, 99), "rseq": (334, 293),
+    "membarrier": (324, 283), "exit": (60, 93), "exit_group": (231, 94),
 }  # fmt: skip
 _CLONE3 = 435  # on both
 

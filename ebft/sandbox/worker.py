@@ -11,9 +11,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from ebft.sandbox.judge import CLOSED, PASSED, Judge
 from ebft.sandbox.levels import Settings
-from ebft.sandbox.programs import Outcome, Program
+from ebft.sandbox.programs import Program, ProgramResult
+from ebft.sandbox.tester import CLOSED, PASSED, ProgramTester
 from ebft.sandbox.wire import Channel
 
 _PATH = str(Path(__file__).parents[2])  # where `import ebft` finds this package
@@ -44,7 +44,7 @@ class Worker:
             self.parts: list[str] = self._listen()
             undo.pop_all()
 
-    def run(self, program: Program) -> Outcome:
+    def run(self, program: Program) -> ProgramResult:
         started = time.monotonic()
         with contextlib.ExitStack() as stack:
             pairs = [socket.socketpair() for _ in range(2 if program.tests.code else 1)]
@@ -60,14 +60,14 @@ class Worker:
             started = time.monotonic()
             for channel in channels:
                 channel.deadline = started + self._seconds
-            judge = Judge(program, channels[0], channels[1] if program.tests.code else None)
-            kind = judge.kind()
+            tester = ProgramTester(program, channels[0], channels[1] if program.tests.code else None)
+            kind = tester.kind()
             self._socket.sendall(b"w" if kind == CLOSED else b"k")
             seconds = time.monotonic() - started
         endings = self._listen()
         if kind == CLOSED:
             kind = self._cause(endings)
-        return Outcome("passed" if kind == PASSED else "failed", kind, judge.num_tests, seconds)
+        return ProgramResult("passed" if kind == PASSED else "failed", kind, tester.num_tests, seconds)
 
     def close(self) -> None:
         """End the zygote and all that it runs."""

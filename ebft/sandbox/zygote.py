@@ -39,8 +39,9 @@ _WATCH_SECONDS = 0.05  # between two looks at the files of a run
 _LAST_MOMENT_SECONDS = 0.05  # a process that closed its socket is most often about to end
 _SMALLEST_FILE_BYTES = 4096  # what an empty file counts, as it is not free
 _LIKELY_IMPORTS = (
-    "abc", "array", "base64", "bisect", "cmath", "collections.abc", "copy", "dataclasses", "datetime", "decimal", "enum", "fractions", "functools",
-    "hashlib", "heapq", "io", "itertools", "math", "operator", "random", "re", "statistics", "string", "textwrap", "typing", "unicodedata",
+    "abc", "array", "base64", "bisect", "cmath", "collections.abc", "copy", "dataclasses", "datetime", "decimal",
+    "enum", "fractions", "functools", "hashlib", "heapq", "io", "itertools", "math", "operator", "random", "re",
+    "statistics", "string", "textwrap", "typing", "unicodedata",
 )  # fmt: skip
 
 

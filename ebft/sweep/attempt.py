@@ -22,7 +22,7 @@ TAIL_BYTES = 4096
 
 
 @dataclass(frozen=True)
-class Outcome:
+class AttemptResult:
     kind: str  # done, failed, interrupted (killed from outside, or asked to stop), running (somebody else is at it)
     note: str = ""
 
@@ -39,18 +39,18 @@ class Attempt:
             self._process = _start(directory, job, environment, log, [descriptor])
 
     @classmethod
-    def start(cls, directory: Path, job: Job, environment: Mapping[str, str]) -> "Attempt | Outcome":
+    def start(cls, directory: Path, job: Job, environment: Mapping[str, str]) -> "Attempt | AttemptResult":
         """An attempt, or what makes one needless: the job is somebody else's, or it has ended in the meantime."""
         descriptor = states.claim(directory, job)
         if descriptor is None:
-            return Outcome(states.RUNNING)
+            return AttemptResult(states.RUNNING)
         known = states.state_unlocked(directory, job)
         if known.kind in (states.DONE, states.FAILED, states.STOPPED):
             os.close(descriptor)
-            return Outcome(known.kind, known.note)
+            return AttemptResult(known.kind, known.note)
         return cls(directory, job, environment, descriptor)
 
-    def poll(self) -> Outcome | None:
+    def poll(self) -> AttemptResult | None:
         """None while it runs; afterwards how it ended, which is then on record and the lock free."""
         code = self._process.poll()
         if code is None:
@@ -71,15 +71,15 @@ class Attempt:
     def kill(self) -> None:
         self._process.kill()
 
-    def _outcome(self, code: int) -> Outcome:
+    def _outcome(self, code: int) -> AttemptResult:
         known = states.state_unlocked(self.directory, self.job)
         if known.kind in (states.DONE, states.STOPPED):
-            return Outcome(known.kind, known.note)
+            return AttemptResult(known.kind, known.note)
         if code < 0:
-            return Outcome(states.INTERRUPTED, f"killed by {signal.Signals(-code).name}")
+            return AttemptResult(states.INTERRUPTED, f"killed by {signal.Signals(-code).name}")
         if code == INTERRUPTED:
-            return Outcome(states.INTERRUPTED, "interrupted")
-        return Outcome(states.FAILED, f"{last_line(self.log)} (exit code {code}, {self.log})")
+            return AttemptResult(states.INTERRUPTED, "interrupted")
+        return AttemptResult(states.FAILED, f"{last_line(self.log)} (exit code {code}, {self.log})")
 
 
 def _start(
@@ -98,27 +98,27 @@ def _start(
     )
 
 
-def follow(directory: Path, job: Job, environment: Mapping[str, str]) -> Outcome:
+def follow(directory: Path, job: Job, environment: Mapping[str, str]) -> AttemptResult:
     """A further process of an attempt that the first of several tasks performs, which alone knows and records how it
     ends. It has the rank that the environment says."""
     known = states.state_unlocked(directory, job)
     if known.kind in (states.DONE, states.FAILED, states.STOPPED):
-        return Outcome(known.kind, known.note)
+        return AttemptResult(known.kind, known.note)
     path = directory / "logs" / f"{job.name}.rank_{os.environ['RANK']}.log"
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("ab") as log:
         code = _start(directory, job, environment, log).wait()
-    return Outcome(states.RUNNING, f"exit code {code}")
+    return AttemptResult(states.RUNNING, f"exit code {code}")
 
 
-def perform(directory: Path, job: Job, environment: Mapping[str, str]) -> Outcome:
+def perform(directory: Path, job: Job, environment: Mapping[str, str]) -> AttemptResult:
     """An attempt from start to end, for launchers that bring a function to another machine."""
     attempt = Attempt.start(directory, job, environment)
     deadline = time.monotonic() + SAVING_SECONDS
-    while isinstance(attempt, Outcome) and attempt.kind == states.RUNNING and time.monotonic() < deadline:
+    while isinstance(attempt, AttemptResult) and attempt.kind == states.RUNNING and time.monotonic() < deadline:
         time.sleep(POLL_SECONDS)
         attempt = Attempt.start(directory, job, environment)
-    if isinstance(attempt, Outcome):
+    if isinstance(attempt, AttemptResult):
         return attempt
     while (outcome := attempt.poll()) is None:
         if states.state_unlocked(directory, job).kind == states.STOPPED:

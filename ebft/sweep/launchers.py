@@ -7,7 +7,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from ebft.config.schema import LauncherConfig, LocalLauncherConfig, RayLauncherConfig, SlurmLauncherConfig, UserError
 from ebft.sweep import state as states
-from ebft.sweep.attempt import Attempt, Outcome, follow, perform
+from ebft.sweep.attempt import Attempt, AttemptResult, follow, perform
 from ebft.sweep.jobs import Job
 
 
@@ -15,7 +15,7 @@ from ebft.sweep.jobs import Job
 class Handle(Protocol):
     """A job that was started."""
 
-    def poll(self) -> Outcome | None:
+    def poll(self) -> AttemptResult | None:
         """None until it has ended."""
         ...
 
@@ -32,7 +32,7 @@ class Launcher(Protocol):
         """Whether another job can be started now."""
         ...
 
-    def start(self, job: Job) -> Handle | Outcome:
+    def start(self, job: Job) -> Handle | AttemptResult:
         """A handle, or what makes starting the job needless."""
         ...
 
@@ -64,7 +64,7 @@ class Local:
         self._taken = {slot: attempt for slot, attempt in self._taken.items() if attempt.is_running()}
         return len(self._taken) < len(self._slots)
 
-    def start(self, job: Job) -> Handle | Outcome:
+    def start(self, job: Job) -> Handle | AttemptResult:
         slot = next(slot for slot in range(len(self._slots)) if slot not in self._taken)
         attempt = Attempt.start(self.directory, job, self._environment(self._slots[slot]))
         if isinstance(attempt, Attempt):
@@ -144,7 +144,7 @@ class Slurm:
         self._submitted = [handle for handle in self._submitted if not handle.is_over()]
         return len(self._submitted) < self._config.max_jobs
 
-    def start(self, job: Job) -> Handle | Outcome:
+    def start(self, job: Job) -> Handle | AttemptResult:
         handle = _SlurmHandle(
             self._executor.submit(Performance(self.directory, job, {"OMP_NUM_THREADS": str(self._config.cpus)}))
         )
@@ -162,7 +162,7 @@ class Performance:
     def __init__(self, directory: Path, job: Job, environment: Mapping[str, str]) -> None:
         self.arguments = (directory, job, dict(environment))
 
-    def __call__(self) -> Outcome:
+    def __call__(self) -> AttemptResult:
         import submitit
 
         directory, job, environment = self.arguments
@@ -186,14 +186,14 @@ class _SlurmHandle:
     def is_over(self) -> bool:
         return bool(self._job.done())
 
-    def poll(self) -> Outcome | None:
+    def poll(self) -> AttemptResult | None:
         if not self._job.done():
             return None
         error = self._job.exception()
         return (
             self._job.results()[0]
             if error is None
-            else Outcome(states.INTERRUPTED, f"SLURM job {self._job.job_id}: {_first_line(error)}")
+            else AttemptResult(states.INTERRUPTED, f"SLURM job {self._job.job_id}: {_first_line(error)}")
         )
 
     def stop(self) -> None:
@@ -234,7 +234,7 @@ class Ray:
         self._submitted = [handle for handle in self._submitted if not handle.is_over()]
         return len(self._submitted) < self._config.max_jobs
 
-    def start(self, job: Job) -> Handle | Outcome:
+    def start(self, job: Job) -> Handle | AttemptResult:
         handle = _RayHandle(self._ray, self._perform.remote(self.directory, job, {}))
         self._submitted.append(handle)
         return handle
@@ -250,13 +250,13 @@ class _RayHandle:
     def is_over(self) -> bool:
         return bool(self._ray.wait([self._reference], timeout=0)[0])
 
-    def poll(self) -> Outcome | None:
+    def poll(self) -> AttemptResult | None:
         if not self.is_over():
             return None
         try:
-            outcome: Outcome = self._ray.get(self._reference)
+            outcome: AttemptResult = self._ray.get(self._reference)
         except self._ray.exceptions.RayError as error:
-            return Outcome(states.INTERRUPTED, f"Ray: {_first_line(error)}")
+            return AttemptResult(states.INTERRUPTED, f"Ray: {_first_line(error)}")
         return outcome
 
     def stop(self) -> None:

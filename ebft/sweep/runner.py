@@ -13,11 +13,11 @@ from pathlib import Path
 from statistics import fmean
 from typing import Protocol, runtime_checkable
 
-from ebft.comparison.metrics import lower_is_better
+from ebft.comparison.known_metrics import lower_is_better
 from ebft.config.schema import GridConfig
 from ebft.output.console import clock
 from ebft.sweep import state as states
-from ebft.sweep.attempt import Outcome
+from ebft.sweep.attempt import AttemptResult
 from ebft.sweep.jobs import Job, folder
 from ebft.sweep.launchers import Handle, Launcher
 from ebft.sweep.stopping import course, is_hopeless
@@ -29,7 +29,7 @@ GRACE_SECONDS = 600.0  # for runs to save after Ctrl-C; a second Ctrl-C ends the
 
 
 @runtime_checkable
-class Source(Protocol):
+class JobSource(Protocol):
     """Where jobs come from: a grid has them all at once, a search decides from what has ended."""
 
     def next(self) -> Sequence[Job]:
@@ -39,7 +39,7 @@ class Source(Protocol):
     def ended(self, job: Job, state: states.State) -> None: ...
 
 
-class Grid:
+class GridSource:
     """All jobs at once."""
 
     def __init__(self, jobs: Sequence[Job]) -> None:
@@ -66,13 +66,13 @@ class Progress:
     seconds: list[float] = field(default_factory=list)  # that the jobs which this sweep completed took
 
 
-class Runner:
+class SweepRunner:
     def __init__(
         self,
         directory: Path,
         config: GridConfig,
         launcher: Launcher,
-        source: Source,
+        source: JobSource,
         keep: Callable[[Sequence[Job]], None],  # called with all jobs so far before new ones start
         say: Callable[[str], None],
     ) -> None:
@@ -150,7 +150,7 @@ class Runner:
                 continue
             self.progress.waiting.remove(job)
             handle = self.launcher.start(job)
-            if not isinstance(handle, Outcome):
+            if not isinstance(handle, AttemptResult):
                 self.progress.running[job.name] = (job, handle, time.monotonic())
                 self.say(f"started   {self._title(job)}")
             elif handle.kind == states.RUNNING:
@@ -226,7 +226,8 @@ class Runner:
                 known[name], others, lower, self.config.early_stopping_after
             ):
                 last = max(known[name])
-                note = f"stopped early at step {last}: {metric} {known[name][last]:.4f} is worse than the median of the others"
+                value = f"{metric} {known[name][last]:.4f}"
+                note = f"stopped early at step {last}: {value} is worse than the median of the others"
                 states.record(self.directory, job, states.STOPPED, note)
                 handle.stop()
 

@@ -4,14 +4,14 @@ from ebft.config.schema import UserError
 from ebft.tasks.base import Question, Verdict, Verifier
 from ebft.tasks.parses import Parses
 from ebft.tasks.text_match import BLEU, ChrF, ExactMatch
-from ebft.tasks.unit_tests import Runner, UnitTests
+from ebft.tasks.unit_tests import ProgramRunner, UnitTests
 
-__all__ = ["VERIFIERS", "Question", "Runner", "Verdict", "Verifier", "build"]
+__all__ = ["VERIFIERS", "ProgramRunner", "Question", "Verdict", "Verifier", "build"]
 
 VERIFIERS = {"unit_tests": UnitTests, "parses": Parses, "chrf": ChrF, "bleu": BLEU, "exact_match": ExactMatch}
 
 
-def build(name: str, runner: Runner | None) -> Verifier:
+def build(name: str, runner: ProgramRunner | None) -> Verifier:
     """The verifier of a name; `runner` is what runs programs, for those that do.
 
     Raises UserError for an unknown name, a missing runner, and where sacrebleu is needed and not installed.

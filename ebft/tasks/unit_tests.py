@@ -5,25 +5,25 @@ from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
 from ebft.config.schema import UserError
-from ebft.sandbox.programs import Outcome, Program
+from ebft.sandbox.programs import Program, ProgramResult
 from ebft.tasks.base import Question, Verdict
 from ebft.tasks.functions import cut
 
 
 @runtime_checkable
-class Runner(Protocol):
+class ProgramRunner(Protocol):
     """What runs programs, such as the sandbox."""
 
-    def run(self, program: Program) -> Outcome: ...
+    def run(self, program: Program) -> ProgramResult: ...
 
-    def run_all(self, programs: Sequence[Program]) -> list[Outcome]: ...
+    def run_all(self, programs: Sequence[Program]) -> list[ProgramResult]: ...
 
 
 class UnitTests:
     """Scores 1 or 0. With a program prefix, as HumanEval has it, what follows the completed function is cut away;
     without one the whole text must be the program."""
 
-    def __init__(self, runner: Runner) -> None:
+    def __init__(self, runner: ProgramRunner) -> None:
         self.runner = runner
 
     def verify(self, text: str, question: Question) -> Verdict:
@@ -54,7 +54,7 @@ def _ended(text: str, question: Question) -> bool:
     return len(cut(question.program_prefix, text)) < len(text)
 
 
-def verdict(outcome: Outcome, ended: bool = False) -> Verdict:
+def verdict(outcome: ProgramResult, ended: bool = False) -> Verdict:
     if outcome.status == "error":
         return Verdict(score=None, passed=False, kind=outcome.kind)
     passed = outcome.status == "passed"

@@ -124,7 +124,7 @@ def planned_step(config: TrainConfig, architecture: PreTrainedConfig, num_blocks
 def holding(config: TrainConfig, num_processes: int) -> memory.Holding:
     """How a process of the run holds its workload."""
     if num_processes == 1 or config.trainer.parallel != "fsdp2":
-        return memory.alone
+        return memory.unsharded
     return _sharded(num_processes, config.features.placement != "replicated")
 
 

@@ -20,9 +20,9 @@ from ebft.data import order
 from ebft.evaluation import Evaluation
 from ebft.models.adapters import is_of_adapters, same_base
 from ebft.output.files import atomic_file
-from ebft.parallel.fsdp import kept
+from ebft.parallel.fsdp import named_tensors
 from ebft.parallel.pulse import PULSE
-from ebft.parallel.world import ALONE, World, in_contact
+from ebft.parallel.world import SINGLE_PROCESS, World, in_contact
 from ebft.run import checkpoint
 from ebft.run import tensors as stored
 from ebft.run.folder import Run, SilentRun, StopSignals
@@ -36,38 +36,38 @@ class Stopped(Exception):
     """A signal asked the run to stop while it evaluated."""
 
 
-def train(config: TrainConfig, run_dir: Path, world: World = ALONE) -> str:
+def train(config: TrainConfig, run_dir: Path, world: World = SINGLE_PROCESS) -> str:
     """Run `config` in `run_dir`: from the start, or on from a checkpoint. Returns its status, `completed` or
     `interrupted`.
 
     Raises UserError before anything is written there, RunFailure for a run that could not go on; of several processes,
     all of them do.
     """
-    with world.together(), PULSE.busy():
+    with world.raise_together(), PULSE.busy():
         Run.check(run_dir, config)
         start = checkpoint.resolve(config.resume, run_dir)
         saved = None if start is None else checkpoint.load(start)
         setup = prepare(config, world)
         if saved is not None:
             check_continues(config, setup, saved)
-    with world.together(), PULSE.busy():
-        run = Run(run_dir, config) if world.is_first else SilentRun(run_dir)
-    run.is_complete = world.told(run.is_complete)
+    with world.raise_together(), PULSE.busy():
+        run = Run(run_dir, config) if world.is_rank_zero else SilentRun(run_dir)
+    run.is_complete = world.broadcast(run.is_complete)
     if run.is_complete:
         run.say(f"{run_dir} is complete; raise trainer.max_steps to train on, or choose another hydra.run.dir.")
         return "completed"
-    with StopSignals(quiet=not world.is_first) as stop:
+    with StopSignals(quiet=not world.is_rank_zero) as stop:
         loop = Loop(config, setup, run, stop)
         loop.restore(saved)
         run.plan(plan(config, setup), title=f"{config.method.name} in {run_dir}")
         status = loop.run_to_the_end()
-        world.wait()
+        world.barrier()
         return status
 
 
 def check_continues(config: TrainConfig, setup: Setup, saved: dict[str, Any]) -> None:
     """Raises UserError for a checkpoint that this run cannot go on from."""
-    own, folder = kept(setup.policy.trained), saved["tensors"]
+    own, folder = named_tensors(setup.policy.trained), saved["tensors"]
     there = {name.removeprefix(MODEL): shape for name, shape in stored.shapes(folder).items() if name.startswith(MODEL)}
     if there != {name: value.shape for name, value in own.items()}:
         raise UserError(
@@ -119,7 +119,7 @@ class Loop:
                 f"train/mfu is a share of {self.peak / 1e12:.1f} TFLOP/s, which a large {self.config.trainer.dtype} "
                 "matmul reaches here."
             )
-        if self.config.trainer.profile and self.world.is_first:
+        if self.config.trainer.profile and self.world.is_rank_zero:
             self.profile = Profile(
                 self.run.directory, self.setup.device, self.setup.max_steps - self.step, self.run.say
             )
@@ -183,14 +183,17 @@ class Loop:
                 setup.method, batch, self.step, trainer.micro_batch_size, trainer.max_tokens_per_microbatch
             )
         except NonFiniteError as error:
-            path = self.run.directory / f"nonfinite_step_{self.step:06d}{self.world.suffix}.pt"
+            path = self.run.directory / f"nonfinite_step_{self.step:06d}{self.world.rank_suffix}.pt"
             with atomic_file(path) as file:
                 save_batch(batch, file)
             raise RunFailure(
                 f"Step {self.step} stopped: {error}; its batch is in {path}. A lower optimizer.lr is the usual cure."
             ) from error
         self.step += 1
-        tokens, seconds = self.world.total(setup.method.tokens_forwarded - before), time.monotonic() - started
+        tokens, seconds = (
+            self.world.all_reduce_number(setup.method.tokens_forwarded - before),
+            time.monotonic() - started,
+        )
         self.tokens_forwarded += tokens
         self.train_seconds += seconds
         metrics = {f"train/{name}": value for name, value in values.items()}
@@ -236,7 +239,7 @@ class Loop:
             "wall_seconds": time.monotonic() - self.started,
             "tokens_forwarded": self.tokens_forwarded,
             "train_seconds": self.train_seconds,
-            "random": self.world.gather(checkpoint.random_state()),
+            "random": self.world.all_gather(checkpoint.random_state()),
         }
 
     def restore(self, state: dict[str, Any] | None) -> None:

@@ -15,8 +15,8 @@ from ebft.config.schema import OptimizerConfig
 from ebft.methods import Method, differentiate
 from ebft.methods.base import Counts, Tally
 from ebft.models.policy import LanguageModel
-from ebft.parallel.fsdp import clip_gradients, is_sharded, kept
-from ebft.parallel.world import ALONE, World
+from ebft.parallel.fsdp import clip_gradients, is_sharded, named_tensors
+from ebft.parallel.world import SINGLE_PROCESS, World
 from ebft.run import tensors as stored
 from ebft.types import Batch
 
@@ -27,14 +27,14 @@ class NonFiniteError(RuntimeError):
     """A loss or gradient became infinite or not a number."""
 
 
-def micro_batches(row_tokens: list[int], most_rows: int, most_tokens: int | None) -> list[tuple[int, int]]:
+def micro_batches(row_tokens: list[int], max_rows: int, max_tokens: int | None) -> list[tuple[int, int]]:
     """Cuts of a batch, first row and the one behind the last: as many rows as both limits allow, each counted like
     their longest; at least one."""
     cuts, start = [], 0
     for stop in range(1, len(row_tokens) + 1):
         rows = stop + 1 - start
-        full = stop == len(row_tokens) or rows > most_rows
-        if full or (most_tokens is not None and rows * max(row_tokens[start : stop + 1]) > most_tokens):
+        full = stop == len(row_tokens) or rows > max_rows
+        if full or (max_tokens is not None and rows * max(row_tokens[start : stop + 1]) > max_tokens):
             cuts.append((start, stop))
             start = stop
     return cuts
@@ -72,7 +72,9 @@ class Average:
 class Optimization:
     """AdamW, its schedule and the optional weight average of one run."""
 
-    def __init__(self, config: OptimizerConfig, policy: LanguageModel, max_steps: int, world: World = ALONE) -> None:
+    def __init__(
+        self, config: OptimizerConfig, policy: LanguageModel, max_steps: int, world: World = SINGLE_PROCESS
+    ) -> None:
         self.config, self.policy, self.world = config, policy, world
         self.parameters = [parameter for parameter in policy.trained.parameters() if parameter.requires_grad]
         self.optimizer = torch.optim.AdamW(
@@ -100,7 +102,7 @@ class Optimization:
         """
         row_tokens = method.row_tokens(batch)
         if max_tokens is not None:  # all processes cut alike
-            row_tokens = self.world.most(row_tokens)
+            row_tokens = self.world.all_reduce_max(row_tokens)
         parts = [batch.rows(start, stop) for start, stop in micro_batches(row_tokens, micro_batch_size, max_tokens)]
         values = self._differentiate(method, parts, step, max_tokens)
         with record_function("optimizer"):
@@ -118,13 +120,15 @@ class Optimization:
             for part in prepared:
                 for name, value in differentiate(method, part, totals, max_tokens).items():
                     losses[name] = losses.get(name, 0) + value
-            self.world.add_gradients(x for x in self.parameters if not is_sharded(x))  # shards have added up on the way
+            self.world.all_reduce_gradients(
+                x for x in self.parameters if not is_sharded(x)
+            )  # shards have added up on the way
         norm = clip_gradients(self.parameters, self.config.max_grad_norm)
         return self._figures(losses, norm, method.metrics(prepared))
 
     def _totals(self, counts: list[Counts]) -> Counts:
         """Over all micro-batches of all processes."""
-        sums = self.world.sum(torch.stack([torch.stack([*count.values()]) for count in counts]).sum(0))
+        sums = self.world.all_reduce(torch.stack([torch.stack([*count.values()]) for count in counts]).sum(0))
         return dict(zip(counts[0], sums, strict=True))
 
     def _figures(
@@ -133,7 +137,7 @@ class Optimization:
         """Of the whole optimiser batch; the only time in a step that the program waits for the device, rollouts
         aside."""
         shares = torch.cat([torch.stack([*losses.values()]).double(), *(tally.sums for tally in tallies.values())])
-        *sums, grad_norm = torch.cat([self.world.sum(shares), norm[None]]).tolist()
+        *sums, grad_norm = torch.cat([self.world.all_reduce(shares), norm[None]]).tolist()
         values = dict(zip(losses, sums, strict=False)) | {"grad_norm": grad_norm}
         for place, (name, tally) in enumerate(tallies.items()):
             figure = tally.figure(*sums[len(losses) + 3 * place :][:3])
@@ -166,7 +170,7 @@ class Optimization:
 
     def tensors(self) -> dict[str, torch.Tensor]:
         """Weights, moments and average by name, or this process's shards of them."""
-        found = {f"{MODEL}{name}": value for name, value in kept(self.policy.trained).items()}
+        found = {f"{MODEL}{name}": value for name, value in named_tensors(self.policy.trained).items()}
         for name, parameter in self.policy.trained.named_parameters():
             found |= {f"{MOMENTS}{name}.{key}": value for key, value in self.optimizer.state.get(parameter, {}).items()}
         return found | {

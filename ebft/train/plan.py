@@ -24,7 +24,7 @@ def plan(config: TrainConfig, setup: Groundwork) -> dict[str, str]:
         "rollouts": cost.rollouts(config, setup.num_blocks),
         "tokens to forward per step": _cost(config, setup),
         "memory" if setup.num_processes == 1 else "memory of each process": _memory(config, setup),
-        **setup.material.judging.plan(),
+        **setup.material.verification.plan(),
         "steps": f"{setup.max_steps} of {trainer.batch_size} rows, {epochs:.2f} epochs",
         "held out": _held_out(config, setup.material),
         "device": f"{setup.device}, {trainer.dtype}"
@@ -73,13 +73,14 @@ def _join(numbers: list[int]) -> str:
 def model_card(config: TrainConfig, step: int, metrics: dict[str, float], library: str) -> str:
     """The README.md of an exported model, or of adapters, which `library` loads."""
     figures = "\n".join(f"| `{name}` | {value:.4f} |" for name, value in metrics.items())
+    settings = f"learning rate {config.optimizer.lr}, seed {config.seed}"
+    rows = f"{config.trainer.batch_size} rows of\n{config.data.sequence_length} tokens"
     return f"""---
 base_model: {config.model.path}
 library_name: {library}
 tags: [{config.method.name}]
 ---
-Post-trained with `ebft` (method `{config.method.name}`) from `{config.model.path}` for {step} steps of {config.trainer.batch_size} rows of
-{config.data.sequence_length} tokens, data `{config.data.source}`, learning rate {config.optimizer.lr}, seed {config.seed}.
+Post-trained with `ebft` (method `{config.method.name}`) from `{config.model.path}` for {step} steps of {rows}, data `{config.data.source}`, {settings}.
 The resolved configuration is `config.yaml` in the run folder.
 
 Held-out evaluation at the last step:

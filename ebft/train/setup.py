@@ -28,9 +28,9 @@ from ebft.models.loading import (
 )
 from ebft.models.policy import LanguageModel
 from ebft.parallel.pulse import VERDICT
-from ebft.parallel.world import ALONE, World
+from ebft.parallel.world import SINGLE_PROCESS, World
 from ebft.train import budget
-from ebft.train.judging import Judging
+from ebft.train.verification import Verification
 from ebft.types import Batch
 
 ROWS_AT_A_TIME = 1024
@@ -47,7 +47,7 @@ class Material:
     data: Data
     held_out: list[Batch]
     held_out_long: list[Batch]
-    judging: Judging
+    verification: Verification
     world: World
 
     @property
@@ -64,12 +64,12 @@ class Material:
             self.held_out_long,
             phi,
             self.stop_token,
-            self.judging.examiner(),
+            self.verification.examiner(),
             self.world,
         )
 
 
-def gather(config: TrainConfig, world: World = ALONE) -> Material:
+def gather(config: TrainConfig, world: World = SINGLE_PROCESS) -> Material:
     """Raises UserError for anything that config, machine or data do not allow; loads no weights."""
     transformers.utils.logging.disable_progress_bar()  # the run has its own
     device = choose_device(config)
@@ -80,8 +80,8 @@ def gather(config: TrainConfig, world: World = ALONE) -> Material:
     loaded = data.load(config.data, tokenizer, train_questions=trained, validation_questions=examined)
     _check_vocabulary(loaded, architecture.vocab_size, config)
     held_out, held_out_long = (evaluation_batches(loaded.validation, config, size) for size in _evaluated(config.eval))
-    judging = Judging(config, loaded, tokenizer, architecture.to_dict().get("max_position_embeddings"), world)
-    return Material(config, device, tokenizer, architecture, loaded, held_out, held_out_long, judging, world)
+    verification = Verification(config, loaded, tokenizer, architecture.to_dict().get("max_position_embeddings"), world)
+    return Material(config, device, tokenizer, architecture, loaded, held_out, held_out_long, verification, world)
 
 
 @dataclass(frozen=True)
@@ -126,7 +126,7 @@ class Setup(Groundwork):
     evaluator: Evaluator
 
 
-def survey(config: TrainConfig, world: World = ALONE) -> Groundwork:
+def survey(config: TrainConfig, world: World = SINGLE_PROCESS) -> Groundwork:
     """Raises UserError for anything that config, machine or data do not allow; loads no weights, and asks for no room
     for them."""
     material = gather(config, world)
@@ -140,7 +140,7 @@ def survey(config: TrainConfig, world: World = ALONE) -> Groundwork:
     return Groundwork(material, rows, usable, num_blocks, workload, _max_steps(config, len(usable)))
 
 
-def prepare(config: TrainConfig, world: World = ALONE) -> Setup:
+def prepare(config: TrainConfig, world: World = SINGLE_PROCESS) -> Setup:
     """Raises UserError for anything that config, machine, data or model do not allow; before weights are loaded, if
     they and a step find no room."""
     ground = survey(config, world)
@@ -156,8 +156,8 @@ def prepare(config: TrainConfig, world: World = ALONE) -> Setup:
         _share(policy, phi, config, world)
     needs = config.method.needs(config.sampler)
     reference = _reference_of(policy, config, material) if needs.reference_policy else None
-    judge = material.judging.judge() if needs.asks_questions else None
-    method = build(Ingredients(config, policy, phi, material.stop_token, judge, reference))
+    grader = material.verification.grader() if needs.asks_questions else None
+    method = build(Ingredients(config, policy, phi, material.stop_token, grader, reference))
     return Setup(**vars(ground), policy=policy, method=method, evaluator=material.evaluator(phi))
 
 

@@ -11,11 +11,11 @@ import pytest
 
 from ebft.cli import train as cli
 from ebft.config.schema import TrainConfig
-from ebft.parallel.world import ALONE, World
+from ebft.parallel.world import SINGLE_PROCESS, World
 
 
 @dataclass
-class Outcome:
+class AttemptResult:
     code: int
     out: str
     err: str
@@ -34,18 +34,18 @@ class Launcher:
         monkeypatch.setenv("HYDRA_FULL_ERROR", "0")  # main sets it; monkeypatch puts it back
         monkeypatch.chdir(folder)
 
-    def _train(self, config: TrainConfig, run_dir: Path, world: World = ALONE) -> str:
+    def _train(self, config: TrainConfig, run_dir: Path, world: World = SINGLE_PROCESS) -> str:
         self.jobs.append((config, run_dir))
         return self.loop(config, run_dir) or "completed"
 
-    def __call__(self, *arguments: str) -> Outcome:
+    def __call__(self, *arguments: str) -> AttemptResult:
         self.monkeypatch.setattr(sys, "argv", ["ebft-train", *arguments])
         code = 0
         try:
             cli.main()
         except SystemExit as leaving:
             code = int(leaving.code or 0)
-        return Outcome(code, *self.capsys.readouterr())
+        return AttemptResult(code, *self.capsys.readouterr())
 
     def files(self) -> list[str]:
         return sorted(str(path.relative_to(self.folder)) for path in self.folder.rglob("*"))

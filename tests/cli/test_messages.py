@@ -15,16 +15,26 @@ SENTENCES = {
     "tracker=mlflow": "tracker=mlflow does not exist; the options are none, wandb.",
     "tracker=null": "tracker=null names no option of tracker; ebft-train --help lists them.",
     "experiment=smoke": "experiment has no default to replace; write +experiment=smoke.",
-    "method=sft method.diversity_coef=1": "method.diversity_coef belongs to method=ebft; choose that or leave the key out.",
-    "method=sft +method.diversity_coef=1": "method.diversity_coef belongs to method=ebft; choose that or leave the key out.",
-    "data.path=x": "data.path belongs to data=jsonl or data=parquet or data=hub; choose one of them or leave the key out.",
+    "method=sft method.diversity_coef=1": (
+        "method.diversity_coef belongs to method=ebft; choose that or leave the key out."
+    ),
+    "method=sft +method.diversity_coef=1": (
+        "method.diversity_coef belongs to method=ebft; choose that or leave the key out."
+    ),
+    "data.path=x": (
+        "data.path belongs to data=jsonl or data=parquet or data=hub; choose one of them or leave the key out."
+    ),
     "tracker.project=x": "tracker.project belongs to tracker=wandb; choose that or leave the key out.",
     "method.name=dpo": "method.name=dpo is not one of sft, rlvr, ebft.",
     "model.adapter.rank=8": "model.adapter.rank belongs to model/adapter=lora; choose that or leave the key out.",
-    "model/adapter=lora model.adapter.rnk=8": "model.adapter.rnk is not a key of the configuration; did you mean model.adapter.rank?",
+    "model/adapter=lora model.adapter.rnk=8": (
+        "model.adapter.rnk is not a key of the configuration; did you mean model.adapter.rank?"
+    ),
     "model/adapter=lora model.adapter.rank=many": "model.adapter.rank=many is not a whole number.",
     "model/adapter=lora model.adapter.rank=0": "model.adapter.rank=0 must be at least 1.",
-    "model/adapter=lora model.adapter.targets=[[q_proj]]": "model.adapter.targets=[[q_proj]] is not a list of strings in brackets or null.",
+    "model/adapter=lora model.adapter.targets=[[q_proj]]": (
+        "model.adapter.targets=[[q_proj]] is not a list of strings in brackets or null."
+    ),
     "model/adapter=lra": "model/adapter=lra does not exist; did you mean lora? The options are lora, none.",
     "model.adapter=lora": "model.adapter=lora is a choice of a group; write model/adapter=lora.",
     "model.adapter.name=dora": "model.adapter.name=dora is not one of none, lora.",
@@ -49,9 +59,13 @@ SENTENCES = {
         "trainer.max_steps is not of the form KEY=VALUE; put a value with special characters in quotes: "
         "'KEY=\"VALUE\"'."
     ),
-    "model.path=a=b": "model.path=a=b is not of the form KEY=VALUE; put a value with special characters in quotes: 'KEY=\"VALUE\"'.",
+    "model.path=a=b": (
+        "model.path=a=b is not of the form KEY=VALUE; put a value with special characters in quotes: 'KEY=\"VALUE\"'."
+    ),
     "seed=1,2": "seed=1,2 lists several values; add --multirun to run each, or put brackets around a list: KEY=[1,2].",
-    "seed=range(1,3)": "seed=range(1,3) lists several values; add --multirun to run each, or put brackets around a list: KEY=[1,2].",
+    "seed=range(1,3)": (
+        "seed=range(1,3) lists several values; add --multirun to run each, or put brackets around a list: KEY=[1,2]."
+    ),
     "sampler.stride=0": "sampler.stride=0 must be at least 1.",
     "--config-name=nope": "There is no configuration named nope.",
     "--run --multirun": "Only one of --run, --multirun, --cfg, --info and --shell_completion can be specified.",

@@ -12,7 +12,7 @@ import pytest
 from ebft.cli.processes import launch
 from ebft.config.schema import RunFailure, TrainConfig, UserError
 from ebft.parallel.launched import from_slurm, num_processes
-from ebft.parallel.world import connected
+from ebft.parallel.world import process_group
 from ebft.train.loop import train
 from tests.debug_run import miniature, rows, summary
 
@@ -45,8 +45,8 @@ def command(folder: Path, *overrides: str) -> list[str]:
 
 def as_one(folder: Path) -> list[dict]:
     """Rows of figures of the same run in one process."""
-    train(config_of(folder), folder / "alone")
-    return rows(folder / "alone" / "metrics.jsonl")
+    train(config_of(folder), folder / "single")
+    return rows(folder / "single" / "metrics.jsonl")
 
 
 def assert_figures(run: Path, expected: list[dict]) -> None:
@@ -174,7 +174,7 @@ def test_workers_end_with_their_parent(tmp_path: Path) -> None:
 
 
 def test_processes_that_do_not_meet(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ebft.parallel.world.MEETING_SECONDS", 1.0)
+    monkeypatch.setattr("ebft.parallel.world.RENDEZVOUS_SECONDS", 1.0)
     for name, value in {
         "RANK": "1",
         "WORLD_SIZE": "2",
@@ -188,13 +188,13 @@ def test_processes_that_do_not_meet(monkeypatch: pytest.MonkeyPatch) -> None:
             UserError,
             match=r"^The 2 processes of this run did not meet at 127.0.0.1:1 within 1 s; see that all were started",
         ),
-        connected(),
+        process_group(),
     ):
         pass
     monkeypatch.delenv("MASTER_PORT")
     with (
         pytest.raises(UserError, match=r"^WORLD_SIZE=2 without MASTER_PORT; start the processes with torchrun"),
-        connected(),
+        process_group(),
     ):
         pass
 

@@ -17,7 +17,10 @@ from ebft.sweep.jobs import Job, folder
 from ebft.sweep.search import Search
 from tests.sweep.helpers import grid
 
-AXES = "method=sft 'optimizer.lr=tag(log,interval(1e-5,1e-3))' 'trainer.max_steps=interval(3,9)' optimizer.schedule=cosine,linear seed=0,1"
+AXES = (
+    "method=sft 'optimizer.lr=tag(log,interval(1e-5,1e-3))' 'trainer.max_steps=interval(3,9)' "
+    "optimizer.schedule=cosine,linear seed=0,1"
+)
 
 
 def plan(command_line: str = AXES, **settings: object) -> SearchPlan:

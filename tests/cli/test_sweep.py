@@ -23,7 +23,7 @@ from ebft.output.console import Console
 from ebft.sweep import attempt, jobs
 from ebft.sweep import state as states
 from ebft.sweep.jobs import Job, Manifest, read_manifest, write_manifest
-from tests.cli.conftest import Outcome
+from tests.cli.conftest import AttemptResult
 from tests.sweep.helpers import ROOT, diary, grid
 
 HELP = cli.help_text()
@@ -44,14 +44,14 @@ class Command:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
         monkeypatch.chdir(folder)
 
-    def __call__(self, line: str) -> Outcome:
+    def __call__(self, line: str) -> AttemptResult:
         self.monkeypatch.setattr(sys, "argv", ["ebft-sweep", *shlex.split(line)])
         code = 0
         try:
             cli.main()
         except SystemExit as leaving:
             code = int(leaving.code or 0)
-        return Outcome(code, *self.capsys.readouterr())
+        return AttemptResult(code, *self.capsys.readouterr())
 
     def files(self) -> list[str]:
         return sorted(str(path.relative_to(self.folder)) for path in self.folder.rglob("*"))
@@ -99,7 +99,10 @@ def test_every_example_of_the_help_can_be_planned(command: Command, example: lis
 
 # Plans
 
-SMALL = "data=stdlib data.sequence_length=101 sampler.context_length=11 sampler.stride=7 sampler.generate_length=5 sampler.n_samples=3"
+SMALL = (
+    "data=stdlib data.sequence_length=101 sampler.context_length=11 sampler.stride=7 sampler.generate_length=5 "
+    "sampler.n_samples=3"
+)
 
 
 def test_a_plan_has_cells_steps_and_cost_and_writes_nothing(command: Command) -> None:
@@ -119,7 +122,9 @@ def test_a_plan_has_cells_steps_and_cost_and_writes_nothing(command: Command) ->
 
 GRID = """ 'sweep.grid=["seed=0"]' """
 SHORT = """ '+sweep.variants.short=["method=sft","trainer.max_steps=3"]' """
-LONG = """ '+sweep.variants.long=["method=sft","trainer.max_steps=null","trainer.max_epochs=1.5","optimizer.lr=1e-4,1e-5"]' """
+LONG = """
+    '+sweep.variants.long=["method=sft","trainer.max_steps=null","trainer.max_epochs=1.5","optimizer.lr=1e-4,1e-5"]'
+"""
 
 
 def test_variants_are_cells_of_a_plan(command: Command) -> None:
@@ -197,8 +202,10 @@ def test_a_plan_says_what_is_done(command: Command, begun: list[Job]) -> None:
 
 OPTUNA = "sweep.search=optuna method=sft"
 SENTENCES = {
-    "sampler.n_sample=1": "method=sft seed=0 sampler.n_sample=1 cannot run: sampler.n_sample is not a key of the configuration; "
-    "did you mean sampler.n_samples?",
+    "sampler.n_sample=1": (
+        "method=sft seed=0 sampler.n_sample=1 cannot run: sampler.n_sample is not a key of the configuration; "
+        "did you mean sampler.n_samples?"
+    ),
     "method=sft,dpo": "method=dpo seed=0 cannot run: method=dpo does not exist; the options are ebft, rlvr, sft.",
     "sampler.n_samples=1,2": "method=rlvr seed=0 sampler.n_samples=1 cannot run: "
     "sampler.n_samples=1 is too small for method.advantage=rloo; use at least 2, or method.advantage=none.",
@@ -209,10 +216,14 @@ SENTENCES = {
     "--multirun seed=0": "--multirun is no option of ebft-sweep; besides --help it takes KEY=VALUE alone.",
     "mode=plam": "mode=plam is not one of plan, run, status, collect.",
     "mode=null": "mode=null is not a string.",
-    "mode=run,plan": "mode=run,plan lists several values, and ebft-sweep takes one; put brackets around a list: KEY=[1,2].",
+    "mode=run,plan": (
+        "mode=run,plan lists several values, and ebft-sweep takes one; put brackets around a list: KEY=[1,2]."
+    ),
     "mode.x=1": "mode.x is not a key of the configuration; see ebft-sweep --help.",
     "mode=status seed=0": "mode=status reads what lies in sweep.dir=outputs/sweeps/default; leave out seed=0.",
-    "mode=collect sweep.dir=x method=sft seed=1": "mode=collect reads what lies in sweep.dir=x; leave out method=sft seed=1.",
+    "mode=collect sweep.dir=x method=sft seed=1": (
+        "mode=collect reads what lies in sweep.dir=x; leave out method=sft seed=1."
+    ),
     "mode=status sweep.dir=x": "sweep.dir=x holds no sweep; name the folder of one.",
     "mode=collect sweep.dir=x": "sweep.dir=x is no folder; name one that holds runs.",
     "sweep=laptop_code": "sweep=laptop_code does not exist; did you mean laptop_code_qa? The options are ",
@@ -227,15 +238,25 @@ SENTENCES = {
     "+sweep.reported.a=1": "sweep.reported.a=1 is not a mapping to numbers, as {a: 1}.",
     "+sweep.reported.a.greedy=x": "sweep.reported.a={greedy: x} is not a mapping to numbers, as {a: 1}.",
     "launcher=slrum": "launcher=slrum does not exist; did you mean slurm? The options are local, ray, slurm.",
-    "launcher.slots=2": "launcher.slots is not a key of the configuration; there are launcher.name, launcher.slots_per_device, ",
-    "launcher.max_jobs=2": "launcher.max_jobs belongs to launcher=slurm or launcher=ray; choose one of them or leave the key out.",
+    "launcher.slots=2": (
+        "launcher.slots is not a key of the configuration; there are launcher.name, launcher.slots_per_device, "
+    ),
+    "launcher.max_jobs=2": (
+        "launcher.max_jobs belongs to launcher=slurm or launcher=ray; choose one of them or leave the key out."
+    ),
     "launcher.slots_per_device=0": "launcher.slots_per_device=0 must be at least 1.",
     "sweep.metrics=[eval/greed]": "eval/greed is not a metric of an evaluation; did you mean eval/greedy?",
     "sweep.metric=train/loss": "train/loss is not a metric of an evaluation; ",
     f"{OPTUNA} seed=0,1": "sweep.search=optuna has nothing to search; give a key several values, as in ",
-    f"{OPTUNA} sweep.metric=eval/entropy@1": "sweep.metric=eval/entropy@1 is better neither high nor low; choose one that is, such as ",
-    "sweep.early_stopping=median sweep.metric=eval/entropy@1": "sweep.metric=eval/entropy@1 is better neither high nor low; choose one ",
-    "sweep.early_stopping=median sweep.metric=eval/pass@8 seed=0,1": "sweep.metric names eval/pass@8, which no run measures; leave it out, or set ",
+    f"{OPTUNA} sweep.metric=eval/entropy@1": (
+        "sweep.metric=eval/entropy@1 is better neither high nor low; choose one that is, such as "
+    ),
+    "sweep.early_stopping=median sweep.metric=eval/entropy@1": (
+        "sweep.metric=eval/entropy@1 is better neither high nor low; choose one "
+    ),
+    "sweep.early_stopping=median sweep.metric=eval/pass@8 seed=0,1": (
+        "sweep.metric names eval/pass@8, which no run measures; leave it out, or set "
+    ),
     f"{OPTUNA} optimizer.lr=1e-4,1e-3 sweep.metric=eval/bleu": "sweep.metric names eval/bleu, which no run measures; ",
 }
 
@@ -288,8 +309,12 @@ def test_another_sweep_s_folder_is_refused_and_a_larger_grid_of_the_same_is_not(
     assert command("sweep.dir=out method=sft seed=0,1").code == 0
     before = command.files()
     for line, sentence in {
-        "method=sft seed=1,2": "sweep.dir=out holds another sweep: 1 of its 2 runs are not in this one, such as method=sft seed=0; ",
-        "method=ebft seed=0,1": "sweep.dir=out holds another sweep: 2 of its 2 runs are not in this one, such as method=sft seed=0; ",
+        "method=sft seed=1,2": (
+            "sweep.dir=out holds another sweep: 1 of its 2 runs are not in this one, such as method=sft seed=0; "
+        ),
+        "method=ebft seed=0,1": (
+            "sweep.dir=out holds another sweep: 2 of its 2 runs are not in this one, such as method=sft seed=0; "
+        ),
         "sweep.search=optuna method=sft,ebft": "sweep.dir=out holds another sweep (a grid there); ",
     }.items():
         outcome = command(f"sweep.dir=out {line}")

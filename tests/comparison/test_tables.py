@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from ebft.comparison import compare
-from ebft.comparison.tables import Compared, Row
+from ebft.comparison.tables import Compared, TableRow
 from ebft.config.schema import UserError
 from tests.comparison.helpers import BASE, cross_entropy, planned, run
 from tests.sweep.helpers import grid
@@ -15,7 +15,7 @@ LOSS = "eval/feature_matching_loss@2"
 SPREAD = 0.125 / 3**0.5  # of two values and a third one 0.125 apart: mean square (1 + 1 + 4) / 9 * 0.125^2 / 2
 
 
-def rows(compared: Compared, table: int = 0) -> dict[str, Row]:
+def rows(compared: Compared, table: int = 0) -> dict[str, TableRow]:
     return {row.name: row for row in compared.tables[table].rows}
 
 

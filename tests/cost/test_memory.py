@@ -240,9 +240,9 @@ def test_an_update_allocates_what_is_estimated(
 
     def update() -> None:
         labels = branch_labels(batch, rollout, branches, 0.6), row_labels(batch)
-        for part in policy.parts(batch, branches):
+        for part in policy.hidden_slices(batch, branches):
             here = [labels[0].within(part), *([labels[1]] if part.is_row else [])]
-            (sum(values.sum() for values in policy.log_probs(part.hidden, *here)) + part.pull).backward()
+            (sum(values.sum() for values in policy.log_probs(part.hidden, *here)) + part.carried).backward()
 
     update()
     policy.model.zero_grad(set_to_none=True)
@@ -268,7 +268,7 @@ def test_rollouts_beside_the_activations_of_their_rows_allocate_what_is_estimate
     draws = random_draws(batch, blocks, sampler)
 
     def roll_out() -> object:
-        row = policy.kept_row(batch)
+        row = policy.kept_forward(batch)
         return row, sample(policy, batch, blocks, draws, 0.7, None, reuse=False, kept=row)
 
     roll_out()
@@ -533,7 +533,7 @@ def test_shards_are_a_cure_where_there_are_processes_for_them() -> None:
     sharded = partial(fullest, num_gpus=8, sharding=Sharding(KEPT_TO_SAMPLE, phi_is_sharded=False))
     room = sum(sharded(work)[1].values())
     assert room < needed(work)
-    smallest = min(sum(memory.alone(smaller)[1].values()) for _, smaller in memory._changes(work))
+    smallest = min(sum(memory.unsharded(smaller)[1].values()) for _, smaller in memory._changes(work))
     ways = {"trainer.parallel=fsdp2": sharded}
     assert (memory.refusal(work, smallest - 1, ways=ways) or "").endswith("; set trainer.parallel=fsdp2.") is (
         room < smallest

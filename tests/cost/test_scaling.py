@@ -25,7 +25,7 @@ def on(num_gpus: int, step: Step = STEP, weights: str = RESHARDED, phi_is_sharde
 
 
 def gathered(scaled: Scaling) -> dict[str, float]:
-    return {name: phase.gathered for name, phase in scaled.phases.items()}
+    return {name: phase.all_gather_bytes for name, phase in scaled.phases.items()}
 
 
 def test_operations_are_those_of_the_busiest_gpu() -> None:
@@ -46,10 +46,10 @@ def test_a_single_micro_batch_forwards_its_rows_for_sampling_and_update_at_once(
     for num_gpus, documents in ((4, 2), (7, 1)):
         sampling = on(num_gpus).phases["sampling"]
         assert sampling.flops == pytest.approx(documents * 24 * FLOPS)
-        assert sampling.gathered == pytest.approx(4 * 1009 * 4 * (num_gpus - 1) / num_gpus)
+        assert sampling.all_gather_bytes == pytest.approx(4 * 1009 * 4 * (num_gpus - 1) / num_gpus)
         recomputed = on(num_gpus, replace(STEP, work=replace(WORK, checkpointing=True))).phases["sampling"]
         assert recomputed.flops == pytest.approx(documents * 41 * FLOPS)
-        assert recomputed.gathered == pytest.approx(5 * 1009 * 4 * (num_gpus - 1) / num_gpus)
+        assert recomputed.all_gather_bytes == pytest.approx(5 * 1009 * 4 * (num_gpus - 1) / num_gpus)
 
 
 def test_a_feature_network_of_another_model_computes_as_its_own() -> None:
@@ -73,14 +73,14 @@ def test_every_forward_gathers_and_every_backward_gathers_the_layers() -> None:
     assert gathered(on(3)) == pytest.approx(
         {"sampling": 2 * 5 * 1009 * 8 / 3, "features": 2 * 3 * 651 * 8 / 3, "update": 2 * 2 * 1888 * 8 / 3}
     )
-    assert on(3).phases["update"].scattered == pytest.approx(2 * 2 * 1009 * 8 / 3)
-    assert on(3).phases["sampling"].scattered == on(3).phases["features"].scattered == 0
+    assert on(3).phases["update"].reduce_scatter_bytes == pytest.approx(2 * 2 * 1009 * 8 / 3)
+    assert on(3).phases["sampling"].reduce_scatter_bytes == on(3).phases["features"].reduce_scatter_bytes == 0
 
 
 def test_in_bf16_weights_have_half_the_bytes_and_gradients_all() -> None:
     half = on(3, replace(STEP, work=replace(WORK, bf16=True)))
-    assert half.total.gathered == pytest.approx(on(3).total.gathered / 2)
-    assert half.total.scattered == on(3).total.scattered
+    assert half.total.all_gather_bytes == pytest.approx(on(3).total.all_gather_bytes / 2)
+    assert half.total.reduce_scatter_bytes == on(3).total.reduce_scatter_bytes
 
 
 @pytest.mark.parametrize(
@@ -95,7 +95,7 @@ def test_kept_weights_are_gathered_once(weights: str, sampling: int, update: int
 def test_rows_alone_have_one_pass() -> None:
     assert gathered(on(3, ROWS)) == pytest.approx({"update": 2 * 1888 * 8 / 3})
     assert gathered(on(3, ROWS, KEPT)) == pytest.approx({"update": 1009 * 8 / 3})
-    assert on(3, ROWS).total.scattered == pytest.approx(2 * 1009 * 8 / 3)
+    assert on(3, ROWS).total.reduce_scatter_bytes == pytest.approx(2 * 1009 * 8 / 3)
 
 
 def test_a_whole_feature_network_sends_nothing() -> None:
@@ -121,7 +121,7 @@ def test_a_reference_policy_is_gathered_like_a_policy() -> None:
 )
 def test_a_limit_of_tokens_makes_more_passes(max_tokens: int, passes: int) -> None:
     step = replace(STEP, work=replace(WORK, max_tokens=max_tokens))
-    assert on(3, step).phases["update"].scattered == pytest.approx(passes * 1009 * 8 / 3)
+    assert on(3, step).phases["update"].reduce_scatter_bytes == pytest.approx(passes * 1009 * 8 / 3)
 
 
 def test_branches_of_one_token_have_none_of_their_own() -> None:
@@ -135,7 +135,12 @@ def test_branches_of_one_token_have_none_of_their_own() -> None:
 def test_one_gpu_has_no_traffic_and_the_program_s_memory() -> None:
     for weights in WEIGHTS:
         scaled = on(1, weights=weights)
-        assert (scaled.total.gathered, scaled.total.scattered, scaled.total.traffic, scaled.bound_by_traffic) == (
+        assert (
+            scaled.total.all_gather_bytes,
+            scaled.total.reduce_scatter_bytes,
+            scaled.total.traffic_seconds,
+            scaled.bound_by_traffic,
+        ) == (
             0,
             0,
             0,
@@ -152,7 +157,7 @@ def test_over_a_frozen_base_gradients_of_adapters_alone_are_scattered() -> None:
     assert gathered(on(3, ADAPTED)) == pytest.approx(
         {"sampling": 10 * 1110 * 8 / 3, "features": 6 * 651 * 8 / 3, "update": 4 * 2090 * 8 / 3}
     )
-    assert on(3, ADAPTED).total.scattered == pytest.approx(4 * 101 * 8 / 3)
+    assert on(3, ADAPTED).total.reduce_scatter_bytes == pytest.approx(4 * 101 * 8 / 3)
 
 
 @pytest.mark.parametrize(("checkpointing", "forwards"), [(False, 2), (True, 3)])
@@ -173,8 +178,8 @@ def test_kept_weights_serve_a_feature_network_and_a_reference_that_are_the_base(
 
 
 def test_seconds_of_computing_are_operations_over_what_is_reached() -> None:
-    assert on(3).total.computing == pytest.approx(on(3).total.flops / 1000)
-    assert on(3, replace(STEP, work=replace(WORK, bf16=True))).total.computing == pytest.approx(
+    assert on(3).total.compute_seconds == pytest.approx(on(3).total.flops / 1000)
+    assert on(3, replace(STEP, work=replace(WORK, bf16=True))).total.compute_seconds == pytest.approx(
         on(3).total.flops / 2000
     )
 
@@ -182,14 +187,14 @@ def test_seconds_of_computing_are_operations_over_what_is_reached() -> None:
 def test_a_pass_takes_as_long_as_reading_the_weights() -> None:
     """10 passes of 4036 bytes, 6 of 2604, and 4 there and back of 4036, at 7 bytes a second."""
     slow = scaling(STEP, 3, replace(DEVICE, memory_bandwidth=7.0, fp32_flops=1e12), Sharding())
-    assert slow.total.computing == pytest.approx((10 * 4036 + 6 * 2604 + 8 * 4036) / 7)
+    assert slow.total.compute_seconds == pytest.approx((10 * 4036 + 6 * 2604 + 8 * 4036) / 7)
 
 
 @pytest.mark.parametrize(("num_gpus", "bandwidth"), [(2, 700), (5, 700), (6, 550), (50, 550)])
 def test_a_node_s_adapters_carry_a_ring_each(num_gpus: int, bandwidth: float) -> None:
     assert DEVICE.bandwidth(num_gpus) == bandwidth
     total = on(num_gpus).total
-    assert total.traffic == pytest.approx((total.gathered + total.scattered) / bandwidth)
+    assert total.traffic_seconds == pytest.approx((total.all_gather_bytes + total.reduce_scatter_bytes) / bandwidth)
 
 
 def test_links_within_a_node_may_be_the_slower_ones() -> None:
@@ -201,7 +206,7 @@ def test_a_step_is_its_phases_each_as_long_as_the_slower_of_its_two() -> None:
     scaled = scaling(STEP, 3, replace(DEVICE, fp32_flops=40_000.0), Sharding())
     sampling, features, update = scaled.phases.values()
     assert scaled.bound_by_traffic == ["sampling"]
-    assert scaled.seconds == pytest.approx(sampling.traffic + features.computing + update.computing)
+    assert scaled.seconds == pytest.approx(sampling.traffic_seconds + features.compute_seconds + update.compute_seconds)
 
 
 # Memory

@@ -17,7 +17,10 @@ from ebft.train.setup import prepare
 from tests.debug_run import miniature, pairs
 
 # K = (101 - 5 - 11) // 7 + 1 = 13 anchors of 3 rollouts: 39 branches of 4 tokens that are read again, 5 that phi reads.
-GEOMETRY = "data=stdlib data.sequence_length=101 sampler.context_length=11 sampler.stride=7 sampler.generate_length=5 sampler.n_samples=3"
+GEOMETRY = (
+    "data=stdlib data.sequence_length=101 sampler.context_length=11 sampler.stride=7 sampler.generate_length=5 "
+    "sampler.n_samples=3"
+)
 COMPLETIONS = "method=rlvr data=code_qa data.sequence_length=101 sampler.n_samples=3 method.max_new_tokens=13"
 
 

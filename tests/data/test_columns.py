@@ -151,6 +151,7 @@ def test_a_hub_data_set_that_is_not_there_is_named(hub: Path, tmp_path: Path) ->
 def test_no_network_is_said(hub: Path) -> None:
     with pytest.raises(
         UserError,
-        match=r"Cannot load owner/data split train \(Couldn't reach 'owner/data' on the Hub.*\); check .* and the network",
+        match=r"Cannot load owner/data split train \(Couldn't reach 'owner/data' on the Hub.*\); "
+        r"check .* and the network",
     ):
         list(read_hub(hub_config(Path("owner/data")), "train"))

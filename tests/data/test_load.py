@@ -85,7 +85,8 @@ def test_a_mixture_holds_the_sides_of_its_parts_and_copies_for_training() -> Non
 def test_an_empty_side_is_named(tmp_path: Path) -> None:
     with pytest.raises(
         UserError,
-        match=r"data\.source=jsonl leaves no document for validation at data\.validation_fraction=0\.001 and data\.validation_part=all; change them",
+        match=r"data\.source=jsonl leaves no document for validation at data\.validation_fraction=0\.001 and "
+        r"data\.validation_part=all; change them",
     ):
         read(file_config(words(tmp_path, "a", "b"), validation_fraction=0.001))
     with pytest.raises(UserError, match="leaves no document for training"):

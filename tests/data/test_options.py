@@ -197,9 +197,9 @@ def test_mbpp_sanitized() -> None:
     assert hypotenuse.tests == programs.Tests(
         "hypotenuse", code="assert math.isclose(hypotenuse(3, 4), 5.0, rel_tol=0.001)", setup="import math"
     )
-    assert (
-        repeat.prompt
-        == "\"\"\"\nWrite a function to repeat a word.\nassert repeat('ab', 2) == 'abab'\nassert repeat('x', 0) == ''\n\"\"\"\n"
+    assert repeat.prompt == (
+        '"""\nWrite a function to repeat a word.\n'
+        "assert repeat('ab', 2) == 'abab'\nassert repeat('x', 0) == ''\n\"\"\"\n"
     )
     assert repeat.tests == programs.Tests(
         "repeat", code="assert repeat('ab', 2) == 'abab'\nassert repeat('x', 0) == ''"

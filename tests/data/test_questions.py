@@ -9,8 +9,8 @@ import pytest
 from ebft.cli.compose import compose
 from ebft.config.schema import UserError
 from ebft.data import load
-from ebft.data.cells import Row
 from ebft.data.questions import document, wanted_columns
+from ebft.data.raw_row import RawRow
 from ebft.sandbox import programs
 from ebft.tasks.base import Question
 from tests.data.helpers import file_config, tokenizer
@@ -23,7 +23,7 @@ OR_DROP = "; correct or remove the row, or drop all such rows with data.drop_unt
 
 
 def question(columns: dict[str, Any], **cells: Any) -> Question:
-    found = document(file_config(Path("rows.jsonl"), **columns), Row("rows.jsonl:7", {**ROW, **cells})).question
+    found = document(file_config(Path("rows.jsonl"), **columns), RawRow("rows.jsonl:7", {**ROW, **cells})).question
     assert found is not None
     return found
 
@@ -142,7 +142,7 @@ def test_a_row_without_tests_is_named(cell: Any) -> None:
 def test_tests_of_no_use_are_named_or_dropped(columns: dict[str, Any], cells: dict[str, Any], sentence: str) -> None:
     assert refusal({**CODE, **columns}, **cells) == sentence + OR_DROP
     config = file_config(Path("rows.jsonl"), **CODE, **columns, drop_untestable=True)
-    assert document(config, Row("here", {**ROW, **cells})).question is None
+    assert document(config, RawRow("here", {**ROW, **cells})).question is None
 
 
 @pytest.mark.parametrize("cell", [5, ["assert f(1)", 5], {"code": "assert f(1)"}])
@@ -179,7 +179,8 @@ def test_a_templates_columns_are_wanted_and_named_by_their_key() -> None:
 def test_a_template_holds_columns_only(template: str) -> None:
     with pytest.raises(
         UserError,
-        match=r"data\.prompt_template must hold columns as \{name\}, with nothing else inside the braces, and at least one",
+        match=r"data\.prompt_template must hold columns as \{name\}, with nothing else inside the braces, and at "
+        r"least one",
     ):
         wanted_columns(file_config(Path("x"), prompt_template=template))
 
@@ -187,7 +188,8 @@ def test_a_template_holds_columns_only(template: str) -> None:
 def test_a_malformed_template_is_refused() -> None:
     with pytest.raises(
         UserError,
-        match=r"data\.prompt_template is malformed \(.*'\}'.*\); write a column as \{name\} and a brace of the text twice",
+        match=r"data\.prompt_template is malformed \(.*'\}'.*\); write a column as \{name\} and a brace of the text "
+        r"twice",
     ):
         wanted_columns(file_config(Path("x"), prompt_template="{ask}}"))
 

@@ -11,7 +11,7 @@ from ebft.evaluation import Evaluator
 from ebft.evaluation.answers import Examiner, pass_at_k
 from ebft.rollout.completions import Decoding, complete, prompts_batch
 from ebft.tasks.base import Question, Verdict
-from ebft.tasks.judge import Judge
+from ebft.tasks.grader import Grader
 from ebft.types import Batch
 from tests.evaluation.test_evaluator import CONFIG as EVAL
 from tests.evaluation.test_evaluator import batches, quiet
@@ -22,9 +22,9 @@ CONFIG = replace(EVAL, num_questions=4, max_new_tokens=7, num_completions=5, pas
 
 
 def examiner(size: int = 4, verifier: Parity | None = None, batch: Batch = FOUR, **changes: object) -> Examiner:
-    judge = Judge(verifier or Parity(), QUESTIONS, words, STOP)
+    grader = Grader(verifier or Parity(), QUESTIONS, words, STOP)
     config: EvalConfig = replace(CONFIG, **changes)
-    return Examiner(config, [batch.rows(start, start + size) for start in range(0, len(batch), size)], judge)
+    return Examiner(config, [batch.rows(start, start + size) for start in range(0, len(batch), size)], grader)
 
 
 def greedy_by_hand(row: int) -> list[int]:

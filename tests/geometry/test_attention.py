@@ -116,8 +116,10 @@ def test_branches_leave_and_part_between_two_tokens() -> None:
             policy.step_hidden(tokens[:, :, step], anchors, context)
         context.regroup(anchors.gather(1, parents), parents)
         hidden = policy.step_hidden(grown[:, :, 2], anchors.gather(1, parents), context)
-        alone = branch_hidden(policy, batch, pack_loop(anchors.gather(1, parents), torch.full_like(parents, 3), grown))
-    torch.testing.assert_close(hidden, alone[:, [2, 5]], rtol=1e-4, atol=1e-5)
+        separate = branch_hidden(
+            policy, batch, pack_loop(anchors.gather(1, parents), torch.full_like(parents, 3), grown)
+        )
+    torch.testing.assert_close(hidden, separate[:, [2, 5]], rtol=1e-4, atol=1e-5)
 
 
 def test_a_row_whose_rollouts_have_no_token_of_their_own_is_a_row() -> None:

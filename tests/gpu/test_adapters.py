@@ -17,7 +17,9 @@ from ebft.types import Batch
 pytest.importorskip("peft")
 pytestmark = [pytest.mark.gpu, pytest.mark.filterwarnings("default")]
 ROWS, T, VOCABULARY = 3, 149, 61
-CONFIG = EBFTConfig("ebft", rl_coef=1.0, ce_coef=0.1, alignment_coef=1.0, diversity_coef=1.0, advantage="rloo")
+CONFIG = EBFTConfig(
+    "ebft", rl_coef=1.0, ce_coef=0.1, alignment_coef=1.0, diversity_coef=1.0, advantage="rloo", reward=None
+)
 SAMPLER = SamplerConfig("all", n_samples=3, stride=7, context_length=5, generate_length=5, temperature=0.7, reuse=True)
 FEATURES = FeaturesConfig([1, 2], "last_token", "joint", "none", "policy", None, "replicated")
 OPTIMIZER = OptimizerConfig(1e-2, [0.9, 0.95], 1e-8, 0.0, 1.0, "constant", 0.0, None)
@@ -61,7 +63,7 @@ def test_steps_move_the_adapters_and_not_the_features(dtype: str, packed: bool) 
         round_to_bfloat16(copy)
     frozen = LanguageModel(copy, dtype)
     batch, before = rows().to("cuda"), [weight.clone() for weight in policy.trained.parameters()]
-    rollout = method.prepare(rows(), 0, alone=False).rollout
+    rollout = method.prepare(rows(), 0, is_only_microbatch=False).rollout
     optimization = Optimization(OPTIMIZER, policy, max_steps=3)
     found = [phi.continuations(batch, rollout, reuse=True)]
     for step in range(3):

@@ -21,7 +21,9 @@ from ebft.types import Batch
 
 pytestmark = [pytest.mark.gpu, pytest.mark.filterwarnings("default")]  # what the compiler warns of is not ours
 ROWS, T, VOCABULARY = 3, 149, 61
-CONFIG = EBFTConfig("ebft", rl_coef=1.0, ce_coef=0.1, alignment_coef=1.0, diversity_coef=1.0, advantage="rloo")
+CONFIG = EBFTConfig(
+    "ebft", rl_coef=1.0, ce_coef=0.1, alignment_coef=1.0, diversity_coef=1.0, advantage="rloo", reward=None
+)
 SAMPLER = SamplerConfig("all", n_samples=3, stride=7, context_length=5, generate_length=5, temperature=0.7, reuse=True)
 FEATURES = FeaturesConfig([1, 2], "last_token", "joint", "none", "policy", None, "replicated")
 OPTIMIZER = OptimizerConfig(1e-4, [0.9, 0.95], 1e-8, 0.0, 1.0, "constant", 0.0, None)
@@ -61,22 +63,22 @@ def rows(documents: bool = False) -> Batch:
 
 
 def gradients_of(
-    method: EBFT, batch: Batch, max_tokens: int | None = None, alone: bool = True
+    method: EBFT, batch: Batch, max_tokens: int | None = None, is_only_microbatch: bool = True
 ) -> tuple[Experience, Tensor]:
     method.policy.model.train()
-    prepared = method.prepare(batch, 3, alone)
+    prepared = method.prepare(batch, 3, is_only_microbatch)
     differentiate(method, prepared, method.counts(prepared), max_tokens)
     return prepared, torch.cat([parameter.grad.flatten().cpu() for parameter in method.policy.model.parameters()])
 
 
 @pytest.mark.parametrize("reuse", [False, True])
 @pytest.mark.parametrize("documents", [False, True])
-@pytest.mark.parametrize(("alone", "max_tokens"), [(True, None), (False, None), (False, ROWS * (T + 64))])
-def test_a_step_is_the_cpu_s(alone: bool, max_tokens: int | None, documents: bool, reuse: bool) -> None:
+@pytest.mark.parametrize(("is_only_microbatch", "max_tokens"), [(True, None), (False, None), (False, ROWS * (T + 64))])
+def test_a_step_is_the_cpu_s(is_only_microbatch: bool, max_tokens: int | None, documents: bool, reuse: bool) -> None:
     """A draw within rounding of a step of its distribution may fall on the other side, once in a great while."""
     batch = rows(documents)
-    expected, truth = gradients_of(method_on("cpu", reuse=reuse), batch, alone=False)
-    found, gradient = gradients_of(method_on("cuda", reuse=reuse), batch, max_tokens, alone)
+    expected, truth = gradients_of(method_on("cpu", reuse=reuse), batch, is_only_microbatch=False)
+    found, gradient = gradients_of(method_on("cuda", reuse=reuse), batch, max_tokens, is_only_microbatch)
     same = (found.rollout.tokens.cpu() == expected.rollout.tokens).all(-1)
     assert same.float().mean() > 0.99
     torch.testing.assert_close(found.reward.cpu()[same], expected.reward[same], rtol=1e-2, atol=1e-2)
@@ -103,7 +105,7 @@ def test_the_device_is_waited_for_once(reuse: bool) -> None:
     try:
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
-            prepared = method.prepare(batch, 3, alone=True)
+            prepared = method.prepare(batch, 3, is_only_microbatch=True)
             differentiate(method, prepared, method.counts(prepared), None)
             method.metrics([prepared])
     finally:

@@ -15,7 +15,7 @@ from ebft.geometry import chunked
 from ebft.geometry import reuse as reuse_module
 from ebft.geometry.reuse import leading_matches
 from ebft.methods import differentiate, ebft
-from ebft.methods.ebft import EBFT, Experience
+from ebft.methods.ebft import EBFT, EBFTExperience
 from ebft.models.policy import LanguageModel
 from ebft.objective.losses import cross_entropy
 from ebft.objective.rewards import alignment_and_diversity
@@ -35,7 +35,9 @@ from tests.helpers import (
 )
 from tests.reference import embed_loop
 
-CONFIG = EBFTConfig(name="ebft", rl_coef=1.0, ce_coef=0.1, alignment_coef=1.0, diversity_coef=1.0, advantage="rloo")
+CONFIG = EBFTConfig(
+    name="ebft", rl_coef=1.0, ce_coef=0.1, alignment_coef=1.0, diversity_coef=1.0, advantage="rloo", reward=None
+)
 ROWS = [*LAYOUTS["plain"], *LAYOUTS["documents"], [0] * 3 + [-1] * 20, *LAYOUTS["padded"], [0] * 17 + [-1] * 6]
 EIGHT = random_batch(
     ROWS, [[t % 9 > 3 for t in range(T)]] * len(ROWS)
@@ -59,7 +61,7 @@ def method_of(
     )
 
 
-def tokens_by_row(prepared: list[Experience]) -> dict[int, list]:
+def tokens_by_row(prepared: list[EBFTExperience]) -> dict[int, list]:
     """The rollouts of the blocks that exist, under their row's number."""
     rows = {}
     for part in prepared:
@@ -229,16 +231,16 @@ def test_a_device_is_asked_once_how_far_rollouts_follow_their_rows(
 def test_a_kept_row_changes_no_rollout_no_reward_and_no_gradient(
     anchors: str, stop_token: int | None, training: bool, reuse: bool, max_tokens: int | None
 ) -> None:
-    """Of a micro-batch that is alone the rows are forwarded once, with their graph; otherwise once to sample and once
+    """Of a step's only micro-batch the rows are forwarded once, with their graph; otherwise once to sample and once
     to update."""
     sampler = geometry(anchors=anchors, stride=3, generate_length=5, reuse=reuse)
     results = []
-    for alone in (False, True):
+    for is_only in (False, True):
         method = method_of(sampler, stop_token)
         method.policy.model.train(training)
         batch = likely_text(method.policy, EIGHT).rows(0, 3)
         before = method.policy.decoder.tokens_forwarded
-        experience = method.prepare(batch, 3, alone)
+        experience = method.prepare(batch, 3, is_only)
         assert method.policy.model.training == training
         figures = differentiate(method, experience, method.counts(experience), max_tokens)
         gradients = {name: parameter.grad for name, parameter in method.policy.model.named_parameters()}
@@ -263,7 +265,7 @@ def test_a_kept_row_changes_no_rollout_no_reward_and_no_gradient(
 def test_no_row_is_kept_where_activations_are_recomputed() -> None:
     method = method_of()
     method.policy.model.gradient_checkpointing_enable({"use_reentrant": False})
-    assert method.prepare(EIGHT, 0, alone=True).row is None
+    assert method.prepare(EIGHT, 0, is_only_microbatch=True).row is None
 
 
 def test_a_step_whose_rollouts_are_the_row_s_costs_its_rows_in_one_pass() -> None:
@@ -299,7 +301,7 @@ def test_the_loss_by_hand_from_what_the_sampler_recorded() -> None:
 
 def test_reward_and_advantage_carry_their_coefficients() -> None:
     method = method_of(alignment_coef=0.5, diversity_coef=2.0, advantage="none")
-    experience = method.prepare(EIGHT, 0, alone=False)
+    experience = method.prepare(EIGHT, 0, is_only_microbatch=False)
     alignment, diversity = alignment_and_diversity(
         method.phi.embeddings(EIGHT, experience.rollout, reuse=False), "none"
     )
@@ -311,7 +313,7 @@ def test_reward_and_advantage_carry_their_coefficients() -> None:
 def test_tokens_behind_the_stop_token_take_no_part() -> None:
     """Tokens after EOS once counted in the loss."""
     method = method_of(geometry(generate_length=5), stop_token=7)
-    experience = method.prepare(EIGHT, 0, alone=False)
+    experience = method.prepare(EIGHT, 0, is_only_microbatch=False)
     rollout, totals = experience.rollout, method.counts(experience)
     behind = ~rollout.valid & rollout.blocks.valid[:, None, :, None]
     assert behind.any()
@@ -323,9 +325,9 @@ def test_tokens_behind_the_stop_token_take_no_part() -> None:
 def test_a_step_draws_its_own_rollouts_and_always_the_same() -> None:
     method = method_of()
     first, again, next_step = (
-        method.prepare(EIGHT, 0, alone=False),
-        method.prepare(EIGHT, 0, alone=False),
-        method.prepare(EIGHT, 1, alone=False),
+        method.prepare(EIGHT, 0, is_only_microbatch=False),
+        method.prepare(EIGHT, 0, is_only_microbatch=False),
+        method.prepare(EIGHT, 1, is_only_microbatch=False),
     )
     assert torch.equal(first.rollout.tokens, again.rollout.tokens)
     assert not torch.equal(first.rollout.tokens, next_step.rollout.tokens)
@@ -355,7 +357,7 @@ def test_logits_exist_only_where_a_token_is_predicted(ce_coef: float, rows: int)
     """4 anchors and 12 branches of 4 tokens, the last of which predicts nothing; with cross-entropy, every row position
     but the last."""
     method, seen = method_of(ce_coef=ce_coef), []
-    experience = method.prepare(EIGHT.rows(0, 1), 0, alone=False)
+    experience = method.prepare(EIGHT.rows(0, 1), 0, is_only_microbatch=False)
     method.policy.head.register_forward_pre_hook(lambda _, args: seen.append(args[0].shape[:-1].numel()))
     differentiate(method, experience, method.counts(experience), None)
     assert seen == [4 * 3 * 3, rows]
@@ -435,8 +437,8 @@ def test_expected_gradient_of_a_transformer_is_that_of_the_exact_objective(
     """V = 3, G = 2, N = 2, two blocks: all 81 pairs of rollouts pass through prepare and loss, weighted by their
     probability."""
     row = torch.tensor([2, 0, 1, 1, 2, 0])
-    alone, phi = plain_model(**TERNARY), plain_model(seed=1, **TERNARY)
-    log_probs = continuation_log_probs(alone, row, temperature)
+    plain, phi = plain_model(**TERNARY), plain_model(seed=1, **TERNARY)
+    log_probs = continuation_log_probs(plain, row, temperature)
     features, reference = continuation_features(phi, row)
     exact = (torch.einsum("kc,kcd->kd", log_probs.exp(), features) - reference).square().sum(-1).mean()
     exact.backward()
@@ -454,7 +456,7 @@ def test_expected_gradient_of_a_transformer_is_that_of_the_exact_objective(
         "sample",
         lambda policy, batch, blocks, *_: (Rollout(blocks, tokens, torch.zeros(tokens.shape), tokens >= 0), None),
     )
-    experience = method.prepare(batch, 0, alone=kept)
+    experience = method.prepare(batch, 0, is_only_microbatch=kept)
     assert experience.rollout.blocks.anchors[0].tolist() == ANCHORS
     probability = log_probs.detach()[:, PAIRS].sum(-1).exp().T[:, None]  # [81, 1, K]
     assert probability.sum(0).flatten().tolist() == pytest.approx([1, 1], abs=1e-5)
@@ -463,7 +465,7 @@ def test_expected_gradient_of_a_transformer_is_that_of_the_exact_objective(
         method, replace(experience, advantages=experience.advantages * probability), {"generated": one_draw}, None
     )
 
-    for (name, parameter), truth in zip(method.policy.model.named_parameters(), alone.parameters(), strict=True):
+    for (name, parameter), truth in zip(method.policy.model.named_parameters(), plain.parameters(), strict=True):
         scale = float(truth.grad.abs().max())
         torch.testing.assert_close(2 * parameter.grad, truth.grad, rtol=1e-3, atol=1e-3 * scale, msg=name)
-    assert max(float(parameter.grad.abs().max()) for parameter in alone.parameters()) > 0.05
+    assert max(float(parameter.grad.abs().max()) for parameter in plain.parameters()) > 0.05

@@ -9,14 +9,21 @@ import torch
 from torch import Tensor
 
 from ebft.config.methods import RLVRConfig
-from ebft.methods.rlvr import RLVR, Experience
+from ebft.methods.rlvr import RLVR, RLVRExperience
 from ebft.objective.advantages import outcome_advantages
 from ebft.tasks.base import Question, Verdict
-from ebft.tasks.judge import Judge
+from ebft.tasks.grader import Grader
 from tests.helpers import T, figures, geometry, optimiser_step, plain_model, policy_of, random_batch
 
 CONFIG = RLVRConfig(
-    name="rlvr", advantage="rloo", max_new_tokens=7, truncated="zero", ce_coef=0.0, kl_coef=0.0, kl_estimator="k3"
+    name="rlvr",
+    advantage="rloo",
+    max_new_tokens=7,
+    truncated="zero",
+    ce_coef=0.0,
+    kl_coef=0.0,
+    kl_estimator="k3",
+    reward=None,
 )
 STOP = 1
 LENGTHS = [(3, 9), (5, 7), (2, 13), (11, 8)]  # prompt and answer of four rows
@@ -56,17 +63,17 @@ def words(tokens: list[int]) -> str:
 def method_of(verifier: Parity | None = None, **changes: object) -> RLVR:
     config = replace(CONFIG, **changes)
     reference = policy_of(seed=4) if config.kl_coef else None
-    judge = Judge(verifier or Parity(), QUESTIONS, words, STOP)
-    return RLVR(config, geometry(n_samples=3, temperature=0.7), policy_of(), reference, judge, seed=6)
+    grader = Grader(verifier or Parity(), QUESTIONS, words, STOP)
+    return RLVR(config, geometry(n_samples=3, temperature=0.7), policy_of(), reference, grader, seed=6)
 
 
 def step_of(
     method: RLVR, size: int = 4, max_tokens: int | None = None
-) -> tuple[list[Experience], dict[str, Tensor], dict[str, Tensor]]:
+) -> tuple[list[RLVRExperience], dict[str, Tensor], dict[str, Tensor]]:
     return optimiser_step(method, FOUR, size, max_tokens)
 
 
-def completions_of(experience: Experience) -> list[list[list[int]]]:
+def completions_of(experience: RLVRExperience) -> list[list[list[int]]]:
     """Up to the stop token and with it, from the tokens alone."""
     rows = experience.rollout.tokens[:, :, 0].tolist()
     return [[tokens[: tokens.index(STOP) + 1] if STOP in tokens else tokens for tokens in row] for row in rows]
@@ -147,7 +154,7 @@ def test_masked_completions_leave_the_loss_and_the_denominators() -> None:
 
 def test_a_verifier_that_fails_is_masked_and_counted_never_a_zero() -> None:
     """The completions on which it failed move neither loss nor baseline nor the mean reward."""
-    whole = method_of().prepare(FOUR, 3, alone=False)
+    whole = method_of().prepare(FOUR, 3, is_only_microbatch=False)
     first = int(whole.rollout.tokens[0, 0, 0, 0])
     method = method_of(Parity(broken=[first]))
     (experience,), _, _ = step_of(method)
@@ -172,7 +179,7 @@ def test_without_any_verdict_there_is_no_reward_to_report_and_no_gradient() -> N
 
 
 def test_k1_lowers_the_reward_by_the_log_ratio_of_the_whole_completion() -> None:
-    plain, method = method_of().prepare(FOUR, 3, alone=False), method_of(kl_coef=0.2, kl_estimator="k1")
+    plain, method = method_of().prepare(FOUR, 3, is_only_microbatch=False), method_of(kl_coef=0.2, kl_estimator="k1")
     (experience,), values, _ = step_of(method)
     assert experience.reference is not None
     ratio = (experience.rollout.log_probs - experience.reference).masked_fill(~experience.rollout.valid, 0).sum((2, 3))
@@ -234,7 +241,7 @@ def test_figures_of_an_optimiser_batch() -> None:
 
 def test_only_prompts_are_forwarded_and_only_as_far_as_completions_go() -> None:
     method = method_of()
-    experience = method.prepare(FOUR, 3, alone=False)
+    experience = method.prepare(FOUR, 3, is_only_microbatch=False)
     longest = experience.rollout.tokens.shape[-1]
     assert experience.batch.tokens.shape[1] == 11
     assert method.tokens_forwarded <= 4 * 11 + 4 * 3 * (longest - 1)

@@ -47,7 +47,7 @@ def test_documents_of_a_packed_row_do_not_see_each_other() -> None:
 
 def test_announced_tokens_are_those_that_are_forwarded() -> None:
     method = SFT(policy_of())
-    prepared = method.prepare(BATCH, 0, alone=False)
+    prepared = method.prepare(BATCH, 0, is_only_microbatch=False)
     differentiate(method, prepared, method.counts(prepared), None)
     assert supervised(T) == 69
     assert method.tokens_forwarded == 4 * 69

@@ -36,7 +36,9 @@ from tests.helpers import (
 peft = pytest.importorskip("peft")
 
 LORA = LoRAConfig("lora", targets=None, rank=5, alpha=7.0, rslora=False, dropout=0.0, quantize="none")
-METHOD = EBFTConfig("ebft", rl_coef=1.0, ce_coef=0.3, alignment_coef=1.0, diversity_coef=1.0, advantage="rloo")
+METHOD = EBFTConfig(
+    "ebft", rl_coef=1.0, ce_coef=0.3, alignment_coef=1.0, diversity_coef=1.0, advantage="rloo", reward=None
+)
 NAMES = "down_proj, gate_proj, k_proj, o_proj, q_proj, up_proj, v_proj"
 
 
@@ -113,12 +115,12 @@ def test_cutting_the_shared_network_leaves_the_policy_whole() -> None:
 
 
 def test_the_reference_is_the_base_and_counts_its_own_tokens() -> None:
-    policy, alone, batch = adapted(), policy_of(), random_batch(LAYOUTS["padded"])
+    policy, plain, batch = adapted(), policy_of(), random_batch(LAYOUTS["padded"])
     reference, rollout = policy.base(), random_rollout(batch, geometry())
     branches = make_branches(rollout.blocks, rollout.tokens[..., :-1])
     with torch.no_grad():
-        assert torch.equal(reference.flat_hidden(batch, branches), alone.flat_hidden(batch, branches))
-    assert (reference.decoder.tokens_forwarded, policy.decoder.tokens_forwarded) == (alone.decoder.tokens_forwarded, 0)
+        assert torch.equal(reference.flat_hidden(batch, branches), plain.flat_hidden(batch, branches))
+    assert (reference.decoder.tokens_forwarded, policy.decoder.tokens_forwarded) == (plain.decoder.tokens_forwarded, 0)
 
 
 def test_adapters_and_mode_come_back_whatever_happens() -> None:
@@ -126,7 +128,7 @@ def test_adapters_and_mode_come_back_whatever_happens() -> None:
     assert policy.adapters is not None
     before = hidden_of(policy, batch)
     policy.model.train()
-    with pytest.raises(IndexError), torch.inference_mode(), policy.adapters.off():
+    with pytest.raises(IndexError), torch.inference_mode(), policy.adapters.disabled():
         [policy.model.training].pop(1)
     assert policy.model.training
     assert all(weight.requires_grad for weight in policy.trained.parameters())
@@ -241,9 +243,9 @@ def test_targets_are_ends_of_names() -> None:
 def test_a_target_that_is_no_linear_module_is_refused_with_those_that_are(target: str) -> None:
     with pytest.raises(UserError) as caught:
         target_modules(plain_model(), replace(LORA, targets=["q_proj", target]), "model.path=x")
-    assert (
-        str(caught.value)
-        == f"model.adapter.targets names {target}, which no linear module in the layers of model.path=x is; there are {NAMES}."
+    assert str(caught.value) == (
+        f"model.adapter.targets names {target}, which no linear module in the layers of model.path=x is; "
+        f"there are {NAMES}."
     )
 
 
@@ -254,10 +256,10 @@ def test_a_target_that_is_no_linear_module_is_refused_with_those_that_are(target
 def test_merged_weights_give_the_logits_of_the_adapters(family: str) -> None:
     policy, batch = adapted(family), random_batch(LAYOUTS["plain"])
     assert policy.adapters is not None
-    alone = LanguageModel(policy.adapters.merged(), "fp32")
-    assert alone.model.state_dict().keys() == plain_model(family).state_dict().keys()
+    merged = LanguageModel(policy.adapters.merged(), "fp32")
+    assert merged.model.state_dict().keys() == plain_model(family).state_dict().keys()
     with torch.no_grad():
-        expected, found = (model.logits(model.row_hidden(batch)) for model in (policy, alone))
+        expected, found = (model.logits(model.row_hidden(batch)) for model in (policy, merged))
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
     assert not torch.allclose(found, policy_of(family).logits(hidden_of(policy_of(family), batch)), atol=1e-2)
 
@@ -319,7 +321,8 @@ def test_adapters_are_attached_to_their_base_alone(folder: Path) -> None:
     assert torch.equal(hidden_of(fresh, batch), hidden_of(policy, batch))
     with pytest.raises(
         UserError,
-        match=r"adapter holds adapters of mine, and model\.path=other is another base; set model\.path as it was there\.$",
+        match=r"adapter holds adapters of mine, and model\.path=other is another base; "
+        r"set model\.path as it was there\.$",
     ):
         attach(plain_model(seed=1), folder, "other")
 
@@ -349,7 +352,8 @@ def test_what_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) -> None
     missing.add("bitsandbytes")
     with pytest.raises(
         UserError,
-        match=r"^model\.adapter\.quantize=nf4 needs bitsandbytes, which is not installed; pip install 'ebft\[qlora\]'\.$",
+        match=r"^model\.adapter\.quantize=nf4 needs bitsandbytes, which is not installed; "
+        r"pip install 'ebft\[qlora\]'\.$",
     ):
         check_packages(replace(LORA, quantize="nf4"), "cuda")
 

@@ -166,7 +166,10 @@ def test_rollouts_shorter_than_every_horizon_begin_later(config: TrainConfig) ->
 
 def test_a_path_without_a_model_is_refused(config: TrainConfig, tmp_path: Path) -> None:
     nothing = with_model(config, str(tmp_path))
-    message = f"model.path={tmp_path} has no config.json; name a folder in Hugging Face format, such as model/ in a run folder, or a hub id."
+    message = (
+        f"model.path={tmp_path} has no config.json; name a folder in Hugging Face format, such as model/ in a run "
+        "folder, or a hub id."
+    )
     assert refusal(lambda: load_architecture(nothing.model)) == message
     assert refusal(lambda: load_tokenizer(nothing.model)) == message
 

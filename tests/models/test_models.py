@@ -49,7 +49,7 @@ class Rows:
 
 def test_branch_and_row_labels_in_one_pass_each_at_its_own_temperature() -> None:
     batch, config = random_batch(LAYOUTS["plain"]), geometry()
-    rollout, policy, alone = random_rollout(batch, config), policy_of(), plain_model()
+    rollout, policy, plain = random_rollout(batch, config), policy_of(), plain_model()
     branches = make_branches(rollout.blocks, rollout.tokens[..., :-1])
     requests = branch_labels(batch, rollout, branches, 0.7), row_labels(batch)
     with torch.no_grad():
@@ -59,11 +59,11 @@ def test_branch_and_row_labels_in_one_pass_each_at_its_own_temperature() -> None
         context = context_of(batch, b, int(rollout.blocks.anchors[b, k]))
         for n in range(config.n_samples):
             torch.testing.assert_close(
-                generated[b, n, k], log_probs_alone(alone, context, rollout.tokens[b, n, k], 0.7), rtol=1e-5, atol=1e-5
+                generated[b, n, k], log_probs_alone(plain, context, rollout.tokens[b, n, k], 0.7), rtol=1e-5, atol=1e-5
             )
     for b in range(len(batch)):
         torch.testing.assert_close(
-            text[b], log_probs_alone(alone, batch.tokens[b, :1], batch.tokens[b, 1:], 1.0), rtol=1e-5, atol=1e-5
+            text[b], log_probs_alone(plain, batch.tokens[b, :1], batch.tokens[b, 1:], 1.0), rtol=1e-5, atol=1e-5
         )
 
 
@@ -143,11 +143,11 @@ def test_evaluating_turns_dropout_and_gradients_off_and_training_on_again_even_a
     """A signal during an evaluation once left the policy without dropout for the rest of the run."""
     policy = policy_of()
     policy.model.train()
-    with policy.evaluating():
+    with policy.inference_mode():
         assert not policy.model.training
         assert not torch.is_grad_enabled()
     assert policy.model.training
-    with pytest.raises(KeyboardInterrupt), policy.evaluating():
+    with pytest.raises(KeyboardInterrupt), policy.inference_mode():
         raise KeyboardInterrupt
     assert policy.model.training
     assert torch.is_grad_enabled()
@@ -239,16 +239,16 @@ def test_features_equal_those_of_every_continuation_forwarded_alone(
 ) -> None:
     """Continuations that begin with the row's tokens, that are twins, and that end anywhere; one that is not there at
     all has zeros."""
-    batch, config, alone = random_batch(LAYOUTS[layout]), geometry(n_samples=2), plain_model(family)
+    batch, config, plain = random_batch(LAYOUTS[layout]), geometry(n_samples=2), plain_model(family)
     rollout = partly_the_row(batch, random_rollout(batch, config))
     made = phi_of(family, embed_method=method, normalize=norm).embeddings(batch, rollout, reuse)
     for b, k in existing(rollout.blocks):
         anchor = int(rollout.blocks.anchors[b, k])
         context, reference = context_of(batch, b, anchor), batch.tokens[b, anchor : anchor + 4]
-        expected = separate_features(alone, context, reference, torch.ones(4, dtype=torch.bool), method, norm)
+        expected = separate_features(plain, context, reference, torch.ones(4, dtype=torch.bool), method, norm)
         torch.testing.assert_close(made.reference[b, k], expected, rtol=1e-4, atol=1e-5)
         for n in range(2):
-            expected = separate_features(alone, context, rollout.tokens[b, n, k], rollout.valid[b, n, k], method, norm)
+            expected = separate_features(plain, context, rollout.tokens[b, n, k], rollout.valid[b, n, k], method, norm)
             torch.testing.assert_close(made.rollout[b, n, k], expected, rtol=1e-4, atol=1e-5)
 
 

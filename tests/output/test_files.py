@@ -30,7 +30,8 @@ def test_full_disk_keeps_the_older_file_and_names_it(tmp_path: Path, monkeypatch
     monkeypatch.setattr(os, "fsync", full_disk)
     with pytest.raises(
         RunFailure,
-        match=rf"^The disk is full: {tmp_path}/a could not be written; free some space and run again with resume=auto.$",
+        match=rf"^The disk is full: {tmp_path}/a could not be written; "
+        r"free some space and run again with resume=auto.$",
     ):
         atomic_write_text(tmp_path / "a", "new")
     assert (tmp_path / "a").read_text() == "old"

@@ -4,13 +4,13 @@ from dataclasses import replace
 
 import pytest
 
-from ebft.parallel.pulse import DONE, Beat, hanging
+from ebft.parallel.pulse import DONE, Heartbeat, hanging
 
 LIMIT = 45.0
-WAITING = Beat(
-    number=30, meetings=7, still=50.0, busy=False, host="a", process=1
+WAITING = Heartbeat(
+    number=30, num_collectives=7, idle_seconds=50.0, busy=False, host="a", process=1
 )  # at its seventh meeting, for 50 seconds
-BEHIND = replace(WAITING, meetings=6)
+BEHIND = replace(WAITING, num_collectives=6)
 HEARD = dict.fromkeys(range(3), 1.0)
 
 
@@ -25,21 +25,21 @@ def test_who_is_behind_while_another_waits_hangs() -> None:
     "other",
     [
         WAITING,  # all are at the same place, in a long exchange
-        replace(BEHIND, still=3.0),  # slow, and getting on
+        replace(BEHIND, idle_seconds=3.0),  # slow, and getting on
         replace(BEHIND, busy=True),  # it said so
         replace(BEHIND, number=DONE),  # it has left
     ],
     ids=["all wait", "gets on", "busy", "done"],
 )
-def test_who_does_not_hang(other: Beat) -> None:
+def test_who_does_not_hang(other: Heartbeat) -> None:
     assert hanging({0: WAITING, 1: WAITING, 2: other}, HEARD, LIMIT) is None
 
 
 def test_nobody_hangs_while_nobody_has_waited_long() -> None:
-    assert hanging({0: replace(WAITING, still=2.0), 1: BEHIND}, HEARD, LIMIT) is None
+    assert hanging({0: replace(WAITING, idle_seconds=2.0), 1: BEHIND}, HEARD, LIMIT) is None
 
 
 def test_silence_is_enough() -> None:
-    moving = replace(WAITING, still=0.0)
+    moving = replace(WAITING, idle_seconds=0.0)
     assert hanging({0: moving, 1: moving}, {0: 1.0, 1: 46.0}, LIMIT) == (1, "has given no sign of life for 46 s")
     assert hanging({0: moving, 1: replace(moving, number=DONE)}, {0: 1.0, 1: 46.0}, LIMIT) is None

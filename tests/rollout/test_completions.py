@@ -100,12 +100,12 @@ def test_prompts_stand_on_the_left_with_a_block_at_the_end_of_each() -> None:
 @pytest.mark.parametrize("family", FAMILIES)
 def test_greedy_completions_are_those_of_generate_token_for_token(family: str) -> None:
     """The rows of a batch are ragged and end at different tokens; `generate` gets each row alone."""
-    policy, alone = policy_of(family), plain_model(family)
+    policy, plain = policy_of(family), plain_model(family)
     stop = common_token(completed(policy, GREEDY, None, n_samples=1))
     done = completed(policy, GREEDY, stop, n_samples=1)
     for b, prompt in enumerate(prompts()):
         settings = {"max_new_tokens": G, "do_sample": False, "eos_token_id": stop, "pad_token_id": 0}
-        generated = alone.generate(torch.tensor([prompt]), attention_mask=torch.ones(1, len(prompt)), **settings)
+        generated = plain.generate(torch.tensor([prompt]), attention_mask=torch.ones(1, len(prompt)), **settings)
         assert said(done, b) == generated[0, len(prompt) :].tolist()
     assert len(lengths(done).unique()) >= 2
 
@@ -113,7 +113,7 @@ def test_greedy_completions_are_those_of_generate_token_for_token(family: str) -
 @pytest.mark.parametrize("decoding", [GREEDY, WARM], ids=["greedy", "drawn"])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_log_probs_equal_the_training_forward_and_every_completion_alone(family: str, decoding: Decoding) -> None:
-    policy, alone, temperature = policy_of(family), plain_model(family), decoding.temperature or 1.0
+    policy, plain, temperature = policy_of(family), plain_model(family), decoding.temperature or 1.0
     rollout = completed(policy, decoding, common_token(completed(policy, decoding, None))).rollout
     batch, blocks = prompts_batch(prompts(), ROW_IDS)
     branches = make_branches(blocks, rollout.tokens[..., :-1])
@@ -126,19 +126,19 @@ def test_log_probs_equal_the_training_forward_and_every_completion_alone(family:
     for b, prompt in enumerate(prompts()):
         for n in range(N):
             valid = rollout.valid[b, n, 0]
-            expected = log_probs_alone(alone, torch.tensor(prompt), rollout.tokens[b, n, 0][valid], temperature)
+            expected = log_probs_alone(plain, torch.tensor(prompt), rollout.tokens[b, n, 0][valid], temperature)
             torch.testing.assert_close(rollout.log_probs[b, n, 0][valid], expected, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize(("temperature", "top_p"), [(1.0, 1.0), (0.7, 1.0), (1.0, 0.8), (1.3, 0.5), (0.7, 1e-9)])
 def test_draws_log_probs_and_entropies_are_those_of_the_definition(temperature: float, top_p: float) -> None:
-    policy, alone, decoding = policy_of(), plain_model(), Decoding(temperature, top_p)
+    policy, plain, decoding = policy_of(), plain_model(), Decoding(temperature, top_p)
     stop = common_token(completed(policy, decoding, None))
     done = completed(policy, decoding, stop)
     draws = uniforms("7/eval", torch.tensor(ROW_IDS), 1, N, G)
     for b, prompt in enumerate(prompts()):
         for n in range(N):
-            tokens, log_probs, entropies = slowly(alone, prompt, draws[b, n, 0].tolist(), decoding, stop)
+            tokens, log_probs, entropies = slowly(plain, prompt, draws[b, n, 0].tolist(), decoding, stop)
             length = len(tokens)
             assert said(done, b, n) == tokens
             torch.testing.assert_close(done.rollout.log_probs[b, n, 0, :length], log_probs, rtol=1e-5, atol=1e-5)
@@ -148,10 +148,10 @@ def test_draws_log_probs_and_entropies_are_those_of_the_definition(temperature: 
 
 
 def test_greedy_log_probs_and_entropies_are_at_temperature_one() -> None:
-    done, alone = completed(policy_of(), GREEDY, None), plain_model()
+    done, plain = completed(policy_of(), GREEDY, None), plain_model()
     for b, prompt in enumerate(prompts()):
         with torch.no_grad():
-            logits = alone(input_ids=torch.tensor([prompt + said(done, b)])).logits[0, len(prompt) - 1 : -1]
+            logits = plain(input_ids=torch.tensor([prompt + said(done, b)])).logits[0, len(prompt) - 1 : -1]
         torch.testing.assert_close(
             done.rollout.log_probs[b, 0, 0], logits.log_softmax(-1).amax(-1), rtol=1e-5, atol=1e-5
         )

@@ -57,14 +57,14 @@ def training_log_probs(policy: LanguageModel, batch: Batch, rollout: Rollout, co
 def test_sampled_log_probs_equal_the_training_forward_and_every_branch_alone(
     family: str, layout: str, n_samples: int, reuse: bool
 ) -> None:
-    config, policy, alone = geometry(n_samples=n_samples, reuse=reuse), policy_of(family), plain_model(family)
+    config, policy, plain = geometry(n_samples=n_samples, reuse=reuse), policy_of(family), plain_model(family)
     batch = likely_text(policy, random_batch(LAYOUTS[layout]))
     rollout = rolled_out(policy, batch, config)
     trained = training_log_probs(policy, batch, rollout, config)
     torch.testing.assert_close(trained[rollout.valid], rollout.log_probs[rollout.valid], rtol=1e-5, atol=1e-5)
     for (b, k), n in product(existing(rollout.blocks), range(n_samples)):
         context = context_of(batch, b, int(rollout.blocks.anchors[b, k]))
-        expected = log_probs_alone(alone, context, rollout.tokens[b, n, k], config.temperature)
+        expected = log_probs_alone(plain, context, rollout.tokens[b, n, k], config.temperature)
         torch.testing.assert_close(rollout.log_probs[b, n, k], expected, rtol=1e-5, atol=1e-5)
 
 
@@ -176,7 +176,7 @@ def test_rollouts_of_one_block_do_not_depend_on_later_text_or_other_blocks() -> 
 def test_frequencies_are_the_exhaustive_probabilities_of_every_pair_of_tokens() -> None:
     vocabulary, num_draws, temperature = 5, 20_011, 1.3
     sizes = {"vocab_size": vocabulary, "num_hidden_layers": 1, "initializer_range": 0.2}
-    policy, alone = policy_of(**sizes), plain_model(**sizes)
+    policy, plain = policy_of(**sizes), plain_model(**sizes)
     batch = random_batch([[0] * 7])
     batch = replace(batch, tokens=batch.tokens % vocabulary)
     blocks = Blocks(torch.tensor([[3]]), torch.tensor([[True]]), (3,))
@@ -184,7 +184,7 @@ def test_frequencies_are_the_exhaustive_probabilities_of_every_pair_of_tokens() 
     tokens = sample(policy, batch, blocks, draws, temperature, None, reuse=False)[0].tokens[0, :, 0]
     counts = torch.bincount(tokens[:, 0] * vocabulary + tokens[:, 1], minlength=vocabulary**2)
     pairs = torch.cartesian_prod(torch.arange(vocabulary), torch.arange(vocabulary))
-    exact = torch.stack([log_probs_alone(alone, batch.tokens[0, :3], pair, temperature).sum() for pair in pairs]).exp()
+    exact = torch.stack([log_probs_alone(plain, batch.tokens[0, :3], pair, temperature).sum() for pair in pairs]).exp()
     assert exact.sum().item() == pytest.approx(1, abs=1e-5)
     sigma = (num_draws * exact * (1 - exact)).sqrt()
     assert ((counts - num_draws * exact).abs() < 5 * sigma).all()

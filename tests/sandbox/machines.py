@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from ebft.sandbox import Outcome, Program
+from ebft.sandbox import Program, ProgramResult
 from tests.sandbox.helpers import CONFIG
 
 ROOT = Path(__file__).parents[2]
@@ -36,7 +36,7 @@ PLACES = {
 }
 
 
-def run(place: Place, programs: dict[str, Program], **changes: float) -> dict[str, Outcome]:
+def run(place: Place, programs: dict[str, Program], **changes: float) -> dict[str, ProgramResult]:
     """What becomes of each program there. Skips where this machine does not offer the place."""
     if place.other_user and os.geteuid() != 0:
         pytest.skip("only root can become another user")

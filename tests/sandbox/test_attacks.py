@@ -6,7 +6,7 @@ from functools import cache
 
 import pytest
 
-from ebft.sandbox import Outcome, Sandbox, levels
+from ebft.sandbox import ProgramResult, Sandbox, levels
 from tests.sandbox.attacks import ATTACKS
 from tests.sandbox.helpers import CONFIG, program
 from tests.sandbox.machines import PLACES, run
@@ -16,7 +16,7 @@ SHORT_SECONDS, LONG_SECONDS = 0.2, 3.0  # for attacks on time, and for those tha
 
 
 @cache
-def outcomes(place: str) -> dict[str, Outcome]:
+def outcomes(place: str) -> dict[str, ProgramResult]:
     """All attacks, each kind in one sandbox, and an honest program behind them."""
     timed = {name: attack.program for name, attack in ATTACKS.items() if "timeout" in attack.kinds}
     others = {name: attack.program for name, attack in ATTACKS.items() if name not in timed} | {"honest": HONEST}

@@ -65,7 +65,10 @@ def test_right_passes_and_wrong_fails_at_every_level(parts: tuple[str, ...], mon
 
 def test_a_level_below_the_required_one_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(levels, "PARTS", ())
-    message = "sandbox.require=landlock, but this machine reaches only none: rlimits, seccomp, landlock failed; use another machine, .*require=none"
+    message = (
+        "sandbox.require=landlock, but this machine reaches only none: rlimits, seccomp, landlock failed; "
+        "use another machine, .*require=none"
+    )
     with pytest.raises(UserError, match=message):
         Sandbox(replace(CONFIG, require="landlock"))
     with Sandbox(CONFIG) as sandbox:

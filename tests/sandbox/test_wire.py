@@ -15,7 +15,8 @@ from hypothesis import given, settings, strategies
 from ebft.sandbox.wire import Channel, NotPlainData, TooLong, decode, encode, same
 
 HASHABLE = strategies.recursive(
-    strategies.none() | strategies.booleans() | strategies.integers(-(2**70), 2**70) | strategies.floats(allow_nan=False) | strategies.text()
+    strategies.none() | strategies.booleans() | strategies.integers(-(2**70), 2**70)
+    | strategies.floats(allow_nan=False) | strategies.text()
     | strategies.binary() | strategies.complex_numbers(allow_nan=False),
     lambda inner: strategies.lists(inner, max_size=3).map(tuple) | strategies.frozensets(inner, max_size=3),
     max_leaves=5,
@@ -49,14 +50,17 @@ def test_values_that_python_tells_apart_are_not_the_same(left: Any, right: Any) 
 
 
 DIFFERENT = [
-    (1, True), (1, 1.0), (0, False), (0, None), ("1", 1), (b"a", "a"), (1j, 1.0), (2**70, 2**70 + 1), (1.0, 1.00001), (1.0, math.nan),
+    (1, True), (1, 1.0), (0, False), (0, None), ("1", 1), (b"a", "a"), (1j, 1.0), (2**70, 2**70 + 1),
+    (1.0, 1.00001), (1.0, math.nan),
     ([1], (1,)), ((), []), ([1, 2], [1]), ([1], [1, 2]), ({1}, frozenset({1})), ({1}, [1]), ({1}, {1.0}), ({}, set()),
     ({1: 2}, {True: 2}), ({1: 2}, {1: 2.0}), ({1: 2}, {}), ({1: 2}, {3: 2}),
 ]  # fmt: skip
 SAME = [
-    (0.1 + 0.2, 0.3), ([0.1 + 0.2], [0.3]), ({"a": 0.1 + 0.2}, {"a": 0.3}), (math.nan, math.nan), (math.inf, math.inf), (-0.0, 0.0),
+    (0.1 + 0.2, 0.3), ([0.1 + 0.2], [0.3]), ({"a": 0.1 + 0.2}, {"a": 0.3}), (math.nan, math.nan),
+    (math.inf, math.inf), (-0.0, 0.0),
     (1 + 0.3j, 1 + (0.1 + 0.2) * 1j), ("\ud800\0", "\ud800\0"), ([10**5000], [10**5000]),
-    ({1, 2, 3}, {3, 2, 1}), ({frozenset({1, 2}), frozenset({3})}, {frozenset({3}), frozenset({2, 1})}), ({"a": 1, "b": 2}, {"b": 2, "a": 1}),
+    ({1, 2, 3}, {3, 2, 1}), ({frozenset({1, 2}), frozenset({3})}, {frozenset({3}), frozenset({2, 1})}),
+    ({"a": 1, "b": 2}, {"b": 2, "a": 1}),
     (Counter("aab"), {"a": 2, "b": 1}), (defaultdict(int, a=1), {"a": 1}), (OrderedDict(a=1), {"a": 1}),
 ]  # fmt: skip
 
@@ -77,12 +81,12 @@ class Text(str):
 
 
 OBJECTS = [
-    object(), len, (x for x in "a"), iter([]), range(3), deque([1]), namedtuple("Pair", "a b")(1, 2), IntEnum("N", "a")(1), bytearray(b"a"),
-    Text("a"), ValueError(), [{"a": {1: Text("a")}}],
+    object(), len, (x for x in "a"), iter([]), range(3), deque([1]), namedtuple("Pair", "a b")(1, 2),
+    IntEnum("N", "a")(1), bytearray(b"a"), Text("a"), ValueError(), [{"a": {1: Text("a")}}],
 ]  # fmt: skip
 NOT_OURS = [
-    {"dict": 5}, {"dict": [5]}, {"dict": [[1]]}, {"dict": [[1, 2, 3]]}, {"set": 5}, {"set": None}, {"tuple": "ab"}, {"complex": [1]}, {}, {"x": 1},
-    {"set": [1], "list": [1]},
+    {"dict": 5}, {"dict": [5]}, {"dict": [[1]]}, {"dict": [[1, 2, 3]]}, {"set": 5}, {"set": None}, {"tuple": "ab"},
+    {"complex": [1]}, {}, {"x": 1}, {"set": [1], "list": [1]},
 ]  # fmt: skip
 
 

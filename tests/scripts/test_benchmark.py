@@ -44,7 +44,9 @@ def methods(ce_coef: float, whitening: str) -> tuple[EBFT, NaiveEBFT]:
     }
     model = LlamaForCausalLM(LlamaConfig(vocab_size=VOCABULARY, num_hidden_layers=LAYERS, **settings))
     features = FeaturesConfig([0.25, 0.5, 0.75], "last_token", "joint", whitening, "policy", None, "replicated")
-    config = EBFTConfig("ebft", rl_coef=1.3, ce_coef=ce_coef, alignment_coef=0.9, diversity_coef=1.1, advantage="rloo")
+    config = EBFTConfig(
+        "ebft", rl_coef=1.3, ce_coef=ce_coef, alignment_coef=0.9, diversity_coef=1.1, advantage="rloo", reward=None
+    )
     phi = FeatureNetwork(copy.deepcopy(model), features, "fp32")
     naive_policy = LanguageModel(copy.deepcopy(model), "fp32")
     naive = NaiveEBFT(config, SAMPLER, features, naive_policy, copy.deepcopy(model), seed=11)
@@ -73,14 +75,14 @@ def test_layout_is_the_definition() -> None:
     ]
 
 
-@pytest.mark.parametrize("alone", [False, True])
+@pytest.mark.parametrize("is_only_microbatch", [False, True])
 @pytest.mark.parametrize("reuse", [False, True])
 @pytest.mark.parametrize(("ce_coef", "whitening"), [(0.0, "none"), (0.1, "paper")])
-def test_naive_twin_takes_the_same_step(ce_coef: float, whitening: str, reuse: bool, alone: bool) -> None:
+def test_naive_twin_takes_the_same_step(ce_coef: float, whitening: str, reuse: bool, is_only_microbatch: bool) -> None:
     ours, naive = methods(ce_coef, whitening)
     ours.sampler = replace(SAMPLER, reuse=reuse)
     batch = rows()
-    fast, slow = ours.prepare(batch, 5, alone), naive.prepare(batch, step=5)
+    fast, slow = ours.prepare(batch, 5, is_only_microbatch), naive.prepare(batch, step=5)
     assert torch.equal(fast.rollout.tokens, slow.tokens)
     torch.testing.assert_close(fast.rollout.log_probs, slow.log_probs, rtol=1e-5, atol=1e-5)
     embeddings = ours.phi.embeddings(batch, fast.rollout, reuse)

@@ -13,7 +13,7 @@ from pathlib import Path
 from ebft.config.schema import LocalLauncherConfig
 from ebft.sweep import attempt, launchers
 from ebft.sweep.jobs import Job
-from ebft.sweep.runner import Grid, Runner
+from ebft.sweep.runner import GridSource, SweepRunner
 from tests.sweep.helpers import GRID
 
 attempt.CHILD = "tests.sweep.stand_in"
@@ -24,7 +24,9 @@ def main() -> None:
     jobs = [Job(**(job | {"overrides": tuple(job["overrides"])})) for job in settings.pop("jobs")]
     launcher = launchers.build(LocalLauncherConfig("local", settings.pop("slots"), 1, 1), folder)
     config = replace(GRID, dir=str(folder), **settings)
-    runner = Runner(folder, config, launcher, Grid(jobs), lambda jobs: None, lambda text: print(text, flush=True))
+    runner = SweepRunner(
+        folder, config, launcher, GridSource(jobs), lambda jobs: None, lambda text: print(text, flush=True)
+    )
     ended = runner.run()
     print(json.dumps({name: [known.kind, known.note] for name, known in ended.items()}))
     sys.exit(130 if runner.stop_requests else 0)

@@ -11,7 +11,7 @@ import pytest
 
 from ebft.sweep import attempt
 from ebft.sweep import state as states
-from ebft.sweep.attempt import Attempt, Outcome, last_line, perform
+from ebft.sweep.attempt import Attempt, AttemptResult, last_line, perform
 from ebft.sweep.jobs import Job, folder
 from ebft.sweep.state import State
 from tests.sweep.helpers import ROOT, diary, is_alive, until
@@ -37,7 +37,7 @@ def start(directory: Path, *overrides: str) -> Attempt:
     return started
 
 
-def end(started: Attempt) -> Outcome:
+def end(started: Attempt) -> AttemptResult:
     until(lambda: not started.is_running())
     outcome = started.poll()
     assert outcome is not None
@@ -46,7 +46,7 @@ def end(started: Attempt) -> Outcome:
 
 def test_a_run_that_ends_is_done_and_its_lock_free(tmp_path: Path) -> None:
     started = start(tmp_path, "steps=3")
-    assert end(started) == Outcome("done")
+    assert end(started) == AttemptResult("done")
     assert states.state(tmp_path, job()) == State("done")
     assert not states.is_claimed(tmp_path, job())
     assert not (tmp_path / "records").exists()
@@ -56,7 +56,7 @@ def test_while_it_runs_it_is_nobody_else_s(tmp_path: Path) -> None:
     started = start(tmp_path, LONG)
     assert (started.poll(), started.is_running()) == (None, True)
     assert states.state(tmp_path, job()) == State("running")
-    assert Attempt.start(tmp_path, job(), {}) == Outcome("running")
+    assert Attempt.start(tmp_path, job(), {}) == AttemptResult("running")
     started.kill()
     end(started)
 
@@ -64,7 +64,7 @@ def test_while_it_runs_it_is_nobody_else_s(tmp_path: Path) -> None:
 def test_a_stopped_run_saves_and_is_interrupted(tmp_path: Path) -> None:
     started = start(tmp_path, LONG)
     started.stop()
-    assert end(started) == Outcome("interrupted", "interrupted")
+    assert end(started) == AttemptResult("interrupted", "interrupted")
     assert states.state(tmp_path, job()) == State("interrupted")
     assert [what for *_, what in diary(tmp_path)] == ["start 0", "interrupted"]
 
@@ -72,28 +72,28 @@ def test_a_stopped_run_saves_and_is_interrupted(tmp_path: Path) -> None:
 def test_a_killed_run_is_interrupted_and_goes_on(tmp_path: Path) -> None:
     started = start(tmp_path, LONG)
     started.kill()
-    assert end(started) == Outcome("interrupted", "killed by SIGKILL")
+    assert end(started) == AttemptResult("interrupted", "killed by SIGKILL")
     assert states.state(tmp_path, job()) == State("interrupted")
     saved = int((folder(tmp_path, "a") / "saved").read_text())
-    assert perform(tmp_path, job(f"steps={saved + 1}"), {}) == Outcome("done")
+    assert perform(tmp_path, job(f"steps={saved + 1}"), {}) == AttemptResult("done")
     assert [what for *_, what in diary(tmp_path)][1:] == [f"start {saved}", "completed"]
 
 
 def test_a_failure_is_on_record_with_its_sentence_and_is_not_repeated(tmp_path: Path) -> None:
-    outcome = Outcome("failed", f"optimizer.lr=-1 must be above 0. (exit code 2, {tmp_path}/logs/a.log)")
+    outcome = AttemptResult("failed", f"optimizer.lr=-1 must be above 0. (exit code 2, {tmp_path}/logs/a.log)")
     assert perform(tmp_path, job("fail=1"), {}) == outcome
     assert states.state(tmp_path, job()) == State(outcome.kind, outcome.note)
     assert perform(tmp_path, job("fail=1"), {}) == outcome
     assert len(diary(tmp_path)) == 1
     states.forget(tmp_path, job())
-    assert perform(tmp_path, job("fail=1"), {}) == Outcome("done")
+    assert perform(tmp_path, job("fail=1"), {}) == AttemptResult("done")
     assert "must be above 0" in (tmp_path / "logs" / "a.log").read_text()
 
 
 @pytest.mark.parametrize("kind", ["failed", "stopped"])
 def test_what_has_ended_is_not_started(tmp_path: Path, kind: str) -> None:
     states.record(tmp_path, job(), kind, "why")
-    assert Attempt.start(tmp_path, job(), {}) == Outcome(kind, "why")
+    assert Attempt.start(tmp_path, job(), {}) == AttemptResult(kind, "why")
     assert not states.is_claimed(tmp_path, job())
     assert diary(tmp_path) == []
 
@@ -102,12 +102,12 @@ def test_a_run_that_was_stopped_early_says_so_however_it_ended(tmp_path: Path) -
     started = start(tmp_path, LONG)
     states.record(tmp_path, job(), states.STOPPED, "stopped early at step 3")
     started.stop()
-    assert end(started) == Outcome("stopped", "stopped early at step 3")
+    assert end(started) == AttemptResult("stopped", "stopped early at step 3")
 
 
 def test_performing_ends_when_the_run_is_stopped_early(tmp_path: Path) -> None:
     """On a machine that the sweep cannot reach but through the folder."""
-    ended: list[Outcome] = []
+    ended: list[AttemptResult] = []
     thread = threading.Thread(target=lambda: ended.append(perform(tmp_path, job(LONG), {})))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
@@ -118,7 +118,7 @@ def test_performing_ends_when_the_run_is_stopped_early(tmp_path: Path) -> None:
         until(lambda: (folder(tmp_path, "a") / "saved").exists())
         states.record(tmp_path, job(), states.STOPPED, "stopped early at step 3")
         thread.join()
-    assert ended == [Outcome("stopped", "stopped early at step 3")]
+    assert ended == [AttemptResult("stopped", "stopped early at step 3")]
     assert diary(tmp_path)[-1][2] == "interrupted"
 
 
@@ -134,7 +134,7 @@ def test_performing_waits_for_the_earlier_process_to_save(tmp_path: Path, monkey
         threading.Event().wait(0.01)
 
     monkeypatch.setattr(attempt.time, "sleep", sleep)
-    assert perform(tmp_path, job("steps=1"), {}) == Outcome("done")
+    assert perform(tmp_path, job("steps=1"), {}) == AttemptResult("done")
     assert len(asked) > 3
 
 
@@ -142,7 +142,7 @@ def test_performing_does_not_wait_for_ever(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr(attempt, "SAVING_SECONDS", 0.0)
     descriptor = states.claim(tmp_path, job())
     assert descriptor is not None
-    assert perform(tmp_path, job(), {}) == Outcome("running")
+    assert perform(tmp_path, job(), {}) == AttemptResult("running")
     os.close(descriptor)
 
 
@@ -171,7 +171,7 @@ def test_a_run_saves_and_ends_with_the_process_that_started_it(tmp_path: Path) -
 
 def test_a_run_gets_the_environment_of_its_slot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FAILING", "steps=2")
-    assert perform(tmp_path, job("steps=2"), {"FAILING": "another"}) == Outcome("done")
+    assert perform(tmp_path, job("steps=2"), {"FAILING": "another"}) == AttemptResult("done")
     states_of = [what for *_, what in diary(tmp_path)]
     assert states_of == ["start 0", "completed"]
 

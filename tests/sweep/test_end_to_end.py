@@ -16,7 +16,8 @@ from tests.sweep.helpers import ROOT, is_alive, until
 PATIENCE_SECONDS = 300.0  # real runs, perhaps on a busy machine
 STEPS = 3
 COMMAND = f"""
-    +experiment=smoke method=sft,ebft seed=0,1 launcher.slots_per_device=2 launcher.threads=1 data=stdlib data.sequence_length=64 sampler.n_samples=2
+    +experiment=smoke method=sft,ebft seed=0,1 launcher.slots_per_device=2 launcher.threads=1
+    data=stdlib data.sequence_length=64 sampler.n_samples=2
     trainer.max_steps={STEPS} eval.every_steps={STEPS} eval.num_questions=0 eval.horizons=[1,4] eval.long_documents=2
 """.split()
 ROWS = [(0, "eval"), *((step, "train") for step in range(1, STEPS + 1)), (STEPS, "eval")]

@@ -16,7 +16,7 @@ from ebft.sweep import launchers
 from ebft.sweep import state as states
 from ebft.sweep.jobs import Job, folder
 from ebft.sweep.launchers import visible_gpus
-from ebft.sweep.runner import Grid, Runner
+from ebft.sweep.runner import GridSource, SweepRunner
 from tests.sweep.helpers import GRID, until
 
 SLURM = SlurmLauncherConfig(
@@ -44,7 +44,9 @@ def without_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def run(directory: Path, config: LauncherConfig, jobs: list[Job]) -> dict[str, states.State]:
-    return Runner(directory, GRID, launchers.build(config, directory), Grid(jobs), lambda jobs: None, print).run()
+    return SweepRunner(
+        directory, GRID, launchers.build(config, directory), GridSource(jobs), lambda jobs: None, print
+    ).run()
 
 
 @pytest.mark.parametrize("config", [SLURM, RAY], ids=["slurm", "ray"])

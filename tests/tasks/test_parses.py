@@ -68,7 +68,8 @@ def test_functions_and_methods_with_a_body_are_asked_for(asked: list[Question]) 
 def test_prompt_answer_and_prefix_of_a_function(asked: list[Question]) -> None:
     assert asked[0] == Question(
         key="shapes",
-        prompt='"""A module."""\n\nimport os\n\n@cached\ndef area(width, height):\n    """Of a rectangle."""\n    # both positive',
+        prompt='"""A module."""\n\nimport os\n\n@cached\ndef area(width, height):\n'
+        '    """Of a rectangle."""\n    # both positive',
         answer="\n    size = width * height\n    return size\n",
         origin="module shapes, line 6",
         program_prefix='def area(width, height):\n    """Of a rectangle."""\n    # both positive',
@@ -112,8 +113,8 @@ def test_the_library_passes_with_and_without_text_that_runs_on(module: ModuleTyp
     assert len(asked) > 10
     for question in asked:
         assert source.count(question.prompt + question.answer) == 1
-        alone, run_on = (Parses().verify(question.answer + more, question) for more in ("", "\ndef next(\n"))
-        assert (alone.passed, alone.ended, run_on.passed, run_on.ended) == (True, False, True, True)
+        exact, run_on = (Parses().verify(question.answer + more, question) for more in ("", "\ndef next(\n"))
+        assert (exact.passed, exact.ended, run_on.passed, run_on.ended) == (True, False, True, True)
 
 
 METHOD = Question(key="m", prompt="", answer="", origin="m", program_prefix="if True:\n    def f(self):\n")

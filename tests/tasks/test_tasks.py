@@ -5,16 +5,16 @@ from collections.abc import Sequence
 import pytest
 
 from ebft.config.schema import TASKS, UserError
-from ebft.sandbox.programs import Outcome, Program
+from ebft.sandbox.programs import Program, ProgramResult
 from ebft.tasks import VERIFIERS, Verifier, build
 
 
 class Sandbox:
-    def run(self, program: Program) -> Outcome:
+    def run(self, program: Program) -> ProgramResult:
         return self.run_all([program])[0]
 
-    def run_all(self, batch: Sequence[Program]) -> list[Outcome]:
-        return [Outcome("passed", "passed", 1, 0.0) for _ in batch]
+    def run_all(self, batch: Sequence[Program]) -> list[ProgramResult]:
+        return [ProgramResult("passed", "passed", 1, 0.0) for _ in batch]
 
 
 @pytest.mark.parametrize("name", VERIFIERS)
@@ -44,5 +44,11 @@ def test_an_unknown_name_is_told_the_known_ones() -> None:
 
 
 def test_building_what_needs_no_sacrebleu_does_not_import_it() -> None:
-    code = "import sys, ebft.tasks as t; t.build('exact_match', None); t.build('parses', None); sys.exit('sacrebleu' in sys.modules)"
+    code = """if True:
+        import sys
+        from ebft import tasks
+        tasks.build('exact_match', None)
+        tasks.build('parses', None)
+        sys.exit('sacrebleu' in sys.modules)
+    """
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -5,7 +5,7 @@ import pytest
 
 from ebft.config.schema import UserError
 from ebft.sandbox import programs
-from ebft.sandbox.programs import Case, Outcome, Program
+from ebft.sandbox.programs import Case, Program, ProgramResult
 from ebft.tasks.base import Question, Verdict, Verifier
 from ebft.tasks.unit_tests import UnitTests
 
@@ -19,13 +19,13 @@ COMPLETED = replace(WHOLE, answer="    return 2 * x\n", program_prefix="def doub
 class Sandbox:
     """Knows what becomes of each source, and remembers how it was asked."""
 
-    def __init__(self, outcomes: dict[str, Outcome]) -> None:
+    def __init__(self, outcomes: dict[str, ProgramResult]) -> None:
         self.outcomes, self.batches = outcomes, list[list[Program]]()
 
-    def run(self, program: Program) -> Outcome:
+    def run(self, program: Program) -> ProgramResult:
         return self.run_all([program])[0]
 
-    def run_all(self, batch: Sequence[Program]) -> list[Outcome]:
+    def run_all(self, batch: Sequence[Program]) -> list[ProgramResult]:
         self.batches.append(list(batch))
         return [self.outcomes[program.source] for program in batch]
 
@@ -37,10 +37,10 @@ RIGHT, WRONG, MALFORMED, UNLUCKY = (
     "def double(x): ...\n",
 )
 SANDBOX_OUTCOMES = {
-    RIGHT: Outcome("passed", "passed", 1, 0.05),
-    WRONG: Outcome("failed", "wrong_value", 1, 0.05),
-    MALFORMED: Outcome("failed", "syntax", 0, 0.05),
-    UNLUCKY: Outcome("error", "no process could be started", 0, 0.05),
+    RIGHT: ProgramResult("passed", "passed", 1, 0.05),
+    WRONG: ProgramResult("failed", "wrong_value", 1, 0.05),
+    MALFORMED: ProgramResult("failed", "syntax", 0, 0.05),
+    UNLUCKY: ProgramResult("error", "no process could be started", 0, 0.05),
 }
 
 
@@ -72,7 +72,7 @@ def test_a_completed_function_runs_without_what_follows_it() -> None:
 
 def test_a_whole_program_runs_with_all_that_was_written() -> None:
     """Otherwise a model would never learn to stop."""
-    sandbox = Sandbox({RIGHT + "print(\n": Outcome("failed", "syntax", 0, 0.05)})
+    sandbox = Sandbox({RIGHT + "print(\n": ProgramResult("failed", "syntax", 0, 0.05)})
     assert not UnitTests(sandbox).verify(RIGHT + "print(\n", WHOLE).passed
 
 

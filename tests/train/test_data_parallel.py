@@ -12,8 +12,8 @@ from torch import Tensor
 
 from ebft.cli.compose import compose
 from ebft.config.schema import TrainConfig, UserError
-from ebft.parallel.fsdp import whole
-from ebft.parallel.world import ALONE, World
+from ebft.parallel.fsdp import full_tensor
+from ebft.parallel.world import SINGLE_PROCESS, World
 from ebft.run import checkpoint, tensors
 from ebft.train.loop import train
 from ebft.train.optimization import Optimization
@@ -34,7 +34,7 @@ class Recorded(Optimization):
 
     def _update(self, values: dict[str, float]) -> None:
         self.gradients.append(
-            [torch.zeros(x.shape) if x.grad is None else whole(x.grad).clone() for x in self.parameters]
+            [torch.zeros(x.shape) if x.grad is None else full_tensor(x.grad).clone() for x in self.parameters]
         )
         super()._update(values)
 
@@ -59,7 +59,7 @@ def record(world: World, config: TrainConfig) -> Record:
             optimization.step(setup.method, batch, step, trainer.micro_batch_size, trainer.max_tokens_per_microbatch)
         )
     evaluation = setup.evaluator(setup.policy, lambda: None)
-    weights = [whole(x.detach()).clone() for x in setup.policy.trained.parameters()]
+    weights = [full_tensor(x.detach()).clone() for x in setup.policy.trained.parameters()]
     return Record(
         figures, optimization.gradients, weights, evaluation.metrics(), [answer.text for answer in evaluation.answers]
     )
@@ -112,19 +112,21 @@ WAYS = {
 
 
 @pytest.fixture(scope="module")
-def alone(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Record]:
+def single_process(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Record]:
     """One process with the whole batch."""
-    return {method: record(ALONE, config_of(tmp_path_factory.mktemp(method), method)) for method in METHODS}
+    return {method: record(SINGLE_PROCESS, config_of(tmp_path_factory.mktemp(method), method)) for method in METHODS}
 
 
 @pytest.mark.parametrize("size", [2, 3])
 @pytest.mark.parametrize(
     ("method", "way"), [(method, way) for method in METHODS for way in WAYS if (method, way) != ("rlvr", "phi")]
 )
-def test_processes_equal_one(tmp_path: Path, alone: dict[str, Record], method: str, way: str, size: int) -> None:
+def test_processes_equal_one(
+    tmp_path: Path, single_process: dict[str, Record], method: str, way: str, size: int
+) -> None:
     together = run_together(size, tmp_path, record, config_of(tmp_path, method, *WAYS[way]))
     for one in together:
-        assert_alike(one, alone[method])
+        assert_alike(one, single_process[method])
         assert all(torch.equal(a, b) for a, b in zip(one.weights, together[0].weights, strict=True))
 
 
@@ -140,7 +142,7 @@ ALIKE = {
 @pytest.mark.parametrize("way", ALIKE)
 def test_shards_with_every_other_setting(tmp_path: Path, way: str) -> None:
     config = config_of(tmp_path, "ebft", "trainer.parallel=fsdp2", *ALIKE[way])
-    expected = record(ALONE, config)
+    expected = record(SINGLE_PROCESS, config)
     for one in run_together(2, tmp_path, record, config):
         assert_alike(one, expected)
 
@@ -154,7 +156,7 @@ def test_reference_policy_and_judge_over_a_sharded_base(tmp_path: Path) -> None:
         "model.adapter.rank=3",
         "method.kl_estimator=k1",
     )
-    expected = record(ALONE, config)
+    expected = record(SINGLE_PROCESS, config)
     for one in run_together(2, tmp_path, record, config):
         assert_alike(one, expected)
 

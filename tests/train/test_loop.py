@@ -237,10 +237,11 @@ def test_every_experiment_takes_a_step(tmp_path: Path, name: str) -> None:
     """With the debug model and rows, batches and blocks cut down; everything else is the experiment's."""
     miniature(tmp_path)
     small = f"""
-        model=debug trainer.max_steps=1 trainer.max_epochs=null trainer.batch_size=2 trainer.micro_batch_size=2 trainer.device=cpu
-        data=jsonl data.sequence_length=41
-        data.path={tmp_path / "train.jsonl"} data.validation_path={tmp_path / "validation.jsonl"} eval.num_documents=2 eval.context_length=7
-        eval.horizons=[1,2] sampler.context_length=7 sampler.generate_length=3
+        model=debug trainer.max_steps=1 trainer.max_epochs=null trainer.batch_size=2 trainer.micro_batch_size=2
+        trainer.device=cpu data=jsonl data.sequence_length=41
+        data.path={tmp_path / "train.jsonl"} data.validation_path={tmp_path / "validation.jsonl"}
+        eval.num_documents=2 eval.context_length=7 eval.horizons=[1,2] sampler.context_length=7
+        sampler.generate_length=3
     """
     train(compose([f"+experiment={name}", *small.split()]), tmp_path / "run")
     assert (summary(tmp_path / "run")["status"], summary(tmp_path / "run")["steps"]) == ("completed", 1)

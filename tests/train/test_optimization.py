@@ -48,7 +48,7 @@ class Linear:
     def __init__(self, model: Weights) -> None:
         self.model = model
 
-    def prepare(self, batch: Batch, step: int, alone: bool) -> Batch:
+    def prepare(self, batch: Batch, step: int, is_only_microbatch: bool) -> Batch:
         return batch
 
     def counts(self, prepared: Batch) -> dict[str, Tensor]:
@@ -110,11 +110,11 @@ def test_micro_batches_add_up_and_know_the_whole_batch() -> None:
 def test_a_micro_batch_knows_whether_it_is_the_whole_step() -> None:
     """By rows, by tokens, and because a row is not cut."""
     optimization, method, _ = toy([1.0, 1.0])
-    told: list[bool] = []
-    method.prepare = lambda batch, step, alone: told.append(alone) or batch  # type: ignore[method-assign]
+    seen: list[bool] = []
+    method.prepare = lambda batch, step, is_only_microbatch: seen.append(is_only_microbatch) or batch  # type: ignore[method-assign]
     for rows, size, tokens in ((3, 3, None), (3, 2, None), (3, 3, 6), (3, 3, 5), (1, 3, 1)):
         optimization.step(method, batch_of(*[[1, 2]] * rows), 0, size, tokens)
-    assert told == [True, False, False, True, False, False, True]
+    assert seen == [True, False, False, True, False, False, True]
 
 
 def test_nothing_of_a_micro_batch_is_held_while_the_weights_change() -> None:
@@ -122,7 +122,7 @@ def test_nothing_of_a_micro_batch_is_held_while_the_weights_change() -> None:
     optimization, method, _ = toy([1.0])
     made, alive = list[weakref.ref[Batch]](), list[bool]()
 
-    def prepare(batch: Batch, step: int, alone: bool) -> Batch:
+    def prepare(batch: Batch, step: int, is_only_microbatch: bool) -> Batch:
         experience = replace(batch)
         made.append(weakref.ref(experience))
         return experience
@@ -222,7 +222,7 @@ def one_thread() -> Iterator[None]:
 def gradient(setup: Setup, step: int = 0) -> Tensor:
     """Of one row through the method's own loss."""
     setup.policy.model.train()
-    prepared = setup.method.prepare(setup.batch([0, 1]), step, alone=True)
+    prepared = setup.method.prepare(setup.batch([0, 1]), step, is_only_microbatch=True)
     differentiate(setup.method, prepared, setup.method.counts(prepared), None)
     return torch.cat(
         [parameter.grad.flatten() for parameter in setup.policy.model.parameters() if parameter.grad is not None]

@@ -42,7 +42,7 @@ def test_phases_are_those_of_the_plan(tmp_path: Path) -> None:
     config = miniature(tmp_path, "method=ebft", "sampler.reuse=false")
     setup = prepare(config)
     before = setup.method.tokens_forwarded
-    prepared = setup.method.prepare(setup.batch([0, 1, 2]), 0, alone=False)
+    prepared = setup.method.prepare(setup.batch([0, 1, 2]), 0, is_only_microbatch=False)
     assert setup.method.tokens_forwarded - before == 105 + 61.5
     differentiate(setup.method, prepared, setup.method.counts(prepared), None)
     assert setup.method.tokens_forwarded - before == 105 + 61.5 + 315
@@ -73,7 +73,7 @@ def test_another_feature_network_is_counted_in_the_policy_s_layers(tmp_path: Pat
         sum(parameter.numel() for parameter in decoder.module.layers[0].parameters())
         for decoder in (setup.policy.decoder, setup.method.phi.decoder)
     ]
-    setup.method.prepare(setup.batch([0, 1, 2]), 0, alone=False)
+    setup.method.prepare(setup.batch([0, 1, 2]), 0, is_only_microbatch=False)
     features = setup.method.phi.decoder.tokens_forwarded
     assert features == pytest.approx(
         3 * (23 + 6 * 3) * layers[1] / (2 * layers[0]), rel=0.01

@@ -2,14 +2,14 @@
 
 import pytest
 
-from ebft.sandbox import Outcome, Sandbox
+from ebft.sandbox import ProgramResult, Sandbox
 from tests.sandbox.attacks import SEARCH
 from tests.sandbox.helpers import program
 
 ADD = "def f(a, b): return a + b"
 
 
-def told(outcome: Outcome) -> tuple[str, str, int]:
+def told(outcome: ProgramResult) -> tuple[str, str, int]:
     return outcome.status, outcome.kind, outcome.num_tests
 
 

@@ -11,7 +11,8 @@ CLOSED = "closed"  # the process went away; how it ended says why
 
 # How a program can fail by what its process or its tests report. That it passed is nobody's to report.
 _REPORTS = {
-    "broken_test", "exception", "exit", "forbidden", "memory", "no_entry_point", "no_test", "not_plain_data", "output", "syntax", "wrong_value",
+    "broken_test", "exception", "exit", "forbidden", "memory", "no_entry_point", "no_test", "not_plain_data", "output",
+    "syntax", "wrong_value",
 }  # fmt: skip
 
 
@@ -20,8 +21,8 @@ class _Failed(Exception):
         super().__init__(kind if isinstance(kind, str) and kind in _REPORTS else "exception")
 
 
-class Judge:
-    """Judges one program by its cases and then by its test code. `num_tests` counts executed cases and asserts."""
+class ProgramTester:
+    """Tests one program by its cases and then by its test code. `num_tests` counts executed cases and asserts."""
 
     def __init__(self, program: Program, channel: Channel, tests_channel: Channel | None) -> None:
         self._program, self._tests = program, program.tests

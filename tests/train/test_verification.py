@@ -11,8 +11,8 @@ from ebft.data import Data, Questions, Rows
 from ebft.models.loading import load_tokenizer
 from ebft.sandbox import Sandbox
 from ebft.tasks.base import Question, Verdict
-from ebft.train import judging
-from ebft.train.judging import Judging
+from ebft.train import verification
+from ebft.train.verification import Verification
 from tests.debug_run import miniature
 
 
@@ -44,9 +44,9 @@ def questions(lengths: Sequence[int], width: int = 23) -> Questions:
     return Questions(rows, [Question(str(i), "?", f"answer {i}", origin=f"file:{i}") for i in range(len(lengths))])
 
 
-def judging_of(
+def verification_of(
     folder: Path, *overrides: str, train: Questions | None = None, validation: Questions | None = None
-) -> Judging:
+) -> Verification:
     config: TrainConfig = miniature(
         folder,
         "data.text_column=null",
@@ -56,13 +56,13 @@ def judging_of(
         *overrides,
     )
     rows = questions([3]).rows
-    return Judging(config, Data(rows, rows, train, validation, 0), load_tokenizer(config.model), max_positions=100)
+    return Verification(config, Data(rows, rows, train, validation, 0), load_tokenizer(config.model), max_positions=100)
 
 
 @pytest.fixture
 def verifier(monkeypatch: pytest.MonkeyPatch) -> Obedient:
     obedient = Obedient()
-    monkeypatch.setattr(judging, "build", lambda name, runner: obedient)
+    monkeypatch.setattr(verification, "build", lambda name, runner: obedient)
     return obedient
 
 
@@ -70,25 +70,25 @@ EXACT = "data.task=exact_match"
 
 
 def test_without_questions_nobody_judges(tmp_path: Path) -> None:
-    court = judging_of(tmp_path, "method=sft")
-    assert (court.judge(), court.examiner(), court.plan()) == (None, None, {})
+    verified = verification_of(tmp_path, "method=sft")
+    assert (verified.grader(), verified.examiner(), verified.plan()) == (None, None, {})
 
 
 def test_only_the_sides_that_are_asked_about_are_checked(tmp_path: Path, verifier: Obedient) -> None:
     """Training questions by verifiable rewards alone, held-out ones by any evaluation that has questions."""
     sides = {"train": questions([3, 4]), "validation": questions([5, 6, 7])}
-    court = judging_of(tmp_path, "method=sft", EXACT, **sides)
+    verified = verification_of(tmp_path, "method=sft", EXACT, **sides)
     assert verifier.asked == ["answer 0", "answer 1", "answer 2"]
-    examiner = court.examiner()
+    examiner = verified.examiner()
     assert examiner is not None
     assert [batch.row_ids.tolist() for batch in examiner.batches] == [[0, 1], [2]]
-    assert court.plan() == {"verifier": "exact_match"}
-    judging_of(tmp_path, "method=rlvr", EXACT, "eval.num_questions=0", **sides)
+    assert verified.plan() == {"verifier": "exact_match"}
+    verification_of(tmp_path, "method=rlvr", EXACT, "eval.num_questions=0", **sides)
     assert verifier.asked[3:] == ["answer 0", "answer 1"]
 
 
 def test_questions_and_references_are_spread_over_their_side(tmp_path: Path, verifier: Obedient) -> None:
-    court = judging_of(
+    verified = verification_of(
         tmp_path,
         "method=sft",
         EXACT,
@@ -97,19 +97,19 @@ def test_questions_and_references_are_spread_over_their_side(tmp_path: Path, ver
         validation=questions([3] * 7),
     )
     assert verifier.asked == ["answer 0", "answer 3"]
-    examiner = court.examiner()
+    examiner = verified.examiner()
     assert examiner is not None
     assert [row for batch in examiner.batches for row in batch.row_ids.tolist()] == [0, 2, 4]
 
 
 def test_a_prompt_without_room_for_an_answer_is_named(tmp_path: Path, verifier: Obedient) -> None:
     with pytest.raises(UserError) as refused:
-        judging_of(tmp_path, "method=sft", EXACT, "eval.max_new_tokens=94", validation=questions([3, 7, 5]))
+        verification_of(tmp_path, "method=sft", EXACT, "eval.max_new_tokens=94", validation=questions([3, 7, 5]))
     assert str(refused.value) == (
         "The prompt of file:1 has 7 tokens, which with 94 new ones is over the 100 positions of model.path=tiny; "
         "lower max_new_tokens of method and eval, or shorten the prompt."
     )
-    judging_of(tmp_path, "method=sft", EXACT, "eval.max_new_tokens=93", validation=questions([3, 7, 5]))
+    verification_of(tmp_path, "method=sft", EXACT, "eval.max_new_tokens=93", validation=questions([3, 7, 5]))
 
 
 def test_a_reference_answer_that_fails_its_own_test_is_named(tmp_path: Path, verifier: Obedient) -> None:
@@ -118,7 +118,7 @@ def test_a_reference_answer_that_fails_its_own_test_is_named(tmp_path: Path, ver
         UserError,
         match=r"The reference answer of file:1 fails its own test \(wrong_value\); correct or remove the row, or set",
     ):
-        judging_of(tmp_path, "method=sft", EXACT, validation=questions([3, 7, 5]))
+        verification_of(tmp_path, "method=sft", EXACT, validation=questions([3, 7, 5]))
 
 
 def test_code_from_the_outside_runs_only_where_it_is_allowed(
@@ -133,16 +133,17 @@ def test_code_from_the_outside_runs_only_where_it_is_allowed(
         def check_canaries(self) -> None:
             Confined.checked += 1
 
-    monkeypatch.setattr(judging, "Sandbox", Confined)
+    monkeypatch.setattr(verification, "Sandbox", Confined)
     tests = "data.task=unit_tests"
     columns = "data.tests_column=c"
     with pytest.raises(
         UserError,
-        match=r"data\.task=unit_tests runs programs that model\.path=tiny writes; allow it with sandbox\.allow_code_execution=true",
+        match=r"data\.task=unit_tests runs programs that model\.path=tiny writes; "
+        r"allow it with sandbox\.allow_code_execution=true",
     ):
-        judging_of(tmp_path, "method=sft", tests, columns, validation=questions([3, 7]))
-    court = judging_of(
+        verification_of(tmp_path, "method=sft", tests, columns, validation=questions([3, 7]))
+    verified = verification_of(
         tmp_path, "method=sft", tests, columns, "sandbox.allow_code_execution=true", validation=questions([3, 7])
     )
-    assert court.plan() == {"verifier": "unit_tests", "code execution": "on, sandbox level landlock"}
+    assert verified.plan() == {"verifier": "unit_tests", "code execution": "on, sandbox level landlock"}
     assert Confined.checked == 1

@@ -9,7 +9,7 @@ import torch
 
 from ebft.config.schema import EvaluateConfig, TrainConfig, UserError
 from ebft.run import checkpoint
-from ebft.train.evaluate import evaluate, labels
+from ebft.train.evaluate_models import evaluate, labels
 from ebft.train.loop import train
 from tests.debug_run import miniature, summary
 
@@ -86,9 +86,13 @@ def test_a_model_that_cannot_be_loaded_is_named_and_the_others_evaluated(
         evaluation_of(config, [str(unfinished), str(sft), str(stranger), "./nowhere"]), tmp_path / "out"
     )
     assert failures == {
-        "unfinished": f"{unfinished} is a run folder without a model or a checkpoint; let its run reach one, or leave it out.",
+        "unfinished": (
+            f"{unfinished} is a run folder without a model or a checkpoint; let its run reach one, or leave it out."
+        ),
         "stranger": f"{stranger} is a checkpoint of another model than model.path=tiny; name that one.",
-        "nowhere": "model.path=./nowhere does not exist; name a folder with a model or a hub id such as Qwen/Qwen2.5-0.5B.",
+        "nowhere": (
+            "model.path=./nowhere does not exist; name a folder with a model or a hub id such as Qwen/Qwen2.5-0.5B."
+        ),
     }
     content = json.loads((tmp_path / "out" / "eval.json").read_text())
     assert (list(content["models"]), content["failures"]) == (["sft"], failures)
@@ -130,7 +134,9 @@ def test_adapters_over_another_base_are_named(runs: tuple[TrainConfig, Path, Pat
     adapter, saved = tmp_path / "lora" / "adapter", tmp_path / "lora" / "checkpoints" / "step_000001"
     failures = evaluate(evaluation_of(config, [str(sft), str(adapter), str(saved)]), tmp_path / "out")
     assert failures == {
-        "adapter": f"{adapter} holds adapters of tiny, and model.path=tiny is another base; set model.path as it was there.",
+        "adapter": (
+            f"{adapter} holds adapters of tiny, and model.path=tiny is another base; set model.path as it was there."
+        ),
         "step_000001": f"{saved} is a checkpoint of another model than model.path=tiny; name that one.",
     }
     with pytest.raises(

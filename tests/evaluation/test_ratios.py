@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from ebft.evaluation.statistics import Ratio, concatenate
+from ebft.evaluation.ratios import Ratio, concatenate
 
 
 def ratio(sums: list[float], counts: list[float]) -> Ratio:

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 import yaml
 
-from ebft.cli import evaluate as cli
+from ebft.cli import eval as cli
 from ebft.cli.compose import compose
-from ebft.cli.evaluate import literal, overrides_of, with_run
+from ebft.cli.eval import literal, overrides_of, with_run
 from ebft.config.schema import EvaluateConfig, UserError
 
 
@@ -139,9 +139,9 @@ class Door:
     def __init__(self, monkeypatch: pytest.MonkeyPatch, failures: dict[str, str]) -> None:
         self.calls: list[tuple[EvaluateConfig, Path]] = []
         self.failures = failures
-        module: Any = ModuleType("ebft.train.evaluate")
+        module: Any = ModuleType("ebft.train.evaluate_models")
         module.evaluate = self.evaluate
-        monkeypatch.setitem(sys.modules, "ebft.train.evaluate", module)
+        monkeypatch.setitem(sys.modules, "ebft.train.evaluate_models", module)
         monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
         self.monkeypatch = monkeypatch
 

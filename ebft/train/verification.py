@@ -6,16 +6,16 @@ from transformers import PreTrainedTokenizerBase
 from ebft.config.schema import TrainConfig, UserError
 from ebft.data import Data, Questions
 from ebft.evaluation import Examiner
-from ebft.parallel.world import ALONE, World
+from ebft.parallel.world import SINGLE_PROCESS, World
 from ebft.sandbox import Sandbox
 from ebft.tasks import build
 from ebft.tasks.base import Verifier
-from ebft.tasks.judge import Judge
+from ebft.tasks.grader import Grader
 
 EXECUTES = "unit_tests"  # the task that runs what a model wrote
 
 
-class Judging:
+class Verification:
     """The verifier of a run and what it is asked about. Raises UserError for code that may not run here, questions that
     leave no room for an answer, and reference answers that fail their own test; RunFailure for a sandbox that does not
     tell good from bad."""
@@ -26,7 +26,7 @@ class Judging:
         loaded: Data,
         tokenizer: PreTrainedTokenizerBase,
         max_positions: int | None,
-        world: World = ALONE,
+        world: World = SINGLE_PROCESS,
     ) -> None:
         self.config, self.tokenizer = config, tokenizer
         self.train, self.validation = loaded.train_questions, loaded.validation_questions
@@ -63,27 +63,27 @@ class Judging:
                     "eval, or shorten the prompt."
                 )
 
-    def judge(self) -> Judge | None:
+    def grader(self) -> Grader | None:
         """Of the training questions."""
-        return self._judge(self.train)
+        return self._grader(self.train)
 
     def examiner(self) -> Examiner | None:
         """Of `eval.num_questions` held-out questions, evenly spread."""
-        evaluation, questions, judge = self.config.eval, self.validation, self._judge(self.validation)
-        if judge is None or questions is None or not evaluation.num_questions:
+        evaluation, questions, grader = self.config.eval, self.validation, self._grader(self.validation)
+        if grader is None or questions is None or not evaluation.num_questions:
             return None
         number = min(evaluation.num_questions, len(questions))
         spread = [place * len(questions) // number for place in range(number)]
         size = evaluation.micro_batch_size
         return Examiner(
-            evaluation, [questions.rows.batch(spread[start : start + size]) for start in range(0, number, size)], judge
+            evaluation, [questions.rows.batch(spread[start : start + size]) for start in range(0, number, size)], grader
         )
 
-    def _judge(self, questions: Questions | None) -> Judge | None:
+    def _grader(self, questions: Questions | None) -> Grader | None:
         if self.verifier is None or questions is None:
             return None
         decode, end = self.tokenizer.decode, self.tokenizer.eos_token_id
-        return Judge(
+        return Grader(
             self.verifier, questions.items, lambda tokens: decode(tokens, clean_up_tokenization_spaces=False), end
         )
 

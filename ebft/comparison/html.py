@@ -9,7 +9,7 @@ from ebft.comparison import layout
 from ebft.comparison.figures import Plot
 from ebft.comparison.layout import Entry, Grid
 from ebft.comparison.tables import Compared, Table
-from ebft.report.pages import count, escape, facts, page, plot
+from ebft.report.html_parts import count, escape, facts, page, plot
 
 
 def html(compared: Compared, plots: Sequence[Sequence[Plot]], directory: Path) -> str:

@@ -8,7 +8,7 @@ from ebft.config.schema import UserError
 
 
 @dataclass(frozen=True)
-class Row:
+class RawRow:
     origin: str  # how an error names it
     cells: dict[str, Any]
 

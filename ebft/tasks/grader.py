@@ -12,7 +12,7 @@ from ebft.types import Rollout
 
 
 @dataclass(frozen=True)
-class Judge:
+class Grader:
     """A verifier with the questions of a data set, in the order of its rows."""
 
     verifier: Verifier

@@ -1,6 +1,6 @@
 import pytest
 
-from ebft.comparison.metrics import (
+from ebft.comparison.known_metrics import (
     check_known,
     evaluation_settings,
     expected,

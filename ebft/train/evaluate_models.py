@@ -23,7 +23,7 @@ from ebft.models.policy import LanguageModel
 from ebft.output import files, tracking
 from ebft.output.console import Console
 from ebft.output.environment import environment
-from ebft.parallel.fsdp import kept
+from ebft.parallel.fsdp import named_tensors
 from ebft.report import plots
 from ebft.run import checkpoint
 from ebft.run import tensors as stored
@@ -114,7 +114,7 @@ def _from_checkpoint(path: Path, config: EvaluateConfig, material: Material) -> 
     policy = load_policy(config, material.architecture, material.device)
     weights |= stored.read(state["tensors"], AVERAGE)
     shapes = {name: value.shape for name, value in weights.items()}
-    own = kept(policy.trained)
+    own = named_tensors(policy.trained)
     if shapes != {name: value.shape for name, value in own.items()} or not same_base(weights, own):
         raise UserError(f"{path} is a checkpoint of another model than model.path={config.model.path}; name that one.")
     with torch.no_grad():

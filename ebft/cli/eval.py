@@ -21,10 +21,14 @@ HELP = """\
 ebft-eval model.path=MODEL [GROUP=OPTION ...] [KEY=VALUE ...]
 ebft-eval 'models=[base,MODEL,...]' [GROUP=OPTION ...] [KEY=VALUE ...]
 
-Evaluates models on held-out data: cross-entropy, feature-matching loss by horizon, answers to questions where data.task says how to judge them.
-MODEL is a run folder of ebft-train, one of its checkpoints, a folder in Hugging Face format or a hub id; base is the model that a run started from.
-A run folder brings its configuration along (data, features, sampler, eval), and what stands on the command line replaces it.
-Several models are asked about the same documents with the same draws; the table ends with paired differences to the first.
+Evaluates models on held-out data: cross-entropy, feature-matching loss by horizon, answers to questions where data.task
+says how to judge them.
+MODEL is a run folder of ebft-train, one of its checkpoints, a folder in Hugging Face format or a hub id; base is the
+model that a run started from.
+A run folder brings its configuration along (data, features, sampler, eval), and what stands on the command line
+replaces it.
+Several models are asked about the same documents with the same draws; the table ends with paired differences to the
+first.
 
 Writes eval.json, eval.md, plots/, samples.jsonl and answers.jsonl into hydra.run.dir.
 
@@ -145,7 +149,7 @@ def _run(cfg: DictConfig) -> None:
     with one_sentence():  # here too: Hydra would announce an exception that leaves its task
         config = to_config(cfg)
         assert isinstance(config, EvaluateConfig)
-        from ebft.train.evaluate import evaluate
+        from ebft.train.evaluate_models import evaluate
 
         try:
             failures = evaluate(config, Path(HydraConfig.get().runtime.output_dir))
