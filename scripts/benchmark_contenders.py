@@ -162,6 +162,7 @@ def announced(method: Any, row_length: int, num_blocks: float, row_is_kept: bool
         return method.tokens_per_row(row_length, num_blocks)
     if not isinstance(method, EBFT):
         return of_row(Needs(), 0, row_length, 0.0)
+    assert isinstance(method.phi, FeatureNetwork)
     needs, n_samples = method.config.needs(method.sampler), method.sampler.n_samples
     return of_row(needs, n_samples, row_length, num_blocks, method.phi.decoder.depth, row_is_kept)
 

@@ -11,6 +11,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from ebft.cli.keys import SELECTORS
 from ebft.cli.messages import explain, wrong_type
+from ebft.cli.own import add_own_method, with_config_dirs
 from ebft.cli.refusals import as_user_error
 from ebft.config.rules import check
 from ebft.config.schema import EvaluateConfig, TrainConfig, UserError
@@ -19,7 +20,7 @@ from ebft.config.schema import EvaluateConfig, TrainConfig, UserError
 def compose(overrides: list[str], config_name: str = "train") -> TrainConfig:
     """What `ebft-train OVERRIDES` would run with; for tests, scripts and notebooks. Raises UserError."""
     with hydra.initialize_config_module("ebft.conf", version_base="1.3"), as_user_error(overrides):
-        cfg = hydra.compose(config_name, overrides)
+        cfg = hydra.compose(config_name, with_config_dirs(overrides))
     return to_config(cfg)
 
 
@@ -89,6 +90,8 @@ def _choice(group: str, tree: DictConfig) -> Any:
     if isinstance(chosen, str):
         raise UserError(f"{group}={chosen} is a choice of a group; write {group.replace('.', '/')}={chosen}.")
     choice = str(OmegaConf.select(tree, f"{group}.{key}"))
+    if group == "method":
+        add_own_method(choice, OmegaConf.select(tree, "method.code"))
     if choice not in classes:
         raise UserError(f"{group}.{key}={choice} is not one of {', '.join(classes)}.")
     return classes[choice]

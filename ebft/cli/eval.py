@@ -46,10 +46,12 @@ def main() -> None:
     if {"--help", "-h"} & set(sys.argv[1:]):
         print(HELP)
         return
+    from ebft.cli.own import with_config_dirs
+
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises instead of printing
     try:
         with one_sentence():
-            sys.argv[1:] = with_run(sys.argv[1:])
+            sys.argv[1:] = with_run(with_config_dirs(sys.argv[1:]))
             with as_user_error(sys.argv[1:]):
                 hydra.main(version_base="1.3", config_path="pkg://ebft.conf", config_name="eval")(_run)()
     except KeyboardInterrupt:
@@ -71,11 +73,28 @@ def with_run(arguments: list[str]) -> list[str]:
         arguments = [argument for argument in arguments if not argument.startswith("model.path=")]
         arguments += [] if "models" in given else [f"models=[{literal(named)}]"]
     mentioned = {argument.split("=", 1)[0].lstrip("+~") for argument in arguments}
-    return [
+    kept = [
         override
         for override in overrides_of(folder)
         if not _is_replaced(override.split("=", 1)[0].lstrip("+"), mentioned)
-    ] + arguments
+    ]
+    _refuse_code(folder, kept)
+    return kept + arguments
+
+
+def _refuse_code(folder: Path, overrides: list[str]) -> None:
+    """Code runs for whoever types its name: a folder may come from anybody."""
+    from ebft.cli.keys import door_keys
+    from ebft.config.schema import UserError
+
+    keys = door_keys()
+    for key, value in (override.lstrip("+").split("=", 1) for override in overrides):
+        reference = value.strip('"')
+        if key in keys and ":" in reference:
+            raise UserError(
+                f"{folder / 'config.yaml'} names code to run, {key}={reference}; if you trust it, say so by typing "
+                f"{key}={reference}."
+            )
 
 
 def _is_replaced(key: str, mentioned: set[str]) -> bool:

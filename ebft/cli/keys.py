@@ -32,8 +32,13 @@ def all_keys(whole: Any = TrainConfig) -> dict[str, list[str]]:
     return {key: [] if len(choices) == _num_choices(key) else choices for key, choices in found.items()}
 
 
+def door_keys() -> set[str]:
+    """Keys of a run that may name a user's own code."""
+    return {key for key, item, _ in _fields(TrainConfig) if item.metadata.get("door")}
+
+
 def _fields(whole: Any, prefix: str = "", choice: str = "") -> Iterator[tuple[str, Any, str]]:
-    """Every dotted key with its annotation and the choice of a group that has it, once for each such choice."""
+    """Every dotted key with its field and the choice of a group that has it, once for each such choice."""
     for item in fields(whole):
         key = f"{prefix}{item.name}"
         if key in SELECTORS:
@@ -42,7 +47,7 @@ def _fields(whole: Any, prefix: str = "", choice: str = "") -> Iterator[tuple[st
         elif is_dataclass(item.type):
             yield from _fields(item.type, f"{key}.", choice)
         else:
-            yield key, item.type, choice
+            yield key, item, choice
 
 
 def _num_choices(key: str) -> int:
@@ -69,7 +74,7 @@ def type_of(key: str, tree: Any) -> Any:
 def is_whole(key: str) -> bool | None:
     """Whether a key of a run is a whole number; None for one that is no field, such as an entry of
     model.config_overrides."""
-    types = {annotation for name, annotation, _ in _fields(TrainConfig) if name == key}
+    types = {item.type for name, item, _ in _fields(TrainConfig) if name == key}
     return bool(types & {int, int | None}) if types else None
 
 

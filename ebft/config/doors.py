@@ -12,7 +12,7 @@ import importlib.util
 import shutil
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import fields, is_dataclass
 from difflib import get_close_matches
 from functools import cache
@@ -95,7 +95,7 @@ def _own_frames(trace: TracebackType | None) -> list[traceback.FrameSummary]:
     return [frame for frame in frames if not frame.filename.startswith((package, "<frozen importlib"))]
 
 
-def digests(references: Iterator[str] | list[str]) -> dict[str, str]:
+def digests(references: Iterable[str]) -> dict[str, str]:
     """Reference -> SHA-256 of the file behind it, by which a run with another version of it is another run."""
     found = {}
     for reference in references:
@@ -106,7 +106,7 @@ def digests(references: Iterator[str] | list[str]) -> dict[str, str]:
     return found
 
 
-def copy_files(references: Iterator[str] | list[str], directory: Path) -> None:
+def copy_files(references: Iterable[str], directory: Path) -> None:
     """The files behind doors as `code/HASH_name.py` of a run folder; those of installed packages stay where they
     are."""
     for reference, digest in digests(references).items():

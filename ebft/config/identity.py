@@ -1,7 +1,13 @@
 """Which keys of a configuration make a run what it is, and which only say how long it is or how it is computed."""
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
+
+from ebft.config.doors import digests, doors
+from ebft.config.schema import TrainConfig
+
+CODE = "code"  # key of a resolved config: the user's own files by reference, with their hashes
 
 LENGTH_KEYS = ("trainer.max_steps", "trainer.max_epochs")
 # What may differ when a run is continued: how long it is, and what changes where and how it is computed but not what.
@@ -26,6 +32,12 @@ CHANGEABLE_KEYS = (
     "features.placement",
     "sampler.reuse",
 )
+
+
+def resolved(config: TrainConfig) -> dict[str, Any]:
+    """Every key with its value, and the hashes of the user's own code that they name, if any."""
+    own = digests(doors(config).values())
+    return asdict(config) | ({CODE: own} if own else {})
 
 
 def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -4,6 +4,7 @@ section 9).
 Arithmetic alone, so that a thousand runs can be planned without torch. What is counted follows from a method's needs.
 """
 
+from ebft.config.doors import is_door
 from ebft.config.schema import Needs, TrainConfig
 
 
@@ -70,6 +71,8 @@ def planned(config: TrainConfig) -> dict[str, float]:
     sampler = config.sampler
     blocks = num_blocks(config.data.sequence_length, sampler.context_length, sampler.stride, sampler.generate_length)
     depth = max(layer if isinstance(layer, float) else 1.0 for layer in config.features.feature_layers)
+    if is_door(config.features.network):
+        depth = 0.0
     return by_phase(config, blocks, depth, keeps_rows(config, _documents(config)))
 
 
@@ -105,11 +108,15 @@ def is_bound(config: TrainConfig) -> bool:
     return depends_on_rollouts(config) or (needs.rollouts == "blocks" and has_fewer_anchors) or indices
 
 
+def _is_other_network(config: TrainConfig) -> bool:
+    return config.features.network == "checkpoint" or is_door(config.features.network)
+
+
 def line(config: TrainConfig) -> str:
     """A step's tokens, and what that is in steps of supervised fine-tuning on the same rows."""
     tokens = sum(planned(config).values())
     ratio = tokens / supervised(config.data.sequence_length)
     # of another network the config does not tell the size
-    is_guess = needs_of(config).feature_network and config.features.network == "checkpoint"
+    is_guess = needs_of(config).feature_network and _is_other_network(config)
     bound = "about " if is_guess else "at most " if is_bound(config) else ""
     return f"{bound}{config.trainer.batch_size * tokens:,.0f} tokens a step, {ratio:.1f} times supervised fine-tuning"

@@ -11,9 +11,10 @@ from ebft.config.schema import (
     FileDataConfig,
     HubDataConfig,
     MixtureDataConfig,
+    RowsDataConfig,
     UserError,
 )
-from ebft.data.columns import read_hub, read_jsonl, read_parquet
+from ebft.data.columns import read_function, read_hub, read_jsonl, read_parquet
 from ebft.data.documents import Document, held_out, in_hash_order, in_part, of_question
 from ebft.data.epochs import order, steps_per_epoch
 from ebft.data.rows import Rows, num_tokens, to_rows
@@ -165,6 +166,8 @@ def _whole(config: DataConfig) -> Iterator[Document]:
         return read_hub(config, config.train_split)
     if isinstance(config, FileDataConfig):
         return _reader(config)(config, config.path)
+    if isinstance(config, RowsDataConfig):
+        return read_function(config, config.function, "data.function")
     return EMBEDDED[config.source]()
 
 
@@ -178,6 +181,8 @@ def _own_validation(config: DataConfig) -> Iterator[Document] | None:
         return read_hub(own, config.validation_split)
     if isinstance(config, FileDataConfig) and config.validation_path is not None:
         return _reader(config)(config, config.validation_path)
+    if isinstance(config, RowsDataConfig) and config.validation_function is not None:
+        return read_function(config, config.validation_function, "data.validation_function")
     return None
 
 

@@ -6,7 +6,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from ebft.config.schema import ColumnsDataConfig, FileDataConfig, HubDataConfig, UserError
+from ebft.config import doors
+from ebft.config.schema import ColumnsDataConfig, FileDataConfig, HubDataConfig, RowsDataConfig, UserError
 from ebft.data.documents import Document
 from ebft.data.questions import document, wanted_columns
 from ebft.data.raw_row import RawRow
@@ -26,6 +27,23 @@ def read_parquet(config: FileDataConfig, path: str) -> Iterator[Document]:
 
 def read_hub(config: HubDataConfig, split: str) -> Iterator[Document]:
     return _documents(config, _hub_rows(config, split))
+
+
+def read_function(config: RowsDataConfig, reference: str, key: str) -> Iterator[Document]:
+    return _documents(config, _function_rows(reference, key))
+
+
+def _function_rows(reference: str, key: str) -> Iterator[Named]:
+    function = doors.load(reference, key)
+    if not callable(function):
+        raise UserError(f"{key}={reference} is {type(function).__name__}; it must be a function that yields rows.")
+    try:
+        for number, row in enumerate(function(), start=1):
+            yield f"{key}={reference} row {number}", row
+    except UserError:
+        raise
+    except Exception as error:  # of the user's own code
+        raise UserError(doors.explained(error, f"{key}={reference} failed")) from error
 
 
 def _existing(path: str) -> Path:
@@ -59,7 +77,7 @@ def _parquet_rows(config: FileDataConfig, path: Path) -> Iterator[Named]:
     try:
         file = parquet.ParquetFile(path)
         _check_columns(config, file.schema_arrow.names, str(path))
-        batches = file.iter_batches(READ_BATCH_ROWS, columns=list(wanted_columns(config)))
+        batches = file.iter_batches(READ_BATCH_ROWS, columns=_read_columns(config))
         rows = (row for batch in batches for row in batch.to_pylist())
         yield from ((f"{path} row {number}", row) for number, row in enumerate(rows, start=1))
     except (pyarrow.ArrowException, OSError) as error:
@@ -82,10 +100,15 @@ def _hub_rows(config: HubDataConfig, split: str) -> Iterator[Named]:
     _check_columns(config, dataset.column_names, label)
     rows = (
         row
-        for batch in dataset.select_columns(list(wanted_columns(config))).iter(READ_BATCH_ROWS)
+        for batch in dataset.select_columns(_read_columns(config) or dataset.column_names).iter(READ_BATCH_ROWS)
         for row in _transposed(batch)
     )
     yield from ((f"{label} row {number}", row) for number, row in enumerate(rows, start=1))
+
+
+def _read_columns(config: ColumnsDataConfig) -> list[str] | None:
+    """Those that are named; None, for all of them, where a user's own task may read any."""
+    return None if doors.is_door(config.task) else list(wanted_columns(config))
 
 
 def _transposed(batch: dict[str, list[Any]]) -> Iterator[dict[str, Any]]:
@@ -99,7 +122,9 @@ def _first_line(error: Exception) -> str:
 def _documents(config: ColumnsDataConfig, rows: Iterable[Named]) -> Iterator[Document]:
     for origin, row in rows:
         if not isinstance(row, dict):
-            raise UserError(f"{origin} holds a JSON {type(row).__name__}, not an object; write one object a line.")
+            raise UserError(
+                f"{origin} holds {type(row).__name__}, not an object of columns and cells; write one object a row."
+            )
         _check_columns(config, list(row), origin)
         yield document(config, RawRow(origin, row))
 

@@ -6,6 +6,7 @@ import re
 from keyword import iskeyword
 from string import Formatter
 
+from ebft.config.doors import is_door
 from ebft.config.schema import ColumnsDataConfig, UserError
 from ebft.data.assertions import before_definition, checking, first_assert, function_under_test
 from ebft.data.documents import Document
@@ -77,7 +78,8 @@ def _question(config: ColumnsDataConfig, row: RawRow, prompt: str, completion: s
         return None
     if config.task != "unit_tests":
         references, direction = _references(config, row, completion), _direction(config, row)
-        return Question(prompt, prompt, completion, row.origin, references=references, direction=direction)
+        cells = row.cells if is_door(config.task) else {}
+        return Question(prompt, prompt, completion, row.origin, references=references, direction=direction, row=cells)
     try:
         tests = _tests(config, row, prompt)
     except Untestable:

@@ -12,7 +12,7 @@ from ebft.evaluation.answers import Answer, Answers, Examiner
 from ebft.evaluation.ratios import Ratio, concatenate
 from ebft.evaluation.scores import cross_entropy, feature_matching
 from ebft.geometry.blocks import find_blocks, reaches
-from ebft.models.feature_network import FeatureNetwork
+from ebft.models.own_features import Phi
 from ebft.models.policy import LanguageModel
 from ebft.parallel.world import SINGLE_PROCESS, World
 from ebft.rollout.sampler import sample, uniforms
@@ -109,7 +109,7 @@ class Evaluator:
         sampler: SamplerConfig,
         batches: Sequence[Batch],
         long_batches: Sequence[Batch],
-        phi: FeatureNetwork,
+        phi: Phi,
         stop_token: int | None,
         examiner: Examiner | None = None,
         world: World = SINGLE_PROCESS,

@@ -7,8 +7,8 @@ from torch import Tensor
 
 from ebft.evaluation.ratios import Ratio
 from ebft.geometry.blocks import reaches
-from ebft.models.feature_network import FeatureNetwork
 from ebft.models.logprobs import row_labels
+from ebft.models.own_features import Phi
 from ebft.models.policy import LanguageModel
 from ebft.objective.rewards import alignment_and_diversity, feature_matching_loss
 from ebft.types import Batch, Embeddings, Rollout
@@ -26,7 +26,7 @@ def cross_entropy(policy: LanguageModel, batch: Batch, hidden: Float[Tensor, "B 
 
 
 def feature_matching(
-    phi: FeatureNetwork,
+    phi: Phi,
     batch: Batch,
     rollout: Rollout,
     anchors: str,
@@ -41,14 +41,10 @@ def feature_matching(
     the run's whitening: `reward` is the mean of eq. 7, `whitened_feature_reward` the mean of alignment - diversity / 2
     under the authors' whitening.
     """
-    rollouts, references = phi.continuations(batch, rollout, reuse)
     scores: dict[str, Ratio] = {}
     reward = None
-    for horizon in horizons:
+    for horizon, embeddings in zip(horizons, phi.by_horizon(batch, rollout, horizons, reuse), strict=True):
         reached = rollout.blocks.valid & reaches(batch, rollout.blocks.anchors, anchors, horizon)
-        embeddings = phi.pool(
-            rollouts[..., :horizon, :, :], references[..., :horizon, :, :], rollout.valid[..., :horizon]
-        )
         scores[f"feature_matching_loss@{horizon}"] = _per_row(feature_matching_loss(embeddings), reached)
         if horizon == reward_horizon:
             alignment, diversity = alignment_and_diversity(embeddings, phi.features.whitening)

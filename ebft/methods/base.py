@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
 from ebft.config.schema import TrainConfig
-from ebft.models.feature_network import FeatureNetwork
+from ebft.models.own_features import Phi
 from ebft.models.policy import LanguageModel
 from ebft.tasks.grader import Grader
 from ebft.types import Batch
@@ -57,7 +57,7 @@ class Ingredients:
 
     config: TrainConfig
     policy: LanguageModel
-    phi: FeatureNetwork
+    phi: Phi
     stop_token: int | None  # ends a branch; None lets it run on
     grader: Grader | None = None  # of the training questions, for a method that asks them
     reference: LanguageModel | None = None  # the policy before training, for a method that needs it

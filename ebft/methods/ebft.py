@@ -23,10 +23,11 @@ from ebft.geometry.blocks import find_blocks
 from ebft.geometry.reuse import branches_of, leading_matches
 from ebft.methods.base import Counts, Ingredients, Loss, Tally, branch_tokens
 from ebft.methods.metrics import signal
+from ebft.methods.own import own_reward
 from ebft.methods.scoring import scored
 from ebft.models.decoder import RowForward
-from ebft.models.feature_network import FeatureNetwork
 from ebft.models.logprobs import Labels, row_labels
+from ebft.models.own_features import Phi
 from ebft.models.policy import LanguageModel
 from ebft.objective.advantages import advantages
 from ebft.objective.losses import cross_entropy, policy_gradient
@@ -57,12 +58,13 @@ class EBFT:
         config: EBFTConfig,
         sampler: SamplerConfig,
         policy: LanguageModel,
-        phi: FeatureNetwork,
+        phi: Phi,
         seed: int,
         stop_token: int | None,
     ) -> None:
         self.config, self.sampler, self.policy, self.phi = config, sampler, policy, phi
         self.seed, self.stop_token = seed, stop_token
+        self.reward = None if config.reward is None else own_reward(config.reward)
 
     @classmethod
     def of(cls, given: Ingredients) -> "EBFT":
@@ -89,8 +91,12 @@ class EBFT:
         )
         embeddings = self.phi.embeddings(batch, rollout, geometry.reuse)
         alignment, diversity = alignment_and_diversity(embeddings, self.phi.features.whitening)
-        reward = config.alignment_coef * alignment - config.diversity_coef * diversity
-        advantage = advantages(alignment, diversity, config.alignment_coef, config.diversity_coef, config.advantage)
+        if self.reward is None:
+            reward = config.alignment_coef * alignment - config.diversity_coef * diversity
+            advantage = advantages(alignment, diversity, config.alignment_coef, config.diversity_coef, config.advantage)
+        else:  # of which nothing is known, so that its baseline is that of an alignment
+            reward = self.reward(embeddings)
+            advantage = advantages(reward, torch.zeros_like(reward), 1.0, 0.0, config.advantage)
         matches = (
             leading_matches(batch, blocks, rollout.tokens)
             if geometry.reuse
@@ -129,4 +135,4 @@ class EBFT:
 
     @property
     def tokens_forwarded(self) -> float:
-        return self.policy.decoder.tokens_forwarded + self.phi.decoder.tokens_forwarded
+        return self.policy.decoder.tokens_forwarded + self.phi.tokens_forwarded

@@ -1,6 +1,6 @@
 """phi, the frozen feature network: hidden states of rollouts and of their references at the tapped layers."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from copy import deepcopy
 
@@ -90,7 +90,19 @@ class FeatureNetwork:
 
     def embeddings(self, batch: Batch, rollout: Rollout, reuse: bool) -> Embeddings:
         """phi of rollouts and references over their whole length."""
-        return self.pool(*self.continuations(batch, rollout, reuse), rollout.valid)
+        (found,) = self.by_horizon(batch, rollout, [rollout.tokens.shape[3]], reuse)
+        return found
+
+    def by_horizon(self, batch: Batch, rollout: Rollout, horizons: Sequence[int], reuse: bool) -> Iterator[Embeddings]:
+        """phi of the first tokens of rollouts and references, for every number of them, from one forward."""
+        rollouts, references = self.continuations(batch, rollout, reuse)
+        for horizon in horizons:
+            valid = rollout.valid[..., :horizon]
+            yield self.pool(rollouts[..., :horizon, :, :], references[..., :horizon, :, :], valid)
+
+    @property
+    def tokens_forwarded(self) -> float:
+        return self.decoder.tokens_forwarded
 
     def pool(
         self,

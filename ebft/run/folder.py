@@ -12,14 +12,14 @@ import os
 import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import asdict
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import yaml
 
-from ebft.config.identity import CHANGEABLE_KEYS, LENGTH_KEYS, flat
+from ebft.config import doors
+from ebft.config.identity import CHANGEABLE_KEYS, CODE, LENGTH_KEYS, flat, resolved
 from ebft.config.schema import RunFailure, TrainConfig, UserError
 from ebft.output import files, tracking
 from ebft.output.console import Bar, Console
@@ -64,11 +64,12 @@ class Run:
         directory.mkdir(parents=True, exist_ok=True)
         self.directory = directory
         self.is_complete = _is_complete(directory, config)
-        self._resolved = tracking.without_secrets(asdict(config))
+        self._resolved = tracking.without_secrets(resolved(config))
         self._plan: dict[str, str] = {}
         if not self.is_complete:
             (directory / SUMMARY).unlink(missing_ok=True)
             files.atomic_write_text(directory / CONFIG, yaml.safe_dump(self._resolved, sort_keys=False))
+            doors.copy_files(doors.doors(config).values(), directory)
             files.atomic_write_text(
                 directory / ENVIRONMENT, json.dumps(environment(config.trainer.device), indent=2) + "\n"
             )
@@ -264,11 +265,18 @@ def _is_changeable(key: str) -> bool:
 def _changes(directory: Path, config: TrainConfig) -> Iterator[tuple[str, str]]:
     """Keys in which the folder's config differs from this one, and how."""
     stored = flat(_read_config(directory / CONFIG))
-    current = flat(tracking.without_secrets(asdict(config)))
+    current = flat(tracking.without_secrets(resolved(config)))
     for key in [*current, *(key for key in stored if key not in current)]:
         there, here = (side.get(key, "absent") for side in (stored, current))
-        if there != here:
-            yield key, f"{key} is {there} there, {here} here"
+        if there != here and not (there == "absent" and here is None):  # a key that is younger than the run, and off
+            yield key, _change(key, there, here)
+
+
+def _change(key: str, there: Any, here: Any) -> str:
+    group, _, reference = key.partition(".")
+    if group == CODE and "absent" not in (there, here):
+        return f"the file of {reference} has changed since; the run's own is in its folder {doors.FOLDER}/"
+    return f"{key} is {there} there, {here} here"
 
 
 def _read_config(path: Path) -> dict[str, Any]:

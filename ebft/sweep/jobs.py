@@ -4,11 +4,11 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ebft.config.identity import CHANGEABLE_KEYS, LENGTH_KEYS, flat
+from ebft.config.identity import CHANGEABLE_KEYS, LENGTH_KEYS, flat, resolved
 from ebft.config.schema import TrainConfig, UserError
 from ebft.output import files
 from ebft.output.tracking import without_secrets
@@ -47,7 +47,7 @@ def quoted(text: str) -> str:
 
 def settings_of(config: TrainConfig, model: str) -> dict[str, Any]:
     """The flat config, without secrets. `model` stands for model.path, which may lie in the sweep's own folder."""
-    return flat(without_secrets(asdict(config))) | {"model.path": model}
+    return flat(without_secrets(resolved(config))) | {"model.path": model}
 
 
 def name_of(settings: Mapping[str, Any]) -> str:

@@ -1,7 +1,11 @@
 """The tasks, one file each: questions with reference answers, and verifiers of any other answer."""
 
+from collections.abc import Callable
+
+from ebft.config import doors
 from ebft.config.schema import UserError
 from ebft.tasks.base import Question, Verdict, Verifier
+from ebft.tasks.own import OwnTask
 from ebft.tasks.parses import Parses
 from ebft.tasks.text_match import BLEU, ChrF, ExactMatch
 from ebft.tasks.unit_tests import ProgramRunner, UnitTests
@@ -11,19 +15,23 @@ __all__ = ["VERIFIERS", "ProgramRunner", "Question", "Verdict", "Verifier", "bui
 VERIFIERS = {"unit_tests": UnitTests, "parses": Parses, "chrf": ChrF, "bleu": BLEU, "exact_match": ExactMatch}
 
 
-def build(name: str, runner: ProgramRunner | None) -> Verifier:
-    """The verifier of a name; `runner` is what runs programs, for those that do.
+def build(name: str, make_runner: Callable[[], ProgramRunner] | None) -> Verifier:
+    """The verifier of a name, of an installed package's entry point in `ebft.tasks`, or of a user's own code;
+    `make_runner` makes what runs programs, for those that do.
 
     Raises UserError for an unknown name, a missing runner, and where sacrebleu is needed and not installed.
     """
+    reference = doors.installed("ebft.tasks").get(name, name) if name not in VERIFIERS else name
+    if doors.is_door(reference):
+        return OwnTask(reference, "data.task", make_runner)
     if name not in VERIFIERS:
         raise UserError(f"data.task={name} is not one of {', '.join(VERIFIERS)}.")
     verifier = VERIFIERS[name]
     if verifier is not UnitTests:
         return verifier()
-    if runner is None:
+    if make_runner is None:
         raise UserError(
             f"data.task={name} runs code that a model wrote and was given nothing to run it in; set "
             "sandbox.allow_code_execution=true."
         )
-    return UnitTests(runner)
+    return UnitTests(make_runner())

@@ -1,8 +1,8 @@
 """What a task is: questions with reference answers, and a verifier that judges any answer to them."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol, runtime_checkable
 
 from ebft.sandbox.programs import Tests
 
@@ -21,6 +21,7 @@ class Question:
     )
     references: tuple[str, ...] = ()  # every answer known to be right, of the verifiers that compare texts
     direction: str = ""  # of a translation, such as en-fr
+    row: Mapping[str, Any] = field(default_factory=dict, repr=False)  # the cells that a user's own task may read
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedConfig
 
+from ebft.config.doors import is_door
 from ebft.config.schema import LoRAConfig, TrainConfig, UserError
 from ebft.cost import memory
 from ebft.cost import tokens as cost
@@ -33,6 +34,7 @@ def workload(
         "blocks": (sampler.context_length + length - needs.rollout_tokens) / 2,
         "completions": float(length),
     }
+    own_phi = is_door(config.features.network)  # whose memory and tokens are its own
     policy = network(architecture, f"model.path={config.model.path}", config.model.trust_remote_code)
     phi = _feature_network(config, architecture, policy)
     documents = trainer.batch_size // num_processes
@@ -40,8 +42,8 @@ def workload(
         network=policy,
         **_adapters(config, architecture),
         phi=phi,
-        phi_layers=max(1, *tap_indices(list(config.features.feature_layers), phi.layers)),
-        phi_is_base=shares_base(config),
+        phi_layers=0 if own_phi else max(1, *tap_indices(list(config.features.feature_layers), phi.layers)),
+        phi_is_base=own_phi or shares_base(config),
         documents=documents,
         rows=min(trainer.micro_batch_size, documents),
         row_tokens=length,

@@ -8,13 +8,14 @@ evaluation.
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
 
+from ebft.config.identity import resolved
 from ebft.config.schema import AdapterConfig, EvaluateConfig, LoRAConfig, UserError
 from ebft.evaluation import Evaluation
 from ebft.models.adapters import ADAPTER_FILE, attach, check_packages, is_of_adapters, same_base
@@ -37,11 +38,11 @@ def evaluate(config: EvaluateConfig, directory: Path) -> dict[str, str]:
     """Evaluates every model of the config and writes `directory`. Returns why some could not be evaluated, by name.
     Raises UserError as `gather`."""
     material = gather(config)
-    phi = load_feature_network(config, material.architecture, material.device)
+    phi = material.own_phi or load_feature_network(config, material.architecture, material.device)
     evaluator = material.evaluator(phi)
     directory.mkdir(parents=True, exist_ok=True)
     console = Console(directory / "evaluate.log")
-    tracker = tracking.start(config.tracker, directory, tracking.without_secrets(asdict(config)), None)
+    tracker = tracking.start(config.tracker, directory, tracking.without_secrets(resolved(config)), None)
     results: dict[str, Evaluation] = {}
     failures: dict[str, str] = {}
     for name, source in labels(config.models or [BASE]).items():
@@ -168,7 +169,7 @@ def write(
 ) -> None:
     """config.yaml, environment.json, samples.jsonl, answers.jsonl, eval.md, plots/, and last of all eval.json."""
     files.atomic_write_text(
-        directory / "config.yaml", yaml.safe_dump(tracking.without_secrets(asdict(config)), sort_keys=False)
+        directory / "config.yaml", yaml.safe_dump(tracking.without_secrets(resolved(config)), sort_keys=False)
     )
     files.atomic_write_text(
         directory / "environment.json", json.dumps(environment(config.trainer.device), indent=2) + "\n"

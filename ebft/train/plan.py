@@ -73,14 +73,15 @@ def _join(numbers: list[int]) -> str:
 def model_card(config: TrainConfig, step: int, metrics: dict[str, float], library: str) -> str:
     """The README.md of an exported model, or of adapters, which `library` loads."""
     figures = "\n".join(f"| `{name}` | {value:.4f} |" for name, value in metrics.items())
-    settings = f"learning rate {config.optimizer.lr}, seed {config.seed}"
-    rows = f"{config.trainer.batch_size} rows of\n{config.data.sequence_length} tokens"
+    method, rows = config.method.name, f"{config.trainer.batch_size} rows of\n{config.data.sequence_length} tokens"
+    trained = f"Post-trained with `ebft` (method `{method}`) from `{config.model.path}` for {step} steps of {rows}"
+    settings = f"data `{config.data.source}`, learning rate {config.optimizer.lr}, seed {config.seed}"
     return f"""---
 base_model: {config.model.path}
 library_name: {library}
-tags: [{config.method.name}]
+tags: [{method}]
 ---
-Post-trained with `ebft` (method `{config.method.name}`) from `{config.model.path}` for {step} steps of {rows}, data `{config.data.source}`, {settings}.
+{trained}, {settings}.
 The resolved configuration is `config.yaml` in the run folder.
 
 Held-out evaluation at the last step:

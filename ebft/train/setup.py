@@ -10,12 +10,14 @@ import transformers
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 from ebft import data
+from ebft.config.doors import is_door
 from ebft.config.schema import EvalConfig, LoRAConfig, TrainConfig, UserError
 from ebft.cost.workload import Workload
 from ebft.data import Data, Rows
 from ebft.evaluation import Evaluator
 from ebft.geometry.blocks import find_blocks
 from ebft.methods import Ingredients, Method, build
+from ebft.methods import check as check_method
 from ebft.models.adapters import check_packages
 from ebft.models.feature_network import FeatureNetwork
 from ebft.models.loading import (
@@ -26,6 +28,7 @@ from ebft.models.loading import (
     load_tokenizer,
     shares_base,
 )
+from ebft.models.own_features import OwnFeatureNetwork, Phi
 from ebft.models.policy import LanguageModel
 from ebft.parallel.pulse import VERDICT
 from ebft.parallel.world import SINGLE_PROCESS, World
@@ -49,13 +52,14 @@ class Material:
     held_out_long: list[Batch]
     verification: Verification
     world: World
+    own_phi: OwnFeatureNetwork | None  # a user's own feature map
 
     @property
     def stop_token(self) -> int | None:
         """What ends a branch; a packed stream runs on."""
         return self.tokenizer.eos_token_id if self.config.data.layout == "padded" else None
 
-    def evaluator(self, phi: FeatureNetwork) -> Evaluator:
+    def evaluator(self, phi: Phi) -> Evaluator:
         config = self.config
         return Evaluator(
             config.eval,
@@ -73,7 +77,10 @@ def gather(config: TrainConfig, world: World = SINGLE_PROCESS) -> Material:
     """Raises UserError for anything that config, machine or data do not allow; loads no weights."""
     transformers.utils.logging.disable_progress_bar()  # the run has its own
     device = choose_device(config)
+    check_method(config.method)
     tokenizer = load_tokenizer(config.model)
+    own = is_door(config.features.network)
+    own_phi = OwnFeatureNetwork(config.features, tokenizer, device) if own else None
     architecture = load_architecture(config.model)
     check_architecture(architecture, config, device)
     trained, examined = config.method.needs(config.sampler).asks_questions, config.eval.num_questions > 0
@@ -81,7 +88,9 @@ def gather(config: TrainConfig, world: World = SINGLE_PROCESS) -> Material:
     _check_vocabulary(loaded, architecture.vocab_size, config)
     held_out, held_out_long = (evaluation_batches(loaded.validation, config, size) for size in _evaluated(config.eval))
     verification = Verification(config, loaded, tokenizer, architecture.to_dict().get("max_position_embeddings"), world)
-    return Material(config, device, tokenizer, architecture, loaded, held_out, held_out_long, verification, world)
+    return Material(
+        config, device, tokenizer, architecture, loaded, held_out, held_out_long, verification, world, own_phi
+    )
 
 
 @dataclass(frozen=True)
@@ -148,8 +157,9 @@ def prepare(config: TrainConfig, world: World = SINGLE_PROCESS) -> Setup:
     if material.device == "cuda":
         budget.check_room(config, ground.workload, ground.num_processes)
     policy = load_policy(config, material.architecture, material.device)
-    phi = feature_network_of(policy, config, material.architecture, material.device)
-    phi.decoder.depth = ground.workload.phi_share  # in the policy's layers, for it may be another network
+    phi = material.own_phi or feature_network_of(policy, config, material.architecture, material.device)
+    if isinstance(phi, FeatureNetwork):
+        phi.decoder.depth = ground.workload.phi_share  # in the policy's layers, for it may be another network
     if config.trainer.gradient_checkpointing:
         _recompute_activations(policy)
     if world.size > 1:
@@ -161,10 +171,12 @@ def prepare(config: TrainConfig, world: World = SINGLE_PROCESS) -> Setup:
     return Setup(**vars(ground), policy=policy, method=method, evaluator=material.evaluator(phi))
 
 
-def _share(policy: LanguageModel, phi: FeatureNetwork, config: TrainConfig, world: World) -> None:
+def _share(policy: LanguageModel, phi: Phi, config: TrainConfig, world: World) -> None:
     """Leave this process its part of what is to be sharded."""
     if config.trainer.parallel == "fsdp2":
         policy.shard(world)
+    if not isinstance(phi, FeatureNetwork):
+        return
     if shares_base(config):
         phi.decoder.shards = policy.decoder.shards
     elif config.features.placement != "replicated":

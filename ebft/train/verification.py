@@ -3,7 +3,8 @@ trained on its word."""
 
 from transformers import PreTrainedTokenizerBase
 
-from ebft.config.schema import TrainConfig, UserError
+from ebft.config.doors import doors
+from ebft.config.schema import RunFailure, TrainConfig, UserError
 from ebft.data import Data, Questions
 from ebft.evaluation import Examiner
 from ebft.parallel.world import SINGLE_PROCESS, World
@@ -11,8 +12,7 @@ from ebft.sandbox import Sandbox
 from ebft.tasks import build
 from ebft.tasks.base import Verifier
 from ebft.tasks.grader import Grader
-
-EXECUTES = "unit_tests"  # the task that runs what a model wrote
+from ebft.tasks.own import OwnTask
 
 
 class Verification:
@@ -30,17 +30,25 @@ class Verification:
     ) -> None:
         self.config, self.tokenizer = config, tokenizer
         self.train, self.validation = loaded.train_questions, loaded.validation_questions
-        self.sandbox = self.verifier = None
+        self.sandbox: Sandbox | None = None
+        self.verifier: Verifier | None = None
+        self.reward: Verifier | None = None  # of training, where the method names one of the user's own
         used = self._used()
         if not used:
             return
         self._check_room(used, max_positions)
-        if config.data.task == EXECUTES:
-            self.sandbox = _sandbox(config)
         assert config.data.task is not None
-        self.verifier = build(config.data.task, self.sandbox)
+        self.verifier = build(config.data.task, self._runner)
         for questions in used:
             _check_references(self.verifier, questions, config.sandbox.check_references, world)
+        own_reward = doors(config).get("method.reward")
+        if self.train in used and own_reward is not None:
+            self.reward = OwnTask(own_reward, "method.reward", self._runner)
+            _check_references(self.reward, used[0], config.sandbox.check_references, world)
+
+    def _runner(self) -> Sandbox:
+        self.sandbox = self.sandbox or _sandbox(self.config)
+        return self.sandbox
 
     def _used(self) -> list[Questions]:
         """The sides that this run asks about."""
@@ -65,11 +73,11 @@ class Verification:
 
     def grader(self) -> Grader | None:
         """Of the training questions."""
-        return self._grader(self.train)
+        return self._grader(self.train, self.reward or self.verifier)
 
     def examiner(self) -> Examiner | None:
         """Of `eval.num_questions` held-out questions, evenly spread."""
-        evaluation, questions, grader = self.config.eval, self.validation, self._grader(self.validation)
+        evaluation, questions, grader = self.config.eval, self.validation, self._grader(self.validation, self.verifier)
         if grader is None or questions is None or not evaluation.num_questions:
             return None
         number = min(evaluation.num_questions, len(questions))
@@ -79,13 +87,11 @@ class Verification:
             evaluation, [questions.rows.batch(spread[start : start + size]) for start in range(0, number, size)], grader
         )
 
-    def _grader(self, questions: Questions | None) -> Grader | None:
-        if self.verifier is None or questions is None:
+    def _grader(self, questions: Questions | None, verifier: Verifier | None) -> Grader | None:
+        if verifier is None or questions is None:
             return None
         decode, end = self.tokenizer.decode, self.tokenizer.eos_token_id
-        return Grader(
-            self.verifier, questions.items, lambda tokens: decode(tokens, clean_up_tokenization_spaces=False), end
-        )
+        return Grader(verifier, questions.items, lambda tokens: decode(tokens, clean_up_tokenization_spaces=False), end)
 
     def plan(self) -> dict[str, str]:
         """Lines for people."""
@@ -101,7 +107,7 @@ def _sandbox(config: TrainConfig) -> Sandbox:
     embedded = config.model.path == "tiny" and config.data.source == "code_qa"  # nothing from the outside
     if not (config.sandbox.allow_code_execution or embedded):
         raise UserError(
-            f"data.task={EXECUTES} runs programs that model.path={config.model.path} writes; allow it with "
+            f"data.task={config.data.task} runs programs that model.path={config.model.path} writes; allow it with "
             "sandbox.allow_code_execution=true, or turn it off with data.task=null (with eval.num_questions=0 and a "
             "method that asks no questions it is not needed)."
         )
@@ -111,13 +117,17 @@ def _sandbox(config: TrainConfig) -> Sandbox:
 
 
 def _check_references(verifier: Verifier, questions: Questions, number: int | None, world: World) -> None:
-    """Reference answers, evenly spread, must pass; every process tries its part of them."""
+    """Reference answers, evenly spread, must pass, if only without an error where a user's own task does not say that
+    they do; every process tries its part of them."""
     number = len(questions) if number is None else min(number, len(questions))
     chosen = [questions.items[place * len(questions) // number] for place in range(world.rank, number, world.size)]
-    for question, verdict in zip(
-        chosen, verifier.verify_all([question.answer for question in chosen], chosen), strict=True
-    ):
-        if not verdict.passed:
+    try:
+        verdicts = verifier.verify_all([question.answer for question in chosen], chosen)
+    except RunFailure as error:  # nothing runs yet
+        raise UserError(str(error)) from error
+    must_pass = not isinstance(verifier, OwnTask) or verifier.references_pass
+    for question, verdict in zip(chosen, verdicts, strict=True):
+        if must_pass and not verdict.passed:
             raise UserError(
                 f"The reference answer of {question.origin} fails its own test ({verdict.kind}); correct or remove "
                 "the row, or set data.task=null."
