@@ -61,7 +61,9 @@ class Composer:
     """What `ebft-train OVERRIDES` would run with, for many lists: Hydra composes each choice of groups once, values are
     set on copies."""
 
-    def __init__(self) -> None:
+    def __init__(self, found: Sequence[str] = ()) -> None:
+        """`found` is Hydra's search path, if it has one beside our own."""
+        self._found = list(found)
         self._compose = cache(self._compose_choices)
 
     def config(self, overrides: Sequence[str]) -> TrainConfig:
@@ -76,11 +78,10 @@ class Composer:
             )
         return to_config(tree)
 
-    @staticmethod
-    def _compose_choices(overrides: tuple[str, ...]) -> bytes:
+    def _compose_choices(self, overrides: tuple[str, ...]) -> bytes:
         """Pickled, which makes a copy of a tree several times as fast as deepcopy."""
         with hydra.initialize_config_module("ebft.conf", version_base="1.3"):
-            return pickle.dumps(hydra.compose("train", list(overrides)))
+            return pickle.dumps(hydra.compose("train", [*self._found, *overrides]))
 
 
 def _is_choice(override: Override) -> bool:

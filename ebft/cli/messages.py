@@ -17,6 +17,7 @@ from omegaconf.errors import (
 )
 
 from ebft.cli.keys import GROUPS, SWEEP_GROUPS, all_keys, nearest, type_of
+from ebft.cli.own import add_chosen_method
 from ebft.config.schema import SweepConfig, TrainConfig
 
 MAPPINGS = (
@@ -34,6 +35,7 @@ def explain(error: Exception, overrides: list[str], tree: DictConfig | None = No
     cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error
     match cause:
         case ConfigAttributeError() | ConfigKeyError():
+            add_chosen_method(overrides)
             return _unknown_key(str(cause.full_key))
         case MissingMandatoryValue():
             return f"{cause.full_key} is missing; add {cause.full_key}=VALUE."

@@ -1,14 +1,18 @@
 """A user's own config folder and what it brings: methods of their own, beside the built-in ones."""
 
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
+
+import yaml
 
 from ebft.config import doors
 from ebft.config.methods import METHODS
 from ebft.config.schema import UserError
 
 BUILT_IN = frozenset(METHODS)
+SEARCHPATH = "hydra.searchpath"
 FLAGS = ("--config-dir", "-cd")
 
 
@@ -24,6 +28,17 @@ def add_own_method(name: str, code: object) -> None:
     from ebft.methods.own import own_config  # which loads torch, as the user's file does
 
     METHODS[name] = own_config(doors.load(str(code), "method.code"), str(code))
+
+
+def add_chosen_method(overrides: Sequence[str]) -> None:
+    """The same for the `method=NAME` of a command line that Hydra would not compose, so that its keys can be
+    suggested. Raises UserError as `add_own_method`."""
+    chosen = {override.partition("=")[2] for override in overrides if override.startswith("method=")}
+    folders = re.findall(r"file://([^\"]+)", " ".join(split_searchpath(overrides)[1]))
+    for path in (Path(folder) / "method" / f"{name}.yaml" for folder in folders for name in chosen):
+        content = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else None
+        if isinstance(content, dict) and "name" in content:
+            add_own_method(str(content["name"]), content.get("code"))
 
 
 def with_config_dirs(arguments: Sequence[str]) -> list[str]:
@@ -47,5 +62,11 @@ def with_config_dirs(arguments: Sequence[str]) -> list[str]:
     return [*rest, searchpath(folders)] if folders else rest
 
 
+def split_searchpath(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The command line without Hydra's search path, and that."""
+    found = [argument for argument in arguments if argument.startswith(f"{SEARCHPATH}=")]
+    return [argument for argument in arguments if argument not in found], found
+
+
 def searchpath(folders: Sequence[str]) -> str:
-    return "hydra.searchpath=[" + ",".join(f'"{folder}"' for folder in folders) + "]"
+    return f"{SEARCHPATH}=[" + ",".join(f'"{folder}"' for folder in folders) + "]"

@@ -15,9 +15,10 @@ OWN = ("hydra", "resume")  # keys of a run that the sweep sets
 class Planner:
     """Jobs of grids, in order; a job that starts from another's model is named after that one."""
 
-    def __init__(self, directory: Path, sweep: GridConfig) -> None:
-        self.directory, self.sweep = directory, sweep
-        self._composer = Composer()
+    def __init__(self, directory: Path, sweep: GridConfig, found: Sequence[str] = ()) -> None:
+        """`found` is Hydra's search path, where configurations of the user's own are found, if there are any."""
+        self.directory, self.sweep, self.found = directory, sweep, found
+        self._composer = Composer(found)
 
     def jobs(self, command_line: Sequence[str]) -> list[Job]:
         """Every run of every variant. Raises UserError for the first that cannot compose, for an empty grid, and for
@@ -61,7 +62,7 @@ class Planner:
         config = self._config(variant, cell)
         needed = _needed(config, variant, planned)
         model = config.model.path if needed is None else FROM_RUN + needed.name
-        overrides = list(cell)
+        overrides = [*self.found, *cell]
         if needed is not None:
             overrides = merged(
                 overrides, [f"model.path={quoted(str(folder(self.directory.absolute(), needed.name) / 'model'))}"]

@@ -13,6 +13,7 @@ from pathlib import Path
 from textwrap import wrap
 from typing import Any
 
+from ebft.cli.own import SEARCHPATH, split_searchpath, with_config_dirs
 from ebft.cli.refusals import as_user_error, one_sentence
 from ebft.comparison.cells import is_judged, label
 from ebft.comparison.runs import FROM_RUN, Planned
@@ -92,10 +93,15 @@ def help_text() -> str:
 
 def sweep(arguments: Sequence[str]) -> int:
     """Does what the command line says and returns the exit code. Raises UserError."""
+    arguments, found = split_searchpath(with_config_dirs(arguments))
     if options := [argument for argument in arguments if argument.startswith("-")]:
-        raise UserError(f"{options[0]} is no option of ebft-sweep; besides --help it takes KEY=VALUE alone.")
-    own = [argument for argument in arguments if _is_own(argument)]
+        raise UserError(
+            f"{options[0]} is no option of ebft-sweep; besides --help and --config-dir it takes KEY=VALUE alone."
+        )
+    own = [*found, *(argument for argument in arguments if _is_own(argument))]
     runs = [argument for argument in arguments if not _is_own(argument)]
+    from ebft.cli.planning import Planner
+
     config = settings(own)
     if config.mode in ("status", "collect"):
         if runs:
@@ -103,7 +109,8 @@ def sweep(arguments: Sequence[str]) -> int:
                 f"mode={config.mode} reads what lies in sweep.dir={config.sweep.dir}; leave out {' '.join(runs)}."
             )
         return (status if config.mode == "status" else collect)(own, config)
-    return (search if config.sweep.search == "optuna" else grid)(own, runs, config)
+    planner = Planner(Path(config.sweep.dir), config.sweep, found)
+    return (search if config.sweep.search == "optuna" else grid)(own, runs, config, planner)
 
 
 def _is_own(argument: str) -> bool:
@@ -132,14 +139,13 @@ def settings(own: Sequence[str]) -> SweepConfig:
     return config
 
 
-def grid(own: Sequence[str], runs: Sequence[str], config: SweepConfig) -> int:
+def grid(own: Sequence[str], runs: Sequence[str], config: SweepConfig, planner: Any) -> int:
     """Every run of the grid."""
-    from ebft.cli.planning import Planner
     from ebft.comparison import check_comparable
     from ebft.sweep.runner import GridSource
 
     directory = Path(config.sweep.dir)
-    jobs = Planner(directory, config.sweep).jobs(runs)
+    jobs = planner.jobs(runs)
     check_folder(directory, jobs)
     check_comparable([_planned(job) for job in jobs], config.sweep)
     print_plan(config, directory, jobs)
@@ -148,10 +154,9 @@ def grid(own: Sequence[str], runs: Sequence[str], config: SweepConfig) -> int:
     )
 
 
-def search(own: Sequence[str], runs: Sequence[str], config: SweepConfig) -> int:
+def search(own: Sequence[str], runs: Sequence[str], config: SweepConfig, planner: Any) -> int:
     """Optuna's choice of runs."""
     from ebft.cli import searching
-    from ebft.cli.planning import Planner
     from ebft.comparison import check_comparable
     from ebft.comparison.known_metrics import lower_is_better
     from ebft.sweep.launchers import num_at_a_time
@@ -160,7 +165,7 @@ def search(own: Sequence[str], runs: Sequence[str], config: SweepConfig) -> int:
     directory, metric = Path(config.sweep.dir), config.sweep.metric
     lower = lower_is_better(metric)
     assert lower is not None, metric
-    plan, examples = searching.plan(Planner(directory, config.sweep), runs)
+    plan, examples = searching.plan(planner, runs)
     check_comparable([_planned(job) for job in examples], config.sweep)
     stored = check_folder(directory, (), (*plan.axes, *plan.fixed))
     earlier = () if stored is None else stored.jobs
@@ -182,7 +187,7 @@ def search(own: Sequence[str], runs: Sequence[str], config: SweepConfig) -> int:
 
 def _kept(own: Sequence[str]) -> tuple[str, ...]:
     """The arguments that say what a sweep's comparison looks like."""
-    return tuple(argument for argument in own if argument.lstrip("+~").startswith("sweep"))
+    return tuple(argument for argument in own if argument.lstrip("+~").startswith(("sweep", SEARCHPATH)))
 
 
 def print_plan(config: SweepConfig, directory: Path, jobs: Sequence[Job]) -> None:
