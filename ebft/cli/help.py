@@ -9,6 +9,7 @@ from importlib.resources.abc import Traversable
 
 from ebft.cli.keys import NESTED_GROUPS
 
+SHARED = "base"  # a file of this name is no option: it has what those of its group share
 NAME_WIDTH, OPTIONS_WIDTH = 13, 52
 HELP = """\
 ebft-train [GROUP=OPTION ...] [KEY=VALUE ...]
@@ -85,5 +86,5 @@ def _names(folder: Traversable, prefix: str = "") -> Iterator[str]:
     for path in folder.iterdir():
         if path.is_dir():
             yield from _names(path, f"{prefix}{path.name}/")
-        else:
+        elif path.name != f"{SHARED}.yaml":
             yield prefix + path.name.removesuffix(".yaml")
