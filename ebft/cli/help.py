@@ -9,6 +9,7 @@ from importlib.resources.abc import Traversable
 
 from ebft.cli.keys import NESTED_GROUPS
 
+SHARED = ("base", "columns")  # files of these names are no options: they have what those of their group share
 NAME_WIDTH, OPTIONS_WIDTH = 13, 52
 HELP = """\
 ebft-train [GROUP=OPTION ...] [KEY=VALUE ...]
@@ -85,5 +86,5 @@ def _names(folder: Traversable, prefix: str = "") -> Iterator[str]:
     for path in folder.iterdir():
         if path.is_dir():
             yield from _names(path, f"{prefix}{path.name}/")
-        else:
+        elif path.name.removesuffix(".yaml") not in SHARED:
             yield prefix + path.name.removesuffix(".yaml")

@@ -16,6 +16,7 @@ from omegaconf.errors import (
     ValidationError,
 )
 
+from ebft.cli.help import SHARED
 from ebft.cli.keys import GROUPS, SWEEP_GROUPS, all_keys, nearest, type_of
 from ebft.cli.own import add_chosen_method
 from ebft.config.schema import SweepConfig, TrainConfig
@@ -74,7 +75,7 @@ def _unknown_key(key: str) -> str:
 
 def _unknown_option(error: MissingConfigException) -> str:
     group, _, option = str(error.missing_cfg_file).rpartition("/")
-    options = sorted(error.options or [])
+    options = sorted({*(error.options or ())} - {*SHARED})
     if not options:
         return f"There is no configuration named {error.missing_cfg_file}."
     close = nearest(option, options)

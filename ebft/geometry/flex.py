@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import cache
 
 import torch
-import torch._dynamo
+import torch.compiler.config
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask, flex_attention, or_masks
@@ -212,9 +212,9 @@ def _flex(
 def _kernel(device: str) -> Callable[..., Tensor]:
     """Flex attention, compiled for CUDA. Elsewhere, for tests, only traced: recompiled as often, and computed with all
     scores."""
-    dynamo = torch._dynamo.config
-    dynamo.recompile_limit = max(dynamo.recompile_limit, MAX_KERNELS)
-    dynamo.accumulated_recompile_limit = max(dynamo.accumulated_recompile_limit, MAX_KERNELS)
+    compiler = torch.compiler.config
+    compiler.recompile_limit = max(compiler.recompile_limit, MAX_KERNELS)
+    compiler.accumulated_recompile_limit = max(compiler.accumulated_recompile_limit, MAX_KERNELS)
     return torch.compile(
         flex_attention, fullgraph=True, dynamic=False, backend="inductor" if device == "cuda" else "eager"
     )

@@ -126,6 +126,7 @@ class Adapters:
         was gathered from them."""
         for layer in self.layers.values():
             layer._disable_adapters = not on
+            assert layer.disable_adapters != on, "peft has moved _disable_adapters; see tests/test_private_names.py"
 
     def weights(self) -> dict[str, Tensor]:
         """Of the adapters, whole and on the CPU, by peft's names."""

@@ -4,7 +4,7 @@ rounding only."""
 import os
 import shutil
 from collections.abc import Callable
-from typing import Any
+from inspect import signature
 
 from transformers import PreTrainedConfig, PreTrainedModel
 
@@ -35,23 +35,24 @@ def check_kernels(trainer: TrainerConfig, architecture: PreTrainedConfig, name: 
         raise UserError(
             f"trainer.liger=true needs a CUDA device, and this run is on the {device}; use trainer.liger=false."
         )
-    _, families = _liger()
-    if architecture.model_type not in families:
+    if architecture.model_type not in _families():
         raise UserError(f"{name} ({architecture.model_type}) has no kernels in liger-kernel; use trainer.liger=false.")
 
 
 def use_liger(model: PreTrainedModel) -> None:
     """Norms and gates of this model in Liger's kernels; attention, rotary positions and the head stay as they are."""
-    apply, _ = _liger()
-    apply(model=model, **ELSEWHERE)
+    apply = _families()[model.config.model_type]
+    known = signature(apply).parameters  # a family without rotary positions has no switch for them
+    apply(model=model, **{part: chosen for part, chosen in ELSEWHERE.items() if part in known})
 
 
-def _liger() -> tuple[Callable[..., None], dict[str, Any]]:
-    """What applies kernels to a model, and the families that it knows."""
+def _families() -> dict[str, Callable[..., None]]:
+    """What gives a model its kernels, for each family that Liger knows."""
     try:
-        from liger_kernel.transformers import monkey_patch
+        from liger_kernel.transformers.monkey_patch import MODEL_TYPE_TO_APPLY_LIGER_FN
     except ModuleNotFoundError as error:
         raise UserError(
             "trainer.liger=true needs liger-kernel, which is not installed; pip install 'ebft[liger]'."
         ) from error
-    return monkey_patch._apply_liger_kernel_to_instance, monkey_patch.MODEL_TYPE_TO_APPLY_LIGER_FN
+    families: dict[str, Callable[..., None]] = MODEL_TYPE_TO_APPLY_LIGER_FN
+    return families

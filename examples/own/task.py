@@ -1,6 +1,7 @@
-"""A task of your own: questions in a function, and a verifier of answers with a figure of its own.
+r"""A task of your own: questions in a function, and a verifier of answers with a figure of its own.
 
-    ebft-train method=rlvr data=rows data.function=examples/own/task.py:rows data.task=examples/own/task.py:Sums
+    ebft-train method=rlvr data=rows data.function=examples/own/task.py:rows data.task=examples/own/task.py:Sums \
+               data.sequence_length=64 eval.max_new_tokens=8 method.max_new_tokens=8
 """
 
 from collections.abc import Iterator

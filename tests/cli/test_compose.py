@@ -1,5 +1,6 @@
 """Every file under conf/ composes into a config that passes the checks, and its first lines say how to run it."""
 
+import re
 import shlex
 from pathlib import Path
 
@@ -7,19 +8,22 @@ import hydra
 import pytest
 
 from ebft.cli.compose import compose
-from ebft.cli.help import help_text
+from ebft.cli.help import SHARED, help_text
 from ebft.cli.keys import GROUPS, NESTED_GROUPS, all_keys, is_whole, nearest
 from ebft.cli.planning import Planner
 from ebft.cli.sweep import help_text as sweep_help_text
 from ebft.cli.sweep import settings, sweep
 from ebft.config.methods import METHODS
+from ebft.config.schema import UserError
 
 CONF = Path(__file__).parents[2] / "conf"
 SWEEP_GROUPS = ["sweep", "launcher"]
 FILES = {
     str(path.relative_to(CONF).with_suffix("")): path for path in sorted(CONF.rglob("*.yaml")) if path.parent != CONF
 }
-OF_RUNS = [name for name in FILES if name.partition("/")[0] not in SWEEP_GROUPS]
+OF_RUNS = [
+    name for name, path in FILES.items() if name.partition("/")[0] not in SWEEP_GROUPS and path.stem not in SHARED
+]
 OF_SWEEPS = [name for name in FILES if name.partition("/")[0] in SWEEP_GROUPS]
 SWEEPS = [name.removeprefix("sweep/") for name in OF_SWEEPS if name.startswith("sweep/")]
 PAPER = [name.removeprefix("experiment/") for name in OF_RUNS if name.startswith("experiment/paper/")]
@@ -120,6 +124,14 @@ def test_a_default_is_written_once() -> None:
     assert compose(["features=last", "features.whitening=paper"]).features.whitening == "paper"
     assert compose(["optimizer=paper_ebft"]).optimizer.betas == [0.9, 0.95]
     assert compose(["data=parquet", "data.path=x", "data.sequence_length=509"]).data.sequence_length == 509
+
+
+def test_what_options_share_is_no_option() -> None:
+    """`data=jsonl` once inherited from `data=stdlib`, whose task and held-out half it then had to take back."""
+    assert [name for name, path in FILES.items() if path.stem in SHARED] == ["data/base", "data/columns"]
+    assert re.search(r"^  data +code_qa, alma, hub, ", help_text(), re.MULTILINE)
+    with pytest.raises(UserError, match=r"^data\.source=base is not one of stdlib, "):
+        compose(["data=base"])
 
 
 def test_layers_keep_their_types() -> None:

@@ -220,12 +220,12 @@ def graphs_of_branches(width: int) -> int:
 
 
 def test_one_compilation_a_bucket() -> None:
-    torch._dynamo.reset()
+    torch.compiler.reset()
     assert [graphs_of_branches(width) for width in (401, 512, 389, 257, 503, 400)] == [1, 0, 0, 1, 0, 0]
 
 
 def test_no_compilation_from_step_to_step() -> None:
-    torch._dynamo.reset()
+    torch.compiler.reset()
     before, row = (
         counters["stats"]["unique_graphs"],
         (random_heads(B, HEADS, LENGTH, 11), random_heads(B, HEADS, LENGTH, 11)),

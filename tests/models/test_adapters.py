@@ -135,6 +135,18 @@ def test_adapters_and_mode_come_back_whatever_happens() -> None:
     assert torch.equal(hidden_of(policy, batch), before)
 
 
+def test_a_switch_that_peft_no_longer_reads_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would leave the adapters on in silence, and the feature network would move with the policy."""
+    policy = adapted()
+    assert policy.adapters is not None
+    with policy.adapters.off():
+        assert all(layer.disable_adapters for layer in policy.adapters.layers.values())
+    assert not any(layer.disable_adapters for layer in policy.adapters.layers.values())
+    monkeypatch.setattr(peft.tuners.tuners_utils.BaseTunerLayer, "disable_adapters", False)
+    with pytest.raises(AssertionError, match="peft has moved _disable_adapters"), policy.adapters.off():
+        pass
+
+
 def storages(*modules: nn.Module) -> int:
     """Bytes of the different tensors that modules hold."""
     held = {

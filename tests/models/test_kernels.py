@@ -3,9 +3,8 @@ starts."""
 
 import sys
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType
 
 import pytest
 import torch
@@ -60,7 +59,7 @@ def test_compiled_layers_take_the_same_steps(
     for one, other in zip(found, expected, strict=True):
         assert one == pytest.approx(other, rel=1e-4, abs=1e-6)
     torch.testing.assert_close(others, weights, rtol=1e-4, atol=1e-6)
-    torch._dynamo.reset()
+    torch.compiler.reset()
 
 
 def test_compiling_on_a_cpu_needs_a_compiler(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -87,14 +86,27 @@ def test_liger_needs_cuda_and_the_package(monkeypatch: pytest.MonkeyPatch) -> No
 
 @pytest.fixture
 def applied(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, object]]:
-    """What a package with the names of liger-kernel's, which needs a GPU to be imported, is asked to do."""
+    """What a package with the public names of liger-kernel's, which cannot be imported without triton, is asked to
+    do."""
     asked: list[dict[str, object]] = []
-    package = SimpleNamespace(
-        _apply_liger_kernel_to_instance=partial(lambda asked, **settings: asked.append(settings), asked),
-        MODEL_TYPE_TO_APPLY_LIGER_FN={"llama": None, "gemma": None},
+
+    def llama(
+        rope: bool, cross_entropy: bool, fused_linear_cross_entropy: bool, model: object, swiglu: bool = True
+    ) -> None:
+        asked.append({"model": model, "parts": (rope, cross_entropy, fused_linear_cross_entropy, swiglu)})
+
+    def without_rotary_positions(cross_entropy: bool, fused_linear_cross_entropy: bool, model: object) -> None:
+        asked.append({"model": model, "parts": (cross_entropy, fused_linear_cross_entropy)})
+
+    package = ModuleType("liger_kernel.transformers.monkey_patch")
+    monkeypatch.setattr(
+        package,
+        "MODEL_TYPE_TO_APPLY_LIGER_FN",
+        {"llama": llama, "gemma": without_rotary_positions},
+        raising=False,
     )
-    monkeypatch.setitem(sys.modules, "liger_kernel", SimpleNamespace())
-    monkeypatch.setitem(sys.modules, "liger_kernel.transformers", SimpleNamespace(monkey_patch=package))
+    for name in ("liger_kernel", "liger_kernel.transformers", package.__name__):
+        monkeypatch.setitem(sys.modules, name, package)
     return asked
 
 
@@ -106,7 +118,11 @@ def test_liger_is_refused_for_families_that_it_does_not_know(applied: list[dict[
         check_kernels(trainer(liger=True), architecture("gpt_neox"), "model.path=there", "cuda")
 
 
-def test_liger_leaves_rotary_positions_and_the_head_alone(applied: list[dict[str, object]]) -> None:
-    model = plain_model()
+@pytest.mark.parametrize(("family", "parts"), [("llama", (False, False, False, True)), ("gemma", (False, False))])
+def test_liger_leaves_rotary_positions_and_the_head_alone(
+    applied: list[dict[str, object]], family: str, parts: tuple[bool, ...]
+) -> None:
+    """A family whose function has no switch for one of them is not asked about it."""
+    model = plain_model(family)
     use_liger(model)
-    assert applied == [{"model": model, "rope": False, "cross_entropy": False, "fused_linear_cross_entropy": False}]
+    assert applied == [{"model": model, "parts": parts}]

@@ -89,7 +89,7 @@ def test_a_job_at_its_time_limit_is_saved_and_queued_again(tmp_path: Path) -> No
     assert isinstance(handle, launchers._SlurmHandle)
     metrics, log = folder(tmp_path, "long") / "metrics.jsonl", tmp_path / "logs" / "long.log"
     until(lambda: metrics.exists() and metrics.read_text().count("\n") > 3)
-    controller = handle._job._process.pid
+    controller = handle._job.job_id  # submitit's own, a process on this machine
     (task,) = Path(f"/proc/{controller}/task/{controller}/children").read_text().split()
     os.kill(int(task), signal.SIGUSR2)  # what SLURM sends before a time limit, as submitit asks it to
     until(lambda: "Resumed at step" in log.read_text())

@@ -1,0 +1,97 @@
+"""Names of other packages that begin with an underscore, and so may move in any release: all of them, and what to do
+when one has moved."""
+
+import ast
+import pkgutil
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+SOURCES = [path for folder in ("conf", "ebft", "scripts", "tests") for path in sorted((ROOT / folder).rglob("*.py"))]
+DOCUMENTED = {"_exit"}  # of Python's os
+
+ADVICE = {
+    "hydra._internal.config_loader_impl:ConfigLoaderImpl._apply_overrides_to_config": (
+        "Composer (ebft/cli/grid.py) sets values on a composed tree with it. Find what hydra.compose calls after it "
+        "has merged the files, and let tests/cli/test_grid.py compare; or have Composer.config call compose for every "
+        "list of overrides, which is right and several times as slow. Then move hydra-core's bound in pyproject.toml."
+    ),
+    "peft.tuners.tuners_utils:BaseTunerLayer._disable_adapters": (
+        "Adapters.off (ebft/models/adapters.py) switches layers with it, because the public enable_adapters sets "
+        "requires_grad of the weights that a layer has at that moment: those in shards or those gathered from them, "
+        "and the others keep what they had. Find what LoRA's forward asks now, or whether enable_adapters leaves "
+        "requires_grad alone, and run tests/train/test_data_parallel.py -k 'adapters or reference'."
+    ),
+    "torch:_foreach_mul_": (
+        "clip_gradients (ebft/parallel/fsdp.py) scales all gradients in one kernel with it; a loop over Tensor.mul_ "
+        "does the same."
+    ),
+    "torch._dynamo.utils:counters": (
+        "The tests of flex attention read there how many graphs were compiled; torch's own tests say where it is now."
+    ),
+    "transformers:PreTrainedConfig._attn_implementation": (
+        "tests/train/test_loop.py asks it whether plain transformers runs an exported model by its own attention."
+    ),
+}
+
+
+def private(name: str) -> bool:
+    return name.startswith("_") and not name.startswith("__") and name != "_"
+
+
+def used(tree: ast.AST) -> Iterator[str]:
+    """Private names in imports, and attributes that are."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute):
+            yield node.attr
+        elif isinstance(node, ast.Import):
+            yield from (part for alias in node.names for part in alias.name.split("."))
+        elif isinstance(node, ast.ImportFrom):
+            yield from (part for alias in node.names for part in f"{node.module}.{alias.name}".split("."))
+
+
+def defined(tree: ast.AST) -> Iterator[str]:
+    """Names that a module gives to something of its own."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            yield node.name
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            yield node.id
+        elif isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store) and ast.unparse(node.value) == "self":
+            yield node.attr
+
+
+def foreign(sources: list[str]) -> set[str]:
+    trees = [ast.parse(source) for source in sources]
+    ours = {name for tree in trees for name in defined(tree)}
+    return {name for tree in trees for name in used(tree) if private(name)} - ours - DOCUMENTED
+
+
+def test_every_private_name_of_another_package_is_listed() -> None:
+    listed = {part for place in ADVICE for part in re.split("[.:]", place) if private(part)}
+    found = foreign([path.read_text() for path in SOURCES])
+    assert found == listed, "use what the package documents; where there is nothing, say in ADVICE what to do"
+
+
+@pytest.mark.parametrize("place", ADVICE)
+def test_a_private_name_is_where_it_was(place: str) -> None:
+    package = place.partition(":")[0].partition(".")[0]
+    pytest.importorskip(package)
+    try:
+        pkgutil.resolve_name(place)
+    except (ImportError, AttributeError) as error:
+        pytest.fail(f"{package} has moved {place}: {error}. {ADVICE[place]}")
+
+
+def test_the_rule_sees_what_it_lists() -> None:
+    assert foreign(["import a._b.c\nx._d = y._e", "from f import _g\nself._h.i\nos._exit(0)"]) == {
+        "_b",
+        "_d",
+        "_e",
+        "_g",
+        "_h",
+    }
+    assert foreign(["def _a(): self._b = 1\nx = _a(y._b)", "from z import _a\nw._b"]) == set()
