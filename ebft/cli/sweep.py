@@ -15,6 +15,7 @@ from typing import Any
 
 from ebft.cli.refusals import as_user_error, one_sentence
 from ebft.comparison.cells import is_judged, label
+from ebft.comparison.kept import unpacked
 from ebft.comparison.runs import FROM_RUN, Planned
 from ebft.config.schema import GridConfig, SweepConfig, UserError, WandbTrackerConfig
 from ebft.output.files import alone
@@ -35,7 +36,7 @@ KEY=VALUE,VALUE     more axes, or other values of the grid's, in Hydra's grammar
 mode=plan           says what would run, what is done and what it costs, and runs nothing
 mode=run            runs what is not done (the default)
 mode=status         says how far sweep.dir is
-mode=collect        writes the comparison of sweep.dir, which may be any folder of runs
+mode=collect        writes the comparison of sweep.dir, which may be any folder of runs, or of an archive of them (runs.zip)
 
 Often changed:
   sweep.dir=outputs/mine             the sweep's folder
@@ -259,8 +260,9 @@ def status(own: Sequence[str], config: SweepConfig) -> int:
     from ebft.sweep import state as states
 
     directory = Path(config.sweep.dir)
-    jobs = _manifest(directory).jobs
-    known = {job.name: states.state(directory, job) for job in jobs}
+    with unpacked(directory) as runs:
+        jobs = _manifest(runs).jobs
+        known = {job.name: states.state(runs, job) for job in jobs}
     print(
         "\n".join(
             aligned(
@@ -284,11 +286,12 @@ def collect(own: Sequence[str], config: SweepConfig) -> int:
     directory = Path(config.sweep.dir)
     if not directory.is_dir():
         raise UserError(f"sweep.dir={directory} is no folder; name one that holds runs.")
-    manifest = read_manifest(directory)
-    if manifest is None:
-        write_comparison(config.sweep, directory, None, print)
-    else:
-        write_comparison(settings([*manifest.arguments, *own]).sweep, directory, manifest.jobs, print)
+    with unpacked(directory) as runs:
+        manifest = read_manifest(runs)
+        if manifest is None:
+            write_comparison(config.sweep, directory, None, print, runs)
+        else:
+            write_comparison(settings([*manifest.arguments, *own]).sweep, directory, manifest.jobs, print, runs)
     return 0
 
 
@@ -299,17 +302,21 @@ def _manifest(directory: Path) -> Manifest:
     return stored
 
 
-def write_comparison(sweep: GridConfig, directory: Path, jobs: Sequence[Job] | None, say: Any) -> None:
+def write_comparison(
+    sweep: GridConfig, directory: Path, jobs: Sequence[Job] | None, say: Any, runs: Path | None = None
+) -> None:
+    """Into `directory`, from the runs there or in the folder `runs`."""
     from ebft import comparison
     from ebft.sweep import state as states
 
+    runs = runs or directory
     planned = None
     if jobs is not None:
-        known = {job.name: states.state(directory, job) for job in jobs}
+        known = {job.name: states.state(runs, job) for job in jobs}
         planned = [_planned(job, _note(known[job.name])) for job in jobs]
     try:
         with alone(directory / ".comparison.lock"):
-            compared = comparison.compare(directory, sweep, planned)
+            compared = comparison.compare(runs, sweep, planned)
             *_, page = comparison.write(compared, directory)
     except OSError as error:
         raise UserError(
