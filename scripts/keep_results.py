@@ -1,4 +1,4 @@
-"""Copies what a comparison is made from, to be kept beside a text: configs, environments, summaries, evaluations and
+"""Keeps what a comparison is made from beside a text, in one archive: configs, environments, summaries, evaluations and
 why runs failed, without models and samples.
 
 python scripts/keep_results.py outputs/sweeps/laptop_code_qa docs/results/laptop/code_qa
@@ -7,23 +7,22 @@ ebft-sweep mode=collect sweep.dir=docs/results/laptop/code_qa      # the same ta
 
 import argparse
 import json
-import shutil
+import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 
+from ebft.comparison.kept import ARCHIVE
 from ebft.comparison.runs import CONFIG, METRICS, SUMMARY
 from ebft.output.files import atomic_folder, read_rows
 from ebft.run.folder import ENVIRONMENT
 from ebft.sweep.jobs import MANIFEST
 from ebft.sweep.state import RECORDS
 
-KEPT = (CONFIG, ENVIRONMENT, SUMMARY)
-MARK = "KEPT"  # in a folder that this script made and may replace
-
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("sweep", type=Path, help="a folder of runs")
-    parser.add_argument("target", type=Path, help="replaced where an earlier call made it")
+    parser.add_argument("target", type=Path, help="a folder, replaced where an earlier call made it")
     arguments = parser.parse_args()
     runs = sorted(path.parent for path in arguments.sweep.rglob(SUMMARY))
     if not runs:
@@ -31,29 +30,27 @@ def main() -> None:
     sweep, kept = arguments.sweep.resolve(), arguments.target.resolve()
     if sweep == kept or sweep in kept.parents or kept in sweep.parents:
         parser.error(f"{arguments.target} and {arguments.sweep} lie in one another; choose another target.")
-    if kept.exists() and not (kept / MARK).is_file():
+    if kept.exists() and not (kept / ARCHIVE).is_file():
         parser.error(f"{arguments.target} exists and was not made by keep_results.py; choose another target.")
     arguments.target.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_folder(arguments.target) as target:
-        (target / MARK).write_text(
-            "Made by scripts/keep_results.py, which replaces this folder as a whole.\n", encoding="utf-8"
-        )
-        if (arguments.sweep / MANIFEST).is_file():
-            shutil.copy(arguments.sweep / MANIFEST, target)
-        if (arguments.sweep / RECORDS).is_dir():
-            shutil.copytree(arguments.sweep / RECORDS, target / RECORDS)
-        for run in runs:
-            keep(run, target / run.relative_to(arguments.sweep))
-    print(f"{len(runs)} runs kept in {arguments.target}")
+    with atomic_folder(arguments.target) as target, zipfile.ZipFile(target / ARCHIVE, "w") as archive:
+        for name, content in contents(arguments.sweep, runs):
+            member = zipfile.ZipInfo(name)  # of 1980: the same runs give the same archive
+            member.external_attr = 0o644 << 16
+            archive.writestr(member, content, zipfile.ZIP_DEFLATED, compresslevel=9)
+    print(f"{len(runs)} runs kept in {arguments.target / ARCHIVE}")
 
 
-def keep(run: Path, target: Path) -> None:
-    target.mkdir(parents=True)
-    for name in KEPT:
-        if (run / name).is_file():
-            shutil.copy(run / name, target)
-    evaluations = read_rows(run / METRICS, mentioning='"eval/')
-    (target / METRICS).write_text("".join(json.dumps(row) + "\n" for row in evaluations), encoding="utf-8")
+def contents(sweep: Path, runs: list[Path]) -> Iterator[tuple[str, str]]:
+    """Names below the sweep's folder and what is kept under them."""
+    copied = [sweep / MANIFEST, *sorted((sweep / RECORDS).glob("*.json"))]
+    copied += [run / name for run in runs for name in (CONFIG, ENVIRONMENT, SUMMARY)]
+    for path in copied:
+        if path.is_file():
+            yield path.relative_to(sweep).as_posix(), path.read_text(encoding="utf-8")
+    for run in runs:
+        evaluations = read_rows(run / METRICS, mentioning='"eval/')
+        yield (run / METRICS).relative_to(sweep).as_posix(), "".join(json.dumps(row) + "\n" for row in evaluations)
 
 
 if __name__ == "__main__":

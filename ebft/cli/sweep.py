@@ -16,6 +16,7 @@ from typing import Any
 from ebft.cli.own import SEARCHPATH, split_searchpath, with_config_dirs
 from ebft.cli.refusals import as_user_error, one_sentence
 from ebft.comparison.cells import is_judged, label
+from ebft.comparison.kept import unpacked
 from ebft.comparison.runs import FROM_RUN, Planned
 from ebft.config.schema import GridConfig, SweepConfig, UserError, WandbTrackerConfig
 from ebft.output.files import exclusive_lock
@@ -37,7 +38,7 @@ KEY=VALUE,VALUE     more axes, or other values of the grid's, in Hydra's grammar
 mode=plan           says what would run, what is done and what it costs, and runs nothing
 mode=run            runs what is not done (the default)
 mode=status         says how far sweep.dir is
-mode=collect        writes the comparison of sweep.dir, which may be any folder of runs
+mode=collect        writes the comparison of sweep.dir, which may be any folder of runs, or of an archive of them (runs.zip)
 
 Often changed:
   sweep.dir=outputs/mine             the sweep's folder
@@ -102,7 +103,7 @@ def sweep(arguments: Sequence[str]) -> int:
     runs = [argument for argument in arguments if not _is_own(argument)]
     from ebft.cli.planning import Planner
 
-    config = settings(own)
+    config = settings(own, runs)
     if config.mode in ("status", "collect"):
         if runs:
             raise UserError(
@@ -117,8 +118,9 @@ def _is_own(argument: str) -> bool:
     return argument.lstrip("+~").split("=")[0].split(".")[0] in OWN
 
 
-def settings(own: Sequence[str]) -> SweepConfig:
-    """The sweep's own configuration. Raises UserError."""
+def settings(own: Sequence[str], runs: Sequence[str] = ()) -> SweepConfig:
+    """The sweep's own configuration; `runs` are overrides of its runs, whose own tasks may have metrics of their own.
+    Raises UserError."""
     import hydra
 
     from ebft.cli.compose import typed
@@ -129,6 +131,9 @@ def settings(own: Sequence[str]) -> SweepConfig:
         tree = hydra.compose("sweep", list(own))
     config: SweepConfig = typed(tree, SweepConfig)
     check_limits(config)
+    if config.mode == "collect":  # where the runs tell what metrics there are
+        return config
+    _add_own_metrics([*config.sweep.grid, *runs])
     for metric in (*config.sweep.metrics, config.sweep.metric):
         check_known(metric)
     if is_judged(config.sweep) and lower_is_better(config.sweep.metric) is None:
@@ -137,6 +142,19 @@ def settings(own: Sequence[str]) -> SweepConfig:
             "eval/cross_entropy."
         )
     return config
+
+
+def _add_own_metrics(overrides: Sequence[str]) -> None:
+    from ebft.cli.grid import parse, values
+    from ebft.comparison.known_metrics import add_own
+    from ebft.config import doors
+
+    tasks = [
+        value for override in parse(overrides) if override.key_or_group == "data.task" for value in values(override)
+    ]
+    for reference in (task.partition("=")[2].strip("'\"") for task in tasks):
+        if doors.is_door(reference):
+            add_own(getattr(doors.load(reference, "data.task"), "directions", {}))
 
 
 def grid(own: Sequence[str], runs: Sequence[str], config: SweepConfig, planner: Any) -> int:
@@ -267,8 +285,9 @@ def status(own: Sequence[str], config: SweepConfig) -> int:
     from ebft.sweep import state as states
 
     directory = Path(config.sweep.dir)
-    jobs = _manifest(directory).jobs
-    known = {job.name: states.state(directory, job) for job in jobs}
+    with unpacked(directory) as runs:
+        jobs = _manifest(runs).jobs
+        known = {job.name: states.state(runs, job) for job in jobs}
     print(
         "\n".join(
             aligned(
@@ -292,11 +311,12 @@ def collect(own: Sequence[str], config: SweepConfig) -> int:
     directory = Path(config.sweep.dir)
     if not directory.is_dir():
         raise UserError(f"sweep.dir={directory} is no folder; name one that holds runs.")
-    manifest = read_manifest(directory)
-    if manifest is None:
-        write_comparison(config.sweep, directory, None, print)
-    else:
-        write_comparison(settings([*manifest.arguments, *own]).sweep, directory, manifest.jobs, print)
+    with unpacked(directory) as runs:
+        manifest = read_manifest(runs)
+        if manifest is None:
+            write_comparison(config.sweep, directory, None, print, runs)
+        else:
+            write_comparison(settings([*manifest.arguments, *own]).sweep, directory, manifest.jobs, print, runs)
     return 0
 
 
@@ -307,17 +327,21 @@ def _manifest(directory: Path) -> Manifest:
     return stored
 
 
-def write_comparison(sweep: GridConfig, directory: Path, jobs: Sequence[Job] | None, say: Any) -> None:
+def write_comparison(
+    sweep: GridConfig, directory: Path, jobs: Sequence[Job] | None, say: Any, runs: Path | None = None
+) -> None:
+    """Into `directory`, from the runs there or in the folder `runs`."""
     from ebft import comparison
     from ebft.sweep import state as states
 
+    runs = runs or directory
     planned = None
     if jobs is not None:
-        known = {job.name: states.state(directory, job) for job in jobs}
+        known = {job.name: states.state(runs, job) for job in jobs}
         planned = [_planned(job, _note(known[job.name])) for job in jobs]
     try:
         with exclusive_lock(directory / ".comparison.lock"):
-            compared = comparison.compare(directory, sweep, planned)
+            compared = comparison.compare(runs, sweep, planned)
             *_, page = comparison.write(compared, directory)
     except OSError as error:
         raise UserError(

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from typing import Any
 
+from ebft.config.doors import is_door
 from ebft.config.schema import UserError
 
 LOWER, HIGHER, NEITHER = True, False, None
@@ -28,6 +29,8 @@ DIRECTIONS: dict[str, bool | None] = {
     "eval/entropy@": NEITHER,
     "eval/answer_tokens": NEITHER,
 }
+WAYS = {"lower": LOWER, "higher": HIGHER, "neither": NEITHER}  # as a user's own task says it
+OWN: dict[str, bool | None] = {}  # metrics of users' own tasks
 BY_DIRECTION = ("eval/bleu", "eval/chrf", "eval/exact_match")  # of translation: NAME_en_de is NAME of that direction
 
 # Keys, or beginnings of keys, that must agree for figures to be comparable. Those of the evaluation itself are the same
@@ -57,19 +60,29 @@ OF_TASK: dict[str, Sequence[str]] = {
 }
 
 
+def add_own(directions: Mapping[str, str]) -> None:
+    """Make metrics of a user's own task known, NAME -> lower, higher or neither; evaluations call them eval/NAME.
+    Raises UserError for a name that is taken, and for another direction."""
+    for name, way in directions.items():
+        if f"eval/{name}" in DIRECTIONS or way not in WAYS:
+            raise UserError(f"directions of a task give {name}={way}; a name of its own is lower, higher or neither.")
+        OWN[f"eval/{name}"] = WAYS[way]
+
+
 def lower_is_better(metric: str) -> bool | None:
     """None where neither is, or where the metric is unknown."""
-    return DIRECTIONS.get(family(metric), NEITHER)
+    return OWN.get(metric, DIRECTIONS.get(family(metric), NEITHER))
 
 
 def check_known(metric: str) -> None:
     """Raises UserError for a name that no evaluation gives."""
-    if family(metric) in DIRECTIONS:
+    known = [*DIRECTIONS, *OWN]
+    if family(metric) in known:
         return
-    close = get_close_matches(metric, DIRECTIONS, 1) or get_close_matches(f"eval/{metric}", DIRECTIONS, 1)
+    close = get_close_matches(metric, known, 1) or get_close_matches(f"eval/{metric}", known, 1)
     raise UserError(
         f"{metric} is not a metric of an evaluation; "
-        + (f"did you mean {close[0]}?" if close else f"there are {', '.join(DIRECTIONS)}.")
+        + (f"did you mean {close[0]}?" if close else f"there are {', '.join(known)}.")
     )
 
 
@@ -91,10 +104,11 @@ def expected(config: Mapping[str, Any]) -> set[str]:
         *(f"feature_matching_loss@{horizon}" for horizon in horizons),
     }
     if config["data.task"] is not None and config["eval.num_questions"]:
-        names |= {*COMMON_ANSWERS, *OF_TASK.get(config["data.task"], ())}
+        of_task = OF_TASK.get(config["data.task"], ())
+        names |= {*COMMON_ANSWERS, *of_task}
         names |= {f"{name}@{2**power}" for name in ("entropy", "text_cross_entropy") for power in range(7)}
         names |= {f"pass@{k}" for k in config["eval.pass_at"]} if config["eval.num_completions"] else set()
-    return {f"eval/{name}" for name in names}
+    return {f"eval/{name}" for name in names} | (set(OWN) if is_door(config["data.task"]) else set())
 
 
 def evaluation_settings(config: Mapping[str, Any], split: Sequence[str]) -> dict[str, Any]:
@@ -102,7 +116,9 @@ def evaluation_settings(config: Mapping[str, Any], split: Sequence[str]) -> dict
     return {
         key: value
         for key, value in config.items()
-        if key.startswith(EVALUATION) and not key.startswith(NOT_EVALUATION) and key not in split
+        if key.startswith((*EVALUATION, f"code.{config['data.task']}"))
+        and not key.startswith(NOT_EVALUATION)
+        and key not in split
     }
 
 
@@ -110,6 +126,8 @@ def feature_settings(metric: str, config: Mapping[str, Any]) -> dict[str, Any]:
     """What must agree for this metric beside the evaluation's own settings: nothing but for feature matching. phi is
     the model before training unless the configuration says otherwise."""
     keys = ADDITIONAL.get(family(metric), ())
+    own = f"code.{config['features.network']}"  # of a feature map of the user's own, whose file may have changed
+    keys = (*keys, own) if keys and own in config else keys
     return {key: config[key] for key in (*keys, *_phi(config))} if keys else {}
 
 

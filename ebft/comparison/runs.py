@@ -9,6 +9,7 @@ from typing import Any, NoReturn
 
 import yaml
 
+from ebft.comparison import known_metrics
 from ebft.config.identity import flat
 from ebft.config.schema import UserError
 from ebft.output.files import read_rows
@@ -144,6 +145,7 @@ def _read(directory: Path, plan: Planned) -> RunResult | Planned:
     summary = _summary(folder / SUMMARY)
     if summary is None or summary["status"] != "completed":
         return plan if plan.note else replace(plan, note=_why(summary))
+    known_metrics.add_own(summary.get("directions", {}))
     course = read_rows(folder / METRICS, mentioning='"eval/')
     return RunResult(
         plan,
@@ -187,6 +189,7 @@ def _summary(path: Path) -> dict[str, Any] | None:
         and summary.keys() >= FIELDS
         and isinstance(summary["base"], dict)
         and isinstance(summary["final"], dict)
+        and isinstance(summary.get("directions", {}), dict)
     )
     return summary if is_ours else _refuse(path)
 

@@ -155,10 +155,12 @@ class Run:
         base: Metrics,
         final: Metrics,
         change: Metrics,
+        directions: Mapping[str, str] | None = None,
         error: str | None = None,
     ) -> None:
         """Closes the run as completed, failed or interrupted. `train_seconds` are those of the steps alone, `change` is
-        final minus base, in pairs. A failed run gets no report."""
+        final minus base, in pairs; `directions` say of the metrics of a user's own task which way is better. A failed
+        run gets no report."""
         assert status in ("completed", "failed", "interrupted"), status
         summary = {
             "status": status,
@@ -170,6 +172,7 @@ class Run:
             "base": dict(base),
             "final": dict(final),
             "change": dict(change),
+            **({"directions": dict(directions)} if directions else {}),
             **({"error": error} if error is not None else {}),
         }
         report_path = (

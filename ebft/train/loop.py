@@ -283,6 +283,7 @@ class Loop:
             base={} if base is None else base.metrics(),
             final={} if final is None else final.metrics(),
             change={} if base is None or final is None else final.change(base),
+            directions=self.setup.material.verification.directions,
             error=error,
         )
 

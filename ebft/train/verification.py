@@ -93,6 +93,11 @@ class Verification:
         decode, end = self.tokenizer.decode, self.tokenizer.eos_token_id
         return Grader(verifier, questions.items, lambda tokens: decode(tokens, clean_up_tokenization_spaces=False), end)
 
+    @property
+    def directions(self) -> dict[str, str]:
+        """Which way the metrics of a user's own task are better."""
+        return self.verifier.directions if isinstance(self.verifier, OwnTask) else {}
+
     def plan(self) -> dict[str, str]:
         """Lines for people."""
         if self.verifier is None:

@@ -18,9 +18,7 @@ class Trigrams:
     def __init__(self, tokenizer, device):
         self.tokenizer, self.device = tokenizer, device
 
-    def __call__(
-        self, batch: Batch, anchors: torch.Tensor, tokens: torch.Tensor, valid: torch.Tensor
-    ) -> torch.Tensor:
+    def __call__(self, batch: Batch, anchors: torch.Tensor, tokens: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
         """tokens [B X G] with valid [B X G] to vectors of unit length [B X WIDTH]."""
         counts = torch.zeros(*tokens.shape[:2], WIDTH)
         for row, (continuations, masks) in enumerate(zip(tokens.cpu(), valid.cpu())):

@@ -1,6 +1,6 @@
 """A reward of your own for method=ebft: how near a rollout's features are to the reference's, on a scale of your choice.
 
-    ebft-train method.reward=examples/own/reward.py:nearness method.advantage=rloo
+ebft-train method.reward=examples/own/reward.py:nearness method.advantage=rloo
 """
 
 import torch

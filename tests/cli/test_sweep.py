@@ -37,7 +37,9 @@ class Command:
         self.folder, self.monkeypatch, self.capsys = folder, monkeypatch, capsys
         self.compared: list[tuple[GridConfig, Path, Sequence[Job] | None]] = []
         monkeypatch.setattr(
-            cli, "write_comparison", lambda sweep, directory, jobs, say: self.compared.append((sweep, directory, jobs))
+            cli,
+            "write_comparison",
+            lambda sweep, directory, jobs, say, runs=None: self.compared.append((sweep, directory, jobs)),
         )
         monkeypatch.setattr(attempt, "CHILD", "tests.sweep.stand_in")
         monkeypatch.setenv("PYTHONPATH", str(ROOT))  # of the stand-ins
