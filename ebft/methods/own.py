@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ebft.config import doors
 from ebft.config.methods import OwnMethodConfig
-from ebft.config.schema import RunFailure, UserError
+from ebft.config.schema import MethodConfig, RunFailure, UserError
 from ebft.types import Embeddings
 
 Reward = Callable[[Embeddings], Float[Tensor, "B N K"]]
@@ -68,4 +68,6 @@ def own_config(cls: Any, code: str) -> type[OwnMethodConfig]:
             f"method.code={code} has no Config that derives from OwnMethodConfig (ebft.config.methods); set it to the "
             "dataclass with the method's keys."
         )
+    if config.needs is MethodConfig.needs:
+        raise UserError(f"method.code={code}: {config.__name__} does not say what it needs; give it a method `needs`.")
     return config

@@ -1,4 +1,4 @@
-"""A user's own feature map behind `features.network=file.py:Name`, for instance a sentence encoder over decoded text."""
+"""A user's own feature map behind `features.network=file.py:Name`, such as a sentence encoder over decoded text."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any

@@ -21,8 +21,8 @@ class Trigrams:
     def __call__(self, batch: Batch, anchors: torch.Tensor, tokens: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
         """tokens [B X G] with valid [B X G] to vectors of unit length [B X WIDTH]."""
         counts = torch.zeros(*tokens.shape[:2], WIDTH)
-        for row, (continuations, masks) in enumerate(zip(tokens.cpu(), valid.cpu())):
-            for place, (continuation, mask) in enumerate(zip(continuations, masks)):
+        for row, (continuations, masks) in enumerate(zip(tokens.cpu(), valid.cpu(), strict=True)):
+            for place, (continuation, mask) in enumerate(zip(continuations, masks, strict=True)):
                 text = self.tokenizer.decode(continuation[mask])
                 for start in range(len(text) - 2):
                     counts[row, place, crc32(text[start : start + 3].encode()) % WIDTH] += 1

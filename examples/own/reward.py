@@ -1,6 +1,8 @@
-"""A reward of your own for method=ebft: how near a rollout's features are to the reference's, on a scale of your choice.
+"""A reward of your own for method=ebft: how near a rollout's features are to the reference's.
 
-ebft-train method.reward=examples/own/reward.py:nearness method.advantage=rloo
+    ebft-train method.reward=examples/own/reward.py:nearness method.advantage=rloo
+
+docs/own.md says what is checked, and what else can be yours.
 """
 
 import torch

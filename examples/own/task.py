@@ -15,7 +15,7 @@ def rows() -> Iterator[dict]:
 
 
 class Sums:
-    directions = {"digits_only": "higher"}  # of metrics: which way is better
+    directions = {"digits_only": "higher"}  # of metrics: which way is better  # noqa: RUF012
     references_pass = True  # a row whose own completion does not pass is a mistake
 
     def verify(self, prompt: str, completion: str, row: dict) -> float:
