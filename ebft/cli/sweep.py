@@ -38,7 +38,7 @@ KEY=VALUE,VALUE     more axes, or other values of the grid's, in Hydra's grammar
 mode=plan           says what would run, what is done and what it costs, and runs nothing
 mode=run            runs what is not done (the default)
 mode=status         says how far sweep.dir is
-mode=collect        writes the comparison of sweep.dir, which may be any folder of runs, or of an archive of them (runs.zip)
+mode=collect        writes the comparison of sweep.dir: any folder of runs, or of an archive of them (runs.zip)
 
 Often changed:
   sweep.dir=outputs/mine             the sweep's folder

@@ -116,9 +116,10 @@ def copy_files(references: Iterable[str], directory: Path) -> None:
             shutil.copyfile(path, directory / FOLDER / f"{digest[:8]}_{path.name}")
 
 
-def installed(group: str) -> dict[str, str]:
-    """Name -> reference of what installed packages offer in the entry points `ebft.methods` or `ebft.tasks`."""
-    return {point.name: point.value for point in entry_points(group=group)}
+def installed(group: str | None) -> dict[str, str]:
+    """Name -> reference of what installed packages offer in the entry points `ebft.methods`, `ebft.tasks` or
+    `ebft.conf`."""
+    return {} if group is None else {point.name: point.value for point in entry_points(group=group)}
 
 
 def _split(reference: str, key: str) -> tuple[str, str]:

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from dataclasses import fields, is_dataclass
 from typing import Any
 
-from ebft.config.doors import FORM, is_door
+from ebft.config.doors import FORM, installed, is_door
 from ebft.config.doors import check as check_door
 from ebft.config.schema import (
     EMBEDDED_SOURCES,
@@ -54,7 +54,7 @@ def _check_limits(key: str, value: Any, metadata: Any) -> None:
         return
     if metadata.get("door") and is_door(value):
         check_door(value, key)
-    elif "choices" in metadata and value not in metadata["choices"]:
+    elif "choices" in metadata and value not in (*metadata["choices"], *installed(metadata["entry_points"])):
         own = f", or your own code as {FORM}" if metadata["door"] else ""
         raise UserError(f"{key}={value} is not one of {', '.join(metadata['choices'])}{own}.")
     elif metadata.get("door") and "choices" not in metadata:

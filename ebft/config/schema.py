@@ -21,9 +21,10 @@ class RunFailure(RuntimeError):
     """A run that cannot go on: one sentence with the cause. The run folder stays as it is, marked failed."""
 
 
-def one_of(*choices: str, door: bool = False) -> Any:
-    """One of the names, or with `door` also a user's own code (`doors.py`)."""
-    return field(metadata={"choices": choices, "door": door})
+def one_of(*choices: str, door: bool = False, entry_points: str | None = None) -> Any:
+    """One of the names; with `door` also a user's own code (`doors.py`), or what installed packages offer in a group of
+    entry points."""
+    return field(metadata={"choices": choices, "door": door, "entry_points": entry_points})
 
 
 def door() -> Any:
@@ -116,7 +117,7 @@ class DataConfig:
     layout: str = one_of("packed", "padded")  # packed: documents joined by one EOS and cut; padded: one document a row
     document_masking: bool  # packed rows: attention stays inside a document
     loss_tokens: str = one_of("all", "completion")  # which tokens count in the cross-entropy
-    task: str | None = one_of(*TASKS, door=True)  # how completions are verified; null: they are not
+    task: str | None = one_of(*TASKS, door=True, entry_points="ebft.tasks")  # how completions are verified; null: they are not
     validation_fraction: float = above(0)  # held out by a stable hash, where there is no validation split of its own
     # of the held-out documents: all, or one of two halves by a stable hash
     validation_part: str = one_of("all", "selection", "report")

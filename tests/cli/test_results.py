@@ -29,7 +29,7 @@ def collected(study: Path, folder: Path) -> Path:
 def test_there_are_studies() -> None:
     assert len(STUDIES) == 7
     assert len(PAGES) == 4
-    assert not [path for path in (ROOT / "docs" / "results").rglob("summary.json")], "runs belong into the archive"
+    assert not list((ROOT / "docs" / "results").rglob("summary.json")), "runs belong into the archive"
 
 
 @pytest.mark.parametrize("study", STUDIES, ids=lambda study: study.name)

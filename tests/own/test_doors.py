@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from ebft.cli.eval import with_run
 from ebft.cli.compose import compose
+from ebft.cli.eval import with_run
 from ebft.config import doors
 from ebft.config.schema import RunFailure, UserError
 from ebft.tasks.base import Question
@@ -14,7 +14,10 @@ from ebft.train.setup import gather
 from tests.debug_run import miniature, pairs
 
 REWARDS = {
-    "shape": ("def reward(e): return e.rollout.sum((1, 3))", r"must return \[B N K\] = \[2, 3, 5\], and returned \[2, 5\]"),
+    "shape": (
+        "def reward(e): return e.rollout.sum((1, 3))",
+        r"must return \[B N K\] = \[2, 3, 5\], and returned \[2, 5\]",
+    ),
     "none": ("def reward(e): pass", r"must return \[B N K\] = \[2, 3, 5\], and returned NoneType\."),
     "nan": ("def reward(e): return e.rollout[..., 0] * float('nan')", r"must return finite floating-point numbers"),
     "whole": ("def reward(e): return (e.rollout[..., 0] > 0).long()", r"must return finite floating-point numbers"),
@@ -22,7 +25,7 @@ REWARDS = {
     "kind": ("reward = 3", r"is int; it must be a function of Embeddings\."),
     "import": ("import nowhere_to_be_found\ndef reward(e): pass", r"cannot be loaded: ModuleNotFoundError: No module"),
     "at import": ("def reward(e): pass\n1 / 0", r"line 2, in <module>\n.*cannot be loaded: ZeroDivisionError"),
-}  # fmt: skip
+}
 
 
 @pytest.fixture(autouse=True)
@@ -36,8 +39,9 @@ def test_a_reward_that_is_none_is_refused_before_weights_are_loaded(tmp_path: Pa
     name = f"{case.replace(' ', '_')}.py"
     (tmp_path / name).write_text(source + "\n")
     config = miniature(tmp_path, "method=ebft", f"method.reward={name}:reward")
-    with pytest.raises(UserError, match=f"(?s)method.reward={name}:reward.*{message}" if case not in ("raises", "at import") else f"(?s){message}"):  # fmt: skip
+    with pytest.raises(UserError, match=f"(?s){message}") as error:
         gather(config)
+    assert f"method.reward={name}:reward" in str(error.value)
 
 
 def test_a_reward_s_gradient_goes_nowhere(tmp_path: Path) -> None:
@@ -215,7 +219,7 @@ def test_rows_of_a_function_that_fails(tmp_path: Path) -> None:
     )
     (tmp_path / "texts.py").write_text("def rows():\n    yield 'a'\n")
     (tmp_path / "lacking.py").write_text("def rows():\n    yield {'prompt': 'a'}\n")
-    base = ["data=rows", "data.sequence_length=23"]
+    base = ["data=rows"]
     for name, message in {
         "rows": r"line 3, in rows\n.*data\.function=rows\.py:rows failed: KeyError: 'c'",
         "texts": r"data\.function=texts\.py:rows row 1 holds str, not an object of columns and cells",

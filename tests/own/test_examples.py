@@ -26,7 +26,8 @@ SHORT = ["trainer.max_steps=2", "trainer.checkpoint_every_steps=1", "eval.every_
 def files(tmp_path: Path) -> list[str]:
     """Overrides of a miniature run on two files of texts."""
     train, held_out = (write_rows(tmp_path / f"{name}.jsonl", 6) for name in ("train", "held_out"))
-    return [*(line for line in MINIATURE if "max_steps" not in line), f"data.path={train}", f"data.validation_path={held_out}", *SHORT]  # fmt: skip
+    miniature = [line for line in MINIATURE if "max_steps" not in line]
+    return [*miniature, f"data.path={train}", f"data.validation_path={held_out}", *SHORT]
 
 
 @pytest.fixture
@@ -88,7 +89,8 @@ SUMS = [
 
 def test_a_task_with_rows_of_its_own(started: Any, tmp_path: Path) -> None:
     """It judges training and held-out answers, and has a figure of its own with its direction."""
-    files = [line for line in MINIATURE if not line.startswith(("data", "trainer.max_steps", "sampler.context_length", "eval.context_length", "eval.stride"))]  # fmt: skip
+    taken = ("data", "trainer.max_steps", "sampler.context_length", "eval.context_length", "eval.stride")
+    files = [line for line in MINIATURE if not line.startswith(taken)]
     run = started("method=rlvr", "method.max_new_tokens=5", *files, *SUMS, *SHORT)
     assert sorted(kept(run)) == ["examples/own/task.py:Sums", "examples/own/task.py:rows"]
     assert summary(run)["directions"] == {"digits_only": "higher"}
