@@ -20,9 +20,7 @@ SWEEP_GROUPS = ["sweep", "launcher"]
 FILES = {
     str(path.relative_to(CONF).with_suffix("")): path for path in sorted(CONF.rglob("*.yaml")) if path.parent != CONF
 }
-OF_RUNS = [
-    name for name, path in FILES.items() if name.partition("/")[0] not in SWEEP_GROUPS and path.stem != SHARED
-]
+OF_RUNS = [name for name, path in FILES.items() if name.partition("/")[0] not in SWEEP_GROUPS and path.stem != SHARED]
 OF_SWEEPS = [name for name in FILES if name.partition("/")[0] in SWEEP_GROUPS]
 SWEEPS = [name.removeprefix("sweep/") for name in OF_SWEEPS if name.startswith("sweep/")]
 PAPER = [name.removeprefix("experiment/") for name in OF_RUNS if name.startswith("experiment/paper/")]
