@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import BitsAndBytesConfig, PreTrainedModel
 
 from ebft.config.schema import UserError
 
@@ -27,18 +27,22 @@ def linear_modules(model: PreTrainedModel) -> dict[str, nn.Linear]:
 
 
 def quantize(model: PreTrainedModel) -> None:
-    """The linear modules of all layers in four bits, as soon as the model is moved to a CUDA device."""
-    from bitsandbytes.nn import Linear4bit, Params4bit
-
-    for name, linear in linear_modules(model).items():
-        packed = Linear4bit(
-            linear.in_features, linear.out_features, linear.bias is not None, quant_type="nf4", device="meta"
-        )
-        packed.weight = Params4bit(
-            linear.weight.data, requires_grad=False, quant_type="nf4", compress_statistics=True, module=packed
-        )
-        packed.bias = linear.bias
-        model.set_submodule(name, packed)
+    """The linear modules of all layers in four bits, on the current CUDA device, or the CPU where there is none.
+    transformers packs them into a copy of the model, from which they are taken: this model keeps its config, its name
+    and how it generates."""
+    inside = linear_modules(model)
+    outside = [name for name, module in model.named_modules() if isinstance(module, nn.Linear) and name not in inside]
+    settings = BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        llm_int8_skip_modules=outside,  # not of eight bits alone, in spite of its name
+    )
+    packed = type(model).from_pretrained(
+        None, config=model.config, state_dict=model.state_dict(), dtype=torch.float32, quantization_config=settings
+    )
+    for name in inside:
+        model.set_submodule(name, packed.get_submodule(name))
     model.is_loaded_in_4bit = True  # peft asks
 
 

@@ -12,7 +12,7 @@ SENTENCES = {
     "+typo=1": "typo is not a key of the configuration; see ebft-train --cfg job for all keys.",
     "+trainer.max_stepz=1": "trainer.max_stepz is not a key of the configuration; did you mean trainer.max_steps?",
     "model=tny": "model=tny does not exist; did you mean tiny? The options are debug, hf, llama_7b, tiny.",
-    "data=base": "data.source=base is not one of stdlib, code_qa, translation, mixture, jsonl, parquet, hub, rows.",
+    "data=base": ("data.source=base is not one of stdlib, code_qa, translation, mixture, jsonl, parquet, hub, rows."),
     "data=bass": (
         "data=bass does not exist; the options are alma, code_qa, hub, humaneval, jsonl, mbpp, mbpp_sanitized, mixture, "
         "nvidia_opencode_instruct, opencode_instruct, parquet, rows, stdlib, swallow_code, translation."
