@@ -249,7 +249,7 @@ def test_every_experiment_takes_a_step(tmp_path: Path, name: str) -> None:
 
 def test_the_loop_names_no_method() -> None:
     """Neither in a name nor in a key."""
-    nodes = list(ast.walk(ast.parse((ROOT / "ebft" / "train.py").read_text())))
+    nodes = list(ast.walk(ast.parse((ROOT / "ebft" / "train" / "loop.py").read_text())))
     words = [
         node.id if isinstance(node, ast.Name) else node.attr
         for node in nodes
