@@ -20,8 +20,8 @@ from torch import Tensor
 
 
 def to_device(x: Shaped[Tensor, "..."], device: torch.device) -> Shaped[Tensor, "..."]:
-    """On its way to the device, without waiting until it has arrived: only pinned memory is read behind the host's
-    back."""
+    """Sends a tensor on its way to the device, without waiting until it has arrived: only pinned memory is read
+    behind the host's back."""
     return x.pin_memory().to(device, non_blocking=True) if device.type == "cuda" and not x.is_cuda else x.to(device)
 
 
@@ -64,8 +64,8 @@ class Batch:
 
 @dataclass(frozen=True)
 class Blocks:
-    """Where rollouts hang: block k of a row conditions on tokens[:anchor] and has tokens[anchor : anchor + G] as
-    reference."""
+    """The anchors that rollouts hang from: block k of a row conditions on tokens[:anchor] and has tokens[anchor :
+    anchor + G] as reference."""
 
     anchors: Int[Tensor, "B K"]
     valid: Bool[Tensor, "B K"]  # False: no such block in this row; its anchor is a placeholder
@@ -93,12 +93,14 @@ class Rollout:
         return Rollout(self.blocks, self.tokens[..., :-1], self.log_probs[..., :-1], self.valid[..., 1:], self.matches)
 
     def max_branches(self, step: int) -> int | None:
-        """At most so many rollouts of a row have left it before `step`, if `matches` tell."""
+        """The largest number of branches: at most so many rollouts of a row have left it before `step`, if `matches`
+        tell."""
         return None if self.matches is None else int((self.matches < step).sum(1).max())
 
     @property
     def max_own_tokens(self) -> int | None:
-        """At most so many tokens of a row's rollouts are not the row's, if `matches` tell."""
+        """The largest number of own tokens: at most so many tokens of a row's rollouts are not the row's, if
+        `matches` tell."""
         return None if self.matches is None else int((self.tokens.shape[3] - self.matches).clamp_min(0).sum(1).max())
 
     def like_tokens(self, flat: Shaped[Tensor, "B M"]) -> Shaped[Tensor, "B N K G"]:

@@ -98,7 +98,8 @@ def _refuse_code(folder: Path, overrides: list[str]) -> None:
 
 
 def _is_replaced(key: str, mentioned: set[str]) -> bool:
-    """By the same key on the command line, or by a choice of a group that it is in, or of the group that it follows."""
+    """Whether a key is replaced: by the same key on the command line, or by a choice of a group that it is in, or of
+    the group that it follows."""
     parts = key.replace("/", ".").split(".")
     groups = {".".join(parts[:length]) for length in range(1, len(parts) + 1)}
     return bool({*groups, FOLLOWS.get(key)} & {name.replace("/", ".") for name in mentioned})

@@ -85,5 +85,5 @@ class Composer:
 
 
 def _is_choice(override: Override) -> bool:
-    """Of an option of a group, which decides what files are composed."""
+    """Whether an override chooses an option of a group, which decides what files are composed."""
     return str(override.key_or_group) in GROUPS

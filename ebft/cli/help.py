@@ -82,7 +82,7 @@ def _options(group: str, first: str) -> list[str]:
 
 
 def _names(folder: Traversable, prefix: str = "") -> Iterator[str]:
-    """Of options in a folder and in those inside it, as Hydra wants them: paper/qa_code."""
+    """Yields the names of the options in a folder and in those inside it, as Hydra wants them: paper/qa_code."""
     for path in folder.iterdir():
         if path.is_dir():
             yield from _names(path, f"{prefix}{path.name}/")

@@ -84,7 +84,7 @@ def _unknown_option(error: MissingConfigException) -> str:
 
 
 def _not_an_option(overrides: list[str]) -> str | None:
-    """Of tracker=null and the like Hydra says neither group nor value."""
+    """The sentence for tracker=null and the like, of which Hydra says neither group nor value."""
     parse = OverridesParser.create().parse_override
     for override in overrides:
         group = override.partition("=")[0].lstrip("+~")
@@ -101,7 +101,7 @@ def wrong_type(key: str, tree: DictConfig) -> str:
 
 
 def _shown(value: Any) -> str:
-    """As one would type it."""
+    """A value as one would type it."""
     if isinstance(value, ListConfig):
         return f"[{','.join(_shown(item) for item in value)}]"
     if isinstance(value, DictConfig):

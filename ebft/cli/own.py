@@ -31,8 +31,8 @@ def add_own_method(name: str, code: object) -> None:
 
 
 def add_chosen_method(overrides: Sequence[str]) -> None:
-    """The same for the `method=NAME` of a command line that Hydra would not compose, so that its keys can be
-    suggested. Raises UserError as `add_own_method`."""
+    """Does what `add_own_method` does for the `method=NAME` of a command line that Hydra would not compose, so that
+    its keys can be suggested. Raises UserError as `add_own_method`."""
     chosen = {override.partition("=")[2] for override in overrides if override.startswith("method=")}
     folders = re.findall(r"file://([^\"]+)", " ".join(split_searchpath(overrides)[1]))
     for path in (Path(folder) / "method" / f"{name}.yaml" for folder in folders for name in chosen):

@@ -11,8 +11,8 @@ PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 def end_with_parent() -> None:
-    """On Linux the kernel sends SIGTERM when the parent has ended, even by SIGKILL; elsewhere an orphan runs on, and
-    its lock with it."""
+    """Makes this process end with its parent: on Linux the kernel sends SIGTERM when the parent has ended, even by
+    SIGKILL; elsewhere an orphan runs on, and its lock with it."""
     if not sys.platform.startswith("linux"):
         return
     ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)

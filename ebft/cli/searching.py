@@ -79,8 +79,8 @@ def _distribution(axis: Override) -> Any:
 
 
 def _ends(axis: Override) -> tuple[float, float]:
-    """Of an interval, which Hydra makes one of floats whatever they look like; of a key that has no type, whole where
-    both are."""
+    """The ends of an interval, which Hydra makes one of floats whatever they look like; of a key that has no type,
+    whole where both are."""
     sweep: Any = axis.value()
     ends = (sweep.start, sweep.end)
     whole, are_whole = is_whole(str(axis.key_or_group)), all(float(end).is_integer() for end in ends)

@@ -258,7 +258,7 @@ def run(config: SweepConfig, directory: Path, source: Any, manifest: Manifest) -
     console = Console(directory / "sweep.log")
 
     def keep(jobs: Sequence[Job]) -> None:
-        """Those of an earlier search too, which a resumed one takes up again one by one."""
+        """Keeps the jobs on record, those of an earlier search too, which a resumed one takes up again one by one."""
         write_manifest(
             directory, replace(manifest, jobs=tuple({job.name: job for job in (*manifest.jobs, *jobs)}.values()))
         )
@@ -307,7 +307,8 @@ def status(own: Sequence[str], config: SweepConfig) -> int:
 
 
 def collect(own: Sequence[str], config: SweepConfig) -> int:
-    """Of a sweep's folder with the settings of the sweep, of any other with those of the command line."""
+    """Writes the comparison of a sweep's folder with the settings of the sweep, of any other with those of the
+    command line."""
     directory = Path(config.sweep.dir)
     if not directory.is_dir():
         raise UserError(f"sweep.dir={directory} is no folder; name one that holds runs.")

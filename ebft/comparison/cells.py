@@ -28,12 +28,12 @@ class Group:
 
     @property
     def configs(self) -> dict[str, Mapping[str, Any]]:
-        """By run folder."""
+        """The flat config of every run, by run folder."""
         return {plan.folder: plan.config for members in self.cells.values() for plan in members}
 
 
 def label(variant: str, keys: Mapping[str, Any]) -> str:
-    """As `ebft optimizer.lr=0.0001`; the seed tells runs of one cell apart."""
+    """The name of a cell, as `ebft optimizer.lr=0.0001`; the seed tells runs of one cell apart."""
     parts = [str(value) if key in CHOOSES_METHOD else f"{key}={value}" for key, value in keys.items() if key != "seed"]
     return " ".join([variant, *parts] if variant else parts) or "runs"
 
@@ -67,7 +67,7 @@ def _keys(plans: Sequence[Planned], sweep: GridConfig) -> list[dict[str, Any]]:
 
 
 def _differing(plans: Sequence[Planned], sweep: GridConfig) -> dict[str, dict[str, Any]]:
-    """Of runs without a plan: the method, and the keys in which runs of one method differ."""
+    """What runs without a plan are called by: the method, and the keys in which runs of one method differ."""
     by_method: dict[str, list[Planned]] = {}
     for plan in plans:
         by_method.setdefault(plan.config["method.name"], []).append(plan)

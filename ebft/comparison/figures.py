@@ -98,7 +98,8 @@ def _plain(label: str) -> str:
 
 
 def course(outcomes: Sequence[RunResult], metric: str, place: str) -> list[Point]:
-    """By the steps at which all runs of a cell were evaluated; `place` is what the metric is drawn against."""
+    """Means over the runs of a cell, by the steps at which all runs of a cell were evaluated; `place` is what the
+    metric is drawn against."""
     by_step = [
         {int(row["step"]): row for row in outcome.course if metric in row and place in row} for outcome in outcomes
     ]

@@ -70,7 +70,7 @@ def add_own(directions: Mapping[str, str]) -> None:
 
 
 def lower_is_better(metric: str) -> bool | None:
-    """None where neither is, or where the metric is unknown."""
+    """Whether lower is better; None where neither is, or where the metric is unknown."""
     return OWN.get(metric, DIRECTIONS.get(family(metric), NEITHER))
 
 
@@ -87,7 +87,8 @@ def check_known(metric: str) -> None:
 
 
 def family(metric: str) -> str:
-    """Without its number or its direction of translation: eval/pass@4 -> eval/pass@, eval/bleu_en_de -> eval/bleu."""
+    """A metric's name without its number or its direction of translation: eval/pass@4 -> eval/pass@, eval/bleu_en_de
+    -> eval/bleu."""
     if match := re.fullmatch(r"(eval/\w+@)\d+", metric):
         return match[1]
     return next((name for name in BY_DIRECTION if metric.startswith(f"{name}_")), metric)

@@ -16,7 +16,8 @@ from ebft.output.console import aligned
 from ebft.output.files import atomic_write_text
 
 LATEX = {letter: f"\\{letter}" for letter in "_%#&${}"} | {
-    "\\": r"\textbackslash{}", "^": r"\textasciicircum{}", "~": r"\textasciitilde{}", "<": r"\textless{}", ">": r"\textgreater{}",
+    "\\": r"\textbackslash{}", "^": r"\textasciicircum{}", "~": r"\textasciitilde{}",
+    "<": r"\textless{}", ">": r"\textgreater{}",
     "±": r"$\pm$", "↓": r"$\downarrow$", "↑": r"$\uparrow$", "–": "--",
 }  # fmt: skip
 
@@ -46,7 +47,7 @@ def _slug(title: str) -> str:
 
 
 def text(compared: Compared) -> str:
-    """For a terminal."""
+    """The comparison as text for a terminal."""
     parts = []
     for table in compared.tables:
         parts.append("\n".join([_heading(compared, table), *_plain(layout.measured(table)), *table.notes]))
@@ -100,7 +101,7 @@ def _markdown(grid: Grid) -> str:
 
 
 def _inline(plain: str) -> str:
-    """On one line, neither HTML nor the end of a cell."""
+    """A text on one line that is neither HTML nor the end of a cell."""
     return " ".join(plain.split()).replace("<", "&lt;").replace("|", r"\|")
 
 

@@ -104,7 +104,7 @@ def _found(directory: Path) -> Iterator[Planned]:
 
 
 def _linked(directory: Path, plans: list[Planned]) -> list[Planned]:
-    """Those that start from the model of another of them say so."""
+    """The plans, of which those that start from the model of another of them say so."""
     models = {str((directory / plan.folder / "model").resolve()): plan.folder for plan in plans}
 
     def link(plan: Planned) -> Planned:
@@ -177,7 +177,7 @@ def _config(path: Path) -> dict[str, Any]:
 
 
 def _summary(path: Path) -> dict[str, Any] | None:
-    """None where there is none: a run that goes on takes it away."""
+    """The run's summary; None where there is none: a run that goes on takes it away."""
     try:
         summary = json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):

@@ -30,7 +30,7 @@ class Estimate:
 
 
 def estimate(values: Sequence[float]) -> Estimate | None:
-    """None of nothing."""
+    """Mean, spread and interval of the values; None where there are none."""
     if not values:
         return None
     if len(values) == 1:
@@ -42,7 +42,7 @@ def estimate(values: Sequence[float]) -> Estimate | None:
 
 
 def difference(values: Mapping[int, float], reference: Mapping[int, float]) -> Estimate | None:
-    """Of the values minus the reference's of the same seed; None where they share no seed."""
+    """The estimate of the values minus the reference's of the same seed; None where they share no seed."""
     return estimate([value - reference[seed] for seed, value in values.items() if seed in reference])
 
 

@@ -231,7 +231,7 @@ def _column(
     best, reference = _best(metric, values, complete), sweep.reference or BASE
 
     def gap(name: str) -> Estimate | None:
-        """To the reference; a run's base is its own model's, and a base has none."""
+        """A run's difference to the reference; a run's base is its own model's, and a base has none."""
         if name == reference or (reference == BASE and name not in cells):
             return None
         return difference(values[name], starts[name] if reference == BASE else values.get(reference, {}))

@@ -90,7 +90,8 @@ class AdapterConfig:
 
 @dataclass(frozen=True)
 class LoRAConfig(AdapterConfig):
-    """Those of low-rank adapters beside linear modules alone (Hu et al., arXiv 2106.09685)."""
+    """Which weights are trained: those of low-rank adapters beside linear modules alone (Hu et al., arXiv
+    2106.09685)."""
 
     targets: list[str] | None  # ends of the names of linear modules in the layers; null: all of them
     rank: int = at_least(1)

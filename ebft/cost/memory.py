@@ -76,7 +76,7 @@ def estimate(work: Workload) -> dict[str, int]:
 
 
 def _base(work: Workload) -> float:
-    """Of adapters, which is frozen."""
+    """Bytes of the frozen base that adapters stand on."""
     layers = work.network.layers * work.network.layer_parameters
     return (PACKED if work.quantized else work.element_bytes) * layers + work.element_bytes * (
         work.network.parameters - layers
@@ -117,12 +117,13 @@ def _chunk_keys(work: Workload) -> float:
 
 
 def _masks(work: Workload) -> float:
-    """Of the chunks; all layers share them."""
+    """Bytes of the chunks' attention masks, which all layers share."""
     return work.element_bytes * _chunk_keys(work) * min(work.chunk_tokens, work.updated_branches * work.branch_tokens)
 
 
 def _one_layer(work: Workload) -> float:
-    """Of the rows, or of the branches that are held with them: their layers are not computed again together."""
+    """Bytes of one layer's activations when it is computed again, of the rows or of the branches held with them:
+    their layers are not computed again together."""
     larger = max(work.held_row_tokens, work.held_tokens - work.held_row_tokens)
     return layer_activations(work) * larger / work.held_tokens + _masks(work)
 
@@ -174,7 +175,7 @@ Holding = Callable[
 
 
 def unsharded(work: Workload) -> tuple[str, dict[str, int]]:
-    """Of a process that has everything itself."""
+    """What a process holds that has everything itself."""
     parts = estimate(work)
     phase, _ = peak(parts)
     return phase, {part: parts[part] for part in (*LASTING, *PHASES[phase])}
@@ -192,8 +193,8 @@ def line(work: Workload, holding: Holding = unsharded) -> str:
 def refusal(
     work: Workload, capacity: int, holding: Holding = unsharded, ways: Mapping[str, Holding] = MappingProxyType({})
 ) -> str | None:
-    """None if the workload fits into so many bytes; otherwise one sentence with the cheapest change that makes it fit:
-    of the workload, or else one of the `ways` to hold it, by their settings."""
+    """Why a workload is refused: None if it fits into so many bytes; otherwise one sentence with the cheapest change
+    that makes it fit: of the workload, or else one of the `ways` to hold it, by their settings."""
 
     def fits(smaller: Workload, how: Holding = holding) -> bool:
         return sum(how(smaller)[1].values()) <= capacity

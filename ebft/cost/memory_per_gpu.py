@@ -72,7 +72,7 @@ def _window(network: Network) -> int:
 
 
 def _adapters(work: Workload) -> int:
-    """Of the layers in flight."""
+    """Parameters of the adapters of the layers in flight."""
     return math.ceil(work.adapters * min(IN_FLIGHT, work.network.layers) / work.network.layers)
 
 

@@ -50,9 +50,9 @@ class Device:
     network_bandwidth: float  # of a GPU's adapter between nodes, each direction
 
     def bandwidth(self, num_gpus: int) -> float:
-        """Of a collective: within a node the GPU's link. Across nodes a ring for every adapter carries an equal share
-        of the bytes, so that a node takes them in by all its adapters and hands them on by its links: the slower of the
-        two."""
+        """Bytes a second of a collective: within a node the GPU's link. Across nodes a ring for every adapter
+        carries an equal share of the bytes, so that a node takes them in by all its adapters and hands them on by
+        its links: the slower of the two."""
         whole_node = self.gpus_per_node * self.network_bandwidth
         return self.node_bandwidth if num_gpus <= self.gpus_per_node else min(self.node_bandwidth, whole_node)
 
@@ -76,7 +76,7 @@ class Step:
 
 @dataclass(frozen=True)
 class Phase:
-    """Of one GPU: operations, bytes that it receives, and seconds."""
+    """A phase of a step on one GPU: operations, bytes that it receives, and seconds."""
 
     flops: float
     all_gather_bytes: float
@@ -156,7 +156,8 @@ def passes_of(work: Workload, phase: str, forward_tokens: int) -> int:
 
 
 def _groups(branches: float, tokens: int, room: int | None) -> int:
-    """Of whole branches with so many tokens each; none where branches have no token of their own."""
+    """The number of groups of whole branches with so many tokens each; none where branches have no token of their
+    own."""
     if not tokens:
         return 0
     return 1 if room is None else math.ceil(branches / max(1, room // tokens))

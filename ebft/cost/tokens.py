@@ -77,7 +77,7 @@ def planned(config: TrainConfig) -> dict[str, float]:
 
 
 def _documents(config: TrainConfig) -> int:
-    """Of a step, in one of the processes that the config names."""
+    """Documents of a step in one of the processes that the config names."""
     return config.trainer.batch_size // (config.trainer.processes or 1)
 
 

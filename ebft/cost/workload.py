@@ -76,12 +76,12 @@ class Workload:
 
     @property
     def updated_branches(self) -> float:
-        """Of a row, that the update forwards."""
+        """Branches of a row that the update forwards."""
         return self.branches * self.updated_share
 
     @property
     def parameters(self) -> int:
-        """Of the policy."""
+        """Parameters of the policy, adapters included."""
         return self.network.parameters + self.adapters
 
     @property
@@ -91,7 +91,7 @@ class Workload:
 
     @property
     def element_bytes(self) -> int:
-        """Of a number while computing."""
+        """Bytes of a number while computing."""
         return HALF if self.bf16 else FLOAT
 
     @property
@@ -101,23 +101,23 @@ class Workload:
 
     @property
     def phi_share(self) -> float:
-        """Its kept layers over all of the policy's, by their parameters: `phi_depth` where both are the same
-        network."""
+        """A token's cost in the feature network over that in the policy: its kept layers over all of the policy's,
+        by their parameters: `phi_depth` where both are the same network."""
         return self.phi_layers * self.phi.layer_parameters / (self.network.layers * self.network.layer_parameters)
 
     @property
     def feature_parameters(self) -> int:
-        """Of the feature network, as far as it is kept."""
+        """Parameters of the feature network, as far as it is kept."""
         return self.phi.cut(self.phi_layers)
 
     @property
     def tokens(self) -> float:
-        """Of an update of the rows at a time."""
+        """Tokens of an update of the rows at a time."""
         return self.rows_at_a_time * (self.row_tokens + self.updated_branches * self.branch_tokens)
 
     @property
     def held_row_tokens(self) -> float:
-        """Of the rows at a time, which hold activations until their branches are done."""
+        """Tokens of the rows at a time, which hold activations until their branches are done."""
         return float(self.rows_at_a_time * self.row_tokens)
 
     @property

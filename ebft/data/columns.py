@@ -107,7 +107,7 @@ def _hub_rows(config: HubDataConfig, split: str) -> Iterator[Named]:
 
 
 def _read_columns(config: ColumnsDataConfig) -> list[str] | None:
-    """Those that are named; None, for all of them, where a user's own task may read any."""
+    """The columns to read: those that are named; None, for all of them, where a user's own task may read any."""
     return None if doors.is_door(config.task) else list(wanted_columns(config))
 
 

@@ -74,7 +74,7 @@ def to_rows(documents: Sequence[Document], config: DataConfig, tokenizer: "PreTr
 
 
 def num_tokens(documents: Sequence[Document], tokenizer: "PreTrainedTokenizerBase") -> list[int]:
-    """Of every document, its EOS included."""
+    """The number of tokens of every document, its EOS included."""
     return [] if not documents else np.bincount(tokenise(documents, tokenizer).document).tolist()
 
 

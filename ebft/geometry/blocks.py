@@ -74,7 +74,7 @@ def _window_all(mask: Bool[Tensor, "B T"], length: int) -> Bool[Tensor, "B T"]:
 
 
 def _run_starts(mask: Bool[Tensor, "B T"], document_ids: Int[Tensor, "B T"]) -> Int[Tensor, "B T"]:
-    """At every position, where the latest run of `mask` inside one document began."""
+    """For every position, where the latest run of `mask` inside one document began."""
     begins = mask.clone()
     begins[:, 1:] &= ~mask[:, :-1] | (document_ids[:, 1:] != document_ids[:, :-1])
     position = torch.arange(mask.shape[1], device=mask.device)

@@ -39,7 +39,7 @@ def largest(counts: Int[Tensor, "B"], bound: int | None) -> int:
 
 
 def leading_matches(batch: Batch, blocks: Blocks, tokens: Int[Tensor, "B N K G"]) -> Int[Tensor, "B N K"]:
-    """With how many tokens a rollout repeats the row behind its anchor, inside the anchor's document."""
+    """The number of tokens with which a rollout repeats the row behind its anchor, inside the anchor's document."""
     row_length, num_steps = batch.tokens.shape[1], tokens.shape[3]
     place = blocks.anchors[..., None] + torch.arange(num_steps, device=tokens.device)
     inside, place = place < row_length, place.clamp_max(row_length - 1).flatten(1)
@@ -78,8 +78,8 @@ def live_branches(batch: Batch, rollout: Rollout, group_tokens: int | None = Non
 
 
 def _starts(lengths: Int[Tensor, "B C"], longest: int, group_tokens: int | None) -> Int[Tensor, "B C"]:
-    """Where branches of these lengths begin if they lie one behind the other, none on both sides of a multiple of
-    `group_tokens`.
+    """The places where branches of these lengths begin if they lie one behind the other, none on both sides of a
+    multiple of `group_tokens`.
 
     A branch goes into the group in which its last token would fall if groups took `group_tokens` less what it can reach
     into the group before.

@@ -44,7 +44,7 @@ class Tally:
         return cls(torch.stack([count, total, total]).double())
 
     def figure(self, count: float, total: float, squares: float) -> float | None:
-        """Of everybody's sums; None where nothing counts."""
+        """The mean or standard deviation of everybody's sums; None where nothing counts."""
         if not count:
             return None
         mean = total / count
@@ -67,7 +67,7 @@ Prepared = TypeVar("Prepared")
 
 
 def branch_tokens(batch: Batch, max_tokens: int | None) -> int | None:
-    """Of `max_tokens`, what every row of a micro-batch has for its branches beside itself."""
+    """Tokens that every row of a micro-batch has for its branches beside itself, under a limit of `max_tokens`."""
     return None if max_tokens is None else max_tokens // len(batch) - batch.tokens.shape[1]
 
 

@@ -163,7 +163,7 @@ class RLVR:
             yield part.loss(total, parts)
 
     def _weights(self, prepared: RLVRExperience) -> Float[Tensor, "B N 1"]:
-        """Of a completion's tokens in the policy gradient, over the denominator."""
+        """The weight of a completion's tokens in the policy gradient, over the denominator."""
         weights = prepared.advantages
         if self.config.advantage == "grpo":
             weights = weights / prepared.rollout.valid.sum((2, 3)).clamp_min(1)

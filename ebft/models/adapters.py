@@ -122,14 +122,14 @@ class Adapters:
             self.model.train(was_training)
 
     def _switch(self, on: bool) -> None:
-        """As peft's `enable_adapters`, which besides sets `requires_grad` of the weights that are there, shards or what
-        was gathered from them."""
+        """Switches the adapters on or off, as peft's `enable_adapters`, which besides sets `requires_grad` of the
+        weights that are there, shards or what was gathered from them."""
         for layer in self.layers.values():
             layer._disable_adapters = not on
             assert layer.disable_adapters != on, "peft has moved _disable_adapters; see tests/test_private_names.py"
 
     def weights(self) -> dict[str, Tensor]:
-        """Of the adapters, whole and on the CPU, by peft's names."""
+        """The adapters' weights, whole and on the CPU, by peft's names."""
         return {
             name: full_tensor(value.detach()).cpu()
             for name, value in self._peft.named_parameters()
@@ -137,7 +137,7 @@ class Adapters:
         }
 
     def save(self, folder: Path, weights: dict[str, Tensor]) -> None:
-        """In peft's format, which `PeftModel.from_pretrained(base, folder)` loads."""
+        """Writes the adapters in peft's format, which `PeftModel.from_pretrained(base, folder)` loads."""
         self._peft.save_pretrained(folder, state_dict=weights, save_embedding_layers=False)
 
     @torch.no_grad()
@@ -185,7 +185,7 @@ def attach(model: PreTrainedModel, folder: Path, source: str) -> None:
 
 
 def is_of_adapters(weights: Mapping[str, Tensor]) -> bool:
-    """Of the trained weights in a checkpoint."""
+    """Whether the trained weights in a checkpoint are those of adapters."""
     return BASE in weights
 
 
@@ -196,15 +196,16 @@ def same_base(there: Mapping[str, Tensor], here: Mapping[str, Tensor]) -> bool:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the warning of transformers 5.23 that peft asks by an old name whether activations are recomputed."""
+    """Keeps silent the warning of transformers 5.23 that peft asks by an old name whether activations are
+    recomputed."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)
         yield
 
 
 def fingerprint(model: PreTrainedModel) -> Int[Tensor, ""]:
-    """Of all weights: sums of their bit patterns, each with another factor. The same on every device, and another one
-    wherever one weight differs."""
+    """A fingerprint of all weights: sums of their bit patterns, each with another factor. The same on every device,
+    and another one wherever one weight differs."""
     sums = [(place + 1) * _bits(weight).sum(dtype=torch.int64) for place, weight in enumerate(model.parameters())]
     return torch.stack([value.cpu() for value in sums]).sum()
 

@@ -35,7 +35,7 @@ class RowForward:
     cache: dict[int, KeysValues]
 
     def detached(self) -> "RowForward":
-        """The same numbers without their graph."""
+        """The same hidden states, keys and values without their graph."""
         return RowForward(
             self.hidden.detach(), {layer: (key.detach(), value.detach()) for layer, (key, value) in self.cache.items()}
         )

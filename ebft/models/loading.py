@@ -181,8 +181,8 @@ def without_storage(architecture: PreTrainedConfig, name: str, trust_remote_code
 
 
 def adapted_modules(config: TrainConfig, architecture: PreTrainedConfig) -> dict[str, nn.Linear]:
-    """By name, without storage; none where all weights are trained. Raises UserError for a target that the model does
-    not have."""
+    """The linear modules that get adapters, by name and without storage; none where all weights are trained. Raises
+    UserError for a target that the model does not have."""
     adapter, name = config.model.adapter, f"model.path={config.model.path}"
     if not isinstance(adapter, LoRAConfig):
         return {}
@@ -195,8 +195,8 @@ def _feature_model(features: FeaturesConfig, model: ModelConfig) -> ModelConfig:
 
 
 def feature_architecture(config: TrainConfig, architecture: PreTrainedConfig) -> tuple[PreTrainedConfig, str]:
-    """Of the feature network before it is cut, where `architecture` is the policy's, with the key that names its
-    model."""
+    """The architecture of the feature network before it is cut, where `architecture` is the policy's, with the key
+    that names its model."""
     if config.features.network != "checkpoint":
         return architecture, f"model.path={config.model.path}"
     return load_architecture(

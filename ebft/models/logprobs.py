@@ -35,7 +35,7 @@ class Labels:
         )
 
     def within(self, hidden_slice: HiddenSlice) -> "Labels":
-        """Those that a slice of the hidden states predicts."""
+        """The labels that a slice of the hidden states predicts."""
         index, length = self.index - hidden_slice.start, hidden_slice.hidden.shape[1]
         inside = (index >= 0) & (index < length)
         max_wanted = min(self.max_wanted, hidden_slice.hidden.shape[:2].numel())

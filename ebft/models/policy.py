@@ -47,7 +47,8 @@ class LanguageModel:
         return self.model if self.adapters is None else self.adapters.trained
 
     def base(self) -> "LanguageModel":
-        """The same weights with the adapters off, which counts its own tokens. Its output head has no adapters."""
+        """A policy of the same weights with the adapters off, which counts its own tokens. Its output head has no
+        adapters."""
         assert self.adapters is not None
         base = LanguageModel(self.model, self.decoder.dtype)
         base.decoder.state, base.decoder.shards = self.adapters.disabled, self.decoder.shards
@@ -93,8 +94,8 @@ class LanguageModel:
         )
 
     def _padded_groups(self, batch: Batch, groups: list[tuple[int, OwnTokens]]) -> list[tuple[int, OwnTokens]]:
-        """As many groups as any process has, where their passes are collective: behind the others come groups of one
-        token that predicts nothing."""
+        """Brings the groups to as many as any process has, where their passes are collective: behind the others come
+        groups of one token that predicts nothing."""
         if self.decoder.shards is None:
             return groups
         (most,) = self.decoder.shards.world.all_reduce_max([len(groups)])
@@ -113,7 +114,7 @@ class LanguageModel:
     def prefill_completions(
         self, batch: Batch, blocks: Blocks, n_samples: int, num_steps: int
     ) -> tuple[Float[Tensor, "B T H"], CompletionContext]:
-        """The same for rows of one block, whose branches become rows of their own."""
+        """Does what `prefill` does for rows of one block, whose branches become rows of their own."""
         row = self.decoder.forward_rows(batch)
         return row.hidden, CompletionContext.of(batch, blocks, n_samples, row.cache, num_steps)
 
@@ -152,7 +153,7 @@ class LanguageModel:
     def _chunk_log_probs(
         self, hidden: Float[Tensor, "P H"], places: Sequence[Int[Tensor, "B _"]], requests: Sequence[Labels]
     ) -> list[Float[Tensor, "B _"]]:
-        """0 for labels that other positions predict."""
+        """Log-probs of the labels that a chunk of positions predicts, 0 for all others."""
         logits, found = self.logits(hidden), []
         for place, labels in zip(places, requests, strict=True):
             inside, near = (place >= 0) & (place < len(hidden)), place.clamp(0, len(hidden) - 1)
@@ -161,7 +162,7 @@ class LanguageModel:
 
     @contextmanager
     def inference_mode(self) -> Iterator[None]:
-        """Without dropout and gradients (see `Decoder.inference_mode`)."""
+        """Switches dropout and gradients off inside the block (see `Decoder.inference_mode`)."""
         was_training = self.model.training
         self.model.eval()
         try:
@@ -172,7 +173,7 @@ class LanguageModel:
 
 
 class CarryGradient(torch.autograd.Function):
-    """0, whose gradient towards every tensor is the given one."""
+    """The value 0, whose gradient towards every tensor is the given one."""
 
     @staticmethod
     def forward(context: Any, gradients: Sequence[Tensor], *tensors: Tensor) -> Float[Tensor, ""]:

@@ -14,7 +14,8 @@ PACKED = "Linear4bit"  # bitsandbytes' class
 
 
 def linear_modules(model: PreTrainedModel) -> dict[str, nn.Linear]:
-    """Those inside the layers, by name. Raises UserError where the layers are not where ebft looks for them."""
+    """The linear modules inside the layers, by name. Raises UserError where the layers are not where ebft looks for
+    them."""
     if not hasattr(model.base_model, "layers"):
         raise UserError(
             f"{type(model).__name__} keeps its layers where ebft cannot adapt them; use a Llama-like model, or "
@@ -58,7 +59,7 @@ def round_to_bfloat16(model: PreTrainedModel) -> None:
 
 
 def unpacked(weight: Any) -> Float[Tensor, "..."]:
-    """As numbers, whatever holds them."""
+    """A weight as plain numbers, whatever holds it."""
     if weight.is_floating_point():
         return weight.detach()
     from bitsandbytes.functional import dequantize_4bit

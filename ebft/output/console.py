@@ -109,7 +109,7 @@ class Console:
 
 
 class Bar:
-    """Where a long piece of work stands, and the time it still needs at the pace so far."""
+    """A progress bar: where a long piece of work stands, and the time it still needs at the pace so far."""
 
     task = TaskID(0)  # number of the live bar, on a terminal
 

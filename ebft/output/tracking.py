@@ -28,7 +28,7 @@ _URL_CREDENTIALS = re.compile(r"(?<=://)[^/@\s]+(?=@)")
 
 
 class Tracker:
-    """Where metrics go besides the run folder; this one, `tracker=none`, sends them nowhere."""
+    """A destination of metrics besides the run folder; this one, `tracker=none`, sends them nowhere."""
 
     run_id: str | None = None  # kept in the run folder, so that a resumed run continues the same record
     notice: str | None = None  # what the user should know about where the figures go
@@ -37,7 +37,7 @@ class Tracker:
         """One row of metrics."""
 
     def table(self, name: str, step: int, rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> None:
-        """Those columns of the rows, for people to read."""
+        """Logs the named columns of the rows as a table for people to read."""
 
     def finish(self, failed: bool) -> None:
         """Closes the record."""

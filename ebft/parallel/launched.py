@@ -13,5 +13,5 @@ def from_slurm(variables: Mapping[str, str]) -> dict[str, str]:
 
 
 def num_processes(variables: Mapping[str, str]) -> int:
-    """That torchrun or srun has started for this run."""
+    """The number of processes that torchrun or srun has started for this run."""
     return int({**variables, **from_slurm(variables)}.get("WORLD_SIZE", "1"))

@@ -29,7 +29,7 @@ LOST = 75  # exit code of a process that ends because of another one
 
 
 class Pulse:
-    """Where this process is."""
+    """What this process is doing, for the others to see."""
 
     def __init__(self) -> None:
         self.num_collectives = 0  # entered, whether the others were there or not

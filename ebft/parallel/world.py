@@ -178,7 +178,7 @@ def current_world() -> World:
 
 
 def watching(world: World, limit: float) -> AbstractContextManager[None]:
-    """While in here the processes watch over one another: one that hangs for more than `limit` seconds ends all."""
+    """Inside the block the processes watch over one another: one that hangs for more than `limit` seconds ends all."""
     if world.size == 1:
         return nullcontext()
     client = dist.TCPStore(

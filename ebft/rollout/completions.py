@@ -126,7 +126,7 @@ def _choose(
 
 
 def _nucleus(probabilities: Float[Tensor, "R V"], top_p: float) -> Float[Tensor, "R V"]:
-    """0 outside the nucleus."""
+    """The probabilities, with 0 outside the nucleus."""
     if top_p == 1:
         return probabilities
     ordered, token = probabilities.sort(dim=-1, descending=True, stable=True)

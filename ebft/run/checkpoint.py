@@ -53,7 +53,7 @@ class Saving:
 
     @property
     def is_written(self) -> bool:
-        """By all processes, so that `complete` need not wait."""
+        """Whether all processes have written their part, so that `complete` need not wait."""
         return not self._world.any(not self._writing.is_done)
 
     def complete(self) -> Path:

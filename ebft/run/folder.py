@@ -224,8 +224,8 @@ def _check_finite(step: int, metrics: Metrics) -> None:
 
 
 class StopSignals:
-    """While open, the first SIGTERM or Ctrl-C sets `requested` instead of ending the process; a later Ctrl-C raises
-    KeyboardInterrupt."""
+    """A context in which the first SIGTERM or Ctrl-C sets `requested` instead of ending the process; a later Ctrl-C
+    raises KeyboardInterrupt."""
 
     MESSAGE = b"\nStopping: finishing this step, then saving; press Ctrl-C again to end at once.\n"
 

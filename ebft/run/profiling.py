@@ -107,7 +107,7 @@ class Profile:
 
 
 class NoProfile(Profile):
-    """Of a run without one."""
+    """Stands in where a run takes no profile."""
 
     def __init__(self) -> None:
         self._profiler, self._done = None, True

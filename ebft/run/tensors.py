@@ -44,7 +44,7 @@ class Writing:
 
     @property
     def is_done(self) -> bool:
-        """As far as this process goes."""
+        """Whether this process has written its part."""
         return self._future is None or self._future.done()
 
     def finish(self) -> None:
@@ -69,7 +69,7 @@ def _writers_group() -> dist.ProcessGroup:
 
 
 def shapes(folder: Path) -> dict[str, torch.Size]:
-    """Of the whole tensors, by name. Raises UserError for files that are not ours."""
+    """The shapes of the whole tensors, by name. Raises UserError for files that are not ours."""
     return {name: stored.size for name, stored in _stored(folder).items()}
 
 

@@ -74,7 +74,8 @@ class Sandbox:
             self._idle.put(sound)
 
     def run_all(self, programs: Sequence[Program]) -> list[ProgramResult]:
-        """In the order of the programs. Those not started within `batch_seconds` are errors."""
+        """Runs the programs in parallel and gives their results in order. Those not started within `batch_seconds`
+        are errors."""
         deadline = time.monotonic() + self._config.batch_seconds
 
         def run(program: Program) -> ProgramResult:

@@ -93,8 +93,8 @@ def same(tree: Tree, expected: Tree) -> bool:
 
 
 def _same_pairs(pairs: Tree, expected: list[list[Tree]]) -> bool:
-    """In any order. Keys are compared as text, so that 1, 1.0 and True differ and no key can be made slow to look
-    up."""
+    """Whether two mappings have the same pairs, in any order. Keys are compared as text, so that 1, 1.0 and True
+    differ and no key can be made slow to look up."""
     if (
         type(pairs) is not list
         or len(pairs) != len(expected)

@@ -51,7 +51,8 @@ class Attempt:
         return cls(directory, job, environment, descriptor)
 
     def poll(self) -> AttemptResult | None:
-        """None while it runs; afterwards how it ended, which is then on record and the lock free."""
+        """How the attempt ended: None while it runs; afterwards how it ended, which is then on record and the lock
+        free."""
         code = self._process.poll()
         if code is None:
             return None

@@ -39,8 +39,9 @@ def folder(directory: Path, name: str) -> Path:
 
 
 def quoted(text: str) -> str:
-    """As a value of an override, whatever characters it has: OmegaConf must not see an interpolation, nor Hydra the end
-    of the quotes. In quotes Hydra takes a backslash for itself only before a quote, and OmegaConf only before ${."""
+    """A text as a value of an override, whatever characters it has: OmegaConf must not see an interpolation, nor
+    Hydra the end of the quotes. In quotes Hydra takes a backslash for itself only before a quote, and OmegaConf only
+    before ${."""
     literal = re.sub(r"(\\*)\$\{", lambda found: found[1] * 2 + r"\${", text)
     return '"' + re.sub(r'(\\*)("|$)', lambda found: found[1] * 2 + found[2].replace('"', r"\""), literal) + '"'
 
@@ -78,8 +79,8 @@ def write_manifest(directory: Path, manifest: Manifest) -> None:
 
 
 def read_manifest(directory: Path) -> Manifest | None:
-    """None where the folder holds no sweep. Raises UserError for a file that is not one of ours, or that may not be
-    read."""
+    """The manifest of a sweep's folder; None where it holds no sweep. Raises UserError for a file that is not one of
+    ours, or that may not be read."""
     path = directory / MANIFEST
     try:
         content = json.loads(path.read_text(encoding="utf-8"))

@@ -16,7 +16,7 @@ class Handle(Protocol):
     """A job that was started."""
 
     def poll(self) -> AttemptResult | None:
-        """None until it has ended."""
+        """How the job ended; None until it has."""
         ...
 
     def stop(self) -> None:

@@ -30,7 +30,7 @@ GRACE_SECONDS = 600.0  # for runs to save after Ctrl-C; a second Ctrl-C ends the
 
 @runtime_checkable
 class JobSource(Protocol):
-    """Where jobs come from: a grid has them all at once, a search decides from what has ended."""
+    """A source of jobs: a grid has them all at once, a search decides from what has ended."""
 
     def next(self) -> Sequence[Job]:
         """Jobs to add now; none while it waits for others, and none at its end."""
@@ -55,7 +55,7 @@ class GridSource:
 
 @dataclass
 class Progress:
-    """Where each job stands."""
+    """The state of every job of a sweep."""
 
     waiting: list[Job] = field(default_factory=list)
     # name -> job, handle, when it was started

@@ -41,12 +41,12 @@ class Search:
         self.study = optuna.create_study(direction="minimize" if lower_is_better else "maximize", sampler=sampler)
 
     def _parameters(self, job: Job) -> Parameters:
-        """As numbers again, which `sweep.json` keeps as text."""
+        """The trial's parameters as numbers again, which `sweep.json` keeps as text."""
         texts = {key: job.keys[key] for key in self._space}
         return {key: json.loads(text) if hasattr(self._space[key], "low") else text for key, text in texts.items()}
 
     def next(self) -> Sequence[Job]:
-        """As many trials as may be open at a time; earlier ones first, with the parameters that they had."""
+        """Gives as many trials as may be open at a time; earlier ones first, with the parameters that they had."""
         jobs: list[Job] = []
         while self._asked < self._config.num_trials and len(self._open) < self._at_a_time:
             jobs += self._ask()

@@ -23,13 +23,13 @@ class State:
 
 
 def state(directory: Path, job: Job) -> State:
-    """From the run's summary, the record of its end, its lock, and whether it has a folder."""
+    """The state of a job, from the run's summary, the record of its end, its lock, and whether it has a folder."""
     kept = state_unlocked(directory, job)
     return State(RUNNING) if kept.kind != DONE and is_claimed(directory, job) else kept
 
 
 def state_unlocked(directory: Path, job: Job) -> State:
-    """As `state`, by somebody who holds the lock or does not care."""
+    """The same as `state`, for somebody who holds the lock or does not care."""
     run = folder(directory, job.name)
     summary = _read(run / "summary.json")
     if summary is not None and summary["status"] == "completed":
@@ -40,8 +40,8 @@ def state_unlocked(directory: Path, job: Job) -> State:
 
 
 def _read(path: Path) -> dict[str, Any] | None:
-    """None where there is no such file, which others may remove at any time: a run its summary when it goes on, another
-    sweep a record."""
+    """The content of a JSON file; None where there is no such file, which others may remove at any time: a run its
+    summary when it goes on, another sweep a record."""
     try:
         content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):

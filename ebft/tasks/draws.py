@@ -8,7 +8,7 @@ NUM_PICKS = 64
 
 
 class Draws:
-    """Up to NUM_PICKS picks, all determined by a name."""
+    """A sequence of up to NUM_PICKS picks, all determined by a name."""
 
     def __init__(self, name: str) -> None:
         self._bytes = iter(shake_256(name.encode()).digest(2 * NUM_PICKS))

@@ -27,11 +27,11 @@ class TextMatch(ABC):
 
     @abstractmethod
     def score(self, text: str, question: Question) -> float:
-        """In [0, 1], of a stripped text."""
+        """The score of a stripped text, in [0, 1]."""
 
     @abstractmethod
     def corpus_metrics(self) -> dict[str, CorpusMetric]:
-        """By name."""
+        """Metrics of a whole corpus, by name."""
 
     def verify(self, text: str, question: Question) -> Verdict:
         """Raises UserError for a question without references."""
@@ -104,7 +104,7 @@ def is_reference(text: str, question: Question) -> bool:
 
 
 def unit(score: float) -> float:
-    """From a scale to 100, which rounding may pass, to [0, 1]."""
+    """A score on a scale to 100, which rounding may pass, brought to [0, 1]."""
     return min(score / 100, 1.0)
 
 
@@ -147,8 +147,8 @@ def chrf_metric() -> Any:
 
 @cache
 def bleu_metric(direction: str, sentence: bool) -> Any:
-    """Of a direction such as en-zh, or of none; `sentence` leaves out the n-gram orders that a text is too short
-    for."""
+    """BLEU for a direction such as en-zh, or for none; `sentence` leaves out the n-gram orders that a text is too
+    short for."""
     tokenizer = TOKENIZERS.get(direction.rpartition("-")[2], "13a")
     try:
         return sacrebleu_metrics().BLEU(tokenize=tokenizer, effective_order=sentence, force=True)

@@ -93,7 +93,8 @@ def network(architecture: PreTrainedConfig, name: str, trust_remote_code: bool) 
 
 
 def _adapters(config: TrainConfig, architecture: PreTrainedConfig) -> dict[str, Any]:
-    """Of every adapted module A has a row of its inputs for each rank, B a column of its outputs."""
+    """The adapters' share of a workload: of every adapted module A has a row of its inputs for each rank, B a column
+    of its outputs."""
     adapter, modules = config.model.adapter, adapted_modules(config, architecture)
     if not isinstance(adapter, LoRAConfig):
         return {"adapters": 0, "adapter_inputs": 0.0, "quantized": False}
@@ -135,7 +136,8 @@ def _sharded(num_processes: int, phi_is_sharded: bool) -> memory.Holding:
 
 
 def lack_of_room(config: TrainConfig, work: Workload, num_processes: int) -> str | None:
-    """None if the CUDA device has the memory that a step needs; otherwise one sentence with a cure."""
+    """Why a step finds no room: None if the CUDA device has the memory that a step needs; otherwise one sentence
+    with a cure."""
     ways = {}
     if num_processes > 1:
         if config.trainer.parallel == "ddp":

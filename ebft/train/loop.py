@@ -289,7 +289,7 @@ class Loop:
 
 
 def peak_memory_bytes(device: str) -> int:
-    """Of the CUDA device where the run is on one, else of the process."""
+    """Peak memory in bytes, of the CUDA device where the run is on one, else of the process."""
     if device == "cuda":
         return torch.cuda.max_memory_allocated()
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -127,15 +127,15 @@ class Optimization:
         return self._figures(losses, norm, method.metrics(prepared))
 
     def _totals(self, counts: list[Counts]) -> Counts:
-        """Over all micro-batches of all processes."""
+        """The denominators, added up over all micro-batches of all processes."""
         sums = self.world.all_reduce(torch.stack([torch.stack([*count.values()]) for count in counts]).sum(0))
         return dict(zip(counts[0], sums, strict=True))
 
     def _figures(
         self, losses: dict[str, torch.Tensor], norm: torch.Tensor, tallies: dict[str, Tally]
     ) -> dict[str, float]:
-        """Of the whole optimiser batch; the only time in a step that the program waits for the device, rollouts
-        aside."""
+        """The step's figures over the whole optimiser batch; the only time in a step that the program waits for the
+        device, rollouts aside."""
         shares = torch.cat([torch.stack([*losses.values()]).double(), *(tally.sums for tally in tallies.values())])
         *sums, grad_norm = torch.cat([self.world.all_reduce(shares), norm[None]]).tolist()
         values = dict(zip(losses, sums, strict=False)) | {"grad_norm": grad_norm}

@@ -118,7 +118,7 @@ class Groundwork:
 
     @property
     def num_processes(self) -> int:
-        """Of the run, which may not have been started yet."""
+        """The number of processes of the run, which may not have been started yet."""
         return self.material.config.trainer.processes or self.world.size
 
     def batch(self, indices: Sequence[int]) -> Batch:
@@ -261,7 +261,8 @@ def _evaluated(config: EvalConfig) -> tuple[int, int]:
 
 
 def evaluation_batches(rows: Rows, config: TrainConfig, num_documents: int) -> list[Batch]:
-    """So many held-out rows, evenly spread. Raises UserError if there are not two, or none has room for a rollout."""
+    """Batches of so many held-out rows, evenly spread. Raises UserError if there are not two, or none has room for a
+    rollout."""
     num_rows = min(num_documents, len(rows))
     if num_rows < 2:
         raise UserError(

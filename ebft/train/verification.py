@@ -72,11 +72,11 @@ class Verification:
                 )
 
     def grader(self) -> Grader | None:
-        """Of the training questions."""
+        """The grader of the training questions."""
         return self._grader(self.train, self.reward or self.verifier)
 
     def examiner(self) -> Examiner | None:
-        """Of `eval.num_questions` held-out questions, evenly spread."""
+        """The examiner of `eval.num_questions` held-out questions, evenly spread."""
         evaluation, questions, grader = self.config.eval, self.validation, self._grader(self.validation, self.verifier)
         if grader is None or questions is None or not evaluation.num_questions:
             return None

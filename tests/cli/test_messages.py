@@ -14,8 +14,8 @@ SENTENCES = {
     "model=tny": "model=tny does not exist; did you mean tiny? The options are debug, hf, llama_7b, tiny.",
     "data=base": ("data.source=base is not one of stdlib, code_qa, translation, mixture, jsonl, parquet, hub, rows."),
     "data=bass": (
-        "data=bass does not exist; the options are alma, code_qa, hub, humaneval, jsonl, mbpp, mbpp_sanitized, mixture, "
-        "nvidia_opencode_instruct, opencode_instruct, parquet, rows, stdlib, swallow_code, translation."
+        "data=bass does not exist; the options are alma, code_qa, hub, humaneval, jsonl, mbpp, mbpp_sanitized, "
+        "mixture, nvidia_opencode_instruct, opencode_instruct, parquet, rows, stdlib, swallow_code, translation."
     ),
     "tracker=mlflow": "tracker=mlflow does not exist; the options are none, wandb.",
     "tracker=null": "tracker=null names no option of tracker; ebft-train --help lists them.",

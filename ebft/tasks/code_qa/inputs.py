@@ -42,7 +42,8 @@ TEXTS = ("", " ", "aeiou", "Tap 3 times, then 12", "XYZ b7 aab", "see the best t
 
 
 def inputs(kind: str, n: int, p: int, draws: Draws) -> list[Arguments]:
-    """Of functions that take `kind`, a key above; n is the bound and p the divisor of a question's condition."""
+    """Arguments for functions that take `kind`, a key above; n is the bound and p the divisor of a question's
+    condition."""
     if kind == "pair":
         return [(0, 0), (5, 3), (3, 5), (-4, 6), (6, -4), (n, n), (-7, draws.pick(range(-9, 0)))]
     return [(value,) for value in ONE_ARGUMENT[kind](n, p, draws)]

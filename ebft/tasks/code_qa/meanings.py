@@ -125,7 +125,7 @@ def name_of(transform: Transform | None) -> str:
 
 
 def filled(template: str, **names: str) -> str:
-    """With these dollar names replaced, and the others left for later."""
+    """A template with these dollar names replaced, and the others left for later."""
     return Template(template).safe_substitute(names)
 
 
@@ -134,7 +134,7 @@ def applied(transform: Transform | None, item: str) -> str:
 
 
 def selections(source: Source) -> list[Selection]:
-    """By every condition, and by none where that makes sense; by sign only where signs differ."""
+    """Selections of values by every condition, and by none where that makes sense; by sign only where signs differ."""
     known = {POSITIVE, NEGATIVE} if source in UNSIGNED else set()
     return [
         Selection(source, conditions)
@@ -218,7 +218,7 @@ def universals() -> Iterator[Meaning]:
 
 
 def indices() -> Iterator[Meaning]:
-    """Where the values that meet conditions stand."""
+    """Meanings that ask for the places of the values that meet conditions."""
     for selection in (selection for source in (LIST, CHARACTERS, WORDS) for selection in conditional(source)):
         source, test = selection.source, selection.test
         phrases = (

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Source:
-    """Where values come from."""
+    """A place that values come from."""
 
     name: str
     inputs: str  # what arguments hidden tests use, a key of code_inputs.ARGUMENT_NAMES

@@ -37,7 +37,7 @@ WORD_PAIRS = (("yes", "no"), ("on", "off"), ("left", "right"), ("hot", "cold"), 
 
 
 def questions() -> Iterator[Question]:
-    """The same questions in the same order on every machine."""
+    """Yields the same questions in the same order on every machine."""
     seen = set()
     for meaning in chain(code_meanings.meanings(), code_scalars.meanings()):
         for number in range(QUESTIONS_PER_MEANING):

@@ -78,7 +78,7 @@ def be(sentence: Sentence, tense: str) -> str:
 
 
 def is_plural(sentence: Sentence) -> bool:
-    """Of the verb's form: `I have` and `you have` are as `we have`."""
+    """Whether the verb has its plural form: `I have` and `you have` are as `we have`."""
     subject = sentence.subject
     return subject.plural if isinstance(subject, NounPhrase) else subject in ("I", "you", "we", "they")
 

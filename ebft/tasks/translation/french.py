@@ -221,7 +221,7 @@ def elides(word: str) -> bool:
 
 
 def joined(words: Sequence[str]) -> str:
-    """With elision and contraction: j'aime, l'eau, du pain."""
+    """The words as a text, with elision and contraction: j'aime, l'eau, du pain."""
     result = ""
     for i, word in enumerate(words):
         following = words[i + 1] if i + 1 < len(words) else ""

@@ -18,8 +18,8 @@ LANGUAGES = {"en": ("English", english), "fr": ("French", french)}
 
 
 def questions(direction: str = "en-fr") -> Iterator[Question]:
-    """The same NUM_QUESTIONS sentences in the same order on every machine, `en-fr` or `fr-en`; a sentence has the same
-    key in both."""
+    """Yields the same NUM_QUESTIONS sentences in the same order on every machine, `en-fr` or `fr-en`; a sentence has
+    the same key in both."""
     seen: set[str] = set()
     number = 0
     while len(seen) < NUM_QUESTIONS:

@@ -80,7 +80,7 @@ def french_plural(word: str) -> str:
 
 
 def english_s(word: str) -> str:
-    """Of a noun the plural, of a verb the form after he and she."""
+    """The form with -s: of a noun the plural, of a verb the form after he and she."""
     if word.endswith("y") and word[-2] not in "aeiou":
         return word[:-1] + "ies"
     return word + ("es" if word.endswith(("s", "x", "sh", "ch", "o")) else "s")
