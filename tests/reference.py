@@ -157,6 +157,8 @@ def leading_matches_loop(batch: Batch, blocks: Blocks, tokens: Tensor) -> list[l
 def embed_loop(hidden: Tensor, valid: Tensor, embed_method: str, normalize: str) -> Tensor:
     """phi [D] of one continuation's hidden states [G, L, H], layer after layer."""
     hidden, steps = hidden.double(), valid.nonzero().flatten().tolist()
+    if normalize == "token":
+        hidden = torch.stack([unit(token.flatten()).view_as(token) for token in hidden])
     nothing = torch.zeros_like(hidden[0, 0])
     layers = []
     for layer in range(hidden.shape[1]):
@@ -168,7 +170,7 @@ def embed_loop(hidden: Tensor, valid: Tensor, embed_method: str, normalize: str)
             pooled = torch.cat([hidden[t, layer] if t in steps else nothing for t in range(len(hidden))])
         layers.append(unit(pooled) if normalize == "per_layer" else pooled)
     phi = torch.cat(layers)
-    return phi if normalize == "none" else unit(phi)
+    return phi if normalize in ("none", "token") else unit(phi)
 
 
 def unit(x: Tensor) -> Tensor:

@@ -201,7 +201,7 @@ class FeaturesConfig:
 
     feature_layers: list[Union[int, float]]  # float: fraction of depth, int: index; 0 is the embedding output
     embed_method: str = one_of("last_token", "mean_pooling", "concat")
-    normalize: str = one_of("joint", "per_layer", "none")
+    normalize: str = one_of("joint", "per_layer", "token", "none")
     whitening: str = one_of("none", "paper", "reference_code")
     # policy: the policy before training, a copy of it or its base without adapters
     network: str = one_of("policy", "checkpoint", "random", door=True)

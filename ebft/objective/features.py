@@ -30,11 +30,18 @@ def tap_indices(feature_layers: list[int | float], num_layers: int) -> list[int]
 def embed(
     hidden: Float[Tensor, "*batch G L H"], valid: Bool[Tensor, "*batch G"], embed_method: str, normalize: str
 ) -> Float[Tensor, "*batch D"]:
-    """phi of a continuation from its tapped hidden states, in float32; unit length unless `normalize="none"`.
+    """phi of a continuation from its tapped hidden states, in float32.
+
+    `normalize`: `joint`, unit length of the whole; `per_layer`, of every layer's part, over sqrt(L); `none`; `token`,
+    unit length of every token's joined vector of L * H before pooling and none after it, which is the authors' order:
+    equal to `joint` for `last_token`; a mean of tokens is shorter than 1, a concatenation of G has length sqrt(G).
 
     D is L * H, for `concat` G * L * H. Tokens that are not valid (after a branch's EOS) take no part: `last_token`
     reads the last valid one, `mean_pooling` averages the valid ones, `concat` has zeros in their place.
     """
+    if normalize == "token":
+        joined = torch.nn.functional.normalize(hidden.float().flatten(-2), dim=-1).unflatten(-1, hidden.shape[-2:])
+        return _pool(joined, valid, embed_method).flatten(-2)
     pooled = _pool(hidden.float(), valid, embed_method)
     if normalize == "joint":
         return torch.nn.functional.normalize(pooled.flatten(-2), dim=-1)

@@ -12,7 +12,7 @@ from tests.reference import embed_loop
 
 B, N, G, L, H = 2, 3, 5, 7, 11
 METHODS = ["last_token", "mean_pooling", "concat"]
-NORMS = ["joint", "per_layer", "none"]
+NORMS = ["joint", "per_layer", "token", "none"]
 
 
 def hidden_states() -> torch.Tensor:
@@ -50,6 +50,18 @@ def test_tokens_after_eos_do_not_reach_the_feature(embed_method: str) -> None:
     hidden, valid = hidden_states(), stopped()
     behind = torch.where(valid[..., None, None], hidden, torch.full_like(hidden, 1e6))
     torch.testing.assert_close(embed(behind, valid, embed_method, "joint"), embed(hidden, valid, embed_method, "joint"))
+
+
+def test_the_authors_order_by_hand() -> None:
+    """Two layers of one number: tokens (3, 4), (0, 2) and (8, 6) have the unit vectors (0.6, 0.8), (0, 1), (0.8, 0.6).
+
+    Their mean is (1.4, 2.4) / 3; the joined order takes the mean (11, 12) / 3 and brings it to length 1."""
+    hidden = torch.tensor([[[3.0], [4.0]], [[0.0], [2.0]], [[8.0], [6.0]]])
+    valid = torch.ones(3, dtype=torch.bool)
+    assert embed(hidden, valid, "mean_pooling", "token").tolist() == pytest.approx([1.4 / 3, 2.4 / 3])
+    assert embed(hidden, valid, "mean_pooling", "joint").tolist() == pytest.approx([11 / 265**0.5, 12 / 265**0.5])
+    assert embed(hidden, valid, "last_token", "token").tolist() == pytest.approx([0.8, 0.6])
+    assert embed(hidden, valid, "concat", "token").norm().item() == pytest.approx(3**0.5)
 
 
 def test_the_last_token_is_the_last_valid_one() -> None:
