@@ -142,16 +142,18 @@ def _file(place: str, name: str, key: str) -> Path | None:
     return Path(spec.origin) if spec.origin is not None and spec.origin.endswith(".py") else None
 
 
-def _top_level(tree: ast.Module) -> Iterator[str]:
-    """Names that a module defines or imports where nothing is indented but by if, try and with."""
-    for node in ast.walk(tree):
-        match node:
+def _top_level(node: ast.AST) -> Iterator[str]:
+    """The names that a module defines, imports or assigns outside its functions and classes."""
+    for child in ast.iter_child_nodes(node):
+        match child:
             case ast.ClassDef() | ast.FunctionDef() | ast.AsyncFunctionDef():
-                yield node.name
+                yield child.name
             case ast.Import() | ast.ImportFrom():
-                yield from (alias.asname or alias.name for alias in node.names)
+                yield from (alias.asname or alias.name for alias in child.names)
             case ast.Name(ctx=ast.Store()):
-                yield node.id
+                yield child.id
+            case _:
+                yield from _top_level(child)
 
 
 @cache

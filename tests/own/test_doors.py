@@ -58,6 +58,7 @@ def test_a_reward_s_gradient_goes_nowhere(tmp_path: Path) -> None:
         ("mine.py:rewrd", r"method\.reward=mine\.py:rewrd: mine\.py does not define rewrd; did you mean reward\?"),
         ("other.py:reward", r"method\.reward=other\.py:reward names no file here \(/.*other\.py does not exist\)"),
         ("broken.py:reward", r"broken\.py is not Python \(line 2: "),
+        ("mine.py:inner", r"mine\.py does not define inner; it defines reward"),
         ("mine.py:", r"is not of the form file\.py:Name or package\.module:Name"),
         ("mine.py:a b", r"is not of the form file\.py:Name or package\.module:Name"),
         (":reward", r"is not of the form file\.py:Name or package\.module:Name"),
@@ -67,7 +68,7 @@ def test_a_reward_s_gradient_goes_nowhere(tmp_path: Path) -> None:
 )
 def test_a_door_that_leads_nowhere_is_refused_when_it_is_read(tmp_path: Path, reference: str, message: str) -> None:
     """Nothing of the file has run by then."""
-    (tmp_path / "mine.py").write_text("def reward(e): pass\nraise SystemExit\n")
+    (tmp_path / "mine.py").write_text("def reward(e):\n    inner = e\nraise SystemExit\n")
     (tmp_path / "broken.py").write_text("def reward(e):\nreturn\n")
     with pytest.raises(UserError, match=message):
         miniature(tmp_path, "method=ebft", f"'method.reward=\"{reference}\"'".strip("'"))
