@@ -113,11 +113,11 @@ COLUMNS = (
 
 
 def long_rows(compared: Compared) -> list[dict[str, Any]]:
-    """A row of COLUMNS for every cell and metric, and for what a cell costs; empty where there is nothing."""
+    """For every cell and metric, and for what a cell costs, those of COLUMNS for which there is something."""
     rows = []
     for table in compared.tables:
         for row in table.rows:
-            common = {"table": table.title, "cell": row.name, "planned": row.planned}
+            common = {"table": table.title or None, "cell": row.name, "planned": row.planned}
             for metric in table.metrics:
                 figure, lower = row.figures[metric], lower_is_better(metric)
                 difference = (
@@ -126,7 +126,7 @@ def long_rows(compared: Compared) -> list[dict[str, Any]]:
                     else {}
                 )
                 better = {
-                    "better": "" if lower is None else "lower" if lower else "higher",
+                    "better": None if lower is None else "lower" if lower else "higher",
                     "best": figure.is_best,
                     "reported": figure.reported,
                 }
@@ -134,11 +134,11 @@ def long_rows(compared: Compared) -> list[dict[str, Any]]:
                     {**common, "metric": metric, **better, **_numbers(figure.estimate, "mean", "n"), **difference}
                 )
             rows += [
-                {**common, "metric": f"cost/{name}", "better": "", **_numbers(cost, "mean", "n")}
+                {**common, "metric": f"cost/{name}", **_numbers(cost, "mean", "n")}
                 for name, cost in (("tokens_forwarded", row.tokens), ("seconds", row.seconds))
                 if cost is not None
             ]
-    return [{column: "" if row.get(column) is None else row[column] for column in COLUMNS} for row in rows]
+    return rows
 
 
 def _numbers(estimate: Estimate | None, mean: str, n: str) -> dict[str, Any]:

@@ -1,9 +1,6 @@
 """A comparison written down: plain text, Markdown, CSV, LaTeX, JSON, plots and a page."""
 
-import csv
-import io
 import json
-from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -126,19 +123,11 @@ def _comment(plain: str) -> str:
 
 
 def _latex(grid: Grid) -> str:
-    def line(cells: Sequence[str]) -> str:
-        return " & ".join(cells) + r" \\"
+    from pandas import DataFrame
 
-    rows = [
-        line([_bold(Entry(_escaped(entry.whole), entry.kind), r"\textbf{{{}}}") for entry in row]) for row in grid.rows
-    ]
-    head = [
-        r"\begin{tabular}{l" + "r" * (len(grid.header) - 1) + "}",
-        r"\toprule",
-        line([_escaped(name) for name in grid.header]),
-        r"\midrule",
-    ]
-    return "\n".join([*head, *rows, r"\bottomrule", r"\end{tabular}"])
+    rows = [[_bold(Entry(_escaped(entry.whole), entry.kind), r"\textbf{{{}}}") for entry in row] for row in grid.rows]
+    table = DataFrame(rows, columns=[_escaped(name) for name in grid.header])
+    return table.to_latex(index=False, escape=False, column_format="l" + "r" * (len(grid.header) - 1)).strip()
 
 
 def _escaped(plain: str) -> str:
@@ -147,16 +136,15 @@ def _escaped(plain: str) -> str:
 
 def comma_separated(compared: Compared) -> str:
     """One row for every cell and metric, with full precision."""
-    file = io.StringIO()
-    writer = csv.DictWriter(file, layout.COLUMNS, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(layout.long_rows(compared))
-    return file.getvalue()
+    from pandas import DataFrame
+
+    table = DataFrame(layout.long_rows(compared), columns=layout.COLUMNS, dtype=object)  # whole numbers stay whole
+    return table.to_csv(index=False, lineterminator="\n")
 
 
 def summary_rows(compared: Compared) -> tuple[list[str], list[dict[str, Any]]]:
-    """Columns and rows of a table for a tracker; what a row lacks is empty text in the CSV and None here."""
-    rows = [{name: None if value == "" else value for name, value in row.items()} for row in layout.long_rows(compared)]
+    """Columns and rows of a table for a tracker, with None for what a row lacks."""
+    rows = [{name: row.get(name) for name in layout.COLUMNS} for row in layout.long_rows(compared)]
     return list(layout.COLUMNS), rows
 
 

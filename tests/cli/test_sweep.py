@@ -562,3 +562,20 @@ def test_a_reader_that_has_seen_enough_is_no_error(tmp_path: Path) -> None:
         ["bash", "-c", f"{command}; exit ${{PIPESTATUS[0]}}"], capture_output=True, text=True, cwd=ROOT
     )
     assert (done.returncode, done.stderr) == (141, "")
+
+
+LIGHT = """
+import sys
+from ebft.cli.sweep import main
+sys.argv = ["ebft-sweep", "method=sft", "seed=0", "mode=plan", "sweep.dir=out"]
+try:
+    main()
+except SystemExit:
+    pass
+print("heavy:", sorted({"torch", "transformers", "datasets", "pandas", "matplotlib", "numpy"} & set(sys.modules)))
+"""
+
+
+def test_a_plan_loads_neither_torch_nor_what_writes_a_comparison(tmp_path: Path) -> None:
+    done = subprocess.run([sys.executable, "-c", LIGHT], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert done.stdout.endswith("heavy: []\n")
