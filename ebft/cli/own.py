@@ -20,7 +20,7 @@ def add_own_method(name: str, code: object) -> None:
     """Make the class that `method.code` names, or an installed package offers under the name, one of the choices of
     `method`. Raises UserError for code that is no method, and for a built-in method that is given code."""
     if code is None:
-        code = None if name in METHODS else doors.installed("ebft.methods").get(name)
+        code = None if name in METHODS else doors.installed("methods").get(name)
     if code is None:
         return
     if name in BUILT_IN:
@@ -58,7 +58,7 @@ def with_config_dirs(arguments: Sequence[str]) -> list[str]:
                 f"{flag}={folder} is not a folder; name one that has method/, optimizer/ or the like in it."
             )
         folders.append(f"file://{os.path.abspath(folder)}")
-    folders += [f"pkg://{package}" for package in doors.installed("ebft.conf").values()]
+    folders += [f"pkg://{package}" for package in doors.installed("conf").values()]
     return [*rest, searchpath(folders)] if folders else rest
 
 

@@ -119,7 +119,7 @@ class DataConfig:
     document_masking: bool  # packed rows: attention stays inside a document
     loss_tokens: str = one_of("all", "completion")  # which tokens count in the cross-entropy
     task: str | None = one_of(
-        *TASKS, door=True, entry_points="ebft.tasks"
+        *TASKS, door=True, entry_points="tasks"
     )  # how completions are verified; null: they are not
     validation_fraction: float = above(0)  # held out by a stable hash, where there is no validation split of its own
     # of the held-out documents: all, or one of two halves by a stable hash

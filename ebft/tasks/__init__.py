@@ -21,7 +21,7 @@ def build(name: str, make_runner: Callable[[], ProgramRunner] | None) -> Verifie
 
     Raises UserError for an unknown name, a missing runner, and where sacrebleu is needed and not installed.
     """
-    reference = doors.installed("ebft.tasks").get(name, name) if name not in VERIFIERS else name
+    reference = doors.installed("tasks").get(name, name) if name not in VERIFIERS else name
     if doors.is_door(reference):
         return OwnTask(reference, "data.task", make_runner)
     if name not in VERIFIERS:

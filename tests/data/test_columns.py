@@ -53,7 +53,7 @@ def test_text_is_all_completion(tmp_path: Path) -> None:
             r"rows\.jsonl:2 is not valid JSON \(Expecting ',' delimiter at column 13\); write one object a line",
         ),
         (b'{"text": "\xff"}', r"rows\.jsonl:2 is not UTF-8 \(invalid start byte\); re-encode the file"),
-        (b'["x"]', r"rows\.jsonl:2 holds a JSON list, not an object"),
+        (b'["x"]', r"rows\.jsonl:2 holds list, not an object"),
         (b'{"code": "x", "id": 1}', r"rows\.jsonl:2 has the columns code, id but not text; set data\.text_column, or"),
         (b"{}", r"rows\.jsonl:2 has the columns \(none\) but not text"),
         (b'{"text": 5}', r"rows\.jsonl:2 holds int in column text; it must be text"),
