@@ -11,12 +11,13 @@ from dataclasses import replace
 from pathlib import Path
 
 from ebft.config.schema import LocalLauncherConfig
-from ebft.sweep import attempt, launchers
+from ebft.sweep import attempt, launchers, runner
 from ebft.sweep.jobs import Job
 from ebft.sweep.runner import Grid, Runner
 from tests.sweep.helpers import GRID
 
 attempt.CHILD = "tests.sweep.stand_in"
+runner.POLL_SECONDS, runner.SECONDS_BETWEEN_LOOKS = 0.01, 0.1  # steps of a stand-in take a twentieth of a second
 
 
 def main() -> None:
@@ -24,10 +25,10 @@ def main() -> None:
     jobs = [Job(**(job | {"overrides": tuple(job["overrides"])})) for job in settings.pop("jobs")]
     launcher = launchers.build(LocalLauncherConfig("local", settings.pop("slots"), 1, 1), folder)
     config = replace(GRID, dir=str(folder), **settings)
-    runner = Runner(folder, config, launcher, Grid(jobs), lambda jobs: None, lambda text: print(text, flush=True))
-    ended = runner.run()
+    sweep = Runner(folder, config, launcher, Grid(jobs), lambda jobs: None, lambda text: print(text, flush=True))
+    ended = sweep.run()
     print(json.dumps({name: [known.kind, known.note] for name, known in ended.items()}))
-    sys.exit(130 if runner.stop_requests else 0)
+    sys.exit(130 if sweep.stop_requests else 0)
 
 
 if __name__ == "__main__":
