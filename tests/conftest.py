@@ -1,15 +1,21 @@
-"""Shapes and types execute in tests: every annotation in `ebft` is checked by jaxtyping and beartype.
+"""Shapes and types execute in tests: every annotation in `ebft` is checked, by jaxtyping and beartype in modules that
+name shapes, by beartype alone in the others, where a call then costs a tenth.
 
-The hook must be in place before the first import of `ebft`, so it is installed here and never removed. With the numeric
-tower an int passes for a float, as for mypy.
+The hooks must be in place before the first import of `ebft`, so they are installed here and never removed. With the
+numeric tower an int passes for a float, as for mypy.
 """
 
 import os
+import re
 import signal
+from pathlib import Path
 
 import pytest
-import torch
+from beartype import BeartypeConf
+from beartype.claw import beartype_package
 from jaxtyping import install_import_hook
+
+from tests.limits import Meter, Teller
 
 os.environ.update(
     HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false", OMP_NUM_THREADS="1"
@@ -17,10 +23,31 @@ os.environ.update(
 signal.signal(
     signal.SIGINT, signal.default_int_handler
 )  # a shell's background jobs ignore it, and so would every process that a test starts
-install_import_hook("ebft", "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))")
+
+EBFT = Path(__file__).parents[1] / "ebft"
+SHAPED = tuple(  # beartype alone does not know how to leave out a name that is imported for mypy only
+    ".".join(path.relative_to(EBFT.parent).with_suffix("").parts).removesuffix(".__init__")
+    for path in sorted(EBFT.rglob("*.py"))
+    if re.search(r"from jaxtyping import|TYPE_CHECKING", path.read_text(encoding="utf-8"))
+)
+install_import_hook(SHAPED, "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))")
+beartype_package("ebft", conf=BeartypeConf(is_pep484_tower=True, claw_is_pep526=False, claw_skip_package_names=SHAPED))
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--limits", action="store_true", help="tell what the tests cost, and hold them to tests/limits.py")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("limits"):
+        config.pluginmanager.register(Meter())
+        if not hasattr(config, "workerinput"):  # which xdist gives its workers
+            config.pluginmanager.register(Teller())
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    import torch
+
     if not torch.cuda.is_available():
         for item in items:
             if item.get_closest_marker("gpu") is not None:
