@@ -27,7 +27,13 @@ from tests.own.best_of_n import BestOfN, Chosen
 ROOT = Path(__file__).parents[2]
 CONF = f"--config-dir={ROOT / 'tests' / 'own' / 'conf'}"
 TASK = "def evens(prompt, completion, row):\n    return sum(ord(c) % 2 == 0 for c in completion) / 200\n"
-DROPPED = "trainer.max_steps trainer.checkpoint_every_steps eval.every_steps eval.horizons data.sequence_length".split()
+DROPPED = [
+    "trainer.max_steps",
+    "trainer.checkpoint_every_steps",
+    "eval.every_steps",
+    "eval.horizons",
+    "data.sequence_length",
+]
 
 EVALUATION = ["eval.num_questions=2", "eval.horizons=[1]"]
 
