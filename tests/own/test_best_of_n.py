@@ -27,7 +27,13 @@ from tests.own.best_of_n import BestOfN, Chosen
 ROOT = Path(__file__).parents[2]
 CONF = f"--config-dir={ROOT / 'tests' / 'own' / 'conf'}"
 TASK = "def evens(prompt, completion, row):\n    return sum(ord(c) % 2 == 0 for c in completion) / 200\n"
-DROPPED = "trainer.max_steps trainer.checkpoint_every_steps eval.every_steps eval.horizons data.sequence_length".split()
+DROPPED = [
+    "trainer.max_steps",
+    "trainer.checkpoint_every_steps",
+    "eval.every_steps",
+    "eval.horizons",
+    "data.sequence_length",
+]
 
 EVALUATION = ["eval.num_questions=2", "eval.horizons=[1]"]
 
@@ -63,18 +69,18 @@ def test_what_is_forwarded_is_what_was_planned(files: list[str]) -> None:
     """Exactly where every completion runs on to its limit, and no more where one ends."""
     setup = prepare(config_of(files))
     method: Any = setup.method
-    planned = 6 * sum(tokens.planned(setup.material.config).values())
+    planned = sum(tokens.planned(setup.material.config).values())
 
-    def step(stop_token: int) -> tuple[Chosen, float]:
+    def step(stop_token: int, rows: int) -> tuple[Chosen, float]:
         method.grader = replace(method.grader, stop_token=stop_token)
         before = method.tokens_forwarded
-        (chosen,), _, _ = optimiser_step(method, setup.batch(range(6)), 6)
+        (chosen,), _, _ = optimiser_step(method, setup.batch(range(rows)), rows)
         return chosen, method.tokens_forwarded - before
 
-    whole, forwarded = step(stop_token=-1)
+    whole, forwarded = step(stop_token=-1, rows=6)
     assert whole.best.valid.all()
-    assert forwarded == planned
-    _, forwarded = step(stop_token=int(whole.best.tokens[0, 0, 0, 0]))  # which one completion at least begins with
+    assert forwarded == 6 * planned
+    _, forwarded = step(stop_token=int(whole.best.tokens[0, 0, 0, 0]), rows=1)  # with which one of two begins
     assert forwarded < planned
 
 
