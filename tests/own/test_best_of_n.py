@@ -69,18 +69,18 @@ def test_what_is_forwarded_is_what_was_planned(files: list[str]) -> None:
     """Exactly where every completion runs on to its limit, and no more where one ends."""
     setup = prepare(config_of(files))
     method: Any = setup.method
-    planned = 6 * sum(tokens.planned(setup.material.config).values())
+    planned = sum(tokens.planned(setup.material.config).values())
 
-    def step(stop_token: int) -> tuple[Chosen, float]:
+    def step(stop_token: int, rows: int) -> tuple[Chosen, float]:
         method.grader = replace(method.grader, stop_token=stop_token)
         before = method.tokens_forwarded
-        (chosen,), _, _ = optimiser_step(method, setup.batch(range(6)), 6)
+        (chosen,), _, _ = optimiser_step(method, setup.batch(range(rows)), rows)
         return chosen, method.tokens_forwarded - before
 
-    whole, forwarded = step(stop_token=-1)
+    whole, forwarded = step(stop_token=-1, rows=6)
     assert whole.best.valid.all()
-    assert forwarded == planned
-    _, forwarded = step(stop_token=int(whole.best.tokens[0, 0, 0, 0]))  # which one completion at least begins with
+    assert forwarded == 6 * planned
+    _, forwarded = step(stop_token=int(whole.best.tokens[0, 0, 0, 0]), rows=1)  # with which one of two begins
     assert forwarded < planned
 
 
