@@ -45,7 +45,7 @@ def explain(error: Exception, overrides: list[str], tree: DictConfig | None = No
         case OmegaConfBaseException():
             return f"{cause.full_key}: {_first_line(cause)}."
         case MissingConfigException():
-            return _unknown_option(cause)
+            return _unknown_option(cause, overrides)
         case OverrideParseException():
             advice = "put a value with special characters in quotes: 'KEY=\"VALUE\"'"
             return f"{cause.override} is not of the form KEY=VALUE; {advice}."
@@ -63,6 +63,8 @@ def _unknown_key(key: str) -> str:
         return f"{key} belongs to {' or '.join(owners)}; choose {choice} or leave the key out."
     if key.startswith(tuple(f"{mapping}." for mapping in MAPPINGS)):
         return f"{key} is not set yet; write +{key}=VALUE to add it."
+    if group in SWEEP_GROUPS and (key in keys or key == group):
+        return f"{key} belongs to ebft-sweep; leave it out (for a plan, ebft-train has plan_only=true)."
     close = nearest(key, [*keys, *GROUPS])
     if close:
         return f"{key} is not a key of the configuration; did you mean {close}?"
@@ -73,8 +75,13 @@ def _unknown_key(key: str) -> str:
     return f"{key} is not a key of the configuration; see {where}."
 
 
-def _unknown_option(error: MissingConfigException) -> str:
+def _unknown_option(error: MissingConfigException, overrides: list[str]) -> str:
     group, _, option = str(error.missing_cfg_file).rpartition("/")
+    if group == "optimizer" and f"method={option}" in overrides and f"optimizer={option}" not in overrides:
+        return (
+            f"method={option} has no optimizer/{option}.yaml beside its method/{option}.yaml; add one, such as "
+            "`defaults: [sft, _self_]`, or choose optimizer=sft."
+        )
     options = sorted({*(error.options or ())} - {*SHARED})
     if not options:
         return f"There is no configuration named {error.missing_cfg_file}."

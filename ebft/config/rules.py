@@ -159,7 +159,8 @@ def _question_conflicts(config: TrainConfig) -> Iterator[str]:
     if config.method.needs(config.sampler).asks_questions and config.data.task is None:
         yield (
             f"method={config.method.name} needs a verifier, and data.source={config.data.source} has data.task=null; "
-            f"set data.task to one of {', '.join(TASKS)}, or use data=code_qa, stdlib or translation, which have one."
+            f"set data.task to one of {', '.join(TASKS)} or to your own {FORM}, or use data=code_qa, stdlib or "
+            "translation, which have one."
         )
 
 

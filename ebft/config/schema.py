@@ -57,8 +57,15 @@ class Needs:
     keeps_rows: bool = False  # a row is forwarded once for sampling and update where a step is one micro-batch
 
     def __post_init__(self) -> None:
-        assert self.rollouts in ("none", "blocks", "completions"), self.rollouts
-        assert (self.rollout_tokens > 0) == (self.rollouts != "none"), self
+        """Raises UserError for what says nothing, since a user's method may say it."""
+        kinds = ("none", "blocks", "completions")
+        if self.rollouts not in kinds:
+            raise UserError(f"Needs(rollouts={self.rollouts!r}) is not one of {', '.join(kinds)}.")
+        if (self.rollout_tokens > 0) != (self.rollouts != "none"):
+            raise UserError(
+                f"Needs(rollouts={self.rollouts!r}, rollout_tokens={self.rollout_tokens}) does not fit together; "
+                "rollout_tokens are those of the longest rollout, 0 with rollouts='none' alone."
+            )
 
     def num_contexts(self, num_blocks: float) -> float:
         """K: what a row with so many blocks has rollouts for."""

@@ -6,7 +6,7 @@ from ebft.config.methods import EBFTConfig, OwnMethodConfig, RLVRConfig, SFTConf
 from ebft.config.schema import MethodConfig
 from ebft.methods.base import Ingredients, Loss, Method, differentiate
 from ebft.methods.ebft import EBFT
-from ebft.methods.own import own_method, own_reward
+from ebft.methods.own import build_own, own_method, own_reward
 from ebft.methods.rlvr import RLVR
 from ebft.methods.sft import SFT
 
@@ -17,16 +17,16 @@ CLASSES: dict[type[MethodConfig], Any] = {SFTConfig: SFT, RLVRConfig: RLVR, EBFT
 
 def build(ingredients: Ingredients) -> Method[Any]:
     """The method that `config.method` describes."""
-    method: Method[Any] = _class(ingredients.config.method).of(ingredients)
+    config = ingredients.config.method
+    if isinstance(config, OwnMethodConfig):
+        return build_own(ingredients, config.code)
+    method: Method[Any] = CLASSES[type(config)].of(ingredients)
     return method
 
 
 def check(config: MethodConfig) -> None:
     """Raises UserError for a user's own code that is no method or no reward; nothing else need be there yet."""
-    _class(config)
+    if isinstance(config, OwnMethodConfig):
+        own_method(config.code)
     if isinstance(config, EBFTConfig) and config.reward is not None:
         own_reward(config.reward)
-
-
-def _class(config: MethodConfig) -> Any:
-    return own_method(config.code) if isinstance(config, OwnMethodConfig) else CLASSES[type(config)]

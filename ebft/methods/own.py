@@ -1,6 +1,7 @@
 """A user's own reward of feature vectors, and a user's own method, behind `file.py:Name`."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -10,12 +11,13 @@ from torch import Tensor
 from ebft.config import doors
 from ebft.config.methods import OwnMethodConfig
 from ebft.config.schema import MethodConfig, RunFailure, UserError
-from ebft.types import Embeddings
+from ebft.methods.base import Counts, Ingredients, Loss, Tally
+from ebft.types import Batch, Embeddings
 
 Reward = Callable[[Embeddings], Float[Tensor, "B N K"]]
 
 KEY = "method.reward"
-PARTS = ("of", "prepare", "counts", "losses", "row_tokens", "metrics", "tokens_forwarded")  # of `base.Method`
+PARTS = ("of", "prepare", "counts", "losses", "row_tokens", "metrics", "tokens_forwarded")  # of `base.Method`, and `of`
 
 
 def own_reward(reference: str) -> Reward:
@@ -56,8 +58,78 @@ def own_method(code: str) -> Any:
     cls = doors.load(code, "method.code")
     own_config(cls, code)
     if missing := [part for part in PARTS if not hasattr(cls, part)]:
-        raise UserError(f"method.code={code} lacks {', '.join(missing)}; see the Method protocol in ebft.methods.base.")
+        lacking = ", ".join(f"`{part}`" for part in missing)
+        raise UserError(f"method.code={code} lacks {lacking}; docs/own.md says what each is for.")
     return cls
+
+
+class OwnMethod:
+    """A user's method as the loop sees it: what goes wrong in it ends the run with the user's traceback and one
+    sentence, and what it hands on is what the loop expects."""
+
+    def __init__(self, own: Any, code: str) -> None:
+        self.own, self.code = own, code
+
+    @contextmanager
+    def _guarded(self, part: str) -> Iterator[None]:
+        """Raises RunFailure for an exception of the user's code; refusals of this program pass through."""
+        try:
+            yield
+        except (RunFailure, UserError):
+            raise
+        except Exception as error:
+            raise RunFailure(doors.explained(error, f"method.code={self.code} failed in {part}")) from error
+
+    def prepare(self, batch: Batch, step: int, is_only_microbatch: bool) -> Any:
+        with self._guarded("prepare"):
+            return self.own.prepare(batch, step, is_only_microbatch)
+
+    def counts(self, prepared: Any) -> Counts:
+        with self._guarded("counts"):
+            found = dict(self.own.counts(prepared))
+        for name, count in found.items():
+            if not isinstance(count, Tensor) or count.ndim:
+                raise RunFailure(f"method.code={self.code} must give counts[{name!r}] as a tensor of no dimensions.")
+        return found
+
+    def losses(self, prepared: Any, totals: Counts, max_tokens: int | None) -> Iterator[Loss]:
+        with self._guarded("losses"):
+            found = iter(self.own.losses(prepared, totals, max_tokens))
+        while True:
+            with self._guarded("losses"):
+                loss = next(found, None)
+            if loss is None:
+                return
+            if not isinstance(loss, Loss) or loss.total.ndim or not loss.total.requires_grad:
+                raise RunFailure(
+                    f"method.code={self.code} must yield Loss(total, parts) in losses, total a tensor of no dimensions "
+                    "with a gradient."
+                )
+            yield loss
+
+    def row_tokens(self, batch: Batch) -> list[int]:
+        with self._guarded("row_tokens"):
+            found: list[int] = self.own.row_tokens(batch)
+        return found
+
+    def metrics(self, prepared: list[Any]) -> dict[str, Tally]:
+        with self._guarded("metrics"):
+            found: dict[str, Tally] = self.own.metrics(prepared)
+        return found
+
+    @property
+    def tokens_forwarded(self) -> float:
+        with self._guarded("tokens_forwarded"):
+            return float(self.own.tokens_forwarded)
+
+
+def build_own(given: Ingredients, code: str) -> OwnMethod:
+    """Raises UserError, with the user's traceback, where it cannot be built."""
+    cls = own_method(code)
+    try:
+        return OwnMethod(cls.of(given), code)
+    except Exception as error:  # of the user's own code
+        raise UserError(doors.explained(error, f"method.code={code} cannot be built by `of`")) from error
 
 
 def own_config(cls: Any, code: str) -> type[OwnMethodConfig]:

@@ -17,6 +17,7 @@ SENTENCES = {
         "data=bass does not exist; the options are alma, code_qa, hub, humaneval, jsonl, mbpp, mbpp_sanitized, "
         "mixture, nvidia_opencode_instruct, opencode_instruct, parquet, rows, stdlib, swallow_code, translation."
     ),
+    "mode=plan": "mode belongs to ebft-sweep; leave it out (for a plan, ebft-train has plan_only=true).",
     "tracker=mlflow": "tracker=mlflow does not exist; the options are none, wandb.",
     "tracker=null": "tracker=null names no option of tracker; ebft-train --help lists them.",
     "experiment=smoke": "experiment has no default to replace; write +experiment=smoke.",

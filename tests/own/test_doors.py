@@ -1,17 +1,19 @@
 """Bad doors: one sentence that names file and expectation, before a folder or a step exists."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from ebft.cli.compose import compose
 from ebft.cli.eval import with_run
 from ebft.config import doors
-from ebft.config.schema import RunFailure, UserError
+from ebft.config.schema import Needs, RunFailure, UserError
 from ebft.tasks.base import Question
 from ebft.tasks.own import OwnTask
+from ebft.train.loop import train
 from ebft.train.setup import gather
-from tests.debug_run import miniature, pairs
+from tests.debug_run import miniature, pairs, summary
 
 REWARDS = {
     "shape": (
@@ -144,6 +146,76 @@ def test_a_method_that_is_none(tmp_path: Path, source: str, message: str, reques
         (tmp_path / "own" / group / "mine.yaml").write_text(text)
     with pytest.raises(UserError, match=message):
         miniature(tmp_path, f"--config-dir={tmp_path / 'own'}", "method=mine")
+
+
+def mine(folder: Path, body: str) -> list[str]:
+    """Overrides for a method like SFT with this body, and its YAML files."""
+    name = f"body_{abs(hash(body))}.py"
+    (folder / name).write_text(
+        "from dataclasses import dataclass\nfrom ebft.config.methods import OwnMethodConfig\n"
+        "from ebft.config.schema import Needs\nfrom ebft.methods.base import Loss\nfrom ebft.methods.sft import SFT\n"
+        "@dataclass(frozen=True)\nclass Config(OwnMethodConfig):\n    def needs(self, sampler): return Needs()\n"
+        f"class Mine(SFT):\n    Config = Config\n{body}\n"
+    )
+    for group, text in {"method": METHOD.format(code=f"{name}:Mine"), "optimizer": "defaults: [sft, _self_]\n"}.items():
+        (folder / "own" / group).mkdir(parents=True, exist_ok=True)
+        (folder / "own" / group / "mine.yaml").write_text(text)
+    return [f"--config-dir={folder / 'own'}", "method=mine"]
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        (
+            "    def counts(self, prepared): return {'targets': 3}",
+            r"must give counts\['targets'\] as a tensor of no dim",
+        ),
+        (
+            "    def losses(self, prepared, totals, max_tokens):\n"
+            "        for loss in super().losses(prepared, totals, max_tokens): yield Loss(loss.total.detach(), {})",
+            r"must yield Loss\(total, parts\) in losses, total a tensor of no dimensions with a gradient",
+        ),
+        (
+            "    def prepare(self, batch, step, is_only_microbatch):\n        return self.nothing",
+            r"in prepare\n.*method\.code=body_\d+\.py:Mine failed in prepare: AttributeError: .*nothing",
+        ),
+    ],
+)
+def test_a_method_that_fails_ends_with_its_own_traceback_and_one_sentence(
+    tmp_path: Path, body: str, message: str
+) -> None:
+    config = miniature(tmp_path, *mine(tmp_path, body))
+    with pytest.raises(RunFailure, match=f"(?s){message}"):
+        train(config, tmp_path / "run")
+    assert summary(tmp_path / "run")["status"] == "failed"
+
+
+def test_a_method_that_cannot_be_built(tmp_path: Path) -> None:
+    overrides = mine(tmp_path, "    @classmethod\n    def of(cls, given): return given.reward")
+    with pytest.raises(UserError, match=r"(?s)in of\n.*cannot be built by `of`: AttributeError: .*reward"):
+        train(miniature(tmp_path, *overrides), tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("needs", "message"),
+    [
+        ({"rollouts": "completion"}, r"Needs\(rollouts='completion'\) is not one of none, blocks, completions\."),
+        ({"rollouts": "completions"}, r"rollout_tokens=0\) does not fit together"),
+        ({"rollout_tokens": 7}, r"Needs\(rollouts='none', rollout_tokens=7\) does not fit together"),
+    ],
+)
+def test_needs_that_say_nothing(needs: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        Needs(**needs)
+
+
+def test_a_method_without_optimizer_settings(tmp_path: Path) -> None:
+    overrides = mine(tmp_path, "    pass")
+    (tmp_path / "own" / "optimizer" / "mine.yaml").unlink()
+    with pytest.raises(
+        UserError, match=r"^method=mine has no optimizer/mine\.yaml beside its method/mine\.yaml; add one"
+    ):
+        miniature(tmp_path, *overrides)
 
 
 def question(**row: object) -> Question:

@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 
 from ebft.cli.compose import compose
-from ebft.config.methods import METHODS
 from ebft.config.schema import UserError
 from ebft.tasks import build
 from ebft.tasks.own import OwnTask
@@ -44,7 +43,6 @@ def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         path.write_text(text)
     monkeypatch.syspath_prepend(tmp_path / "site")
     yield
-    METHODS.pop("polite", None)
     for name in [name for name in sys.modules if name.partition(".")[0] == "polite"]:
         del sys.modules[name]
 
