@@ -3,10 +3,10 @@ PYTHON ?= python3
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo test lint benchmark clean
+.PHONY: help env demo test test-fast lint benchmark clean
 
 help: ## list the targets
-	@sed -n 's/^\([a-z]*\):.*## /\1|/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "make %-10s %s\n", $$1, $$2}'
+	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "make %-10s %s\n", $$1, $$2}'
 
 env: $(STAMP) ## make the environment in $(VENV), once
 
@@ -19,7 +19,10 @@ demo: env ## post-train the tiny model on questions about code; ends by naming t
 	$(VENV)/bin/ebft-train
 
 test: lint ## lint, types and tests
-	$(VENV)/bin/python -m pytest -n auto --dist loadfile
+	$(VENV)/bin/python -m pytest -n auto --dist worksteal
+
+test-fast: env ## the tests that take no half a second each, in a minute
+	$(VENV)/bin/python -m pytest -n auto --dist worksteal -m "not slow"
 
 lint: env ## ruff and mypy
 	$(VENV)/bin/ruff check .

@@ -38,6 +38,7 @@ def command(name: str) -> tuple[str, list[str]]:
     return program, overrides
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", OF_RUNS)
 def test_the_command_in_each_file_composes(name: str) -> None:
     group, _, option = (
@@ -51,6 +52,7 @@ def test_the_command_in_each_file_composes(name: str) -> None:
     compose(overrides)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", OF_SWEEPS)
 def test_the_command_of_each_sweep_and_launcher_is_planned(
     name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -68,6 +70,7 @@ def test_the_command_of_each_sweep_and_launcher_is_planned(
     assert all(cell.endswith(" times supervised fine-tuning") for cell in cells)
 
 
+@pytest.mark.slow
 def test_an_ablation_can_be_of_another_experiment(tmp_path: Path) -> None:
     jobs = Planner(tmp_path, settings(["sweep=ablation_whitening"]).sweep).jobs(
         ["+experiment=paper/translation", "seed=0"]
@@ -87,6 +90,7 @@ def test_every_group_has_a_folder_and_a_place_in_the_help() -> None:
     assert all(f"  {name} " in sweep_help_text() for name in SWEEPS)
 
 
+@pytest.mark.slow
 def test_an_experiment_can_be_changed() -> None:
     config = compose(["+experiment=smoke", "trainer.max_steps=3", "method=sft"])
     assert (config.trainer.max_steps, config.method.name, config.optimizer.schedule) == (3, "sft", "cosine")
@@ -100,6 +104,7 @@ def test_each_method_brings_its_optimizer(method: str) -> None:
     assert cfg.hydra.runtime.choices["optimizer"] == method
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("experiment", PAPER)
 @pytest.mark.parametrize(
     ("method", "values"), [("ebft", (1e-6, "constant_with_warmup", 16, 2.0)), ("sft", (1e-5, "cosine", 64, 2.0))]
@@ -114,11 +119,13 @@ def test_in_the_paper_s_experiments_too(experiment: str, method: str, values: tu
     ) == values
 
 
+@pytest.mark.slow
 def test_the_paper_s_reinforcement_learning_is_optimised_as_its_energy_based_fine_tuning() -> None:
     ours, theirs = (compose(["+experiment=paper/qa_code", f"method={method}"]) for method in ("rlvr", "ebft"))
     assert (ours.optimizer, ours.trainer) == (theirs.optimizer, theirs.trainer)
 
 
+@pytest.mark.slow
 def test_a_default_is_written_once() -> None:
     """An option inherits what it does not change."""
     assert compose(["features=last", "features.whitening=paper"]).features.whitening == "paper"

@@ -158,6 +158,7 @@ class Door:
         return 0
 
 
+@pytest.mark.slow
 def test_the_evaluation_gets_a_typed_config_and_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     door = Door(monkeypatch, {})
@@ -166,11 +167,13 @@ def test_the_evaluation_gets_a_typed_config_and_a_folder(tmp_path: Path, monkeyp
     assert (config.models, config.eval.n_samples, directory) == (["base", "some/folder"], 5, tmp_path / "out")
 
 
+@pytest.mark.slow
 def test_a_model_that_could_not_be_evaluated_gives_exit_code_1(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert Door(monkeypatch, {"b": "why"})("models=[base,b]", "hydra.run.dir=out") == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [

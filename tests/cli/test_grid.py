@@ -43,6 +43,7 @@ def test_an_interval_is_for_a_search() -> None:
         axes(["optimizer.lr=interval(0,1)"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "overrides",
     [
@@ -59,6 +60,7 @@ def test_many_configurations_are_those_of_hydra(overrides: list[str]) -> None:
     assert composer.config(overrides) == composer.config(overrides) == compose(overrides)
 
 
+@pytest.mark.slow
 def test_a_configuration_does_not_leak_into_the_next() -> None:
     composer = Composer()
     composer.config(["optimizer.lr=0.5", "features.feature_layers=[3]"])

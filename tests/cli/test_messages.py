@@ -79,6 +79,7 @@ SENTENCES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("line", SENTENCES)
 def test_one_sentence_and_no_folder(launch: Launcher, line: str) -> None:
     outcome = launch(*line.split())
@@ -92,6 +93,7 @@ def test_an_unknown_experiment_names_the_nearest(launch: Launcher) -> None:
     )
 
 
+@pytest.mark.slow
 def test_a_typo_in_a_sweep_stops_it_before_its_first_job(launch: Launcher) -> None:
     """Cell by cell, as Hydra does it, the bad cell would come to light after hours."""
     outcome = launch("--multirun", "seed=0,1", "sampler.stride=8,0")
@@ -99,6 +101,7 @@ def test_a_typo_in_a_sweep_stops_it_before_its_first_job(launch: Launcher) -> No
     assert (launch.jobs, launch.files()) == ([], [])
 
 
+@pytest.mark.slow
 def test_an_unknown_key_in_a_sweep(launch: Launcher) -> None:
     outcome = launch("-m", "seeed=0,1")
     assert (outcome.code, outcome.err) == (2, "seeed is not a key of the configuration; did you mean seed?\n")

@@ -29,6 +29,7 @@ def refusal(command_line: str, **settings: object) -> str:
     return str(refused.value)
 
 
+@pytest.mark.slow
 def test_a_grid_s_jobs() -> None:
     first, second, third, fourth = jobs("seed=0,1", grid=["method=sft,ebft"])
     assert [job.keys for job in (first, fourth)] == [{"method": "sft", "seed": "0"}, {"method": "ebft", "seed": "1"}]
@@ -37,6 +38,7 @@ def test_a_grid_s_jobs() -> None:
     assert len({job.name for job in (first, second, third, fourth)}) == 4
 
 
+@pytest.mark.slow
 def test_a_name_is_of_what_a_run_computes_not_of_where_and_how() -> None:
     (plain,) = jobs("method=sft")
     for same in (
@@ -58,6 +60,7 @@ def test_a_name_is_of_what_a_run_computes_not_of_where_and_how() -> None:
         assert jobs(f"method=sft {other}")[0].name != plain.name, other
 
 
+@pytest.mark.slow
 def test_variants_are_grids_with_names() -> None:
     planned = jobs("seed=0,1", variants={"plain": ["method=sft"], "rates": ["method=ebft", "optimizer.lr=1e-4,1e-5"]})
     assert [(job.variant, job.keys) for job in planned[:3]] == [
@@ -68,6 +71,7 @@ def test_variants_are_grids_with_names() -> None:
     assert len(planned) == 6
 
 
+@pytest.mark.slow
 def test_a_run_may_start_from_another_s_model(tmp_path: Path) -> None:
     """It is planned whatever their order, and its name knows what it starts from but not where that lies."""
     variants = {"on": ["method=ebft", "model.path=run:warm"], "warm": ["method=sft", "optimizer.lr=1e-4,1e-5"]}
@@ -91,11 +95,13 @@ def test_a_run_may_start_from_another_s_model(tmp_path: Path) -> None:
     assert changed.name != on.name
 
 
+@pytest.mark.slow
 def test_runs_tracked_by_wandb_form_a_group() -> None:
     assert jobs("method=sft tracker=wandb", name="mine")[0].overrides[-1] == 'tracker.group="mine"'
     assert jobs("method=sft tracker=wandb tracker.group=theirs", name="mine")[0].overrides[-1] == "tracker.group=theirs"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("command_line", "settings", "sentence"),
     [

@@ -54,6 +54,7 @@ def assert_figures(run: Path, expected: list[dict]) -> None:
         assert mine == pytest.approx(theirs, rel=1e-5, abs=2e-6)
 
 
+@pytest.mark.slow
 def test_ebft_train_with_two_processes(tmp_path: Path) -> None:
     """From the command line to the report, as one process does it; rank 0 alone speaks, and nothing of the start is
     left."""
@@ -65,6 +66,7 @@ def test_ebft_train_with_two_processes(tmp_path: Path) -> None:
     assert_figures(tmp_path / "run", as_one(tmp_path))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("overrides", "sentence"),
     [
@@ -88,6 +90,7 @@ def test_a_refusal_is_one_sentence_and_leaves_nothing(tmp_path: Path, overrides:
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_torchrun(tmp_path: Path) -> None:
     """The first process composes; the others make no folder of their own."""
     arguments = command(tmp_path)[1:]
@@ -99,6 +102,7 @@ def test_torchrun(tmp_path: Path) -> None:
     assert_figures(tmp_path / "run", as_one(tmp_path))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("fault", "message"),
     [
@@ -142,6 +146,7 @@ def test_a_rank_that_fails_ends_all_with_its_name(
         assert summary(run)["status"] == "completed"
 
 
+@pytest.mark.slow
 def test_a_signal_to_any_rank_saves_once_and_ends_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config, run = config_of(tmp_path, "trainer.checkpoint_every_steps=100"), tmp_path / "run"
     run.mkdir()
@@ -151,6 +156,7 @@ def test_a_signal_to_any_rank_saves_once_and_ends_all(tmp_path: Path, monkeypatc
     assert summary(run)["status"] == "interrupted"
 
 
+@pytest.mark.slow
 def test_workers_end_with_their_parent(tmp_path: Path) -> None:
     """Even by SIGKILL: they save, and nobody is left."""
     parent = subprocess.Popen(

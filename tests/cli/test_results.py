@@ -32,6 +32,7 @@ def test_there_are_studies() -> None:
     assert not list((ROOT / "docs" / "results").rglob("summary.json")), "runs belong into the archive"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("study", STUDIES, ids=lambda study: study.name)
 def test_tables_come_out_of_the_archive(study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(figures, "draw", lambda *_: [])

@@ -27,6 +27,7 @@ def plan(command_line: str = AXES, **settings: object) -> SearchPlan:
     return searching.plan(Planner(Path("out"), grid(search="optuna", **settings)), shlex.split(command_line))[0]
 
 
+@pytest.mark.slow
 def test_axes_become_distributions_and_seeds_do_not() -> None:
     assert plan().space == {
         "optimizer.lr": FloatDistribution(1e-5, 1e-3, log=True),
@@ -36,6 +37,7 @@ def test_axes_become_distributions_and_seeds_do_not() -> None:
     assert plan().fixed == ("method=sft", "seed=0,1")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("axis", "distribution"),
     [
@@ -50,6 +52,7 @@ def test_an_interval_is_of_whole_numbers_where_its_key_is_one(axis: str, distrib
     assert list(plan(f"method=ebft model=debug '{axis}'").space.values()) == [distribution]
 
 
+@pytest.mark.slow
 def test_a_key_that_is_added_keeps_its_plus() -> None:
     (job,) = plan("method=sft model=debug '+model.config_overrides.rms_norm_eps=interval(0.25,1)'").jobs(
         0, {"model.config_overrides.rms_norm_eps": 0.5}
@@ -59,6 +62,7 @@ def test_a_key_that_is_added_keeps_its_plus() -> None:
     assert job.keys == {"model.config_overrides.rms_norm_eps": "0.5"}
 
 
+@pytest.mark.slow
 def test_a_trial_has_a_job_for_every_seed() -> None:
     first, second = plan().jobs(7, {"optimizer.lr": 0.00025, "trainer.max_steps": 4, "optimizer.schedule": "linear"})
     keys = {"optimizer.lr": "0.00025", "trainer.max_steps": "4", "optimizer.schedule": "linear"}
@@ -67,6 +71,7 @@ def test_a_trial_has_a_job_for_every_seed() -> None:
     assert (first.config.optimizer.lr, first.config.trainer.max_steps) == (0.00025, 4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("command_line", "settings", "sentence"),
     [
@@ -117,6 +122,7 @@ def search(directory: Path, earlier: list[Job], num_trials: int, **settings: obj
     return Search(directory, grid(num_trials=num_trials, **settings), found.space, found.jobs, earlier, True, 1)
 
 
+@pytest.mark.slow
 def test_a_search_finds_the_best_and_goes_on_where_it_was_left(tmp_path: Path) -> None:
     landscape, first = Landscape(tmp_path), search(tmp_path, [], 6)
     while jobs := first.next():
@@ -138,6 +144,7 @@ def test_a_search_finds_the_best_and_goes_on_where_it_was_left(tmp_path: Path) -
     assert best[1] == pytest.approx(0.5, abs=0.1)  # the mean over two seeds of 0 and 1 at 1e-4
 
 
+@pytest.mark.slow
 def test_a_trial_with_a_failed_run_has_no_value(tmp_path: Path) -> None:
     landscape, found = Landscape(tmp_path), search(tmp_path, [], 1)
     first, second = found.next()
@@ -147,6 +154,7 @@ def test_a_trial_with_a_failed_run_has_no_value(tmp_path: Path) -> None:
     assert found.best() is None
 
 
+@pytest.mark.slow
 def test_a_metric_that_no_run_has(tmp_path: Path) -> None:
     landscape, found = Landscape(tmp_path), search(tmp_path, [], 1, metric="eval/greedy")
     first, second = found.next()
@@ -157,6 +165,7 @@ def test_a_metric_that_no_run_has(tmp_path: Path) -> None:
         landscape.end(found, second)
 
 
+@pytest.mark.slow
 def test_a_choice_made_twice_runs_once_and_counts_twice(tmp_path: Path) -> None:
     """Optuna draws choices with replacement; once the second trial took the first one's run for another sweep's."""
     found, _ = searching.plan(Planner(tmp_path, grid(search="optuna")), ["method=sft", "optimizer.lr=1e-4,1e-3"])
@@ -170,6 +179,7 @@ def test_a_choice_made_twice_runs_once_and_counts_twice(tmp_path: Path) -> None:
     ].count(1.0) == 7
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("axis", "sentence"),
     [

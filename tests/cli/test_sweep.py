@@ -89,6 +89,7 @@ def test_every_key_of_the_help_is_one() -> None:
     assert set(re.findall(r"sweep\.\w+(?==)", HELP)) <= keys
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("example", EXAMPLES, ids=" ".join)
 def test_every_example_of_the_help_can_be_planned(command: Command, example: list[str]) -> None:
     assert len(EXAMPLES) == 5
@@ -107,6 +108,7 @@ SMALL = (
 )
 
 
+@pytest.mark.slow
 def test_a_plan_has_cells_steps_and_cost_and_writes_nothing(command: Command) -> None:
     """tests/test_cost.py works the cost out: 4 rows of 303 tokens, and of 257 + 222 + 771."""
     outcome = command(
@@ -129,6 +131,7 @@ LONG = """
 """
 
 
+@pytest.mark.slow
 def test_variants_are_cells_of_a_plan(command: Command) -> None:
     outcome = command(f"mode=plan sweep.dir=out {GRID} {SHORT} {LONG}")
     assert [line.split()[:5] for line in outcome.out.splitlines()[2:]] == [
@@ -139,6 +142,7 @@ def test_variants_are_cells_of_a_plan(command: Command) -> None:
     assert outcome.code == 0
 
 
+@pytest.mark.slow
 def test_a_plan_of_a_search(command: Command) -> None:
     outcome = command(
         "mode=plan sweep.dir=out sweep.search=optuna sweep.num_trials=7 method=sft 'optimizer.lr=interval(1e-5,1e-3)'"
@@ -175,6 +179,7 @@ def begun(command: Command) -> Iterator[list[Job]]:
     os.close(descriptor)
 
 
+@pytest.mark.slow
 def test_the_status_of_a_sweep(command: Command, begun: list[Job]) -> None:
     before = command.files()
     outcome = command("mode=status sweep.dir=out")
@@ -193,6 +198,7 @@ def test_the_status_of_a_sweep(command: Command, begun: list[Job]) -> None:
     assert (outcome.code, outcome.err, command.files()) == (0, "", before)
 
 
+@pytest.mark.slow
 def test_a_plan_says_what_is_done(command: Command, begun: list[Job]) -> None:
     first, *_, row = command("mode=plan sweep.dir=out method=sft seed=range(7)").out.splitlines()
     assert first == "default: 7 runs in out, 1 done, 1 failed, 1 stopped, 1 running, 1 interrupted, 2 not started"
@@ -263,6 +269,7 @@ SENTENCES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("line", SENTENCES)
 def test_a_mistake_is_one_sentence_and_leaves_nothing(command: Command, line: str) -> None:
     outcome = command(line)
@@ -273,6 +280,7 @@ def test_a_mistake_is_one_sentence_and_leaves_nothing(command: Command, line: st
     assert (outcome.code, outcome.out, command.files(), command.compared) == (2, "", [], [])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("line", "sentence"),
     [
@@ -307,6 +315,7 @@ def test_a_folder_that_is_none_of_ours_stays_as_it_is(command: Command, line: st
     assert (outcome.code, outcome.out, outcome.err, command.files()) == (2, "", sentence + "\n", before)
 
 
+@pytest.mark.slow
 def test_another_sweep_s_folder_is_refused_and_a_larger_grid_of_the_same_is_not(command: Command) -> None:
     assert command("sweep.dir=out method=sft seed=0,1").code == 0
     before = command.files()
@@ -330,6 +339,7 @@ def test_another_sweep_s_folder_is_refused_and_a_larger_grid_of_the_same_is_not(
     assert len([what for _, what in command.diary() if what == "start 0"]) == 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("folder", ["file/below", "file/below/that", "/proc/ebft/below"])
 def test_a_folder_that_cannot_be_made(command: Command, folder: str) -> None:
     """It once ended in a traceback."""
@@ -355,6 +365,7 @@ def test_a_sweep_that_may_not_be_read(command: Command, monkeypatch: pytest.Monk
 # Runs
 
 
+@pytest.mark.slow
 def test_everything_done_is_exit_code_0_and_a_second_time_nothing_runs(command: Command) -> None:
     first = command(
         "sweep.dir=out method=sft,ebft seed=0,1 launcher.slots_per_device=2 sweep.metrics=[eval/cross_entropy]"
@@ -374,6 +385,7 @@ def test_everything_done_is_exit_code_0_and_a_second_time_nothing_runs(command: 
     )
 
 
+@pytest.mark.slow
 def test_a_failure_is_exit_code_1_and_is_tried_again_when_asked(
     command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -392,6 +404,7 @@ def test_a_failure_is_exit_code_1_and_is_tried_again_when_asked(
     assert len(command.compared) == 3
 
 
+@pytest.mark.slow
 def test_an_interrupt_is_exit_code_130_and_the_same_command_goes_on(
     command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -437,6 +450,7 @@ def test_a_bug_keeps_its_traceback(command: Command, monkeypatch: pytest.MonkeyP
 SEARCH = "sweep.dir=out sweep.search=optuna method=sft seed=0 'optimizer.lr=tag(log,interval(1e-5,1e-3))'"
 
 
+@pytest.mark.slow
 def test_a_search_ends_with_its_best_trial_and_goes_on_with_more(command: Command) -> None:
     first = command(f"{SEARCH} sweep.num_trials=2")
     assert first.code == 0
@@ -454,6 +468,7 @@ def test_a_search_ends_with_its_best_trial_and_goes_on_with_more(command: Comman
     )
 
 
+@pytest.mark.slow
 def test_a_resumed_search_keeps_the_trials_that_it_has_not_come_to(
     command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -476,6 +491,7 @@ def test_a_resumed_search_keeps_the_trials_that_it_has_not_come_to(
 # Comparisons
 
 
+@pytest.mark.slow
 def test_collecting_takes_up_what_the_sweep_was_told_and_more(command: Command, begun: list[Job]) -> None:
     arguments = ("sweep.metrics=[eval/greedy]", "sweep.reference=a", '+sweep.variants.a=["method=sft"]')
     write_manifest(command.folder / "out", Manifest(arguments, (), tuple(begun)))
@@ -490,6 +506,7 @@ def test_collecting_takes_up_what_the_sweep_was_told_and_more(command: Command, 
     assert (directory, compared) == (Path("out"), tuple(begun))
 
 
+@pytest.mark.slow
 def test_a_sweep_keeps_what_it_was_told_of_its_comparison(command: Command) -> None:
     """What is added with a plus, too, which was once forgotten."""
     assert (
@@ -556,6 +573,7 @@ def test_notes_of_what_is_not_done() -> None:
     assert [cli._note(known) for known in kinds] == ["", "failed: no memory", "not started"]
 
 
+@pytest.mark.slow
 def test_a_reader_that_has_seen_enough_is_no_error(tmp_path: Path) -> None:
     command = f"'{sys.executable}' -m ebft.cli.sweep method=sft seed=0 mode=plan 'sweep.dir={tmp_path}/out' | true"
     done = subprocess.run(

@@ -17,6 +17,7 @@ def refuse(config: TrainConfig, run_dir: Path) -> None:
     raise UserError("data.path names no file.")
 
 
+@pytest.mark.slow
 def test_the_loop_gets_a_typed_config_and_its_folder(launch: Launcher) -> None:
     outcome = launch("sampler.n_samples=5", "hydra.run.dir=out/mine")
     ((config, run_dir),) = launch.jobs
@@ -41,6 +42,7 @@ def planned(launch: Launcher) -> list[str]:
     return [*PLAN, f"data.path={rows}", f"data.validation_path={rows}"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("where", [[], ["hydra.run.dir=out/mine"]])
 def test_a_plan_starts_no_loop_and_leaves_no_folder(launch: Launcher, planned: list[str], where: list[str]) -> None:
     outcome = launch(*planned, *where)
@@ -48,6 +50,7 @@ def test_a_plan_starts_no_loop_and_leaves_no_folder(launch: Launcher, planned: l
     assert outcome.out.startswith("Plan of sft, nothing is trained\n")
 
 
+@pytest.mark.slow
 def test_a_plan_keeps_a_folder_that_was_there(launch: Launcher, planned: list[str]) -> None:
     (launch.folder / "out").mkdir()
     (launch.folder / "out" / ".kept").touch()
@@ -55,6 +58,7 @@ def test_a_plan_keeps_a_folder_that_was_there(launch: Launcher, planned: list[st
     assert launch.files() == ["out", "out/.kept"]
 
 
+@pytest.mark.slow
 def test_a_plan_of_every_job_of_a_grid(launch: Launcher, planned: list[str]) -> None:
     outcome = launch("--multirun", *planned, "trainer.batch_size=3,5")
     assert (outcome.code, launch.jobs, launch.files()) == (0, [], [])
@@ -63,18 +67,21 @@ def test_a_plan_of_every_job_of_a_grid(launch: Launcher, planned: list[str]) -> 
     ]
 
 
+@pytest.mark.slow
 def test_a_refused_plan_leaves_no_folder(launch: Launcher, planned: list[str]) -> None:
     outcome = launch(*planned, "trainer.batch_size=1000")
     assert (outcome.code, outcome.out, launch.files()) == (2, "", [])
     assert outcome.err.startswith("Only 7 of 8 training rows ")
 
 
+@pytest.mark.slow
 def test_the_default_folder_names_time_and_method(launch: Launcher) -> None:
     launch("method=sft")
     ((_, run_dir),) = launch.jobs
     assert re.fullmatch(r"outputs/\d{4}-\d\d-\d\d/\d\d-\d\d-\d\d-sft", str(run_dir.relative_to(launch.folder)))
 
 
+@pytest.mark.slow
 def test_a_job_a_method_each_in_a_folder_of_its_own(launch: Launcher) -> None:
     launch("--multirun", "method=sft,ebft", "hydra.sweep.dir=out")
     assert [(type(config.method), config.optimizer.schedule) for config, _ in launch.jobs] == [
@@ -84,6 +91,7 @@ def test_a_job_a_method_each_in_a_folder_of_its_own(launch: Launcher) -> None:
     assert [run_dir.relative_to(launch.folder) for _, run_dir in launch.jobs] == [Path("out/0"), Path("out/1")]
 
 
+@pytest.mark.slow
 def test_a_refusal_of_the_loop_leaves_no_folder(launch: Launcher) -> None:
     launch.loop = refuse
     outcome = launch()
@@ -91,6 +99,7 @@ def test_a_refusal_of_the_loop_leaves_no_folder(launch: Launcher) -> None:
     assert (len(launch.jobs), launch.files()) == (1, [])
 
 
+@pytest.mark.slow
 def test_a_refusal_keeps_what_was_there_before(launch: Launcher) -> None:
     (launch.folder / "empty").mkdir()
     launch.loop = refuse
@@ -98,6 +107,7 @@ def test_a_refusal_keeps_what_was_there_before(launch: Launcher) -> None:
     assert launch.files() == ["empty"]
 
 
+@pytest.mark.slow
 def test_a_refusal_in_a_sweep_ends_it_without_a_folder(launch: Launcher) -> None:
     launch.loop = refuse
     outcome = launch("--multirun", "seed=0,1")
@@ -105,6 +115,7 @@ def test_a_refusal_in_a_sweep_ends_it_without_a_folder(launch: Launcher) -> None
     assert (len(launch.jobs), launch.files()) == (1, [])
 
 
+@pytest.mark.slow
 def test_a_refusal_in_a_sweep_keeps_the_jobs_before(launch: Launcher) -> None:
     def refuse_the_second(config: TrainConfig, run_dir: Path) -> None:
         (run_dir / "kept").touch()
@@ -117,6 +128,7 @@ def test_a_refusal_in_a_sweep_keeps_the_jobs_before(launch: Launcher) -> None:
     assert launch.files() == ["out", "out/0", "out/0/kept", "out/multirun.yaml"]
 
 
+@pytest.mark.slow
 def test_a_failure_is_one_sentence_and_keeps_its_folder(launch: Launcher) -> None:
     def fail(config: TrainConfig, run_dir: Path) -> None:
         raise RunFailure("Step 3 stopped: the loss is not finite.")
@@ -126,6 +138,7 @@ def test_a_failure_is_one_sentence_and_keeps_its_folder(launch: Launcher) -> Non
     assert (outcome.code, outcome.err, launch.files()) == (1, "Step 3 stopped: the loss is not finite.\n", ["out"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bug", [ValueError("ours"), KeyError("ours")])
 def test_a_bug_keeps_its_traceback(launch: Launcher, bug: Exception) -> None:
     def fail(config: TrainConfig, run_dir: Path) -> None:
@@ -136,6 +149,7 @@ def test_a_bug_keeps_its_traceback(launch: Launcher, bug: Exception) -> None:
         launch()
 
 
+@pytest.mark.slow
 def test_an_interrupt_is_one_line(launch: Launcher) -> None:
     def interrupt(config: TrainConfig, run_dir: Path) -> None:
         raise KeyboardInterrupt
@@ -165,6 +179,7 @@ print("heavy:", sorted({"torch", "transformers", "datasets", "wandb", "numpy"} &
 """
 
 
+@pytest.mark.slow
 def test_help_cfg_refusals_and_completion_load_no_torch(tmp_path: Path) -> None:
     """In a process of its own, since this one has torch, and in another folder, since a user is anywhere."""
     done = subprocess.run([sys.executable, "-c", LIGHT], cwd=tmp_path, capture_output=True, text=True, check=True)

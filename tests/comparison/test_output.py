@@ -53,6 +53,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.mark.slow
 def test_markdown_has_intervals_deviations_and_marks(folder: Path) -> None:
     page = (folder / "comparison.md").read_text()
     assert "| cell | n | cross_entropy ↓ | greedy ↑ | tokens | seconds |" in page
@@ -62,6 +63,7 @@ def test_markdown_has_intervals_deviations_and_marks(folder: Path) -> None:
     assert "| ebft | 3 | **-0.2917 ± 0.1793** | +0.0000 ± 0.0000 |" in page
 
 
+@pytest.mark.slow
 def test_latex_is_escaped_and_marked(folder: Path) -> None:
     page = (folder / "comparison.tex").read_text()
     assert r"ebft & 3 & \textbf{0.8333 $\pm$ 0.1793 (0.0722)} & 0.5000 $\pm$ 0.0000 (0.0000) & 401 & 7 \\" in page
@@ -69,6 +71,7 @@ def test_latex_is_escaped_and_marked(folder: Path) -> None:
     assert page.count(r"\begin{tabular}{lrrrrr}") == page.count(r"\toprule") - 1 == 1
 
 
+@pytest.mark.slow
 def test_csv_has_a_row_for_every_cell_and_metric_in_full_precision(folder: Path) -> None:
     rows = list(csv.DictReader((folder / "comparison.csv").read_text().splitlines()))
     assert len(rows) == 3 * len(METRICS) + 2 * 2
@@ -86,6 +89,7 @@ def test_csv_has_a_row_for_every_cell_and_metric_in_full_precision(folder: Path)
     assert float(cost["mean"]) == 401
 
 
+@pytest.mark.slow
 def test_json_has_the_figures_of_each_run(folder: Path) -> None:
     content = json.loads((folder / "comparison.json").read_text())
     (row,) = (row for row in content["tables"][0]["rows"] if row["cell"] == "sft")
@@ -97,6 +101,7 @@ def test_json_has_the_figures_of_each_run(folder: Path) -> None:
     assert content["missing"] == []
 
 
+@pytest.mark.slow
 def test_the_page_stands_alone_and_its_links_lead_somewhere(folder: Path) -> None:
     text_of_page = (folder / "comparison.html").read_text()
     page = Links(text_of_page)
@@ -108,6 +113,7 @@ def test_the_page_stands_alone_and_its_links_lead_somewhere(folder: Path) -> Non
     assert used <= set(page.ids)
 
 
+@pytest.mark.slow
 def test_every_plot_is_drawn(folder: Path) -> None:
     names = {path.stem for path in (folder / "plots").glob("*.png")}
     assert names == {"cross_entropy", "greedy", "feature_matching_by_horizon", "losses", "calibration"}
@@ -125,6 +131,7 @@ def test_every_plot_is_drawn(folder: Path) -> None:
         assert label in page
 
 
+@pytest.mark.slow
 def test_names_are_escaped_everywhere(tmp_path: Path) -> None:
     run(tmp_path / "runs" / "0")
     plans = [planned("runs/0", HOSTILE), planned("runs/1", HOSTILE, note=f"failed: {HOSTILE}", seed=1)]
@@ -174,6 +181,7 @@ def test_a_course_ends_where_the_runs_of_a_cell_agree(tmp_path: Path) -> None:
     assert [(point.place, point.value.mean) for point in points] == [(0.0, 2.0), (200.0, 0.75)]
 
 
+@pytest.mark.slow
 def test_plots_show_the_leading_cells_where_there_are_many(tmp_path: Path) -> None:
     for place in range(MAX_CELLS + 2):
         run(tmp_path / f"{place:02d}", cross_entropy(2.0 - place / 100), optimizer__lr=place)
@@ -184,6 +192,7 @@ def test_plots_show_the_leading_cells_where_there_are_many(tmp_path: Path) -> No
     assert f"The {MAX_CELLS} of {MAX_CELLS + 2} cells that lead in cross_entropy." in page.read_text()
 
 
+@pytest.mark.slow
 def test_what_was_left_out_and_what_was_reported_is_said(tmp_path: Path) -> None:
     run(tmp_path / "a")
     run(tmp_path / "b", features__embed_method="mean_pooling")
@@ -198,6 +207,7 @@ def test_what_was_left_out_and_what_was_reported_is_said(tmp_path: Path) -> None
     assert "feature_matching_by_horizon.png" not in [path.name for path in (tmp_path / "plots").iterdir()]
 
 
+@pytest.mark.slow
 def test_runs_without_questions_have_no_calibration(tmp_path: Path) -> None:
     base = {name: value for name, value in BASE.items() if "@" not in name}
     run(tmp_path / "a", base=base)
@@ -205,6 +215,7 @@ def test_runs_without_questions_have_no_calibration(tmp_path: Path) -> None:
     assert {path.stem for path in (tmp_path / "plots").iterdir()} == {"cross_entropy", "greedy"}
 
 
+@pytest.mark.slow
 def test_tables_of_one_page_keep_their_plots_and_ids_apart(tmp_path: Path) -> None:
     """Titles that differ in nothing but punctuation once overwrote each other's plots."""
     for number, path in enumerate(("x/a-b", "x/a_b")):

@@ -86,12 +86,14 @@ def run(config: TrainConfig, folder: Path) -> dict[str, Any]:
     return summary
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
 def test_every_experiment_of_the_paper_takes_a_step(tmp_path: Path, experiment: str) -> None:
     summary = run(cut_down(compose([f"+experiment=paper/{experiment}"]), num_questions=2), tmp_path / "run")
     assert ("eval/greedy" in summary["final"]) == (experiment != "unstructured_code")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sweep", SWEEPS)
 def test_the_cells_of_the_paper_s_sweeps_take_a_step(tmp_path: Path, sweep: str) -> None:
     """Once where several sweeps have the same run, and at the two far corners of a grid of coefficients."""
@@ -108,6 +110,7 @@ def test_the_cells_of_the_paper_s_sweeps_take_a_step(tmp_path: Path, sweep: str)
         assert moved or isinstance(job.config.method, RLVRConfig), job.overrides  # a random model answers nothing right
 
 
+@pytest.mark.slow
 def test_a_warm_start_goes_on_from_the_model_with_the_base_s_features(tmp_path: Path) -> None:
     """So what SFT's run ends with is what EBFT's begins with, measured by the same phi."""
     planned = Planner(tmp_path, settings(["sweep=paper_unstructured_code"]).sweep).jobs(["seed=0"])

@@ -36,6 +36,7 @@ def refusal(config: TrainConfig, **changes: Any) -> str:
     return str(error.value)
 
 
+@pytest.mark.slow
 def test_the_default_passes(default: TrainConfig, pairs: TrainConfig) -> None:
     check(default)
     check(pairs)
@@ -198,6 +199,7 @@ def adapter(config: TrainConfig, **changes: Any) -> dict[str, Any]:
     return {"model__adapter": replace(config.model.adapter, **changes)}
 
 
+@pytest.mark.slow
 def test_rules_of_adapters() -> None:
     config = compose(["model/adapter=lora", "trainer.device=cpu"])
     assert (

@@ -165,6 +165,7 @@ def peak_bytes(run: Callable[[], object]) -> int:
 # Against torch
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rows", ROWS)
 @pytest.mark.parametrize("dtype", ["fp32", "bf16"])
 @pytest.mark.parametrize("shape", SHAPES)
@@ -174,6 +175,7 @@ def test_activations_are_what_autograd_saves(shape: str, dtype: str, rows: str) 
     assert expected == pytest.approx(saved_bytes(policy, lambda: forward(policy, batch, rollout)), rel=0.15)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rows", ROWS)
 @pytest.mark.parametrize("dtype", ["fp32", "bf16"])
 @pytest.mark.parametrize("shape", SHAPES)
@@ -185,6 +187,7 @@ def test_activations_over_a_frozen_base(shape: str, dtype: str, rows: str) -> No
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["fp32", "bf16"])
 @pytest.mark.parametrize("shape", SHAPES)
 def test_with_few_adapters_activations_are_estimated_from_above(shape: str, dtype: str) -> None:
@@ -194,6 +197,7 @@ def test_with_few_adapters_activations_are_estimated_from_above(shape: str, dtyp
     assert 1 <= memory.activations(work) / saved_bytes(policy, lambda: forward(policy, batch, rollout)) < 1.3
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings(
     "ignore:`gradient_checkpointing_enable` is deprecated"
 )  # its new name is younger than the oldest transformers
@@ -206,6 +210,7 @@ def test_with_checkpointing_autograd_saves_the_inputs_of_the_layers(dtype: str, 
     assert memory.activations(work) == pytest.approx(held, rel=0.15)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rows", ROWS)
 @pytest.mark.parametrize("dtype", ["fp32", "bf16"])
 def test_one_layer_is_what_another_layer_adds(dtype: str, rows: str) -> None:
@@ -216,6 +221,7 @@ def test_one_layer_is_what_another_layer_adds(dtype: str, rows: str) -> None:
     assert memory.layer_activations(work) + copies(work, 1) == pytest.approx(saved[0] - saved[1], rel=0.15)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:`gradient_checkpointing_enable` is deprecated")
 @pytest.mark.parametrize(
     ("vocabulary", "layers"), [(31, 3), (1009, 3), (31, 23), (4001, 3)], ids=["layers", "logits", "depth", "vocabulary"]

@@ -82,6 +82,7 @@ def test_a_method_that_does_not_say_what_it_needs_is_not_taken_for_another() -> 
         cost.line(replace(run, method=MethodConfig("unknown")))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("lines", "phases"),
     [
@@ -119,6 +120,7 @@ def test_what_is_sampled(lines: tuple[str, ...], text: str) -> None:
     assert cost.rollouts(config(*lines), 2.5) == text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("line", "text"),
     [
@@ -175,6 +177,7 @@ def test_processes_share_a_step_s_rows() -> None:
     assert cost.planned(config(GEOMETRY, two))["sampling"] == 156
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("method", "size"), [("sft", 2), ("ebft", 2), ("ebft", 3)])
 def test_what_is_planned_is_what_the_methods_count(tmp_path: Path, method: str, size: int) -> None:
     """phi is one of two layers deep, every row full."""
@@ -196,6 +199,7 @@ def short_documents(folder: Path) -> list[str]:
     return ["sampler.stride=1", "features.feature_layers=[1.0]", f"data.path={path}", f"data.validation_path={path}"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("made", "overrides"),
     [
@@ -239,6 +243,7 @@ print(code, "heavy:", sorted({"torch", "transformers", "datasets", "wandb"} & se
 """
 
 
+@pytest.mark.slow
 def test_a_plan_loads_no_torch(tmp_path: Path) -> None:
     """In a process of its own, since this one has torch."""
     done = subprocess.run([sys.executable, "-c", LIGHT], cwd=tmp_path, capture_output=True, text=True)

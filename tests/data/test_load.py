@@ -65,6 +65,7 @@ def test_the_halves_for_choosing_and_for_reporting_are_apart_and_whole_together(
     assert train == selection[0] == report[0]
 
 
+@pytest.mark.slow
 def test_a_mixture_holds_the_sides_of_its_parts_and_copies_for_training() -> None:
     """So what one of its parts holds out, a model trained on the mixture has not seen."""
     copies = {"stdlib": 2, "code_qa": 1, "translation": 0}

@@ -67,6 +67,7 @@ def passes(question: Question) -> bool:
     return True
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "overrides", "num_questions"),
     [
@@ -83,6 +84,7 @@ def test_every_reference_answer_passes_its_own_tests(name: str, overrides: list[
     assert all(map(passes, found.values()))
 
 
+@pytest.mark.slow
 def test_opencode_instruct() -> None:
     """Answers are programs of their own; packed rows train, padded ones ask."""
     data = loaded(option("opencode_instruct", "data.drop_untestable=true"))
@@ -105,6 +107,7 @@ def test_opencode_instruct() -> None:
     ]
 
 
+@pytest.mark.slow
 def test_a_row_without_tests_is_refused_or_dropped_and_counted() -> None:
     with pytest.raises(UserError) as caught:
         read(option("opencode_instruct"))
@@ -136,6 +139,7 @@ def test_nvidia_opencode_instruct() -> None:
     assert found[circle].answer.startswith("import math\n\n\ndef area(r):")
 
 
+@pytest.mark.slow
 def test_swallow_code_is_packed_and_has_nothing_to_verify() -> None:
     train, validation = read(option("swallow_code"))
     assert texts(train)["class Stack:\n"] == "    def __init__(self):\n        self.items = []\n"
@@ -144,6 +148,7 @@ def test_swallow_code_is_packed_and_has_nothing_to_verify() -> None:
     assert (len(data.train), data.train.num_documents, data.train_questions) == (1, 3, None)
 
 
+@pytest.mark.slow
 def test_alma_is_trained_on_one_data_set_and_evaluated_on_another() -> None:
     train, validation = questions(option("alma", f"data.validation_path={FILES / 'wmt22_test'}"))
     assert {(question.direction, question.references) for question in train.values()} == {
@@ -174,6 +179,7 @@ def test_humaneval() -> None:
     assert "shift_back" not in back.setup
 
 
+@pytest.mark.slow
 def test_humaneval_whole_for_models_trained_elsewhere() -> None:
     half, whole = read(option("humaneval"))[1], read(option("humaneval", "data.validation_split=test"))[1]
     assert (len(half), len(whole)) == (3, 5)
@@ -191,6 +197,7 @@ def test_mbpp() -> None:
     }
 
 
+@pytest.mark.slow
 def test_mbpp_sanitized() -> None:
     train, validation = questions(option("mbpp_sanitized"))
     (hypotenuse,), (repeat,) = train.values(), validation.values()

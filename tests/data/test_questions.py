@@ -235,6 +235,7 @@ JSONL = ["data=jsonl", "data.path=x", "data.text_column=null", "data.prompt_colu
 HUB = ["data=hub", *JSONL[1:]]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("overrides", "sentence"),
     [

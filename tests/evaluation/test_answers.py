@@ -56,6 +56,7 @@ def test_greedy_answers_and_their_scores_by_hand() -> None:
     assert result.answers[0].as_row()["verdict"] == "odd" if ended[0] else "truncated"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [1, 3])
 def test_figures_do_not_depend_on_the_size_of_its_batches(size: int) -> None:
     whole, parts = examiner()(policy_of(), quiet), examiner(size)(policy_of(), quiet)
@@ -121,6 +122,7 @@ def test_calibration_sets_entropy_beside_the_loss_on_real_answers_at_the_same_de
             assert scores[f"text_cross_entropy@{k}"].sums[row].item() == pytest.approx(expected, rel=1e-4)
 
 
+@pytest.mark.slow
 def test_an_evaluation_holds_its_answers_and_survives_a_checkpoint() -> None:
     whole = Evaluator(EVAL, geometry(generate_length=3), batches(5), batches(5), phi_of(seed=1), None, examiner(2))
     ticks: list[None] = []

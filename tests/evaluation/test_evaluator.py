@@ -60,6 +60,7 @@ def test_horizons_are_those_that_fit_behind_the_first_context_and_the_sampler_s_
     assert evaluator(context_length=T - 3, horizons=[1, 64]).horizons == [1, 3]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [1, 2, 3])
 def test_figures_do_not_depend_on_the_size_of_its_batches(size: int) -> None:
     whole, parts = evaluator()(policy_of(), quiet), evaluator(size)(policy_of(), quiet)
@@ -69,6 +70,7 @@ def test_figures_do_not_depend_on_the_size_of_its_batches(size: int) -> None:
         torch.testing.assert_close(parts.scores[name].sums, score.sums, rtol=1e-5, atol=1e-5, msg=name)
 
 
+@pytest.mark.slow
 def test_figures_and_samples_are_the_same_when_asked_again() -> None:
     examiner, policy = evaluator(2), policy_of()
     first, second = examiner(policy, quiet), examiner(policy, quiet)
@@ -83,6 +85,7 @@ def test_another_seed_draws_other_rollouts_over_the_same_text() -> None:
     assert one["eval/feature_matching_loss@4"] != other["eval/feature_matching_loss@4"]
 
 
+@pytest.mark.slow
 def test_rollouts_are_at_temperature_one_and_every_row_has_draws_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever the training's temperature, here 0.7; and the same draws in whatever batch the row comes."""
     calls: list[tuple[torch.Tensor, float]] = []
@@ -123,12 +126,14 @@ def test_it_leaves_the_random_state_the_gradients_and_the_training_mode_alone() 
     assert all(parameter.grad is None for parameter in policy.model.parameters())
 
 
+@pytest.mark.slow
 def test_dropout_is_off_during_an_evaluation() -> None:
     policy = policy_of("gpt_neox", hidden_dropout=0.5)
     policy.model.train()
     assert evaluator()(policy, quiet).metrics() == evaluator()(policy_of("gpt_neox"), quiet).metrics()
 
 
+@pytest.mark.slow
 def test_a_tick_after_every_batch_can_stop_it_and_the_policy_trains_on() -> None:
     ticks = []
 
@@ -169,6 +174,7 @@ def test_a_horizon_that_no_continuation_reaches_is_left_out() -> None:
     assert "feature_matching_loss@11" not in scores
 
 
+@pytest.mark.slow
 def test_long_rollouts_are_scored_on_their_own_rows_and_change_nothing_else() -> None:
     """The first two batches of two rows for horizons 4 and 7, all three batches for the rest."""
     rows, phi, policy = batches(2), phi_of(seed=1), policy_of()

@@ -25,6 +25,7 @@ def test_with_equal_counts_it_is_the_textbook_standard_error_of_a_mean() -> None
     assert figure.stderr == pytest.approx(means.std(ddof=1) / np.sqrt(7), abs=1e-12)
 
 
+@pytest.mark.slow
 def test_standard_error_is_the_spread_of_the_figure_over_new_documents() -> None:
     """Over 2,000 draws of 101 documents the linearised error is the figure's actual standard deviation."""
     rng = np.random.default_rng(1)

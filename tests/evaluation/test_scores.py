@@ -76,6 +76,7 @@ def stopped_rollout(batch: Batch) -> Rollout:
     return replace(rollout, blocks=first, tokens=tokens, log_probs=torch.zeros(shape), valid=valid)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_every_horizon_is_the_loss_of_separate_shorter_rollouts(layout: str) -> None:
     """A horizon's figure comes from prefixes of the longest rollouts; here each prefix and each reference is forwarded

@@ -66,6 +66,7 @@ def gradients(model: PreTrainedModel, hidden: Tensor) -> dict[str, Tensor]:
     }
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("small_chunks")
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("family", FAMILIES)
@@ -82,6 +83,7 @@ def test_flat_row_equals_the_dense_mask_in_hidden_states_and_gradients(family: s
         torch.testing.assert_close(fast[name], gradient, rtol=1e-3, atol=1e-4 * float(gradient.abs().max()), msg=name)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("small_chunks")
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("family", FAMILIES)

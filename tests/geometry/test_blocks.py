@@ -113,6 +113,7 @@ def test_num_blocks_by_hand(
     assert cost.num_blocks(sequence_length, context_length, stride, generate_length) == expected
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("anchors", ["all", "completion"])
 @generated
 @given(made=rows(), sizes=geometries)
@@ -189,6 +190,7 @@ def test_fits_equals_the_loop_at_every_anchor(made: Rows, length: int) -> None:
 # Who sees whom
 
 
+@pytest.mark.slow
 @generated
 @given(made=rows(), seed=seeds, num_branches=st.integers(1, 5), width=st.integers(0, 3))
 def test_mask_equals_the_definition(made: Rows, seed: int, num_branches: int, width: int) -> None:
@@ -217,6 +219,7 @@ def test_mask_of_a_rollout_equals_the_definition(boundary: int) -> None:
     )
 
 
+@pytest.mark.slow
 @generated
 @given(made=rows(), seed=seeds)
 def test_every_place_sees_itself_and_no_real_token_sees_padding(made: Rows, seed: int) -> None:
@@ -263,6 +266,7 @@ def shorten(batch: Batch, found: Blocks, tokens: Tensor, width: int, seed: int) 
     return tokens, pack_loop(anchors, lengths, own, shared)
 
 
+@pytest.mark.slow
 @generated
 @given(made=rows(min_tokens=5), sizes=rollout_sizes(), seed=seeds)
 def test_every_token_is_predicted_from_its_own_history(
@@ -287,6 +291,7 @@ def test_every_token_is_predicted_from_its_own_history(
         assert flat[b][mask[b, place]].tolist() == history
 
 
+@pytest.mark.slow
 @generated
 @given(made=rows(min_tokens=5), sizes=rollout_sizes())
 def test_a_label_stands_one_position_behind_its_predictor(

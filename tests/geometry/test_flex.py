@@ -41,6 +41,7 @@ def row_heads() -> tuple[Tensor, Tensor]:
 # The same attention
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", ROWS)
 def test_a_row_equals_the_dense_mask(layout: str) -> None:
     ids, query, (key, value) = row_ids(layout), random_heads(B, QUERY_HEADS, LENGTH, d), row_heads()
@@ -50,6 +51,7 @@ def test_a_row_equals_the_dense_mask(layout: str) -> None:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", BRANCHES)
 @pytest.mark.parametrize("layout", ROWS)
 def test_branches_equal_the_dense_mask(layout: str, kind: str) -> None:
@@ -67,6 +69,7 @@ def test_branches_equal_the_dense_mask(layout: str, kind: str) -> None:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num_branches", [7, 131])
 @pytest.mark.parametrize("layout", ROWS)
 def test_steps_equal_the_dense_mask(layout: str, num_branches: int) -> None:
@@ -84,6 +87,7 @@ def test_steps_equal_the_dense_mask(layout: str, num_branches: int) -> None:
         )
 
 
+@pytest.mark.slow
 def test_branches_without_a_token() -> None:
     nothing = torch.zeros(B, 0, dtype=torch.long)
     out = FlexBranches.of(row_ids("plain"), nothing, nothing).attend(
@@ -92,6 +96,7 @@ def test_branches_without_a_token() -> None:
     assert out.shape == (B, 0, QUERY_HEADS, d)
 
 
+@pytest.mark.slow
 def test_wider_queries_and_keys_are_read_as_what_the_values_are() -> None:
     """Under autocast, rotary embeddings hand on fp32 beside values in bf16."""
     ids, query, (key, value) = row_ids("documents"), random_heads(B, QUERY_HEADS, LENGTH, d), row_heads()
@@ -219,11 +224,13 @@ def graphs_of_branches(width: int) -> int:
     return counters["stats"]["unique_graphs"] - before
 
 
+@pytest.mark.slow
 def test_one_compilation_a_bucket() -> None:
     torch.compiler.reset()
     assert [graphs_of_branches(width) for width in (401, 512, 389, 257, 503, 400)] == [1, 0, 0, 1, 0, 0]
 
 
+@pytest.mark.slow
 def test_no_compilation_from_step_to_step() -> None:
     torch.compiler.reset()
     before, row = (

@@ -3,6 +3,7 @@
 
 from itertools import product
 
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -63,6 +64,7 @@ def test_leading_matches_equal_the_comparison_token_by_token(case: tuple[list[li
     )
 
 
+@pytest.mark.slow
 @generated
 @given(case=rollouts())
 def test_every_needed_token_stands_behind_its_own_history_and_no_branch_is_there_twice(
@@ -88,6 +90,7 @@ def test_every_needed_token_stands_behind_its_own_history_and_no_branch_is_there
     assert places.max() < max(flat.shape[1], 1)
 
 
+@pytest.mark.slow
 @generated
 @given(case=rollouts())
 def test_bounds_hold_for_every_row_and_branches_come_in_order_of_their_anchors(
@@ -103,6 +106,7 @@ def test_bounds_hold_for_every_row_and_branches_come_in_order_of_their_anchors(
     assert (branches.steps * filler == 0).all()
 
 
+@pytest.mark.slow
 @generated
 @given(case=rollouts(), group_tokens=st.integers(1, 7))
 def test_groups_hold_whole_branches_and_together_all_of_them(

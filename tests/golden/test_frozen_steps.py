@@ -30,6 +30,7 @@ OPTIONS = [
 RLVR = ["method.max_new_tokens=11", "method.kl_coef=0.1", "optimizer.eps=1e-4"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 def test_ten_frozen_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str, regenerate: bool) -> None:
     monkeypatch.setattr(report, "write", lambda *_: None)

@@ -70,6 +70,7 @@ def tokens_by_row(prepared: list[EBFTExperience]) -> dict[int, list]:
     return rows
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("anchors", "ce_coef"), [("all", 0.1), ("all", 0.0), ("completion", 0.1)])
 def test_one_by_eight_micro_batches_equal_eight_by_one(anchors: str, ce_coef: float) -> None:
     """Rollouts, loss and gradient, with rows of different numbers of blocks and one row of none."""
@@ -89,6 +90,7 @@ def test_one_by_eight_micro_batches_equal_eight_by_one(anchors: str, ce_coef: fl
             torch.testing.assert_close(others[name], gradient, rtol=1e-5, atol=1e-6 * largest, msg=name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("temperature", [0.3, 1.0])
 @pytest.mark.parametrize("sizes", [(2, 3, 5, 4), (1, 1, 3, 2), (7, 2, 4, 3)], ids=str)
 @pytest.mark.parametrize(
@@ -137,6 +139,7 @@ def test_reuse_changes_no_rollout_no_reward_and_no_gradient(
     assert sum(int(part.reused.sum()) for part in found) > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("reuse", [False, True])
 @pytest.mark.parametrize(("size", "max_tokens"), [(1, T + 5), (1, T + 17), (4, 4 * (T + 13))])
 def test_branches_in_groups_give_the_same_losses_and_gradients_with_fewer_tokens_at_a_time(
@@ -193,6 +196,7 @@ class OnDevice(Tensor):
         return x.as_subclass(OnDevice)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("max_tokens", [None, 3 * (T + 17)])
 @pytest.mark.parametrize("reuse", [False, True])
 def test_a_device_is_asked_once_how_far_rollouts_follow_their_rows(
@@ -223,6 +227,7 @@ def test_a_device_is_asked_once_how_far_rollouts_follow_their_rows(
         torch.testing.assert_close(found[name], gradient, rtol=1e-5, atol=1e-5 * largest, msg=name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("max_tokens", [None, 3 * (T + 17)])
 @pytest.mark.parametrize("reuse", [False, True])
 @pytest.mark.parametrize(
@@ -427,6 +432,7 @@ def continuation_features(model: torch.nn.Module, row: Tensor) -> tuple[Tensor, 
         return every, torch.stack([one(anchor, row[anchor : anchor + 2]) for anchor in ANCHORS])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("reuse", [False, True])
 @pytest.mark.parametrize("temperature", [1.0, 0.6])
 @pytest.mark.parametrize("advantage", ["none", "rloo"])

@@ -118,6 +118,7 @@ def test_the_loss_by_hand_token_by_token(kind: str) -> None:
         )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "changes",
     [
@@ -203,6 +204,7 @@ def test_k2_and_k3_are_means_over_tokens_in_the_loss(estimator: str) -> None:
     assert values["loss"].item() == pytest.approx((values["policy_gradient"] + 0.2 * expected).item(), rel=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "changes", [{"advantage": "grpo", "kl_coef": 0.2, "kl_estimator": "k3"}, {"ce_coef": 0.3}], ids=["kl", "text"]
 )

@@ -73,6 +73,7 @@ def hidden_of(policy: LanguageModel, batch: Batch) -> Tensor:
 # The base below the adapters
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("taps", [[1, 2], [0], [3], [2, 3]])
 @pytest.mark.parametrize("dtype", ["fp32", "bf16"])
 def test_features_are_a_frozen_copy_s_bit_for_bit(dtype: str, taps: list[int]) -> None:
@@ -89,6 +90,7 @@ def test_features_are_a_frozen_copy_s_bit_for_bit(dtype: str, taps: list[int]) -
     assert not torch.equal(hidden_of(policy, batch), hidden_of(policy_of(dtype=dtype), batch))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 def test_in_every_family(family: str) -> None:
     batch = random_batch(LAYOUTS["plain"])
@@ -114,6 +116,7 @@ def test_cutting_the_shared_network_leaves_the_policy_whole() -> None:
     assert torch.equal(hidden_of(policy, batch), before)
 
 
+@pytest.mark.slow
 def test_the_reference_is_the_base_and_counts_its_own_tokens() -> None:
     policy, plain, batch = adapted(), policy_of(), random_batch(LAYOUTS["padded"])
     reference, rollout = policy.base(), random_rollout(batch, geometry())
@@ -185,6 +188,7 @@ def gradients(policy: LanguageModel, **options: int) -> dict[str, Tensor]:
     return {name: gradient for name, gradient in found.items() if gradient is not None}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("targets", [None, ["q_proj"], ["2.mlp.up_proj"]], ids=["all", "queries", "one"])
 def test_the_gradient_is_the_same_however_a_step_is_cut(targets: list[str] | None) -> None:
     """Group by group over the row's keys and values too, which with adapters of queries alone need no gradient in the
@@ -197,6 +201,7 @@ def test_the_gradient_is_the_same_however_a_step_is_cut(targets: list[str] | Non
         torch.testing.assert_close(cut[name], gradient, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings(
     "ignore:`gradient_checkpointing_enable` is deprecated"
 )  # its new name is younger than the oldest transformers
@@ -210,6 +215,7 @@ def test_recomputed_activations_give_the_same_gradient() -> None:
         torch.testing.assert_close(recomputed[name], gradient, rtol=1e-5, atol=1e-7)
 
 
+@pytest.mark.slow
 def test_adapters_are_drawn_from_the_seed_alone_and_begin_at_the_base() -> None:
     def drawn(seed: int) -> Adapters:
         model = plain_model()
@@ -264,6 +270,7 @@ def test_a_target_that_is_no_linear_module_is_refused_with_those_that_are(target
 # Export
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 def test_merged_weights_give_the_logits_of_the_adapters(family: str) -> None:
     policy, batch = adapted(family), random_batch(LAYOUTS["plain"])
@@ -276,6 +283,7 @@ def test_merged_weights_give_the_logits_of_the_adapters(family: str) -> None:
     assert not torch.allclose(found, policy_of(family).logits(hidden_of(policy_of(family), batch)), atol=1e-2)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated")  # peft asks by an old name
 @pytest.mark.parametrize("tied", [False, True])
 @pytest.mark.parametrize("dtype", ["fp32", "bf16"])
@@ -324,6 +332,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "adapter"
 
 
+@pytest.mark.slow
 def test_adapters_are_attached_to_their_base_alone(folder: Path) -> None:
     policy, batch = adapted(), random_batch(LAYOUTS["plain"])
     number = int(policy.trained.get_buffer(BASE))

@@ -37,6 +37,7 @@ def steps(tmp_path: Path, *options: str) -> tuple[list[dict[str, float]], list[T
     return figures, [parameter.detach() for parameter in setup.policy.model.parameters()]
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings(
     "ignore:The .grad attribute of a Tensor that is not a leaf"
 )  # torch's own look at it while it traces
@@ -62,6 +63,7 @@ def test_compiled_layers_take_the_same_steps(
     torch.compiler.reset()
 
 
+@pytest.mark.slow
 def test_compiling_on_a_cpu_needs_a_compiler(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     check_kernels(trainer(compile=True), architecture(), "model.path=there", "cuda")
     monkeypatch.delenv("CXX", raising=False)
@@ -72,6 +74,7 @@ def test_compiling_on_a_cpu_needs_a_compiler(monkeypatch: pytest.MonkeyPatch, tm
     )
 
 
+@pytest.mark.slow
 def test_liger_needs_cuda_and_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (
         refusal("cpu", liger=True)
@@ -110,6 +113,7 @@ def applied(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, object]]:
     return asked
 
 
+@pytest.mark.slow
 def test_liger_is_refused_for_families_that_it_does_not_know(applied: list[dict[str, object]]) -> None:
     check_kernels(trainer(liger=True), architecture(), "model.path=there", "cuda")
     with pytest.raises(

@@ -82,6 +82,7 @@ def shape_of(**changes: object) -> PreTrainedConfig:
     return architecture(**changes)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("shape", "message"),
     [
@@ -224,6 +225,7 @@ def test_a_folder_without_whole_weights_is_refused(config: TrainConfig, saved: C
     )
 
 
+@pytest.mark.slow
 def test_loading_draws_weights_from_the_seed_alone_and_leaves_the_global_generator(config: TrainConfig) -> None:
     shape = load_architecture(config.model)
     torch.manual_seed(1)
@@ -236,6 +238,7 @@ def test_loading_draws_weights_from_the_seed_alone_and_leaves_the_global_generat
     assert not torch.equal(one["lm_head.weight"], other["lm_head.weight"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("shape", "name"),
     [
@@ -280,6 +283,7 @@ def weights_of(network: object) -> torch.Tensor:
     return network.decoder.module.layers[0].mlp.up_proj.weight  # type: ignore[attr-defined]
 
 
+@pytest.mark.slow
 def test_the_feature_network_is_the_policy_before_training_whatever_became_of_it(config: TrainConfig) -> None:
     shape = load_architecture(config.model)
     policy = load_policy(config, shape, "cpu")
@@ -296,6 +300,7 @@ def test_the_feature_network_is_the_policy_before_training_whatever_became_of_it
     assert len(policy.decoder.module.layers) == 4  # the policy is not cut with it
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("init", ["random", "pretrained"])
 def test_cutting_the_feature_network_leaves_the_policy_whole(
     config: TrainConfig, saved: Callable[..., str], init: str
@@ -314,6 +319,7 @@ def test_cutting_the_feature_network_leaves_the_policy_whole(
     assert all(parameter.grad is not None for parameter in policy.decoder.module.parameters())
 
 
+@pytest.mark.slow
 def test_a_random_feature_network_has_the_architecture_and_weights_of_its_own(config: TrainConfig) -> None:
     shape = load_architecture(config.model)
     policy, phi = (
@@ -324,6 +330,7 @@ def test_a_random_feature_network_has_the_architecture_and_weights_of_its_own(co
     assert not torch.equal(weights_of(phi), weights_of(policy))
 
 
+@pytest.mark.slow
 def test_a_checkpoint_as_feature_network(config: TrainConfig, saved: Callable[..., str]) -> None:
     saved("policy", seed=1)
     saved("other", seed=2)

@@ -47,6 +47,7 @@ class Rows:
 # Log-probs
 
 
+@pytest.mark.slow
 def test_branch_and_row_labels_in_one_pass_each_at_its_own_temperature() -> None:
     batch, config = random_batch(LAYOUTS["plain"]), geometry()
     rollout, policy, plain = random_rollout(batch, config), policy_of(), plain_model()
@@ -85,6 +86,7 @@ def test_logits_are_computed_only_where_a_wanted_token_is_predicted() -> None:
     assert head.counts == [40 + 20, 22 + 12, 22 + 36 + 12 + 18]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("positions", [1, 7, 59])
 def test_logits_in_chunks_give_the_same_log_probs_and_gradients(
     positions: int, monkeypatch: pytest.MonkeyPatch
@@ -124,6 +126,7 @@ def test_log_probs_of_tokens_and_their_gradient(temperature: float) -> None:
     assert (gradients[0][1] == 0).all()
 
 
+@pytest.mark.slow
 def test_final_softcap_is_applied_before_the_softmax() -> None:
     settings = GROUPED | {
         "head_dim": 10,
@@ -153,6 +156,7 @@ def test_evaluating_turns_dropout_and_gradients_off_and_training_on_again_even_a
     assert torch.is_grad_enabled()
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings(
     "ignore:`gradient_checkpointing_enable` is deprecated"
 )  # its new name is younger than the oldest transformers
@@ -192,6 +196,7 @@ def row_states(phi: FeatureNetwork, batch: Batch) -> Tensor:
         return phi.hidden(batch, nothing)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("taps", [[0], [1], [0, 2], [2, 1], [3], [0, 1, 2, 3]], ids=str)
 @pytest.mark.parametrize("family", ["llama", "gpt_neox", "gemma"])
 def test_taps_are_the_hidden_states_of_the_full_model(family: str, taps: list[int]) -> None:
@@ -228,6 +233,7 @@ def separate_features(
     return embed_loop(hidden, valid, method, norm).float()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("reuse", [False, True])
 @pytest.mark.parametrize(
     ("method", "norm"), [("last_token", "joint"), ("mean_pooling", "per_layer"), ("concat", "none")]

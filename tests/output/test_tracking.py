@@ -111,6 +111,7 @@ def test_probe_gives_up_on_a_name_server_that_is_silent(monkeypatch: pytest.Monk
     released.set()
 
 
+@pytest.mark.slow
 def test_wandb_works_offline_inside_the_run_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("WANDB_API_KEY", "WANDB_MODE", "WANDB_BASE_URL"):
         monkeypatch.delenv(name, raising=False)

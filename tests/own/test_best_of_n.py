@@ -57,6 +57,7 @@ def config_of(files: list[str], *more: str) -> TrainConfig:
     return compose([*OWN, *files, "trainer.max_steps=4", *more])
 
 
+@pytest.mark.slow
 def test_the_plan_by_hand(files: list[str]) -> None:
     """T = 17, N = 2, G = 5: sampling 17 + 2 * 4, update 3 * (17 + 1 * 4), three rows a step; SFT takes 3 * 17."""
     config = config_of(files)
@@ -65,6 +66,7 @@ def test_the_plan_by_hand(files: list[str]) -> None:
     assert tokens.line(config) == "at most 264 tokens a step, 1.7 times supervised fine-tuning"
 
 
+@pytest.mark.slow
 def test_what_is_forwarded_is_what_was_planned(files: list[str]) -> None:
     """Exactly where every completion runs on to its limit, and no more where one ends."""
     setup = prepare(config_of(files))
@@ -96,6 +98,7 @@ def started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     return start
 
 
+@pytest.mark.slow
 def test_four_steps_are_two_and_two(files: list[str], started: Any) -> None:
     settings = [*OWN, *files, "eval.every_steps=4", "optimizer.schedule=constant"]
     straight = started(*settings, "trainer.max_steps=4", folder="straight")
@@ -142,6 +145,7 @@ def said(tokens: Tensor) -> list[int]:
     return words[: words.index(STOP) + 1] if STOP in words else words
 
 
+@pytest.mark.slow
 def test_the_loss_by_hand_and_micro_batches(files: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """Every completion of every prompt alone, through plain transformers."""
     seen: list[Tensor] = []
@@ -178,12 +182,14 @@ def test_the_loss_by_hand_and_micro_batches(files: list[str], monkeypatch: pytes
             torch.testing.assert_close(gradients_of[name], gradients[name], **close)
 
 
+@pytest.mark.slow
 def test_nothing_to_learn_is_a_loss_of_0(files: list[str]) -> None:
     _, values, gradients = optimiser_step(method_of(files), FOUR.rows(0, 2), 2)
     assert values["loss"].item() == 0
     assert all(float(gradient.abs().max()) == 0 for gradient in gradients.values())
 
 
+@pytest.mark.slow
 def test_a_sweep_with_supervised_fine_tuning(
     files: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -207,5 +213,6 @@ def test_a_sweep_with_supervised_fine_tuning(
     assert [run["status"] for run in done] == ["completed"] * 2
 
 
+@pytest.mark.slow
 def test_blocks_are_at_the_prompts_ends() -> None:
     assert completion_blocks(FOUR).anchors[:, 0].tolist() == [prompt for prompt, _ in LENGTHS]

@@ -54,6 +54,7 @@ def kept(run: Path) -> dict[str, str]:
     return code
 
 
+@pytest.mark.slow
 def test_a_reward(started: Any, files: list[str]) -> None:
     """It lies in (0, 1], and features of the debug model are no further apart than 2."""
     run = started("method.reward=examples/own/reward.py:nearness", *files)
@@ -65,6 +66,7 @@ def test_a_reward(started: Any, files: list[str]) -> None:
         assert row["train/reward"] != pytest.approx(row["train/alignment"] - row["train/diversity"], abs=1e-3)
 
 
+@pytest.mark.slow
 def test_a_feature_map(started: Any, files: list[str]) -> None:
     """At one token no text has a trigram, so that rollouts and references are all 0."""
     run = started("features.network=examples/own/features.py:Trigrams", *files)
@@ -87,6 +89,7 @@ SUMS = [
 ]
 
 
+@pytest.mark.slow
 def test_a_task_with_rows_of_its_own(started: Any, tmp_path: Path) -> None:
     """It judges training and held-out answers, and has a figure of its own with its direction."""
     taken = ("data", "trainer.max_steps", "sampler.context_length", "eval.context_length", "eval.stride")
@@ -101,6 +104,7 @@ def test_a_task_with_rows_of_its_own(started: Any, tmp_path: Path) -> None:
     assert all(0 <= row["train/reward"] <= 1 for row in rows(run / "metrics.jsonl") if "train/reward" in row)
 
 
+@pytest.mark.slow
 def test_a_method_goes_on_where_it_was_and_not_with_another_file(
     started: Any, files: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -121,6 +125,7 @@ def test_a_method_goes_on_where_it_was_and_not_with_another_file(
     )
 
 
+@pytest.mark.slow
 def test_a_method_at_power_0_is_supervised_fine_tuning(started: Any, files: list[str]) -> None:
     """And at power 1 it is another one."""
     runs = {
@@ -136,6 +141,7 @@ def test_a_method_at_power_0_is_supervised_fine_tuning(started: Any, files: list
     assert final["dft1"] != pytest.approx(final["sft"], abs=1e-6)
 
 
+@pytest.mark.slow
 def test_a_sweep_compares_a_user_s_method_with_the_built_in_ones(
     files: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -161,6 +167,7 @@ def test_a_sweep_compares_a_user_s_method_with_the_built_in_ones(
     assert [run["status"] for run in done] == ["completed"] * 3
 
 
+@pytest.mark.slow
 def test_a_changed_file_is_another_run_of_a_sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     reward = tmp_path / "mine.py"
@@ -174,6 +181,7 @@ def test_a_changed_file_is_another_run_of_a_sweep(tmp_path: Path, monkeypatch: p
     assert names[0] != names[1]
 
 
+@pytest.mark.slow
 def test_hashes_are_those_of_the_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "a.py").write_text("x = 1\n")
@@ -181,6 +189,7 @@ def test_hashes_are_those_of_the_files(tmp_path: Path, monkeypatch: pytest.Monke
     assert digests(["a.py:x", "os.path:join"])["a.py:x"] == sha
 
 
+@pytest.mark.slow
 def test_the_commands_in_the_files_compose(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each file says how it is used; a command that does not compose misleads."""
     monkeypatch.chdir(ROOT)
@@ -193,6 +202,7 @@ def test_the_commands_in_the_files_compose(monkeypatch: pytest.MonkeyPatch) -> N
         compose(command)
 
 
+@pytest.mark.slow
 def test_the_command_line_itself(files: list[str], tmp_path: Path) -> None:
     """In a process of its own, from another folder, by absolute path."""
     command = [sys.executable, "-m", "ebft.cli.train", f"method.reward={OWN / 'reward.py'}:nearness", *files]

@@ -105,6 +105,7 @@ def test_comparison_shows_change_with_its_own_error_and_hides_error_rows() -> No
     ]
 
 
+@pytest.mark.slow
 def test_page_needs_nothing_else_and_shows_everything(tmp_path: Path) -> None:
     path = report.write(run_folder(tmp_path, ROWS, SAMPLES), SUMMARY, {"anchors per row": "31 < 37"})
     text = path.read_text()
@@ -127,6 +128,7 @@ def test_page_needs_nothing_else_and_shows_everything(tmp_path: Path) -> None:
     assert len(identifiers) == len(set(identifiers))
 
 
+@pytest.mark.slow
 def test_samples_are_text_with_their_whitespace(tmp_path: Path) -> None:
     page = Page(report.write(run_folder(tmp_path, ROWS, SAMPLES), SUMMARY, {}).read_text())
     visible = HOSTILE.replace("\x1b", "␛")
@@ -134,6 +136,7 @@ def test_samples_are_text_with_their_whitespace(tmp_path: Path) -> None:
     assert page.text["code"] == 2 * ["…" + "x" * 391 + "end of it", visible, visible]
 
 
+@pytest.mark.slow
 def test_long_contexts_show_their_last_lines(tmp_path: Path) -> None:
     sample = {"step": 0, "context": "\n".join(map(str, range(13))), "reference": "r", "rollouts": []}
     page = Page(report.write(run_folder(tmp_path, ROWS, [sample]), SUMMARY, {}).read_text())
@@ -149,6 +152,7 @@ def test_run_without_evaluation_and_samples(tmp_path: Path) -> None:
     assert [path.name for path in (tmp_path / "plots").iterdir()] == ["cross_entropy.png"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("rows", "base", "expected"),
     [
@@ -170,6 +174,7 @@ def test_figures_without_metrics_are_left_out(
         assert path.stat().st_size < 100_000
 
 
+@pytest.mark.slow
 def test_figures_follow_the_page_s_colours_and_name_the_training_horizon(tmp_path: Path) -> None:
     figures = plots.write(tmp_path, ROWS, BASE, FINAL, generate_length=8)
     assert all(plots.INK not in svg and "currentColor" in svg for svg in figures.values())
@@ -177,6 +182,7 @@ def test_figures_follow_the_page_s_colours_and_name_the_training_horizon(tmp_pat
     assert labels == ["G = 16", "G = 8 (in training)"]
 
 
+@pytest.mark.slow
 def test_figures_leave_matplotlib_as_it_was(tmp_path: Path) -> None:
     import matplotlib
 

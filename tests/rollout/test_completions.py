@@ -110,6 +110,7 @@ def test_greedy_completions_are_those_of_generate_token_for_token(family: str) -
     assert len(lengths(done).unique()) >= 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("decoding", [GREEDY, WARM], ids=["greedy", "drawn"])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_log_probs_equal_the_training_forward_and_every_completion_alone(family: str, decoding: Decoding) -> None:
@@ -130,6 +131,7 @@ def test_log_probs_equal_the_training_forward_and_every_completion_alone(family:
             torch.testing.assert_close(rollout.log_probs[b, n, 0][valid], expected, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("temperature", "top_p"), [(1.0, 1.0), (0.7, 1.0), (1.0, 0.8), (1.3, 0.5), (0.7, 1e-9)])
 def test_draws_log_probs_and_entropies_are_those_of_the_definition(temperature: float, top_p: float) -> None:
     policy, plain, decoding = policy_of(), plain_model(), Decoding(temperature, top_p)

@@ -51,6 +51,7 @@ def training_log_probs(policy: LanguageModel, batch: Batch, rollout: Rollout, co
     return rollout.like_tokens(log_probs)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("n_samples", "reuse"), [(2, False), (3, False), (3, True)])
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("family", FAMILIES)
@@ -84,6 +85,7 @@ def sampled_tokens(batch: Batch, rollout: Rollout) -> int:
     return len(batch) * sum(most.values())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stop_token", [None, "the commonest"])
 @pytest.mark.parametrize("temperature", [0.3, 1.0])
 @pytest.mark.parametrize(
@@ -120,6 +122,7 @@ def test_reuse_changes_no_rollout_and_forwards_a_token_once(
     assert ((matches > 0) & (matches < length)).any() or length == 1
 
 
+@pytest.mark.slow
 def test_rollouts_to_beyond_the_row_s_end_follow_it_to_its_end_only() -> None:
     """An evaluation's longest horizon: blocks that have two real tokens, rollouts of 11."""
     policy = policy_of()
@@ -173,6 +176,7 @@ def test_rollouts_of_one_block_do_not_depend_on_later_text_or_other_blocks() -> 
     assert not torch.equal(after.tokens[:, :, 3], before.tokens[:, :, 3])
 
 
+@pytest.mark.slow
 def test_frequencies_are_the_exhaustive_probabilities_of_every_pair_of_tokens() -> None:
     vocabulary, num_draws, temperature = 5, 20_011, 1.3
     sizes = {"vocab_size": vocabulary, "num_hidden_layers": 1, "initializer_range": 0.2}

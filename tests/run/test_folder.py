@@ -313,6 +313,7 @@ def test_failed_run_says_why_and_has_no_report(
     assert not (tmp_path / "report.html").exists()
 
 
+@pytest.mark.slow
 def test_nothing_counts_as_complete_when_the_disk_is_full_at_the_end(
     tmp_path: Path, config: TrainConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -344,6 +345,7 @@ def test_completed_run_is_complete_until_it_is_to_be_longer(
     assert not (tmp_path / "summary.json").exists()  # from here on it is a run that is going on
 
 
+@pytest.mark.slow
 def test_interrupted_run_is_not_complete(tmp_path: Path, config: TrainConfig) -> None:
     run = Run(tmp_path, config)
     run.log(0, METRICS)

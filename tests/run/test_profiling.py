@@ -109,6 +109,7 @@ def test_utilisation() -> None:
     assert utilization(11, 13, 7, 17) == pytest.approx(143 / 119)
 
 
+@pytest.mark.slow
 def test_a_run_with_a_peak_logs_its_share_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Per token 2 layers of 2 operations a parameter and 4 * 48 for each of the (23 + 1) / 2 tokens that one sees."""
     begin = Loop.__init__
@@ -131,11 +132,13 @@ def test_a_run_with_a_peak_logs_its_share_of_it(tmp_path: Path, monkeypatch: pyt
     assert ", mfu 0.000" in log
 
 
+@pytest.mark.slow
 def test_a_run_on_a_cpu_has_no_utilisation(tmp_path: Path) -> None:
     train(miniature(tmp_path, "method=sft", "trainer.max_steps=1"), tmp_path / "run")
     assert "mfu" not in (tmp_path / "run" / "metrics.jsonl").read_text() + (tmp_path / "run" / "train.log").read_text()
 
 
+@pytest.mark.slow
 def test_a_profiled_run_is_the_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config, run = miniature(tmp_path, *ROOMY, "trainer.profile=true"), tmp_path / "run"
     train(config, run)
@@ -152,6 +155,7 @@ def test_a_profiled_run_is_the_run(tmp_path: Path, capsys: pytest.CaptureFixture
     assert not (tmp_path / "straight" / "profile").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("overrides", "steps"),
     [
@@ -181,6 +185,7 @@ def interrupt(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
     monkeypatch.setattr(Optimization, "step", stepped)
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_has_the_steps_it_took_and_a_resumed_one_its_own(tmp_path: Path) -> None:
     config, run = miniature(tmp_path, *ROOMY, "trainer.profile=true"), tmp_path / "run"
     with pytest.MonkeyPatch.context() as monkeypatch:
@@ -196,6 +201,7 @@ def test_an_interrupted_run_has_the_steps_it_took_and_a_resumed_one_its_own(tmp_
         assert summary(run)[name] == summary(tmp_path / "straight")[name]
 
 
+@pytest.mark.slow
 def test_a_run_that_fails_in_a_profiled_step_leaves_no_profile_and_no_profiler(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -216,6 +222,7 @@ def test_a_run_that_fails_in_a_profiled_step_leaves_no_profile_and_no_profiler(
     assert "aten::add" in {row.key for row in another.key_averages()}
 
 
+@pytest.mark.slow
 def test_a_profile_may_be_asked_for_when_a_run_goes_on(tmp_path: Path) -> None:
     run = tmp_path / "run"
     train(miniature(tmp_path, *ROOMY, "trainer.max_steps=4"), run)

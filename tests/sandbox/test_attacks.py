@@ -23,6 +23,7 @@ def outcomes(place: str) -> dict[str, ProgramResult]:
     return run(PLACES[place], timed, seconds=SHORT_SECONDS) | run(PLACES[place], others, seconds=LONG_SECONDS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("place", PLACES)
 @pytest.mark.parametrize("name", ATTACKS)
 def test_an_attack_fails(name: str, place: str) -> None:

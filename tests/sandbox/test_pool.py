@@ -82,6 +82,7 @@ def test_a_limit_that_the_system_ignores_earns_no_level(monkeypatch: pytest.Monk
         assert sandbox.level == ("none" if os.geteuid() == 0 else "rlimits")
 
 
+@pytest.mark.slow
 def test_threads_are_counted_where_users_are_namespaced(monkeypatch: pytest.MonkeyPatch, sandbox: Sandbox) -> None:
     source = """
 import threading, time
@@ -137,6 +138,7 @@ def test_an_interpreter_that_does_not_start_ends_the_run(monkeypatch: pytest.Mon
         Sandbox(CONFIG)
 
 
+@pytest.mark.slow
 @linux
 @pytest.mark.parametrize("parts", [levels.PARTS, levels.PARTS[:3]])
 def test_our_own_failure_is_an_error_and_the_next_program_runs(

@@ -75,6 +75,7 @@ def test_layout_is_the_definition() -> None:
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("is_only_microbatch", [False, True])
 @pytest.mark.parametrize("reuse", [False, True])
 @pytest.mark.parametrize(("ce_coef", "whitening"), [(0.0, "none"), (0.1, "paper")])
@@ -142,6 +143,7 @@ def test_formula_at_a_share_is_the_last_row_of_section_9() -> None:
     assert reuse == pytest.approx({"sampling": 8939.4, "features": 7333.2, "update": 26818.2, "step": 43090.8})
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("_smaller")
 def test_benchmark_counts_what_it_forwards(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -181,6 +183,7 @@ def test_benchmark_counts_what_it_forwards(
     assert table[10].split() == ["25", "ours", "0.000", "1.000", f"{figures['utilisation']['ours']:.0%}", "1", "0.33"]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("_smaller")
 def test_benchmark_without_the_twin(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -209,6 +212,7 @@ def test_benchmark_without_the_twin(
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("_smaller")
 def test_twin_in_bf16_has_the_product_loss() -> None:
     setting = replace(SMALL, dtype="bf16", num_documents=2)
@@ -220,6 +224,7 @@ def test_twin_in_bf16_has_the_product_loss() -> None:
     assert mine == pytest.approx(its, rel=1e-2)
 
 
+@pytest.mark.slow
 def test_rollouts_follow_the_row_as_far_as_the_benchmark_says() -> None:
     """45 % of the tokens, 55 % live; a short row's few rollouts scatter."""
     share = (
@@ -228,6 +233,7 @@ def test_rollouts_follow_the_row_as_far_as_the_benchmark_says() -> None:
     assert share == pytest.approx(0.45, abs=0.06)
 
 
+@pytest.mark.slow
 def test_rollouts_follow_a_row_of_one_token_where_the_head_is_the_embeddings(monkeypatch: pytest.MonkeyPatch) -> None:
     make, settings = benchmark_models.SHAPES["qwen2.5-0.5b"]
     shrunk = settings | {"hidden_size": 196, "intermediate_size": 37, "num_hidden_layers": 5, "vocab_size": 3001}
@@ -250,6 +256,7 @@ def test_shapes_have_the_published_number_of_parameters(name: str, num_parameter
     assert sum(parameter.numel() for parameter in model.parameters()) == num_parameters
 
 
+@pytest.mark.slow
 def test_tiny_gets_rows_of_text() -> None:
     batch = benchmark_models.rows("tiny", 2048, length=37, num_documents=3)
     assert batch.tokens.shape == (3, 37)
@@ -285,6 +292,7 @@ def test_multiply_adds_are_those_of_every_token(reuse: bool, kept: bool) -> None
     assert multiply_adds(sizes, sampler, length, depth=0.75, live=1.0, row_is_kept=kept) == expected
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("_smaller")
 def test_growth_stands_beside_its_arithmetic(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -320,6 +328,7 @@ def test_growth_stands_beside_its_arithmetic(
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("_smaller")
 def test_profile_names_the_operators(tmp_path: Path) -> None:
     files = write_profiles(tmp_path / "profile", SMALL, 17)
@@ -335,6 +344,7 @@ def test_profile_names_the_operators(tmp_path: Path) -> None:
         assert [row for row in rows if not any(name in row for name in names)] == []
 
 
+@pytest.mark.slow
 def test_peak_memory_is_of_weights_gradients_and_moments() -> None:
     """9.4 M parameters: 16 bytes each, and little beside them."""
     setting = replace(SMALL, num_documents=2)
@@ -343,6 +353,7 @@ def test_peak_memory_is_of_weights_gradients_and_moments() -> None:
     assert held * 0.95 < benchmark_contenders.peak_memory("sft", model, setting, 25) < held * 2
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("_smaller")
 def test_completions_and_generate_say_the_same(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -15,6 +15,7 @@ def keep(monkeypatch: pytest.MonkeyPatch, *arguments: Path) -> None:
     keep_results.main()
 
 
+@pytest.mark.slow
 def test_what_is_kept_gives_the_same_comparison(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sweep, kept = tmp_path / "sweep", tmp_path / "docs" / "kept"
     three_seeds(sweep)

@@ -79,6 +79,7 @@ def timeless(node: Any) -> Any:
     return [timeless(item) for item in node] if isinstance(node, list) else node
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_a_sweep_that_is_killed_and_whose_run_is_killed_ends_as_if_nothing_had_been(tmp_path: Path) -> None:
     straight, disturbed = tmp_path / "straight", tmp_path / "disturbed"

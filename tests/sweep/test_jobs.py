@@ -82,6 +82,7 @@ def test_a_name_says_method_and_data_and_knows_the_model() -> None:
     assert name_of(settings_of(CONFIG, "run:sft-jsonl-0123456789ab")) != NAME
 
 
+@pytest.mark.slow
 def test_a_name_is_the_same_in_every_process() -> None:
     """Whatever the hash seed."""
     imports = "from ebft.cli.compose import compose\nfrom ebft.sweep.jobs import name_of, settings_of\n"
@@ -102,6 +103,7 @@ def test_a_secret_is_not_part_of_a_name() -> None:
     assert name_of(settings_of(with_token[0], "tiny")) == name_of(settings_of(with_token[1], "tiny")) != NAME
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "text",
     [

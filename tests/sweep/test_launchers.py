@@ -49,6 +49,7 @@ def run(directory: Path, config: LauncherConfig, jobs: list[Job]) -> dict[str, s
     ).run()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("config", [SLURM, RAY], ids=["slurm", "ray"])
 @pytest.mark.filterwarnings(
     "ignore::pytest.PytestUnraisableExceptionWarning", "ignore::ResourceWarning", "ignore::FutureWarning"
@@ -63,6 +64,7 @@ def test_jobs_are_done_and_fail_elsewhere_as_they_do_here(tmp_path: Path, config
     assert run(tmp_path, LocalLauncherConfig("local", 1, 1, None), JOBS) == ended
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore::ResourceWarning")
 def test_a_job_of_two_tasks_is_one_run_of_two_processes(tmp_path: Path) -> None:
     job = Job("shared", "", {}, 0, (*SMOKE, "trainer.parallel=ddp", "trainer.batch_size=2"))
@@ -74,6 +76,7 @@ def test_a_job_of_two_tasks_is_one_run_of_two_processes(tmp_path: Path) -> None:
     assert run(tmp_path, replace(SLURM, tasks_per_node=2), [job]) == ended
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore::ResourceWarning")
 def test_a_job_at_its_time_limit_is_saved_and_queued_again(tmp_path: Path) -> None:
     """submitit sends its signal, the job's process ends, its run saves and ends with it, and the job's next process
@@ -151,6 +154,7 @@ def test_slurm_without_slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         launchers.build(replace(SLURM, cluster="slurm"), tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::ResourceWarning")
 def test_ray_without_what_a_run_asks_for(tmp_path: Path) -> None:
     from dataclasses import replace

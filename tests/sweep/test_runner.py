@@ -19,6 +19,7 @@ def assert_each_done_once(folder: Path) -> None:
     assert {name: steps(folder, name) for name in NAMES} == {name: [1, 2, 3, 4] for name in NAMES}
 
 
+@pytest.mark.slow
 def test_every_job_is_done_and_none_twice(tmp_path: Path) -> None:
     assert sweep(tmp_path, JOBS) == ALL_DONE
     assert_each_done_once(tmp_path)
@@ -26,6 +27,7 @@ def test_every_job_is_done_and_none_twice(tmp_path: Path) -> None:
     assert len(diary(tmp_path)) == 2 * len(NAMES)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("events", [1, 2, 3, 5, 8])
 def test_a_killed_sweep_goes_on_where_it_was(tmp_path: Path, events: int) -> None:
     """Its runs save and end with it, and go on from there."""
@@ -39,6 +41,7 @@ def test_a_killed_sweep_goes_on_where_it_was(tmp_path: Path, events: int) -> Non
     assert not any(is_alive(pid) for pid in started)
 
 
+@pytest.mark.slow
 def test_a_sweep_and_its_runs_killed_together_go_on(tmp_path: Path) -> None:
     process = start(tmp_path, JOBS)
     until(lambda: len(diary(tmp_path)) >= 2 and (tmp_path / "runs" / "a" / "saved").exists())
@@ -52,6 +55,7 @@ def test_a_sweep_and_its_runs_killed_together_go_on(tmp_path: Path) -> None:
     assert resumed[1] != "start 0"
 
 
+@pytest.mark.slow
 def test_a_killed_run_is_started_again_and_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
     process = start(tmp_path, JOBS)
     until(lambda: (tmp_path / "runs" / "b" / "saved").exists())
@@ -61,6 +65,7 @@ def test_a_killed_run_is_started_again_and_goes_on_from_its_checkpoint(tmp_path:
     assert [what for name, _, what in diary(tmp_path) if name == "b"][1] != "start 0"
 
 
+@pytest.mark.slow
 def test_a_run_that_is_always_killed_fails_after_its_restarts(tmp_path: Path) -> None:
     process = start(tmp_path, [job("a", "steps=1000")], max_restarts=1)
     for attempt in (1, 2):
@@ -69,6 +74,7 @@ def test_a_run_that_is_always_killed_fails_after_its_restarts(tmp_path: Path) ->
     assert finish(process) == {"a": ("failed", "killed by SIGKILL, 2 times in this sweep")}
 
 
+@pytest.mark.slow
 def test_two_sweeps_on_one_folder_share_the_jobs(tmp_path: Path) -> None:
     first, second = start(tmp_path, JOBS), start(tmp_path, JOBS)
     assert finish(first) == finish(second) == ALL_DONE
@@ -76,6 +82,7 @@ def test_two_sweeps_on_one_folder_share_the_jobs(tmp_path: Path) -> None:
     assert len(diary(tmp_path)) == 2 * len(NAMES)
 
 
+@pytest.mark.slow
 def test_failures_do_not_stop_the_others_and_are_not_retried_unasked(tmp_path: Path) -> None:
     jobs = [job("a", "fail=1"), job("b"), job("c", seed=1)]
     failed = ("failed", f"optimizer.lr=-1 must be above 0. (exit code 2, {tmp_path / 'logs' / 'a.log'})")
@@ -86,6 +93,7 @@ def test_failures_do_not_stop_the_others_and_are_not_retried_unasked(tmp_path: P
     assert sweep(tmp_path, jobs, retry_failed=True) == expected | {"a": DONE}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_an_interrupted_sweep_saves_its_runs(tmp_path: Path, number: signal.Signals) -> None:
     process = start(tmp_path, JOBS)
@@ -97,17 +105,20 @@ def test_an_interrupted_sweep_saves_its_runs(tmp_path: Path, number: signal.Sign
     assert_each_done_once(tmp_path)
 
 
+@pytest.mark.slow
 def test_a_job_waits_for_the_one_whose_model_it_starts_from(tmp_path: Path) -> None:
     assert sweep(tmp_path, [job("b", needs="a"), job("a", "steps=2")]) == {"b": DONE, "a": DONE}
     assert [(name, what) for name, _, what in diary(tmp_path)][:2] == [("a", "start 0"), ("a", "completed")]
 
 
+@pytest.mark.slow
 def test_a_job_fails_with_the_one_that_it_starts_from(tmp_path: Path) -> None:
     ended = sweep(tmp_path, [job("b", needs="a"), job("a", "fail=1")])
     assert ended["b"] == ("failed", "a, whose model it starts from, is failed")
     assert [name for name, *_ in diary(tmp_path)] == ["a"]
 
 
+@pytest.mark.slow
 def test_a_hopeless_run_is_stopped_and_its_cell_with_it(tmp_path: Path) -> None:
     """Three good cells end first; then the bad one is stopped early, and its second seed never starts."""
     good = [job(name, "steps=3", "start=1", variant=name) for name in "abc"]

@@ -112,6 +112,7 @@ def test_a_summary_that_vanishes_while_it_is_looked_at(tmp_path: Path, monkeypat
 # Locks
 
 
+@pytest.mark.slow
 def test_a_job_is_one_process_s_at_a_time(tmp_path: Path) -> None:
     assert not is_claimed(tmp_path, JOB)
     first, has_it = holder(tmp_path)

@@ -54,6 +54,7 @@ def test_counting_neither_changes_the_architecture_nor_draws() -> None:
     assert torch.equal(torch.get_rng_state(), state)
 
 
+@pytest.mark.slow
 def test_what_is_no_language_model_is_named() -> None:
     with pytest.raises(
         UserError,
@@ -62,6 +63,7 @@ def test_what_is_no_language_model_is_named() -> None:
         budget.network(T5Config(), "model.path=x", trust_remote_code=False)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layers", ["[1]", "[0]", "[2]", "[0.5,1.0]"])
 def test_the_feature_network_is_counted_as_it_is_kept(tmp_path: Path, layers: str) -> None:
     run = prepare(miniature(tmp_path, "method=ebft", f"features.feature_layers={layers}"))
@@ -69,6 +71,7 @@ def test_the_feature_network_is_counted_as_it_is_kept(tmp_path: Path, layers: st
     assert run.workload.feature_parameters == pytest.approx(kept, abs=2 * 48)  # but for the final norm
 
 
+@pytest.mark.slow
 def test_a_feature_network_of_another_model_is_counted_as_its_own(tmp_path: Path) -> None:
     config = miniature(
         tmp_path, "method=ebft", "features.network=checkpoint", "features.path=tiny", "features.feature_layers=[1]"
@@ -84,6 +87,7 @@ def debug_architecture(folder: Path) -> PreTrainedConfig:
     return load_architecture(miniature(folder).model)
 
 
+@pytest.mark.slow
 def test_the_workload_of_block_rollouts(tmp_path: Path) -> None:
     """Anchors from 7 to 23 - 3, which read 13.5 tokens on average; branches of 2 own tokens go 32 at a time."""
     config = miniature(tmp_path, "method=ebft", "optimizer.ema_decay=0.5", "sampler.reuse=false")
@@ -101,6 +105,7 @@ def test_the_workload_of_block_rollouts(tmp_path: Path) -> None:
     assert (shared.documents, shared.rows, shared.keeps_rows) == (1, 1, True)
 
 
+@pytest.mark.slow
 def test_the_workload_of_completions(tmp_path: Path) -> None:
     config = miniature(
         tmp_path,
@@ -121,6 +126,7 @@ def test_the_workload_of_completions(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.slow
 def test_the_workload_of_rows(tmp_path: Path) -> None:
     config = miniature(tmp_path, "method=sft", "trainer.gradient_checkpointing=true")
     work = budget.workload(config, debug_architecture(tmp_path), 3.0, "cpu")
@@ -133,6 +139,7 @@ def test_the_workload_of_rows(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("generate_length", [2, 5, 8])
 def test_chunks_are_those_of_attention(tmp_path: Path, generate_length: int) -> None:
     batch = random_batch([[0] * 23] * 2)
@@ -142,6 +149,7 @@ def test_chunks_are_those_of_attention(tmp_path: Path, generate_length: int) -> 
     assert budget.workload(config, debug_architecture(tmp_path), 1.0, "cpu").chunk_tokens == chunks.chunk_tokens
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("every", [False, True])
 def test_adapters_are_counted_as_they_are_built(tmp_path: Path, family: str, every: bool) -> None:
@@ -159,6 +167,7 @@ def test_adapters_are_counted_as_they_are_built(tmp_path: Path, family: str, eve
     assert (work.phi_is_base, work.has_reference, work.quantized) == (True, False, False)
 
 
+@pytest.mark.slow
 def test_a_feature_network_of_its_own_is_kept_beside_adapters(tmp_path: Path) -> None:
     config = miniature(tmp_path, "method=ebft", "model/adapter=lora", "features.network=random")
     assert not budget.workload(config, debug_architecture(tmp_path), 1.0, "cpu").phi_is_base
@@ -177,6 +186,7 @@ def device(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     return monkeypatch
 
 
+@pytest.mark.slow
 def test_room_is_what_the_device_has_left_and_what_torch_holds_unused(
     tmp_path: Path, device: pytest.MonkeyPatch
 ) -> None:

@@ -117,6 +117,7 @@ def single_process(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Record
     return {method: record(SINGLE_PROCESS, config_of(tmp_path_factory.mktemp(method), method)) for method in METHODS}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [2, 3])
 @pytest.mark.parametrize(
     ("method", "way"), [(method, way) for method in METHODS for way in WAYS if (method, way) != ("rlvr", "phi")]
@@ -139,6 +140,7 @@ ALIKE = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", ALIKE)
 def test_shards_with_every_other_setting(tmp_path: Path, way: str) -> None:
     config = config_of(tmp_path, "ebft", "trainer.parallel=fsdp2", *ALIKE[way])

@@ -44,6 +44,7 @@ def test_tests_are_few_and_no_constant_passes_them(asked: list[Question]) -> Non
         assert len({repr(case.expected) for case in question.tests.cases}) > 1, question
 
 
+@pytest.mark.slow
 def test_prompts_name_the_function_and_are_short(asked: list[Question]) -> None:
     for question in asked:
         assert question.tests is not None

@@ -74,6 +74,7 @@ def words(question: Question) -> list[str]:
     return question.prompt.replace(".", "").split()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "wrong",
     [
@@ -110,6 +111,7 @@ def test_no_translation_has_a_known_mistake(asked: list[Question], wrong: str) -
     assert [reference for question in asked for reference in question.references if found.search(f" {reference}")] == []
 
 
+@pytest.mark.slow
 def test_the_first_thousand_are_the_same_everywhere(asked: list[Question]) -> None:
     assert list(islice(questions(), 200)) == asked[:200], "another process, with other hashes of strings"
     text = repr([(question.key, question.prompt, question.references) for question in asked[:1000]])
