@@ -18,6 +18,8 @@ $(STAMP): pyproject.toml constraints.txt
 demo: env ## post-train the tiny model on questions about code; ends by naming the run folder and its report
 	$(VENV)/bin/ebft-train
 
+test test-fast: export PYTHONDONTWRITEBYTECODE =# many processes read the same modules: they are compiled once
+
 test: lint ## lint, types and tests
 	$(VENV)/bin/python -m pytest -n auto --dist worksteal
 
