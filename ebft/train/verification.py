@@ -42,7 +42,7 @@ class Verification:
         for questions in used:
             _check_references(self.verifier, questions, config.sandbox.check_references, world)
         own_reward = doors(config).get("method.reward")
-        if self.train in used and own_reward is not None:
+        if self._trains_on_questions and own_reward is not None:
             self.reward = OwnTask(own_reward, "method.reward", self._runner)
             _check_references(self.reward, used[0], config.sandbox.check_references, world)
 
@@ -50,9 +50,13 @@ class Verification:
         self.sandbox = self.sandbox or _sandbox(self.config)
         return self.sandbox
 
+    @property
+    def _trains_on_questions(self) -> bool:
+        return self.train is not None and self.config.method.needs(self.config.sampler).asks_questions
+
     def _used(self) -> list[Questions]:
         """The sides that this run asks about."""
-        trained = self.train if self.config.method.needs(self.config.sampler).asks_questions else None
+        trained = self.train if self._trains_on_questions else None
         examined = self.validation if self.config.eval.num_questions else None
         return [questions for questions in (trained, examined) if questions is not None]
 

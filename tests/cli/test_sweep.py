@@ -118,7 +118,7 @@ def test_a_plan_has_cells_steps_and_cost_and_writes_nothing(command: Command) ->
     assert (outcome.code, outcome.err, command.files(), command.compared) == (0, "", [], [])
     assert outcome.out.splitlines() == [
         "mine: 6 runs in out, 6 not started",
-        "  cell  runs  done  steps                                        cost",
+        "  cell  runs  done  steps                                                           cost",
         "  sft      3     0     40          1,212 tokens a step, 1.0 times supervised fine-tuning",
         "  ebft     3     0     40  at most 5,000 tokens a step, 4.1 times supervised fine-tuning",
     ]
@@ -221,7 +221,9 @@ SENTENCES = {
     "sweep.grid=[]": "sweep.grid is empty; name what runs differ in, as in: ebft-sweep method=sft,ebft seed=0,1.",
     "seed": "seed is not of the form KEY=VALUE; put a value with special characters in quotes: 'KEY=\"VALUE\"'.",
     "hydra.run.dir=x": "hydra.run.dir=x is for ebft-sweep to set; leave it out, and choose the folder with sweep.dir.",
-    "--multirun seed=0": "--multirun is no option of ebft-sweep; besides --help it takes KEY=VALUE alone.",
+    "--multirun seed=0": (
+        "--multirun is no option of ebft-sweep; besides --help and --config-dir it takes KEY=VALUE alone."
+    ),
     "mode=plam": "mode=plam is not one of plan, run, status, collect.",
     "mode=null": "mode=null is not a string.",
     "mode=run,plan": (

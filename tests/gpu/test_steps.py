@@ -12,7 +12,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from ebft.config.methods import EBFTConfig
 from ebft.config.schema import FeaturesConfig, OptimizerConfig, SamplerConfig
 from ebft.methods import differentiate
-from ebft.methods.ebft import EBFT, Experience
+from ebft.methods.ebft import EBFT, EBFTExperience
 from ebft.models.feature_network import FeatureNetwork
 from ebft.models.kernels import use_liger
 from ebft.models.policy import LanguageModel
@@ -64,7 +64,7 @@ def rows(documents: bool = False) -> Batch:
 
 def gradients_of(
     method: EBFT, batch: Batch, max_tokens: int | None = None, is_only_microbatch: bool = True
-) -> tuple[Experience, Tensor]:
+) -> tuple[EBFTExperience, Tensor]:
     method.policy.model.train()
     prepared = method.prepare(batch, 3, is_only_microbatch)
     differentiate(method, prepared, method.counts(prepared), max_tokens)

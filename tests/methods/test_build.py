@@ -3,7 +3,7 @@
 import pytest
 
 from ebft.cli.compose import compose
-from ebft.methods import build
+from ebft.methods import Ingredients, build
 from ebft.methods.ebft import EBFT
 from ebft.methods.sft import SFT
 from tests.helpers import phi_of, policy_of
@@ -13,7 +13,7 @@ from tests.helpers import phi_of, policy_of
 def test_a_config_builds_its_method(name: str, cls: type) -> None:
     config = compose([f"method={name}", "model=debug", "seed=5"])
     policy, phi = policy_of(), phi_of()
-    method = build(config, policy, phi, stop_token=2)
+    method = build(Ingredients(config, policy, phi, stop_token=2))
     assert type(method) is cls
     assert method.policy is policy
     if isinstance(method, EBFT):

@@ -16,6 +16,7 @@ from ebft.geometry import reuse as reuse_module
 from ebft.geometry.reuse import leading_matches
 from ebft.methods import differentiate, ebft
 from ebft.methods.ebft import EBFT, EBFTExperience
+from ebft.models.feature_network import FeatureNetwork
 from ebft.models.policy import LanguageModel
 from ebft.objective.losses import cross_entropy
 from ebft.objective.rewards import alignment_and_diversity
@@ -450,9 +451,7 @@ def test_expected_gradient_of_a_transformer_is_that_of_the_exact_objective(
     exact.backward()
 
     sampler = geometry(n_samples=2, stride=2, context_length=2, generate_length=2, temperature=temperature, reuse=reuse)
-    network = ebft.FeatureNetwork(
-        plain_model(seed=1, **TERNARY), replace(phi_of().features, feature_layers=[1]), "fp32"
-    )
+    network = FeatureNetwork(plain_model(seed=1, **TERNARY), replace(phi_of().features, feature_layers=[1]), "fp32")
     method = EBFT(replace(CONFIG, ce_coef=0.0, advantage=advantage), sampler, policy_of(**TERNARY), network, 0, None)
     batch = random_batch([[0] * 6] * len(PAIRS))
     batch = replace(batch, tokens=row.expand(len(PAIRS), -1).clone())

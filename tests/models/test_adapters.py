@@ -142,11 +142,11 @@ def test_a_switch_that_peft_no_longer_reads_is_an_error(monkeypatch: pytest.Monk
     """It would leave the adapters on in silence, and the feature network would move with the policy."""
     policy = adapted()
     assert policy.adapters is not None
-    with policy.adapters.off():
+    with policy.adapters.disabled():
         assert all(layer.disable_adapters for layer in policy.adapters.layers.values())
     assert not any(layer.disable_adapters for layer in policy.adapters.layers.values())
     monkeypatch.setattr(peft.tuners.tuners_utils.BaseTunerLayer, "disable_adapters", False)
-    with pytest.raises(AssertionError, match="peft has moved _disable_adapters"), policy.adapters.off():
+    with pytest.raises(AssertionError, match="peft has moved _disable_adapters"), policy.adapters.disabled():
         pass
 
 

@@ -12,7 +12,7 @@ def all_questions(module: str) -> list[Question]:
     here."""
     code = f"""if True:
         import pickle, sys
-        from ebft.tasks.{module} import questions
+        from ebft.tasks.{module}.questions import questions
         sys.stdout.buffer.write(pickle.dumps(list(questions())))
     """
     return list(pickle.loads(subprocess.run([sys.executable, "-c", code], check=True, capture_output=True).stdout))

@@ -19,7 +19,7 @@ class Sandbox:
 
 @pytest.mark.parametrize("name", VERIFIERS)
 def test_every_name_builds_its_verifier(name: str) -> None:
-    verifier = build(name, Sandbox())
+    verifier = build(name, Sandbox)
     assert isinstance(verifier, Verifier)
     assert type(verifier) is VERIFIERS[name]
 

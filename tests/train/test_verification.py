@@ -1,6 +1,6 @@
 """The verifier of a run: who may run code, prompts that leave no room, references that fail their own test."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -62,7 +62,13 @@ def verification_of(
 @pytest.fixture
 def verifier(monkeypatch: pytest.MonkeyPatch) -> Obedient:
     obedient = Obedient()
-    monkeypatch.setattr(verification, "build", lambda name, runner: obedient)
+
+    def build(name: str, make_runner: Callable[[], Sandbox]) -> Obedient:
+        if name == "unit_tests":
+            make_runner()
+        return obedient
+
+    monkeypatch.setattr(verification, "build", build)
     return obedient
 
 
