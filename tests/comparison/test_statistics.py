@@ -15,7 +15,8 @@ def test_quantiles_are_those_of_scipy(degrees: int) -> None:
         assert t_quantile(probability, degrees) == pytest.approx(stats.t.ppf(probability, degrees), rel=1e-9)
 
 
-@given(st.floats(0, 50), st.integers(1, 200))
+# below 1e-3 scipy loses digits: at 1e-9 and one degree it says 0.5, where 0.5 + 1e-9 / pi is right
+@given(st.just(0.0) | st.floats(1e-3, 50), st.integers(1, 200))
 def test_probabilities_are_those_of_scipy(t: float, degrees: int) -> None:
     assert t_probability(t, degrees) == pytest.approx(stats.t.cdf(t, degrees), abs=1e-12)
 
