@@ -13,7 +13,7 @@ from pathlib import Path
 from textwrap import wrap
 from typing import Any
 
-from ebft.cli.own import SEARCHPATH, split_searchpath, with_config_dirs
+from ebft.cli.own import split_searchpath, with_config_dirs
 from ebft.cli.refusals import as_user_error, one_sentence
 from ebft.comparison.cells import is_judged, label
 from ebft.comparison.kept import unpacked
@@ -204,8 +204,9 @@ def search(own: Sequence[str], runs: Sequence[str], config: SweepConfig, planner
 
 
 def _kept(own: Sequence[str]) -> tuple[str, ...]:
-    """The arguments that say what a sweep's comparison looks like."""
-    return tuple(argument for argument in own if argument.lstrip("+~").startswith(("sweep", SEARCHPATH)))
+    """The arguments that say what a sweep's comparison looks like; not where configurations are looked for, which is
+    for whoever reads the folder to say."""
+    return tuple(argument for argument in own if argument.lstrip("+~").startswith("sweep"))
 
 
 def print_plan(config: SweepConfig, directory: Path, jobs: Sequence[Job]) -> None:

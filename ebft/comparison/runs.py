@@ -190,6 +190,7 @@ def _summary(path: Path) -> dict[str, Any] | None:
         and isinstance(summary["base"], dict)
         and isinstance(summary["final"], dict)
         and isinstance(summary.get("directions", {}), dict)
+        and all(isinstance(way, str) for way in summary.get("directions", {}).values())
     )
     return summary if is_ours else _refuse(path)
 
