@@ -70,7 +70,8 @@ def test_the_plan_by_hand(files: list[str]) -> None:
 def test_what_is_forwarded_is_what_was_planned(files: list[str]) -> None:
     """Exactly where every completion runs on to its limit, and no more where one ends."""
     setup = prepare(config_of(files))
-    method: Any = setup.method
+    guarded: Any = setup.method
+    method = guarded.own
     planned = sum(tokens.planned(setup.material.config).values())
 
     def step(stop_token: int, rows: int) -> tuple[Chosen, float]:
