@@ -25,6 +25,14 @@ def to_device(x: Shaped[Tensor, "..."], device: torch.device) -> Shaped[Tensor, 
     return x.pin_memory().to(device, non_blocking=True) if device.type == "cuda" and not x.is_cuda else x.to(device)
 
 
+def is_any(tokens: Int[Tensor, "*b"], ids: tuple[int, ...]) -> Bool[Tensor, "*b"]:
+    """Which of the tokens are one of `ids`; nothing is sent to a device for it."""
+    found = torch.zeros_like(tokens, dtype=torch.bool)
+    for one in ids:
+        found |= tokens == one
+    return found
+
+
 @dataclass(frozen=True)
 class Batch:
     """Rows of tokens with everything that the stages need to know about them."""
@@ -36,6 +44,9 @@ class Batch:
     completion_mask: Bool[Tensor, "B T"]  # tokens of a completion; every real token where the data is plain text
     row_ids: Int[Tensor, "B"]  # the rows' places in the data set
     masked: bool  # rows hold several document ids, so that attention within a row needs a mask
+    starts: Bool[Tensor, "B T"] | None = (
+        None  # beginning-of-sequence tokens, which nothing predicts; None: there are none
+    )
 
     def __len__(self) -> int:
         return self.tokens.shape[0]
@@ -59,6 +70,7 @@ class Batch:
             completion_mask=change(self.completion_mask),
             row_ids=change(self.row_ids),
             masked=self.masked,
+            starts=None if self.starts is None else change(self.starts),
         )
 
 

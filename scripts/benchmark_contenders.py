@@ -239,7 +239,7 @@ def contender(name: str, model: PreTrainedModel, setting: Setting) -> Contender 
     phi = FeatureNetwork(copy.deepcopy(model), FEATURES, setting.dtype)
     if setting.compile:
         phi.decoder.compile()
-    method = EBFT(METHOD, setting.sampler(name == "reuse"), policy, phi, seed=0, stop_token=None)
+    method = EBFT(METHOD, setting.sampler(name == "reuse"), policy, phi, seed=0, stop_tokens=())
     watched = [(method, "prepare", "sampling"), (policy, "kept_forward", "update"), (phi, "embeddings", "features")]
     return Contender(method, policy, setting, watched)
 

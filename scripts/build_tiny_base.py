@@ -21,7 +21,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedTokenizerB
 
 from ebft.cli.compose import compose
 from ebft.config.schema import EMBEDDED_SOURCES, DataConfig, EvaluateConfig, TrainConfig
-from ebft.data import Data, load, read
+from ebft.data import Data, Tokenization, load, read
 from ebft.data.documents import Document
 from ebft.train.evaluate_models import evaluate
 from ebft.train.loop import train
@@ -64,7 +64,7 @@ def main() -> None:
     tokenizer = build_tokenizer(training)
     tokenizer.save_pretrained(ASSETS)
     architecture(tokenizer).save_pretrained(ASSETS)
-    data = load(config.data, tokenizer)
+    data = load(config.data, Tokenization.of(config.data, tokenizer))
     corpus = describe_corpus(config.data, data, validation)
     print(corpus)
     if arguments.tokenizer_only:

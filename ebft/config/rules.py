@@ -56,13 +56,17 @@ def _check_limits(key: str, value: Any, metadata: Any) -> None:
         check_door(value, key)
     elif "choices" in metadata and value not in (*metadata["choices"], *installed(metadata["entry_points"])):
         own = f", or your own code as {FORM}" if metadata["door"] else ""
-        raise UserError(f"{key}={value} is not one of {', '.join(metadata['choices'])}{own}.")
+        raise UserError(f"{key}={value} is not one of {', '.join(map(_shown, metadata['choices']))}{own}.")
     elif metadata.get("door") and "choices" not in metadata:
         raise UserError(f"{key}={value} is not of the form {FORM}.")
     if "at_least" in metadata and not value >= metadata["at_least"]:
         raise UserError(f"{key}={value} must be at least {metadata['at_least']}.")
     if "above" in metadata and not value > metadata["above"]:
         raise UserError(f"{key}={value} must be above {metadata['above']}.")
+
+
+def _shown(choice: str | bool) -> str:
+    return str(choice).lower() if isinstance(choice, bool) else choice
 
 
 def _conflicts(config: TrainConfig) -> Iterator[str]:

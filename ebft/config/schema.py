@@ -21,7 +21,7 @@ class RunFailure(RuntimeError):
     """A run that cannot go on: one sentence with the cause. The run folder stays as it is, marked failed."""
 
 
-def one_of(*choices: str, door: bool = False, entry_points: str | None = None) -> Any:
+def one_of(*choices: Union[str, bool], door: bool = False, entry_points: str | None = None) -> Any:
     """One of the names; with `door` also a user's own code (`doors.py`), or what installed packages offer in a group of
     entry points."""
     return field(metadata={"choices": choices, "door": door, "entry_points": entry_points})
@@ -125,6 +125,9 @@ class DataConfig:
     layout: str = one_of("packed", "padded")  # packed: documents joined by one EOS and cut; padded: one document a row
     document_masking: bool  # packed rows: attention stays inside a document
     loss_tokens: str = one_of("all", "completion")  # which tokens count in the cross-entropy
+    # whether a beginning-of-sequence token stands before every row and document; auto: as the tokenizer itself does
+    bos: Union[bool, str] = one_of("auto", True, False)
+    end_token: str | None  # that every document and answer ends with; null: the tokenizer's EOS
     task: str | None = one_of(
         *TASKS, door=True, entry_points="tasks"
     )  # how completions are verified; null: they are not

@@ -3,7 +3,6 @@ length."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 from ebft.config.schema import (
     ColumnsDataConfig,
@@ -17,16 +16,14 @@ from ebft.config.schema import (
 from ebft.data.columns import read_function, read_hub, read_jsonl, read_parquet
 from ebft.data.documents import Document, held_out, in_hash_order, in_part, of_question
 from ebft.data.epochs import order, steps_per_epoch
-from ebft.data.rows import Rows, num_tokens, to_rows
+from ebft.data.rows import Rows, num_tokens, share_that_cuts_a_word, to_rows
 from ebft.data.stdlib import read_stdlib
+from ebft.data.tokenization import Tokenization
 from ebft.tasks import Question, parses
 from ebft.tasks.code_qa import questions as code_qa
 from ebft.tasks.translation import questions as translation
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
-
-__all__ = ["Data", "Questions", "Rows", "load", "order", "read", "steps_per_epoch"]
+__all__ = ["Data", "Questions", "Rows", "Tokenization", "load", "order", "read", "steps_per_epoch"]
 
 EMBEDDED: dict[str, Callable[[], Iterator[Document]]] = {
     "stdlib": read_stdlib,
@@ -46,6 +43,10 @@ class Questions:
     def __len__(self) -> int:
         return len(self.items)
 
+    def prompt(self, number: int) -> list[int]:
+        """The tokens before the answer."""
+        return self.rows.tokens[number, : int(self.rows.completion_mask[number].int().argmax())].tolist()
+
 
 @dataclass(frozen=True)
 class Data:
@@ -55,11 +56,13 @@ class Data:
     validation_questions: Questions | None
     # pairs above the sequence length and rows without usable tests, with data.drop_long_pairs and data.drop_untestable
     num_dropped: int
+    # share of prompts that end in a space which the tokenizer joins with the word behind it
+    prompts_cut_a_word: float
 
 
 def load(
     config: DataConfig,
-    tokenizer: "PreTrainedTokenizerBase",
+    tokenization: Tokenization,
     train_questions: bool = True,
     validation_questions: bool = True,
 ) -> Data:
@@ -69,20 +72,22 @@ def load(
     without EOS.
     """
     sides = read(config)
-    kept = [_kept(side, config, tokenizer) for side in sides]
-    train, validation = (to_rows(side, config, tokenizer) for side in kept)
-    for_training = _questions(kept[0], train, config, tokenizer) if train_questions else None
-    for_validation = _questions(kept[1], validation, config, tokenizer) if validation_questions else None
-    return Data(train, validation, for_training, for_validation, sum(map(len, sides)) - sum(map(len, kept)))
+    kept = [_kept(side, config, tokenization) for side in sides]
+    train, validation = (to_rows(side, config, tokenization) for side in kept)
+    for_training = _questions(kept[0], train, config, tokenization) if train_questions else None
+    for_validation = _questions(kept[1], validation, config, tokenization) if validation_questions else None
+    num_dropped = sum(map(len, sides)) - sum(map(len, kept))
+    cut = share_that_cuts_a_word([*kept[0], *kept[1]], tokenization)
+    return Data(train, validation, for_training, for_validation, num_dropped, cut)
 
 
-def _kept(documents: list[Document], config: DataConfig, tokenizer: "PreTrainedTokenizerBase") -> list[Document]:
+def _kept(documents: list[Document], config: DataConfig, tokenization: Tokenization) -> list[Document]:
     """What the config's choices to drop leave of a side. Raises UserError if that is nothing."""
     kept = documents
     if isinstance(config, ColumnsDataConfig) and config.drop_untestable:
         kept = [document for document in kept if document.question is not None]
     if config.drop_long_pairs:
-        kept = _that_fit(kept, config, tokenizer)
+        kept = _that_fit(kept, config, tokenization)
     if not kept:
         raise UserError(
             f"data.source={config.source} keeps none of the {len(documents)} documents of one side; to see what is "
@@ -92,8 +97,8 @@ def _kept(documents: list[Document], config: DataConfig, tokenizer: "PreTrainedT
     return kept
 
 
-def _that_fit(documents: list[Document], config: DataConfig, tokenizer: "PreTrainedTokenizerBase") -> list[Document]:
-    lengths = num_tokens(documents, tokenizer)
+def _that_fit(documents: list[Document], config: DataConfig, tokenization: Tokenization) -> list[Document]:
+    lengths = num_tokens(documents, tokenization)
     return [
         document
         for document, length in zip(documents, lengths, strict=True)
@@ -102,7 +107,7 @@ def _that_fit(documents: list[Document], config: DataConfig, tokenizer: "PreTrai
 
 
 def _questions(
-    documents: list[Document], rows: Rows, config: DataConfig, tokenizer: "PreTrainedTokenizerBase"
+    documents: list[Document], rows: Rows, config: DataConfig, tokenization: Tokenization
 ) -> Questions | None:
     """The rows themselves where they are padded pairs, otherwise rows of their own."""
     if config.task is None:
@@ -114,7 +119,7 @@ def _questions(
             for document in documents
             for question in parses.questions(document.key, document.completion)
         ]
-        documents = _that_fit(in_hash_order(functions), padded, tokenizer)
+        documents = _that_fit(in_hash_order(functions), padded, tokenization)
     same = config.task != "parses" and config.layout == "padded"
     items = [document.question for document in documents if document.question is not None]
     assert len(items) == len(documents), "a task has questions only"
@@ -123,7 +128,7 @@ def _questions(
             f"data.source={config.source} holds no question for data.task={config.task} on one of its sides; add "
             "data, or set data.task=null."
         )
-    return Questions(rows if same else to_rows(documents, padded, tokenizer), items)
+    return Questions(rows if same else to_rows(documents, padded, tokenization), items)
 
 
 def read(config: DataConfig) -> tuple[list[Document], list[Document]]:

@@ -10,6 +10,14 @@ from ebft.tasks.base import Question
 
 
 @dataclass(frozen=True)
+class Piece:
+    """A text between two borders of tokens."""
+
+    text: str
+    learned: bool  # it is what a model is to say
+
+
+@dataclass(frozen=True)
 class Document:
     """One document. Plain text is all completion and has an empty prompt."""
 
@@ -18,6 +26,20 @@ class Document:
     completion: str
     origin: str  # how an error message names it, such as path:line
     question: Question | None = None  # what its completion answers, where completions can be verified
+    conversation: tuple[Piece, ...] = ()  # in place of prompt and completion: turns, as the chat template writes them
+
+    @property
+    def pieces(self) -> tuple[Piece, ...]:
+        """Texts that are tokenised apart, in their order."""
+        if self.conversation:
+            return self.conversation
+        completion = Piece(self.completion, True)
+        return (Piece(self.prompt, False), completion) if self.prompt else (completion,)
+
+    @property
+    def has_own_ends(self) -> bool:
+        """Whether its texts hold the tokens that end them."""
+        return bool(self.conversation)
 
 
 def of_question(question: Question) -> Document:

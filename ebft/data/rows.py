@@ -3,7 +3,6 @@ each of them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -12,24 +11,21 @@ from torch import Tensor
 
 from ebft.config.schema import DataConfig, UserError
 from ebft.data.documents import Document
+from ebft.data.tokenization import TokenIds, Tokenization
 from ebft.types import Batch
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
-
-TOKENIZER_BATCH_DOCUMENTS = 1000
 PADDING = -1  # document id
-
-TokenIds = Int[np.ndarray, "..."]  # of one document, so that lengths in a list may differ
+PAIRS_LOOKED_AT = 1000
 
 
 @dataclass(frozen=True)
 class Stream:
-    """Documents one after the other, an EOS after each."""
+    """Documents one after the other, each with what begins and ends it."""
 
     tokens: Int[np.ndarray, "S"]
-    document: Int[np.ndarray, "S"]  # index of the document that a token, its EOS included, belongs to
+    document: Int[np.ndarray, "S"]  # index of the document that a token, its BOS and EOS included, belongs to
     completion: Bool[np.ndarray, "S"]
+    starts: Bool[np.ndarray, "S"]  # BOS, which nothing predicts
 
 
 @dataclass(frozen=True)
@@ -40,6 +36,7 @@ class Rows:
     document_ids: Int[Tensor, "rows T"]
     loss_mask: Bool[Tensor, "rows T"]
     completion_mask: Bool[Tensor, "rows T"]
+    starts: Bool[Tensor, "rows T"] | None  # BOS; None: there is none
     masked: bool  # attention stays inside a document
     num_documents: int
 
@@ -48,7 +45,7 @@ class Rows:
 
     @property
     def num_tokens(self) -> int:
-        """Tokens without padding, every document's EOS included."""
+        """Tokens without padding, every BOS and EOS included."""
         return int((self.document_ids != PADDING).sum())
 
     def batch(self, indices: Sequence[int]) -> Batch:
@@ -60,65 +57,95 @@ class Rows:
             completion_mask=self.completion_mask[rows],
             row_ids=rows,
             masked=self.masked,
+            starts=None if self.starts is None else self.starts[rows],
         )
 
 
-def to_rows(documents: Sequence[Document], config: DataConfig, tokenizer: "PreTrainedTokenizerBase") -> Rows:
-    stream = tokenise(documents, tokenizer)
+def to_rows(documents: Sequence[Document], config: DataConfig, tokenization: Tokenization) -> Rows:
+    stream = tokenise(documents, tokenization)
     if config.layout == "padded":
         _check_pairs_fit(documents, stream, config.sequence_length)
-        places = padded_places(stream.document, config.sequence_length)
-    else:
-        places = np.arange(len(stream.tokens))
-    return _fill(stream, places, config, tokenizer.eos_token_id, len(documents))
+    return _fill(stream, _places(stream, config, tokenization.bos), config, tokenization, len(documents))
 
 
-def num_tokens(documents: Sequence[Document], tokenizer: "PreTrainedTokenizerBase") -> list[int]:
-    """The number of tokens of every document, its EOS included."""
-    return [] if not documents else np.bincount(tokenise(documents, tokenizer).document).tolist()
+def num_tokens(documents: Sequence[Document], tokenization: Tokenization) -> list[int]:
+    """The number of tokens of every document, its BOS and EOS included."""
+    return [] if not documents else np.bincount(tokenise(documents, tokenization).document).tolist()
 
 
-def tokenise(documents: Sequence[Document], tokenizer: "PreTrainedTokenizerBase") -> Stream:
-    """Prompt and completion apart, so that the border between them is a border between tokens, and without special
-    tokens but the EOS."""
-    if tokenizer.eos_token_id is None:
-        raise UserError(
-            f"The tokenizer of {tokenizer.name_or_path} has no end-of-sequence token to put between documents; set "
-            "its eos_token."
-        )
-    prompts = _encode([document.prompt for document in documents], tokenizer)
-    completions = _encode([document.completion for document in documents], tokenizer)
-    end = np.array([tokenizer.eos_token_id], dtype=np.int32)
-    tokens = [
-        np.concatenate([prompt, completion, end]) for prompt, completion in zip(prompts, completions, strict=True)
+def tokenise(documents: Sequence[Document], tokenization: Tokenization) -> Stream:
+    """Prompt and completion apart, so that the border between them is a border between tokens; a BOS before a document
+    where the model wants one and the text has none, and the end token behind it."""
+    pieces = [document.pieces for document in documents]
+    first = iter(tokenization.encode([parts[0].text for parts in pieces]))
+    later = iter(tokenization.encode_within([piece.text for parts in pieces for piece in parts[1:]]))
+    encoded = [
+        _document([next(first), *(next(later) for _ in parts[1:])], document, tokenization)
+        for document, parts in zip(documents, pieces, strict=True)
     ]
-    num_prompt = np.array([len(prompt) for prompt in prompts])
-    lengths = np.array([len(document) for document in tokens])
-    offset = np.arange(lengths.sum()) - np.repeat(lengths.cumsum() - lengths, lengths)
-    return Stream(
-        tokens=np.concatenate(tokens),
-        document=np.repeat(np.arange(len(documents), dtype=np.int32), lengths),
-        completion=offset >= np.repeat(num_prompt, lengths),
+    tokens, completion, starts = (np.concatenate(arrays) for arrays in zip(*encoded, strict=True))
+    lengths = [len(document[0]) for document in encoded]
+    return Stream(tokens, np.repeat(np.arange(len(documents), dtype=np.int32), lengths), completion, starts)
+
+
+def _document(
+    pieces: list[TokenIds], document: Document, tokenization: Tokenization
+) -> tuple[Int[np.ndarray, "n"], Bool[np.ndarray, "n"], Bool[np.ndarray, "n"]]:
+    """Tokens of a document, which of them are completions, and which are its BOS."""
+    ends = [] if document.has_own_ends else [np.array([tokenization.end], dtype=np.int32)]
+    tokens = np.concatenate([*pieces, *ends])
+    learned = np.concatenate(
+        [np.full(len(ids), piece.learned) for ids, piece in zip(pieces, document.pieces, strict=True)]
+        + [np.ones(len(end), dtype=np.bool_) for end in ends]
     )
+    if tokenization.bos is not None and (not len(tokens) or tokens[0] != tokenization.bos):
+        tokens, learned = np.insert(tokens, 0, tokenization.bos), np.insert(learned, 0, False)
+    starts = np.zeros(len(tokens), dtype=np.bool_)
+    starts[0] = tokenization.bos is not None
+    return tokens, learned & ~starts, starts
 
 
-def _encode(texts: list[str], tokenizer: "PreTrainedTokenizerBase") -> list[TokenIds]:
-    encoded: list[TokenIds] = []
-    for start in range(0, len(texts), TOKENIZER_BATCH_DOCUMENTS):
-        part = texts[start : start + TOKENIZER_BATCH_DOCUMENTS]
-        ids = tokenizer(part, add_special_tokens=False, return_attention_mask=False, verbose=False)["input_ids"]
-        encoded.extend(np.array(document, dtype=np.int32) for document in ids)
-    return encoded
+def _places(stream: Stream, config: DataConfig, bos: int | None) -> Int[np.ndarray, "S"]:
+    """Where in the flattened grid of rows every token stands. With a BOS the first place of every row holds one: that
+    of a document which begins there, or one more."""
+    if config.layout == "padded":
+        return padded_places(stream.document, config.sequence_length, 0 if bos is None else 1)
+    if bos is None:
+        return np.arange(len(stream.tokens))
+    places, row, done = np.empty(len(stream.tokens), dtype=np.int64), 0, 0
+    while done < len(places):
+        first = 0 if stream.starts[done] else 1
+        part = places[done : done + config.sequence_length - first]
+        part[:] = row * config.sequence_length + first + np.arange(len(part))
+        row, done = row + 1, done + len(part)
+    return places
 
 
-def padded_places(document: Int[np.ndarray, "S"], sequence_length: int) -> Int[np.ndarray, "S"]:
+def share_that_cuts_a_word(documents: Sequence[Document], tokenization: Tokenization) -> float:
+    """Of pairs, how many have a prompt that ends in a space which the tokenizer, given the whole text, joins with the
+    word behind it: tokens that no text of the model's training had there."""
+    pairs = [document for document in documents if document.prompt]
+    ending = [document for document in pairs if document.prompt.endswith(" ")][:PAIRS_LOOKED_AT]
+    if not ending:
+        return 0.0
+    apart = tokenization.encode([document.prompt for document in ending])
+    whole = tokenization.encode([document.prompt + document.completion for document in ending])
+    cut = sum(not np.array_equal(ids[: len(prompt)], prompt) for prompt, ids in zip(apart, whole, strict=True))
+    return cut / len(ending) * sum(document.prompt.endswith(" ") for document in pairs) / len(pairs)
+
+
+def padded_places(document: Int[np.ndarray, "S"], sequence_length: int, reserved: int = 0) -> Int[np.ndarray, "S"]:
     """Places in the flattened grid when every document begins a row of its own and runs on into as many more as it
-    needs."""
-    lengths = np.bincount(document)
-    num_rows = -(-lengths // sequence_length)
+    needs, of which each leaves its first `reserved` places free."""
+    lengths, room = np.bincount(document), sequence_length - reserved
+    num_rows = 1 + np.maximum(0, -(-(lengths - sequence_length) // room))
     first_row = num_rows.cumsum() - num_rows
     offset = np.arange(len(document)) - (lengths.cumsum() - lengths)[document]
-    return first_row[document] * sequence_length + offset
+    further = np.maximum(0, offset - sequence_length)
+    later = offset >= sequence_length
+    row = np.where(later, 1 + further // room, 0)
+    column = np.where(later, reserved + further % room, offset)
+    return (first_row[document] + row) * sequence_length + column
 
 
 def _check_pairs_fit(documents: Sequence[Document], stream: Stream, sequence_length: int) -> None:
@@ -132,7 +159,7 @@ def _check_pairs_fit(documents: Sequence[Document], stream: Stream, sequence_len
 
 
 def _fill(
-    stream: Stream, places: Int[np.ndarray, "S"], config: DataConfig, padding_token: int, num_documents: int
+    stream: Stream, places: Int[np.ndarray, "S"], config: DataConfig, tokenization: Tokenization, num_documents: int
 ) -> Rows:
     length = config.sequence_length
     shape = (int(places[-1]) // length + 1, length)
@@ -143,15 +170,21 @@ def _fill(
         return torch.from_numpy(flat.reshape(shape))
 
     document_ids = grid(stream.document if config.document_masking else np.zeros_like(stream.document), PADDING)
+    tokens, starts = grid(stream.tokens, tokenization.end), grid(stream.starts, False)
+    if tokenization.bos is not None:  # of rows that go on with a document
+        going_on = document_ids[:, 0] == PADDING
+        tokens[going_on, 0], starts[going_on, 0] = tokenization.bos, True
+        document_ids[going_on, 0] = document_ids[going_on, 1]
     # each row's documents are 0, 1, ...
     document_ids = torch.where(document_ids == PADDING, PADDING, document_ids - document_ids[:, :1])
     completion_mask = grid(stream.completion, False)
     counted = completion_mask if config.loss_tokens == "completion" else document_ids != PADDING
     return Rows(
-        tokens=grid(stream.tokens, padding_token),
+        tokens=tokens,
         document_ids=document_ids,
-        loss_mask=counted & has_context(document_ids),
+        loss_mask=counted & has_context(document_ids) & ~starts,
         completion_mask=completion_mask,
+        starts=None if tokenization.bos is None else starts,
         masked=config.document_masking,
         num_documents=num_documents,
     )

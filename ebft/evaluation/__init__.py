@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ebft.config.schema import EvalConfig, SamplerConfig
+from ebft.data.tokenization import Tokenization
 from ebft.evaluation.answers import Answer, Answers, Examiner
 from ebft.evaluation.ratios import Ratio, concatenate
 from ebft.evaluation.scores import cross_entropy, feature_matching
@@ -33,12 +34,10 @@ class Sample:
     rollouts: list[list[int]]
     rewards: list[float]
 
-    def as_row(self, decode: Callable[[list[int]], str]) -> dict[str, Any]:
-        rollouts = [
-            {"text": decode(tokens), "reward": reward}
-            for tokens, reward in zip(self.rollouts, self.rewards, strict=True)
-        ]
-        return {"context": decode(self.context), "reference": decode(self.reference), "rollouts": rollouts}
+    def as_row(self, tokenization: Tokenization) -> dict[str, Any]:
+        reference, *texts = tokenization.continuations(self.context, [self.reference, *self.rollouts])
+        rollouts = [{"text": text, "reward": reward} for text, reward in zip(texts, self.rewards, strict=True)]
+        return {"context": tokenization.decode(self.context), "reference": reference, "rollouts": rollouts}
 
 
 @dataclass(frozen=True)
@@ -110,12 +109,12 @@ class Evaluator:
         batches: Sequence[Batch],
         long_batches: Sequence[Batch],
         phi: Phi,
-        stop_token: int | None,
+        stop_tokens: tuple[int, ...],
         examiner: Examiner | None = None,
         world: World = SINGLE_PROCESS,
     ) -> None:
         self.examiner, self.world = examiner, world
-        self.config, self.sampler, self.batches, self.phi, self.stop_token = config, sampler, batches, phi, stop_token
+        self.config, self.sampler, self.batches, self.phi, self.stop_tokens = config, sampler, batches, phi, stop_tokens
         self.first_context = config.first_context(sampler.anchors)
         self.short, self.long = horizons(config, sampler, batches[0].tokens.shape[1])
         self.horizons = self.short + self.long
@@ -167,7 +166,7 @@ class Evaluator:
             f"{config.seed}/eval/{horizons[-1]}", batch.row_ids, blocks.anchors.shape[1], config.n_samples, horizons[-1]
         )
         return sample(
-            policy, batch.to(device), blocks.to(device), draws.to(device), 1.0, self.stop_token, self.sampler.reuse
+            policy, batch.to(device), blocks.to(device), draws.to(device), 1.0, self.stop_tokens, self.sampler.reuse
         )
 
 

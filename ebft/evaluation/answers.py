@@ -91,7 +91,7 @@ class Examiner:
             self.config.max_new_tokens,
             decoding,
             key,
-            self.grader.stop_token,
+            self.grader.stop_tokens,
         )
 
     def _greedy(self, policy: LanguageModel, batch: Batch) -> tuple[dict[str, Ratio], list[Answer]]:
@@ -110,7 +110,7 @@ class Examiner:
             "verifier_errors": _ratio(~judged, everyone),
         }
         asked = [self.grader.questions[row] for row in batch.row_ids.tolist()]
-        texts = [row[0] for row in self.grader.texts(done.rollout)]
+        texts = [row[0] for row in self.grader.texts(done.rollout, batch.row_ids)]
         rows = zip(asked, texts, verdicts, truncated.tolist(), strict=True)
         return scores, [
             Answer(question.prompt, question.answer, text, verdict, cut) for question, text, verdict, cut in rows

@@ -32,7 +32,7 @@ def find_blocks(batch: Batch, anchors: str, context_length: int, stride: int, ge
 
     `anchors="all"`: positions c0 + k * s. `anchors="completion"`: in every completion that starts at p, positions
     max(p, c0) + k * s whose whole reference lies in it. Either way the position before the anchor and the reference
-    belong to one document, and none is padding.
+    belong to one document, none is padding, and the reference holds no beginning-of-sequence token.
     """
     position = row_positions(batch)
     start = torch.full_like(batch.tokens, context_length)
@@ -49,8 +49,10 @@ def completion_blocks(batch: Batch) -> Blocks:
 
 def reaches(batch: Batch, positions: Int[Tensor, "B K"], anchors: str, length: int) -> Bool[Tensor, "B K"]:
     """True where a block at that position has a real continuation of `length` tokens: of one document, and with
-    `anchors="completion"` of one completion."""
+    `anchors="completion"` of one completion. Nothing is asked to say a beginning-of-sequence token."""
     whole = fits(batch.document_ids, positions, length)
+    if batch.starts is not None:
+        whole &= _window_all(~batch.starts, length).gather(1, positions)
     if anchors == "completion":
         whole &= _window_all(batch.completion_mask, length).gather(1, positions)
     return whole

@@ -58,7 +58,7 @@ class Ingredients:
     config: TrainConfig
     policy: LanguageModel
     phi: Phi
-    stop_token: int | None  # ends a branch; None lets it run on
+    stop_tokens: tuple[int, ...]  # each ends a branch; without any it runs on
     grader: Grader | None = None  # of the training questions, for a method that asks them
     reference: LanguageModel | None = None  # the policy before training, for a method that needs it
 

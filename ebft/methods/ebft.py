@@ -60,17 +60,17 @@ class EBFT:
         policy: LanguageModel,
         phi: Phi,
         seed: int,
-        stop_token: int | None,
+        stop_tokens: tuple[int, ...],
     ) -> None:
         self.config, self.sampler, self.policy, self.phi = config, sampler, policy, phi
-        self.seed, self.stop_token = seed, stop_token
+        self.seed, self.stop_tokens = seed, stop_tokens
         self.reward = None if config.reward is None else own_reward(config.reward)
 
     @classmethod
     def of(cls, given: Ingredients) -> "EBFT":
         config = given.config
         assert isinstance(config.method, EBFTConfig)
-        return cls(config.method, config.sampler, given.policy, given.phi, config.seed, given.stop_token)
+        return cls(config.method, config.sampler, given.policy, given.phi, config.seed, given.stop_tokens)
 
     def prepare(self, batch: Batch, step: int, is_only_microbatch: bool) -> EBFTExperience:
         config, geometry, device = self.config, self.sampler, self.policy.device
@@ -87,7 +87,7 @@ class EBFT:
 
         row = self.policy.kept_forward(batch) if is_only_microbatch else None
         rollout, _ = sample(
-            self.policy, batch, blocks, draws, geometry.temperature, self.stop_token, geometry.reuse, row
+            self.policy, batch, blocks, draws, geometry.temperature, self.stop_tokens, geometry.reuse, row
         )
         embeddings = self.phi.embeddings(batch, rollout, geometry.reuse)
         alignment, diversity = alignment_and_diversity(embeddings, self.phi.features.whitening)
@@ -123,7 +123,7 @@ class EBFT:
             yield part.loss(total, parts)
 
     def metrics(self, prepared: list[EBFTExperience]) -> dict[str, Tally]:
-        return signal(prepared, self.stop_token)
+        return signal(prepared, self.stop_tokens)
 
     def row_tokens(self, batch: Batch) -> list[int]:
         own = self.sampler.n_samples * self.sampler.generate_length

@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
 from ebft.methods.base import Tally
-from ebft.types import Rollout
+from ebft.types import Rollout, is_any
 
 EQUAL_REWARDS = 1e-6  # rewards of one context that differ by less give it no advantage but rounding
 
@@ -79,7 +79,7 @@ class Rewarded(Protocol):
     def reused(self) -> Int[Tensor, "B N K"]: ...
 
 
-def signal(prepared: Sequence[Rewarded], stop_token: int | None) -> dict[str, Tally]:
+def signal(prepared: Sequence[Rewarded], stop_tokens: tuple[int, ...]) -> dict[str, Tally]:
     """Means over all rollouts of an optimiser batch; shares lie in [0, 1]. Nothing is asked of the device."""
     exists = torch.cat([part.rollout.blocks.valid.flatten() for part in prepared])
 
@@ -104,8 +104,8 @@ def signal(prepared: Sequence[Rewarded], stop_token: int | None) -> dict[str, Ta
     }
     if prepared[0].whitening_sign is not None:
         figures["negative_whitening_share"] = tally(gather("whitening_sign") < 0)
-    if stop_token is not None:
-        figures["starts_with_eos_share"] = tally(tokens[..., 0] == stop_token)
+    if stop_tokens:
+        figures["starts_with_eos_share"] = tally(is_any(tokens[..., 0], stop_tokens))
     return figures
 
 

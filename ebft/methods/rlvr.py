@@ -90,7 +90,7 @@ class RLVR:
             config.max_new_tokens,
             decoding,
             key,
-            self.grader.stop_token,
+            self.grader.stop_tokens,
         )
         verdicts = self.grader(done.rollout, batch.row_ids)
 

@@ -1,6 +1,7 @@
 """From a model config to tokenizer, policy and feature network, with every check that needs no weights made before any
 are loaded."""
 
+from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +14,7 @@ from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
+    GenerationConfig,
     PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -72,6 +74,22 @@ def load_tokenizer(config: ModelConfig) -> PreTrainedTokenizerBase:
         raise UserError(
             f"model.path={config.path} has no tokenizer that can be loaded: {_first_line(error)}"
         ) from error
+
+
+def end_tokens(config: ModelConfig, architecture: PreTrainedConfig) -> list[int]:
+    """Tokens that end what the model says: those of its generation_config.json, and of its config.json where there is
+    none."""
+    path = model_path(config.path, "model.path")
+    try:
+        ends = GenerationConfig.from_pretrained(path, revision=config.revision).eos_token_id
+    except OSError:  # there is none
+        ends = architecture.to_dict().get("eos_token_id")
+    return ends if isinstance(ends, list) else [] if ends is None else [ends]
+
+
+def unknown_tokens(architecture: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Ids that the model embeds and the tokenizer does not have."""
+    return sorted(set(range(architecture.vocab_size)) - set(tokenizer.get_vocab().values()))
 
 
 def load_architecture(config: ModelConfig, key: str = "model.path") -> PreTrainedConfig:
@@ -232,9 +250,12 @@ def _load_model(
     return model
 
 
-def load_policy(config: TrainConfig, architecture: PreTrainedConfig, device: str) -> LanguageModel:
-    """The policy on `device`, after a check that rows and branches give the logits of the model's own forward; in
-    float32, but for the frozen base of adapters, which is rounded to `trainer.dtype` as a feature network is."""
+def load_policy(
+    config: TrainConfig, architecture: PreTrainedConfig, device: str, unknown: Sequence[int] = ()
+) -> LanguageModel:
+    """The policy on `device`, without the `unknown` ids in its softmax, after a check that rows and branches give the
+    logits of the model's own forward; in float32, but for the frozen base of adapters, which is rounded to
+    `trainer.dtype` as a feature network is."""
     name, adapter, dtype = f"model.path={config.model.path}", config.model.adapter, config.trainer.dtype
     model = _load_model(config.model, architecture, config.seed)
     base = fingerprint(model) if isinstance(adapter, LoRAConfig) else None
@@ -247,7 +268,7 @@ def load_policy(config: TrainConfig, architecture: PreTrainedConfig, device: str
         if dtype == "bf16":
             round_to_bfloat16(model)
         adapters = Adapters(model, base, adapter, name, config.seed + 2)
-    policy = LanguageModel(model, dtype, adapters)
+    policy = LanguageModel(model, dtype, adapters, unknown)
     if config.trainer.compile:
         policy.decoder.compile()
     return policy

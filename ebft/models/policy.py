@@ -1,5 +1,6 @@
 """The policy behind the geometry: log-probs where they are needed, and gradients of branches part by part."""
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -25,10 +26,15 @@ LOGITS_AT_A_TIME = 2**25  # elements, of 4 bytes each, and a few copies of them
 class LanguageModel:
     """The policy: a decoder and its output head, and adapters where they are what is trained."""
 
-    def __init__(self, model: PreTrainedModel, dtype: str, adapters: Adapters | None = None) -> None:
-        self.model, self.adapters = model, adapters
+    def __init__(
+        self, model: PreTrainedModel, dtype: str, adapters: Adapters | None = None, unknown: Sequence[int] = ()
+    ) -> None:
+        """`unknown` are ids that the model embeds and its tokenizer does not have: they are in no softmax, so that none
+        is ever sampled and none takes probability from the others."""
+        self.model, self.adapters, self.unknown = model, adapters, sorted(unknown)
         self.decoder = Decoder(model.base_model, dtype)
         self.head = model.get_output_embeddings()
+        self._unknown_ids: Int[Tensor, U] | None = None
         self.softcap = model.config.to_dict().get("final_logit_softcapping")
 
     @property
@@ -50,7 +56,7 @@ class LanguageModel:
         """A policy of the same weights with the adapters off, which counts its own tokens. Its output head has no
         adapters."""
         assert self.adapters is not None
-        base = LanguageModel(self.model, self.decoder.dtype)
+        base = LanguageModel(self.model, self.decoder.dtype, unknown=self.unknown)
         base.decoder.state, base.decoder.shards = self.adapters.disabled, self.decoder.shards
         return base
 
@@ -129,7 +135,14 @@ class LanguageModel:
     def logits(self, hidden: Float[Tensor, "*b H"]) -> Float[Tensor, "*b V"]:
         with torch.autocast(hidden.device.type, torch.bfloat16, enabled=self.decoder.autocast):
             logits = self.head(hidden).float()
-        return logits if self.softcap is None else self.softcap * torch.tanh(logits / self.softcap)
+        if self.softcap is not None:
+            logits = self.softcap * torch.tanh(logits / self.softcap)
+        return logits if not self.unknown else logits.index_fill_(-1, self._unknown_on(logits.device), -math.inf)
+
+    def _unknown_on(self, device: torch.device) -> Int[Tensor, "U"]:
+        if self._unknown_ids is None or self._unknown_ids.device != device:
+            self._unknown_ids = torch.tensor(self.unknown, device=device)
+        return self._unknown_ids
 
     def log_probs(self, hidden: Float[Tensor, "B S H"], *requests: Labels) -> list[Float[Tensor, "B M"]]:
         """Log-probs of all requested labels."""

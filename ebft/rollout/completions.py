@@ -14,7 +14,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from ebft.models.policy import LanguageModel
 from ebft.rollout.sampler import inverse_cdf, uniforms, until_stop
-from ebft.types import Batch, Blocks, Rollout
+from ebft.types import Batch, Blocks, Rollout, is_any
 
 LOOK_EVERY_STEPS = {
     "cpu": 1,
@@ -73,17 +73,17 @@ def complete(
     max_new_tokens: int,
     decoding: Decoding,
     key: str,
-    stop_token: int | None,
+    stop_tokens: tuple[int, ...],
     *,
     tick: Callable[[], None] | None = None,
 ) -> Completions:
-    """N completions of every row, each up to and with its first `stop_token`, or truncated to `max_new_tokens`.
+    """N completions of every row, each up to and with its first stop token, or truncated to `max_new_tokens`.
 
     `tick` is called before every token and may raise to stop.
     """
     device, shape = batch.tokens.device, (len(batch), n_samples, 1, max_new_tokens)
     draws = uniforms(key, batch.row_ids, 1, n_samples, max_new_tokens).to(device).flatten(0, 2)
-    tokens = torch.full(draws.shape, 0 if stop_token is None else stop_token, device=device)
+    tokens = torch.full(draws.shape, stop_tokens[0] if stop_tokens else 0, device=device)
     log_probs, entropies = torch.zeros_like(draws), torch.zeros_like(draws)
     anchors, running = blocks.anchors.repeat_interleave(n_samples, dim=0), torch.arange(len(draws), device=device)
     look_every = LOOK_EVERY_STEPS[device.type]
@@ -97,15 +97,15 @@ def complete(
                 hidden = policy.step_hidden(tokens[running, step - 1, None], anchors[running], context)
             chosen = _choose(policy.logits(hidden).squeeze(1), draws[running, step], decoding)
             tokens[running, step], log_probs[running, step], entropies[running, step] = chosen
-            if stop_token is not None and (step + 1) % look_every == 0:
-                going = (tokens[running, : step + 1] != stop_token).all(1).nonzero().squeeze(1)
+            if stop_tokens and (step + 1) % look_every == 0:
+                going = (~is_any(tokens[running, : step + 1], stop_tokens)).all(1).nonzero().squeeze(1)
                 if len(going) == 0:
                     break
                 if len(going) <= (1 - LEAVING_SHARE) * len(running):
                     context.keep(going)
                     running = running[going]
-    rollout = until_stop(blocks, tokens.view(shape), log_probs.view(shape), stop_token)
-    return _completions(rollout, entropies.view(shape), stop_token)
+    rollout = until_stop(blocks, tokens.view(shape), log_probs.view(shape), stop_tokens)
+    return _completions(rollout, entropies.view(shape), stop_tokens)
 
 
 def _choose(
@@ -134,12 +134,12 @@ def _nucleus(probabilities: Float[Tensor, "R V"], top_p: float) -> Float[Tensor,
     return probabilities.masked_fill(outside.scatter(-1, token, outside), 0)
 
 
-def _completions(rollout: Rollout, entropies: Float[Tensor, "B N 1 G"], stop_token: int | None) -> Completions:
+def _completions(rollout: Rollout, entropies: Float[Tensor, "B N 1 G"], stop_tokens: tuple[int, ...]) -> Completions:
     """Cut to the longest completion."""
     longest = max(1, int(rollout.valid.sum(-1).max()))
     tokens, log_probs, valid, entropies = (
         x[..., :longest] for x in (rollout.tokens, rollout.log_probs, rollout.valid, entropies)
     )
-    stopped = torch.zeros_like(valid) if stop_token is None else tokens == stop_token
+    stopped = is_any(tokens, stop_tokens)
     cut = Rollout(rollout.blocks, tokens, log_probs.masked_fill(~valid, 0), valid)
     return Completions(cut, ~stopped.any(-1), entropies.masked_fill(~valid, 0))

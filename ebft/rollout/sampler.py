@@ -19,7 +19,7 @@ from ebft.geometry.blocks import block_branches, from_branches, to_branches
 from ebft.geometry.reuse import ABOVE_TOKENS, distinct, largest, leading_matches
 from ebft.models.decoder import RowForward
 from ebft.models.policy import LanguageModel
-from ebft.types import Batch, Blocks, Rollout
+from ebft.types import Batch, Blocks, Rollout, is_any
 
 
 def uniforms(
@@ -53,12 +53,12 @@ class PartialRollouts:
     def latest(self) -> Int[Tensor, "B R"]:
         return self.tokens.take_along_dim(self.last.clamp_max(self.tokens.shape[2] - 1)[..., None], dim=2).squeeze(2)
 
-    def stop(self, stop_token: int | None) -> None:
+    def stop(self, stop_tokens: tuple[int, ...]) -> None:
         """Rollouts that have all their tokens, or their stop token, need no more."""
         step = torch.arange(self.tokens.shape[2], device=self.tokens.device)
         self.active &= self.last < self.tokens.shape[2] - 1
-        if stop_token is not None:
-            self.active &= ~((self.tokens == stop_token) & (step <= self.last[..., None])).any(-1)
+        if stop_tokens:
+            self.active &= ~(is_any(self.tokens, stop_tokens) & (step <= self.last[..., None])).any(-1)
 
     def merge(self, context: StepContext, most: int) -> tuple[Int[Tensor, "B C"], Int[Tensor, "B C"]]:
         """Tokens and anchors of the different branches that go on; one branch for all rollouts that were one and drew
@@ -98,16 +98,16 @@ def sample(
     blocks: Blocks,
     draws: Float[Tensor, "B N K G"],
     temperature: float,
-    stop_token: int | None,
+    stop_tokens: tuple[int, ...],
     reuse: bool,
     kept: RowForward | None = None,
 ) -> tuple[Rollout, Float[Tensor, "B T H"]]:
     """Roll out every block: token t of a branch is the inverse CDF of softmax(logits / temperature) at its draw.
 
-    A branch ends with its first `stop_token`, if there is one: that token counts, later ones are marked invalid and
-    filled with it. The last token of a branch is never forwarded, for nothing is predicted from it; nor is the row
-    where its forward was `kept`. Returns the row's hidden states as well, which the rollouts needed and its
-    cross-entropy can use.
+    A branch ends with its first stop token, if there are any: that token counts, later ones are marked invalid and
+    filled with the first of `stop_tokens`. The last token of a branch is never forwarded, for nothing is predicted from
+    it; nor is the row where its forward was `kept`. Returns the row's hidden states as well, which the rollouts needed
+    and its cross-entropy can use.
     """
     n_samples, num_steps, uniform = draws.shape[1], draws.shape[3], to_branches(draws)
     with policy.inference_mode():
@@ -124,7 +124,7 @@ def sample(
         for step in range(num_steps - 1):
             tokens, anchors, most = rollouts.latest, rollouts.anchors, rollouts.anchors.shape[1]
             if matches is not None:
-                rollouts.stop(stop_token)
+                rollouts.stop(stop_tokens)
                 most = largest(rollouts.active.sum(1), int((matches < num_steps - 1 - step).sum(1).max()))
                 if most == 0:
                     break
@@ -133,7 +133,7 @@ def sample(
             rollouts.draw(policy, hidden, uniform, temperature, most)
     # out of inference mode
     drawn, scored = (from_branches(x, n_samples).clone() for x in (rollouts.tokens, rollouts.log_probs))
-    rollout = until_stop(blocks, drawn, scored, stop_token)
+    rollout = until_stop(blocks, drawn, scored, stop_tokens)
     return replace(rollout, matches=None if matches is None else matches.clone()), row
 
 
@@ -199,11 +199,12 @@ def inverse_cdf(probabilities: Float[Tensor, "*b V"], uniform: Float[Tensor, "*b
 
 
 def until_stop(
-    blocks: Blocks, tokens: Int[Tensor, "B N K G"], log_probs: Float[Tensor, "B N K G"], stop_token: int | None
+    blocks: Blocks, tokens: Int[Tensor, "B N K G"], log_probs: Float[Tensor, "B N K G"], stop_tokens: tuple[int, ...]
 ) -> Rollout:
-    """Later tokens than a branch's first `stop_token` become `stop_token` and invalid."""
+    """Tokens behind a branch's first stop token become the first of `stop_tokens`, and invalid."""
     valid = blocks.valid[:, None, :, None].expand(tokens.shape)
-    if stop_token is not None:
-        stopped = (tokens == stop_token).cumsum(-1) - (tokens == stop_token).long() > 0  # before this token
-        tokens, valid = tokens.masked_fill(stopped, stop_token), valid & ~stopped
+    if stop_tokens:
+        stops = is_any(tokens, stop_tokens).long()
+        stopped = stops.cumsum(-1) - stops > 0  # before this token
+        tokens, valid = tokens.masked_fill(stopped, stop_tokens[0]), valid & ~stopped
     return Rollout(blocks, tokens, log_probs, valid)

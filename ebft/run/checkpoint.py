@@ -18,9 +18,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel
 
 from ebft.config.schema import UserError
+from ebft.data.tokenization import Tokenization
 from ebft.models.adapters import BASE, BASE_FILE, Adapters
 from ebft.output.files import atomic_file, atomic_folder, atomic_write_text
 from ebft.parallel.fsdp import full_tensor, named_tensors
@@ -158,18 +159,23 @@ def restore_random_state(state: dict[str, Any]) -> None:
 
 def export(
     model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
+    tokenization: Tokenization,
     directory: Path,
     card: str,
     world: World = SINGLE_PROCESS,
 ) -> None:
     """Model, tokenizer and model card in Hugging Face format (safetensors), replacing an older export as a whole;
-    shards are gathered first. RunFailure on a full disk."""
+    shards are gathered first. The files say what was trained: every token that ends an answer, first the one that
+    documents ended with, and whether the tokenizer begins a text with a BOS. RunFailure on a full disk."""
     weights = gathered(model, world)
     if world.is_rank_zero:
+        ends = [*tokenization.stop_tokens]
+        model.config.eos_token_id = ends if len(ends) > 1 else ends[0]
+        if model.generation_config is not None:
+            model.generation_config.eos_token_id = model.config.eos_token_id
         with atomic_folder(directory) as folder:
             model.save_pretrained(folder, state_dict=weights)
-            tokenizer.save_pretrained(folder)
+            tokenization.as_trained().save_pretrained(folder)
             atomic_write_text(folder / "README.md", card)
 
 

@@ -19,7 +19,14 @@ from ebft.config.identity import resolved
 from ebft.config.schema import AdapterConfig, EvaluateConfig, LoRAConfig, UserError
 from ebft.evaluation import Evaluation
 from ebft.models.adapters import ADAPTER_FILE, attach, check_packages, is_of_adapters, same_base
-from ebft.models.loading import check_architecture, load_architecture, load_feature_network, load_policy, load_tokenizer
+from ebft.models.loading import (
+    check_architecture,
+    load_architecture,
+    load_feature_network,
+    load_policy,
+    load_tokenizer,
+    unknown_tokens,
+)
 from ebft.models.policy import LanguageModel
 from ebft.output import files, tracking
 from ebft.output.console import Console
@@ -73,7 +80,7 @@ def load(source: str, config: EvaluateConfig, material: Material) -> LanguageMod
     """The model that `source` names: `base`, a run folder, a checkpoint, a folder in Hugging Face format or a hub id.
     Raises UserError."""
     if source == BASE:
-        return load_policy(_without_adapters(config), material.architecture, material.device)
+        return load_policy(_without_adapters(config), material.architecture, material.device, material.unknown)
     folder, path = Path(source), source  # the path as it was written: ./a is a folder, a may be a hub id
     saved = folder if (folder / checkpoint.STATE).is_file() else None
     if (folder / "config.yaml").is_file():
@@ -97,7 +104,7 @@ def load(source: str, config: EvaluateConfig, material: Material) -> LanguageMod
         raise UserError(f"{source} has another tokenizer than model.path={config.model.path}; evaluate it on its own.")
     theirs, architecture = replace(config, model=other), load_architecture(other)
     check_architecture(architecture, theirs, material.device)
-    return load_policy(theirs, architecture, material.device)
+    return load_policy(theirs, architecture, material.device, unknown_tokens(architecture, material.tokenizer))
 
 
 def _without_adapters(config: EvaluateConfig) -> EvaluateConfig:
@@ -112,7 +119,7 @@ def _from_checkpoint(path: Path, config: EvaluateConfig, material: Material) -> 
         config = _without_adapters(config)
     elif isinstance(config.model.adapter, LoRAConfig):
         check_packages(config.model.adapter, material.device)
-    policy = load_policy(config, material.architecture, material.device)
+    policy = load_policy(config, material.architecture, material.device, material.unknown)
     weights |= stored.read(state["tensors"], AVERAGE)
     shapes = {name: value.shape for name, value in weights.items()}
     own = named_tensors(policy.trained)
@@ -174,9 +181,10 @@ def write(
     files.atomic_write_text(
         directory / "environment.json", json.dumps(environment(config.trainer.device), indent=2) + "\n"
     )
-    decode = material.tokenizer.decode
     samples = [
-        {"model": name, **sample.as_row(decode)} for name, result in results.items() for sample in result.samples
+        {"model": name, **sample.as_row(material.tokenization)}
+        for name, result in results.items()
+        for sample in result.samples
     ]
     answers = [{"model": name, **answer.as_row()} for name, result in results.items() for answer in result.answers]
     for name, rows in (("samples.jsonl", samples), ("answers.jsonl", answers)):

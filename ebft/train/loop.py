@@ -223,8 +223,8 @@ class Loop:
         )
         self.latest, self.evaluated = result, self.step
         self.base = self.base or result
-        decode = self.setup.tokenizer.decode
-        self.run.samples(self.step, [sample.as_row(decode) for sample in result.samples])
+        tokenization = self.setup.material.tokenization
+        self.run.samples(self.step, [sample.as_row(tokenization) for sample in result.samples])
         self.run.answers(self.step, [answer.as_row() for answer in result.answers])
 
     def state(self) -> dict[str, Any]:
@@ -264,12 +264,14 @@ class Loop:
         card = partial(model_card, config, self.step, self.latest.metrics())
         with self.optimization.averaged():
             if policy.adapters is None:
-                checkpoint.export(policy.model, self.setup.tokenizer, directory / "model", card("transformers"), world)
+                checkpoint.export(
+                    policy.model, self.setup.material.tokenization, directory / "model", card("transformers"), world
+                )
                 return
             checkpoint.export_adapters(policy.adapters, directory / "adapter", config.model.path, card("peft"), world)
             merged = policy.adapters.merged(world)
         if merged is not None:
-            checkpoint.export(merged, self.setup.tokenizer, directory / "model", card("transformers"))
+            checkpoint.export(merged, self.setup.material.tokenization, directory / "model", card("transformers"))
 
     def _finish(self, status: str, error: str | None = None) -> None:
         base, final = self.base, self.latest

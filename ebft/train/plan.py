@@ -1,5 +1,7 @@
 """What a run is going to do, before it does it, and what it did, in the exported model's card."""
 
+from collections.abc import Sequence
+
 from ebft import data
 from ebft.config.schema import LoRAConfig, TrainConfig
 from ebft.cost import memory
@@ -21,9 +23,11 @@ def plan(config: TrainConfig, setup: Groundwork) -> dict[str, str]:
         "documents": f"{setup.rows.num_documents} in {len(setup.usable)} rows of {config.data.sequence_length} tokens"
         + (f" ({left_out} more too short for a block)" if left_out else "")
         + (f" ({setup.material.data.num_dropped} dropped)" if setup.material.data.num_dropped else ""),
+        "tokens": _tokens(setup.material),
         "rollouts": cost.rollouts(config, setup.num_blocks),
         "tokens to forward per step": _cost(config, setup),
         "memory" if setup.num_processes == 1 else "memory of each process": _memory(config, setup),
+        **_prompts(setup.material),
         **setup.material.verification.plan(),
         "steps": f"{setup.max_steps} of {trainer.batch_size} rows, {epochs:.2f} epochs",
         "held out": _held_out(config, setup.material),
@@ -43,6 +47,34 @@ def _trained(config: TrainConfig, setup: Groundwork) -> str:
         return ""
     packed = "" if adapter.quantize == "none" else f" in {adapter.quantize}"
     return f"{packed}; adapters of rank {adapter.rank}, {setup.workload.adapters / 1e6:.2f} M"
+
+
+def _prompts(material: Material) -> dict[str, str]:
+    """A warning where prompts end as no text does."""
+    share = material.data.prompts_cut_a_word
+    if not share:
+        return {}
+    return {
+        "warning": f"{share:.0%} of the prompts end in a space that this tokenizer joins with the next word, which no "
+        "text has; end prompts before the space, and begin completions with it"
+    }
+
+
+def _tokens(material: Material) -> str:
+    """What stands before rows and documents, what ends them, and what is never said."""
+    tokens, num_ids = material.tokenization, material.architecture.vocab_size
+    named = tokens.tokenizer.convert_ids_to_tokens(
+        [token for token in (tokens.bos, *tokens.stop_tokens) if token is not None]
+    )
+    begin = "no BOS" if tokens.bos is None else f"BOS {named.pop(0)} before every row and document"
+    end, *others = named
+    further = f", {_join(others)} also end an answer" if others else ""
+    unknown = (
+        f"; {len(material.unknown)} of {num_ids} ids are not the tokenizer's and are never sampled"
+        if material.unknown
+        else ""
+    )
+    return f"{begin}, {end} ends what is trained{further}{unknown}"
 
 
 def _held_out(config: TrainConfig, material: Material) -> str:
@@ -66,8 +98,8 @@ def _cost(config: TrainConfig, setup: Groundwork) -> str:
     )
 
 
-def _join(numbers: list[int]) -> str:
-    return ", ".join(map(str, numbers))
+def _join(items: Sequence[object]) -> str:
+    return ", ".join(map(str, items))
 
 
 def model_card(config: TrainConfig, step: int, metrics: dict[str, float], library: str) -> str:

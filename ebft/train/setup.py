@@ -13,7 +13,7 @@ from ebft import data
 from ebft.config.doors import is_door
 from ebft.config.schema import EvalConfig, LoRAConfig, TrainConfig, UserError
 from ebft.cost.workload import Workload
-from ebft.data import Data, Rows
+from ebft.data import Data, Rows, Tokenization
 from ebft.evaluation import Evaluator
 from ebft.geometry.blocks import find_blocks
 from ebft.methods import Ingredients, Method, build
@@ -22,11 +22,13 @@ from ebft.models.adapters import check_packages
 from ebft.models.feature_network import FeatureNetwork
 from ebft.models.loading import (
     check_architecture,
+    end_tokens,
     feature_network_of,
     load_architecture,
     load_policy,
     load_tokenizer,
     shares_base,
+    unknown_tokens,
 )
 from ebft.models.own_features import OwnFeatureNetwork, Phi
 from ebft.models.policy import LanguageModel
@@ -45,7 +47,7 @@ class Material:
 
     config: TrainConfig
     device: str
-    tokenizer: PreTrainedTokenizerBase
+    tokenization: Tokenization
     architecture: PreTrainedConfig
     data: Data
     held_out: list[Batch]
@@ -55,9 +57,17 @@ class Material:
     own_phi: OwnFeatureNetwork | None  # a user's own feature map
 
     @property
-    def stop_token(self) -> int | None:
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        return self.tokenization.tokenizer
+
+    @property
+    def unknown(self) -> list[int]:
+        return unknown_tokens(self.architecture, self.tokenizer)
+
+    @property
+    def stop_tokens(self) -> tuple[int, ...]:
         """What ends a branch; a packed stream runs on."""
-        return self.tokenizer.eos_token_id if self.config.data.layout == "padded" else None
+        return self.tokenization.stop_tokens if self.config.data.layout == "padded" else ()
 
     def evaluator(self, phi: Phi) -> Evaluator:
         config = self.config
@@ -67,7 +77,7 @@ class Material:
             self.held_out,
             self.held_out_long,
             phi,
-            self.stop_token,
+            self.stop_tokens,
             self.verification.examiner(),
             self.world,
         )
@@ -84,12 +94,15 @@ def gather(config: TrainConfig, world: World = SINGLE_PROCESS) -> Material:
     architecture = load_architecture(config.model)
     check_architecture(architecture, config, device)
     trained, examined = config.method.needs(config.sampler).asks_questions, config.eval.num_questions > 0
-    loaded = data.load(config.data, tokenizer, train_questions=trained, validation_questions=examined)
+    tokenization = Tokenization.of(config.data, tokenizer, end_tokens(config.model, architecture))
+    loaded = data.load(config.data, tokenization, train_questions=trained, validation_questions=examined)
     _check_vocabulary(loaded, architecture.vocab_size, config)
     held_out, held_out_long = (evaluation_batches(loaded.validation, config, size) for size in _evaluated(config.eval))
-    verification = Verification(config, loaded, tokenizer, architecture.to_dict().get("max_position_embeddings"), world)
+    verification = Verification(
+        config, loaded, tokenization, architecture.to_dict().get("max_position_embeddings"), world
+    )
     return Material(
-        config, device, tokenizer, architecture, loaded, held_out, held_out_long, verification, world, own_phi
+        config, device, tokenization, architecture, loaded, held_out, held_out_long, verification, world, own_phi
     )
 
 
@@ -156,7 +169,7 @@ def prepare(config: TrainConfig, world: World = SINGLE_PROCESS) -> Setup:
     material = ground.material
     if material.device == "cuda":
         budget.check_room(config, ground.workload, ground.num_processes)
-    policy = load_policy(config, material.architecture, material.device)
+    policy = load_policy(config, material.architecture, material.device, material.unknown)
     phi = material.own_phi or feature_network_of(policy, config, material.architecture, material.device)
     if isinstance(phi, FeatureNetwork):
         phi.decoder.depth = ground.workload.phi_share  # in the policy's layers, for it may be another network
@@ -167,7 +180,7 @@ def prepare(config: TrainConfig, world: World = SINGLE_PROCESS) -> Setup:
     needs = config.method.needs(config.sampler)
     reference = _reference_of(policy, config, material) if needs.reference_policy else None
     grader = material.verification.grader() if needs.asks_questions else None
-    method = build(Ingredients(config, policy, phi, material.stop_token, grader, reference))
+    method = build(Ingredients(config, policy, phi, material.stop_tokens, grader, reference))
     return Setup(**vars(ground), policy=policy, method=method, evaluator=material.evaluator(phi))
 
 
@@ -185,7 +198,11 @@ def _share(policy: LanguageModel, phi: Phi, config: TrainConfig, world: World) -
 
 def _reference_of(policy: LanguageModel, config: TrainConfig, material: Material) -> LanguageModel:
     """The policy before training: itself without its adapters, or else a copy."""
-    return load_policy(config, material.architecture, material.device) if policy.adapters is None else policy.base()
+    return (
+        load_policy(config, material.architecture, material.device, material.unknown)
+        if policy.adapters is None
+        else policy.base()
+    )
 
 
 def training_rows(loaded: Data, config: TrainConfig) -> Rows:

@@ -1,11 +1,9 @@
 """Who judges completions in a run: the verifier that `data.task` names, tried on reference answers before anything is
 trained on its word."""
 
-from transformers import PreTrainedTokenizerBase
-
 from ebft.config.doors import doors
 from ebft.config.schema import RunFailure, TrainConfig, UserError
-from ebft.data import Data, Questions
+from ebft.data import Data, Questions, Tokenization
 from ebft.evaluation import Examiner
 from ebft.parallel.world import SINGLE_PROCESS, World
 from ebft.sandbox import Sandbox
@@ -24,11 +22,11 @@ class Verification:
         self,
         config: TrainConfig,
         loaded: Data,
-        tokenizer: PreTrainedTokenizerBase,
+        tokenization: Tokenization,
         max_positions: int | None,
         world: World = SINGLE_PROCESS,
     ) -> None:
-        self.config, self.tokenizer = config, tokenizer
+        self.config, self.tokenization = config, tokenization
         self.train, self.validation = loaded.train_questions, loaded.validation_questions
         self.sandbox: Sandbox | None = None
         self.verifier: Verifier | None = None
@@ -94,8 +92,11 @@ class Verification:
     def _grader(self, questions: Questions | None, verifier: Verifier | None) -> Grader | None:
         if verifier is None or questions is None:
             return None
-        decode, end = self.tokenizer.decode, self.tokenizer.eos_token_id
-        return Grader(verifier, questions.items, lambda tokens: decode(tokens, clean_up_tokenization_spaces=False), end)
+
+        def decode(number: int, completions: list[list[int]]) -> list[str]:
+            return self.tokenization.continuations(questions.prompt(number), completions)
+
+        return Grader(verifier, questions.items, decode, self.tokenization.stop_tokens)
 
     @property
     def directions(self) -> dict[str, str]:

@@ -9,11 +9,16 @@ from transformers import PreTrainedTokenizerFast
 
 from ebft.config.schema import FileDataConfig, HubDataConfig, StdlibDataConfig
 from ebft.data.documents import Document
+from ebft.data.tokenization import Tokenization
 
 FILES = Path(__file__).parent / "files"
 
 
-def tokenizer(eos_token: str | None = "<eos>") -> PreTrainedTokenizerFast:
+def tokenizer(eos_token: str | None = "<eos>") -> Tokenization:
+    return Tokenization.of(stdlib_config(), plain_tokenizer(eos_token))
+
+
+def plain_tokenizer(eos_token: str | None) -> PreTrainedTokenizerFast:
     words = Tokenizer(models.WordLevel({"<eos>": 0, "a": 1, "b": 2, "c": 3, "d": 4, "e": 5}, unk_token="<eos>"))
     words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     return PreTrainedTokenizerFast(tokenizer_object=words, eos_token=eos_token, name_or_path="toy")
@@ -26,6 +31,8 @@ def stdlib_config(**changes: Any) -> StdlibDataConfig:
         layout="packed",
         document_masking=False,
         loss_tokens="all",
+        bos="auto",
+        end_token=None,
         validation_fraction=0.1,
         validation_part="all",
         task=None,

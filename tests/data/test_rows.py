@@ -88,5 +88,5 @@ def test_batch_is_the_named_rows_in_order() -> None:
 
 
 def test_a_tokenizer_without_eos_is_refused() -> None:
-    with pytest.raises(UserError, match=r"The tokenizer of toy has no end-of-sequence token .*; set its eos_token\."):
+    with pytest.raises(UserError, match=r"The tokenizer of toy has no end-of-sequence token .*; set data\.end_token"):
         to_rows([text("a")], stdlib_config(), tokenizer(eos_token=None))

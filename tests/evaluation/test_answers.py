@@ -16,13 +16,13 @@ from ebft.types import Batch
 from tests.evaluation.test_evaluator import CONFIG as EVAL
 from tests.evaluation.test_evaluator import batches, quiet
 from tests.helpers import geometry, phi_of, plain_model, policy_of
-from tests.methods.test_rlvr import FOUR, LENGTHS, QUESTIONS, STOP, Parity, words
+from tests.methods.test_rlvr import FOUR, LENGTHS, QUESTIONS, STOP, Parity, said, words
 
 CONFIG = replace(EVAL, num_questions=4, max_new_tokens=7, num_completions=5, pass_at=[1, 2, 5], temperature=0.7)
 
 
 def examiner(size: int = 4, verifier: Parity | None = None, batch: Batch = FOUR, **changes: object) -> Examiner:
-    grader = Grader(verifier or Parity(), QUESTIONS, words, STOP)
+    grader = Grader(verifier or Parity(), QUESTIONS, said, (STOP,))
     config: EvalConfig = replace(CONFIG, **changes)
     return Examiner(config, [batch.rows(start, start + size) for start in range(0, len(batch), size)], grader)
 
@@ -82,7 +82,7 @@ def test_pass_at_k_counts_the_samples_that_passed() -> None:
     batch, blocks = prompts_batch(
         [FOUR.tokens[row, :length].tolist() for row, (length, _) in enumerate(LENGTHS)], FOUR.row_ids.tolist()
     )
-    done = complete(policy_of(), batch, blocks, 5, 7, Decoding(0.7, 1.0), f"{CONFIG.seed}/eval/pass", STOP)
+    done = complete(policy_of(), batch, blocks, 5, 7, Decoding(0.7, 1.0), f"{CONFIG.seed}/eval/pass", (STOP,))
     right = [
         sum(bool(n - 1 <= 3 and not cut) for n, cut in zip(ns, cuts, strict=True))
         for ns, cuts in zip(done.rollout.valid[:, :, 0].sum(-1).tolist(), done.truncated[..., 0].tolist(), strict=True)

@@ -4,14 +4,17 @@ from dataclasses import replace
 
 import pytest
 import torch
+from tokenizers import Tokenizer, models
+from transformers import PreTrainedTokenizerFast
 
 from ebft import evaluation
 from ebft.config.schema import EvalConfig
+from ebft.data.tokenization import Tokenization
 from ebft.evaluation import Evaluation, Evaluator
 from ebft.models.policy import LanguageModel
 from ebft.rollout.sampler import sample
 from ebft.types import Batch, Blocks, Rollout
-from tests.helpers import LAYOUTS, T, geometry, phi_of, policy_of, random_batch
+from tests.helpers import LAYOUTS, VOCABULARY, T, geometry, phi_of, policy_of, random_batch
 
 ROWS = [LAYOUTS["plain"][0]] * 3 + LAYOUTS["documents"]  # five rows, each with another number of blocks
 CONFIG = EvalConfig(
@@ -39,14 +42,14 @@ def batches(size: int) -> list[Batch]:
     return [whole.rows(start, start + size) for start in range(0, len(whole), size)]
 
 
-def evaluator(size: int = 5, stop_token: int | None = None, **changes: object) -> Evaluator:
+def evaluator(size: int = 5, stop_tokens: tuple[int, ...] = (), **changes: object) -> Evaluator:
     return Evaluator(
         replace(CONFIG, **changes),
         geometry(generate_length=3),
         batches(size),
         batches(size),
         phi_of(seed=1),
-        stop_token,
+        stop_tokens,
     )
 
 
@@ -96,11 +99,11 @@ def test_rollouts_are_at_temperature_one_and_every_row_has_draws_of_its_own(monk
         blocks: Blocks,
         draws: torch.Tensor,
         temperature: float,
-        stop_token: int | None,
+        stop_tokens: tuple[int, ...],
         reuse: bool,
     ) -> tuple[Rollout, torch.Tensor]:
         calls.append((draws, temperature))
-        return sample(policy, batch, blocks, draws, temperature, stop_token, reuse)
+        return sample(policy, batch, blocks, draws, temperature, stop_tokens, reuse)
 
     monkeypatch.setattr(evaluation, "sample", spy)
     for size in (5, 1):
@@ -167,7 +170,7 @@ def test_a_horizon_that_no_continuation_reaches_is_left_out() -> None:
     """Rows of 23 tokens have room for 11 behind 2, their documents of 8 tokens have not."""
     config = replace(CONFIG, horizons=[1, 6, 11])
     short_rows = [random_batch([[0] * 8 + [-1] * 15] * 2)]
-    short = Evaluator(config, geometry(generate_length=3), short_rows, short_rows, phi_of(seed=1), None)
+    short = Evaluator(config, geometry(generate_length=3), short_rows, short_rows, phi_of(seed=1), ())
     assert short.horizons == [1, 3, 6, 11]
     scores = short(policy_of(), quiet).scores
     assert "feature_matching_loss@6" in scores
@@ -178,7 +181,7 @@ def test_a_horizon_that_no_continuation_reaches_is_left_out() -> None:
 def test_long_rollouts_are_scored_on_their_own_rows_and_change_nothing_else() -> None:
     """The first two batches of two rows for horizons 4 and 7, all three batches for the rest."""
     rows, phi, policy = batches(2), phi_of(seed=1), policy_of()
-    few = Evaluator(CONFIG, geometry(generate_length=3), rows, rows[:2], phi, None)
+    few = Evaluator(CONFIG, geometry(generate_length=3), rows, rows[:2], phi, ())
     ticks: list[None] = []
     scores, whole = few(policy, lambda: ticks.append(None)).scores, evaluator(2)(policy, quiet).scores
     assert (len(ticks), few.num_ticks) == (5, 5)
@@ -199,8 +202,11 @@ def test_samples_show_real_context_reference_and_rollouts() -> None:
     assert sample.context == batch.tokens[0, :12].tolist()
     assert sample.reference == batch.tokens[0, 12:15].tolist()
     assert [len(rollout) for rollout in sample.rollouts] == [3, 3, 3]
-    row = sample.as_row(lambda tokens: " ".join(map(str, tokens)))
-    assert row["reference"] == " ".join(map(str, sample.reference))
+    numbers = Tokenizer(models.WordLevel({str(number): number for number in range(VOCABULARY)}))
+    fast = PreTrainedTokenizerFast(tokenizer_object=numbers)
+    row = sample.as_row(Tokenization(fast, None, (0,)))
+    assert row["context"].split() == [*map(str, sample.context)]
+    assert row["reference"].split() == [*map(str, sample.reference)]
     assert [rollout["reward"] for rollout in row["rollouts"]] == sample.rewards
 
 

@@ -1,6 +1,7 @@
 """The geometry against its definition, pair by pair and token by token (method.md section 2)."""
 
 import math
+from dataclasses import replace
 from itertools import product
 
 import pytest
@@ -354,3 +355,22 @@ def test_predictors_by_hand() -> None:
         [[1, 7, 8, 9], [1, 2, 10, 11], [1, 2, 3, 4]]
     ]
     assert token_places(torch.tensor([[2, 2, 2]]), branches, 7, 3).tolist() == [[[7, 8, 9], [2, 10, 11], [2, 3, 4]]]
+
+
+def test_nothing_is_asked_to_say_a_beginning_of_sequence() -> None:
+    """Rows of 11 begin with one, and a second document with another at 6: windows of 3 from anchor 2 on that hold it
+    are 4, 5 and 6. A block may condition on it."""
+    batch = batch_of([[0] * 11])
+    starts = torch.zeros_like(batch.tokens, dtype=torch.bool)
+    starts[0, [0, 6]] = True
+    anchors = find_blocks(replace(batch, starts=starts), "all", context_length=1, stride=1, generate_length=3).anchors
+    assert anchors.tolist() == [[1, 2, 3, 7, 8]]
+    assert find_blocks(batch, "all", 1, 1, 3).anchors.tolist() == [[1, 2, 3, 4, 5, 6, 7, 8]]
+
+
+def test_a_batch_keeps_its_beginnings_in_rows_and_columns() -> None:
+    batch = batch_of([[0] * 5, [0] * 5, [0] * 5])
+    starts = torch.arange(15).view(3, 5) % 7 == 0
+    cut = replace(batch, starts=starts).rows(1, 3).columns(3)
+    assert cut.starts is not None
+    assert cut.starts.tolist() == [[False, False, True], [False, False, False]]

@@ -57,7 +57,7 @@ def test_steps_move_the_adapters_and_not_the_features(dtype: str, packed: bool) 
         pytest.importorskip("bitsandbytes")
     policy = adapted(dtype, packed)
     phi = FeatureNetwork(policy.model, FEATURES, dtype, policy.adapters)
-    method = EBFT(CONFIG, SAMPLER, policy, phi, seed=6, stop_token=None)
+    method = EBFT(CONFIG, SAMPLER, policy, phi, seed=6, stop_tokens=())
     copy = llama(packed)
     if dtype == "bf16":
         round_to_bfloat16(copy)

@@ -46,7 +46,7 @@ def method_on(device: str, dtype: str = "fp32", liger: bool = False, compiled: b
     if compiled:
         policy.decoder.compile()
         phi.decoder.compile()
-    return EBFT(CONFIG, replace(SAMPLER, **sampler), policy, phi, seed=6, stop_token=None)
+    return EBFT(CONFIG, replace(SAMPLER, **sampler), policy, phi, seed=6, stop_tokens=())
 
 
 def rows(documents: bool = False) -> Batch:

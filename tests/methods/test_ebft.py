@@ -48,7 +48,7 @@ EIGHT = replace(EIGHT, loss_mask=EIGHT.document_ids >= 0)
 
 def method_of(
     sampler: SamplerConfig | None = None,
-    stop_token: int | None = None,
+    stop_tokens: tuple[int, ...] = (),
     policy: LanguageModel | None = None,
     **changes: object,
 ) -> EBFT:
@@ -58,7 +58,7 @@ def method_of(
         policy or policy_of(),
         phi_of(seed=1),
         seed=6,
-        stop_token=stop_token,
+        stop_tokens=stop_tokens,
     )
 
 
@@ -95,10 +95,11 @@ def test_one_by_eight_micro_batches_equal_eight_by_one(anchors: str, ce_coef: fl
 @pytest.mark.parametrize("temperature", [0.3, 1.0])
 @pytest.mark.parametrize("sizes", [(2, 3, 5, 4), (1, 1, 3, 2), (7, 2, 4, 3)], ids=str)
 @pytest.mark.parametrize(
-    ("anchors", "stop_token", "size"), [("all", None, 8), ("all", 7, 1), ("completion", 7, 3), ("completion", None, 8)]
+    ("anchors", "stop_tokens", "size"),
+    [("all", (), 8), ("all", (7,), 1), ("completion", (7,), 3), ("completion", (), 8)],
 )
 def test_reuse_changes_no_rollout_no_reward_and_no_gradient(
-    anchors: str, stop_token: int | None, size: int, sizes: tuple[int, int, int, int], temperature: float
+    anchors: str, stop_tokens: tuple[int, ...], size: int, sizes: tuple[int, int, int, int], temperature: float
 ) -> None:
     """Rows of several documents, with padding and without a block; rollouts that follow their row for a while, that are
     twins, and that stop."""
@@ -111,7 +112,7 @@ def test_reuse_changes_no_rollout_no_reward_and_no_gradient(
         n_samples=n_samples,
         temperature=temperature,
     )
-    method, reusing = method_of(sampler, stop_token), method_of(replace(sampler, reuse=True), stop_token)
+    method, reusing = method_of(sampler, stop_tokens), method_of(replace(sampler, reuse=True), stop_tokens)
     batch = likely_text(method.policy, EIGHT)
     before = method.tokens_forwarded, reusing.tokens_forwarded
     expected, values, gradients = optimiser_step(method, batch, size)
@@ -147,7 +148,7 @@ def test_branches_in_groups_give_the_same_losses_and_gradients_with_fewer_tokens
     size: int, max_tokens: int, reuse: bool
 ) -> None:
     sampler = geometry(stride=3, generate_length=5, reuse=reuse)
-    whole, parted = method_of(sampler, stop_token=7), method_of(sampler, stop_token=7)
+    whole, parted = method_of(sampler, stop_tokens=(7,)), method_of(sampler, stop_tokens=(7,))
     batch, seen = likely_text(whole.policy, EIGHT), list[int]()
     _, values, gradients = optimiser_step(whole, batch, size)
     parted.policy.model.base_model.register_forward_pre_hook(
@@ -206,7 +207,7 @@ def test_a_device_is_asked_once_how_far_rollouts_follow_their_rows(
     """Where reading is not free, shapes come from bounds instead: the same rollouts and gradients, up to tokens that
     nothing reads."""
     sampler = geometry(stride=3, generate_length=5, reuse=reuse)
-    freely, asked = (method_of(sampler, stop_token=7) for _ in range(2))
+    freely, asked = (method_of(sampler, stop_tokens=(7,)) for _ in range(2))
     batch = likely_text(freely.policy, EIGHT).rows(0, 3)
     (experience,), values, gradients = optimiser_step(freely, batch, 3, max_tokens)
     monkeypatch.setattr(reuse_module, "free_to_read", lambda _: False)
@@ -232,17 +233,17 @@ def test_a_device_is_asked_once_how_far_rollouts_follow_their_rows(
 @pytest.mark.parametrize("max_tokens", [None, 3 * (T + 17)])
 @pytest.mark.parametrize("reuse", [False, True])
 @pytest.mark.parametrize(
-    ("anchors", "stop_token", "training"), [("all", None, True), ("all", 7, False), ("completion", 7, True)]
+    ("anchors", "stop_tokens", "training"), [("all", (), True), ("all", (7,), False), ("completion", (7,), True)]
 )
 def test_a_kept_row_changes_no_rollout_no_reward_and_no_gradient(
-    anchors: str, stop_token: int | None, training: bool, reuse: bool, max_tokens: int | None
+    anchors: str, stop_tokens: tuple[int, ...], training: bool, reuse: bool, max_tokens: int | None
 ) -> None:
     """Of a step's only micro-batch the rows are forwarded once, with their graph; otherwise once to sample and once
     to update."""
     sampler = geometry(anchors=anchors, stride=3, generate_length=5, reuse=reuse)
     results = []
     for is_only in (False, True):
-        method = method_of(sampler, stop_token)
+        method = method_of(sampler, stop_tokens)
         method.policy.model.train(training)
         batch = likely_text(method.policy, EIGHT).rows(0, 3)
         before = method.policy.decoder.tokens_forwarded
@@ -285,7 +286,7 @@ def test_a_step_whose_rollouts_are_the_row_s_costs_its_rows_in_one_pass() -> Non
 
 
 def test_the_loss_by_hand_from_what_the_sampler_recorded() -> None:
-    method = method_of(geometry(generate_length=5), stop_token=7, rl_coef=0.7, ce_coef=0.3)
+    method = method_of(geometry(generate_length=5), stop_tokens=(7,), rl_coef=0.7, ce_coef=0.3)
     (experience,), values, _ = optimiser_step(method, EIGHT, 8)
     rollout, valid = experience.rollout, experience.rollout.valid
     weighted = experience.advantages[..., None] * rollout.log_probs
@@ -318,7 +319,7 @@ def test_reward_and_advantage_carry_their_coefficients() -> None:
 
 def test_tokens_behind_the_stop_token_take_no_part() -> None:
     """Tokens after EOS once counted in the loss."""
-    method = method_of(geometry(generate_length=5), stop_token=7)
+    method = method_of(geometry(generate_length=5), stop_tokens=(7,))
     experience = method.prepare(EIGHT, 0, is_only_microbatch=False)
     rollout, totals = experience.rollout, method.counts(experience)
     behind = ~rollout.valid & rollout.blocks.valid[:, None, :, None]

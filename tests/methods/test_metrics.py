@@ -70,7 +70,7 @@ THIRD = {  # the same first token is no duplicate
     "parts", [[[FIRST, SECOND, THIRD]], [[FIRST], [SECOND, THIRD]]], ids=["one", "two micro-batches"]
 )
 def test_figures_by_hand(parts: list[list[dict[str, list]]]) -> None:
-    assert figures(signal([part_of(contexts) for contexts in parts], stop_token=7)) == pytest.approx(
+    assert figures(signal([part_of(contexts) for contexts in parts], stop_tokens=(7,))) == pytest.approx(
         {
             "reward": (-3 + 6 + 3) / 9,
             "alignment": (3 + 8 + 3) / 9,
@@ -88,13 +88,13 @@ def test_figures_by_hand(parts: list[list[dict[str, list]]]) -> None:
 
 def test_without_the_authors_whitening_there_is_no_sign_of_it() -> None:
     part = replace(part_of([FIRST]), whitening_sign=None)
-    assert "negative_whitening_share" not in signal([part], stop_token=None)
+    assert "negative_whitening_share" not in signal([part], stop_tokens=())
 
 
 def test_without_a_stop_token_there_is_no_share_of_it() -> None:
-    assert "starts_with_eos_share" not in signal([part_of([FIRST])], stop_token=None)
+    assert "starts_with_eos_share" not in signal([part_of([FIRST])], stop_tokens=())
 
 
 def test_rounding_is_no_advantage() -> None:
     nearly = FIRST | {"reward": [-1, -1 + 1e-7, -1], "advantages": [1e-7, -2e-7, 1e-7]}
-    assert figures(signal([part_of([nearly, SECOND])], None))["zero_advantage_share"] == 0.5
+    assert figures(signal([part_of([nearly, SECOND])], ()))["zero_advantage_share"] == 0.5

@@ -60,10 +60,14 @@ def words(tokens: list[int]) -> str:
     return " ".join(map(str, tokens))
 
 
+def said(question: int, completions: list[list[int]]) -> list[str]:
+    return [words(tokens) for tokens in completions]
+
+
 def method_of(verifier: Parity | None = None, **changes: object) -> RLVR:
     config = replace(CONFIG, **changes)
     reference = policy_of(seed=4) if config.kl_coef else None
-    grader = Grader(verifier or Parity(), QUESTIONS, words, STOP)
+    grader = Grader(verifier or Parity(), QUESTIONS, said, (STOP,))
     return RLVR(config, geometry(n_samples=3, temperature=0.7), policy_of(), reference, grader, seed=6)
 
 

@@ -179,7 +179,7 @@ def test_adapters_alone_are_trained() -> None:
 
 
 def method_of(policy: LanguageModel) -> EBFT:
-    return EBFT(METHOD, geometry(), policy, shared_phi(policy), seed=6, stop_token=None)
+    return EBFT(METHOD, geometry(), policy, shared_phi(policy), seed=6, stop_tokens=())
 
 
 def gradients(policy: LanguageModel, **options: int) -> dict[str, Tensor]:

@@ -1,6 +1,9 @@
 """Log-probs where they are wanted, and the cut feature network against the full one's hidden states (method.md sections
 3 and 9)."""
 
+import math
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -12,6 +15,8 @@ from ebft.models import policy as policy_module
 from ebft.models.feature_network import FeatureNetwork
 from ebft.models.logprobs import TokenLogProbs, branch_labels, row_labels
 from ebft.models.policy import LanguageModel
+from ebft.rollout.completions import Decoding, complete, prompts_batch
+from ebft.rollout.sampler import sample
 from ebft.types import Batch
 from tests.helpers import (
     GROUPED,
@@ -20,6 +25,7 @@ from tests.helpers import (
     VOCABULARY,
     T,
     architecture,
+    blocks_of,
     context_of,
     existing,
     features,
@@ -31,6 +37,7 @@ from tests.helpers import (
     plain_model,
     policy_of,
     random_batch,
+    random_draws,
     random_rollout,
 )
 from tests.reference import embed_loop
@@ -140,6 +147,36 @@ def test_final_softcap_is_applied_before_the_softmax() -> None:
         policy = LanguageModel(model_of(Gemma2Config(**settings)), "fp32")
         torch.testing.assert_close(policy.logits(policy.row_hidden(batch)), expected, rtol=1e-5, atol=1e-5)
     assert expected.abs().max() > 1.5
+
+
+def test_ids_that_the_tokenizer_does_not_have_are_in_no_softmax() -> None:
+    """Log-probs, gradients, entropies and what is drawn are those of a model whose head has the other rows alone."""
+    unknown = [3, 17, 29, 30]
+    known = [token for token in range(VOCABULARY) if token not in unknown]
+    policy = LanguageModel(plain_model(), "fp32", unknown=unknown)
+    batch = replace(
+        random_batch(LAYOUTS["plain"]), tokens=torch.tensor(known)[random_batch(LAYOUTS["plain"]).tokens % 27]
+    )
+    hidden = policy.row_hidden(batch)
+    labels = row_labels(batch)
+    (found,) = policy.log_probs(hidden, labels)
+    logits = policy.head(hidden)[:, :-1, known].log_softmax(-1)
+    place = torch.tensor([known.index(token) if token in known else 0 for token in range(VOCABULARY)])
+    expected = logits.gather(-1, place[batch.tokens[:, 1:]][..., None]).squeeze(-1)
+    torch.testing.assert_close(found[labels.wanted], expected[labels.wanted], rtol=1e-5, atol=1e-5)
+    (gradient,) = torch.autograd.grad(found[labels.wanted].sum(), policy.head.weight, retain_graph=True)
+    (by_hand,) = torch.autograd.grad(expected[labels.wanted].sum(), policy.head.weight)
+    torch.testing.assert_close(gradient, by_hand, rtol=1e-4, atol=1e-5)
+    assert not gradient[unknown].any()
+    hot = geometry(n_samples=7, temperature=5.0)
+    blocks = blocks_of(batch, hot)
+    tokens = sample(policy, batch, blocks, random_draws(batch, blocks, hot), 5.0, (), reuse=True)[0].tokens
+    assert not torch.isin(tokens, torch.tensor(unknown)).any()
+    prompts = prompts_batch(batch.tokens[:, :5].tolist(), [0, 1])
+    done = complete(policy, *prompts, 7, 11, Decoding(5.0, 1.0), "key", ())
+    assert not torch.isin(done.rollout.tokens, torch.tensor(unknown)).any()
+    assert done.entropies.isfinite().all()
+    assert done.entropies.max() <= math.log(len(known)) + 1e-5
 
 
 def test_evaluating_turns_dropout_and_gradients_off_and_training_on_again_even_after_an_interruption() -> None:

@@ -55,7 +55,7 @@ class BestOfN:
         device, length = self.policy.device, self.config.max_new_tokens
         batch, blocks = batch.to(device), completion_blocks(batch).to(device)
         decoding, key = Decoding(self.sampler.temperature, top_p=1.0), f"{self.seed}/train/{step}"
-        stop, n_samples = self.grader.stop_token, self.sampler.n_samples
+        stop, n_samples = self.grader.stop_tokens, self.sampler.n_samples
         rollout = complete(self.policy, batch, blocks, n_samples, length, decoding, key, stop).rollout
         verdicts = [[verdict.score for verdict in row] for row in self.grader(rollout, batch.row_ids)]
         judged = torch.tensor([[score is not None for score in row] for row in verdicts], device=device)

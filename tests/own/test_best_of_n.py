@@ -74,16 +74,16 @@ def test_what_is_forwarded_is_what_was_planned(files: list[str]) -> None:
     method = guarded.own
     planned = sum(tokens.planned(setup.material.config).values())
 
-    def step(stop_token: int, rows: int) -> tuple[Chosen, float]:
-        method.grader = replace(method.grader, stop_token=stop_token)
+    def step(stop_tokens: tuple[int, ...], rows: int) -> tuple[Chosen, float]:
+        method.grader = replace(method.grader, stop_tokens=stop_tokens)
         before = method.tokens_forwarded
         (chosen,), _, _ = optimiser_step(method, setup.batch(range(rows)), rows)
         return chosen, method.tokens_forwarded - before
 
-    whole, forwarded = step(stop_token=-1, rows=6)
+    whole, forwarded = step(stop_tokens=(-1,), rows=6)
     assert whole.best.valid.all()
     assert forwarded == 6 * planned
-    _, forwarded = step(stop_token=int(whole.best.tokens[0, 0, 0, 0]), rows=1)  # with which one of two begins
+    _, forwarded = step(stop_tokens=(int(whole.best.tokens[0, 0, 0, 0]),), rows=1)  # with which one of two begins
     assert forwarded < planned
 
 
@@ -136,9 +136,9 @@ class Verifier:
 
 def method_of(files: list[str]) -> BestOfN:
     questions = [Question(str(row), "", "", "") for row in range(4)]
-    grader = Grader(Verifier(), questions, lambda said: " ".join(map(str, said)), STOP)
+    grader = Grader(Verifier(), questions, lambda _, said: [" ".join(map(str, tokens)) for tokens in said], (STOP,))
     config = config_of(files, "sampler.n_samples=4", "method.max_new_tokens=7", "sampler.temperature=0.7")
-    return BestOfN.of(Ingredients(config, policy_of(), phi_of(), STOP, grader))
+    return BestOfN.of(Ingredients(config, policy_of(), phi_of(), (STOP,), grader))
 
 
 def said(tokens: Tensor) -> list[int]:

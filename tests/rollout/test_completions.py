@@ -29,7 +29,11 @@ def prompts() -> list[list[int]]:
 
 
 def completed(
-    policy: LanguageModel, decoding: Decoding, stop_token: int | None, rows: list[int] | None = None, **changes: Any
+    policy: LanguageModel,
+    decoding: Decoding,
+    stop_tokens: tuple[int, ...],
+    rows: list[int] | None = None,
+    **changes: Any,
 ) -> Completions:
     """Of the given prompts, all by default."""
     rows = list(range(len(LENGTHS))) if rows is None else rows
@@ -38,7 +42,7 @@ def completed(
         "max_new_tokens": G,
         "key": "7/eval",
         "decoding": decoding,
-        "stop_token": stop_token,
+        "stop_tokens": stop_tokens,
     } | changes
     return complete(
         policy, *prompts_batch([prompts()[row] for row in rows], [ROW_IDS[row] for row in rows]), **settings
@@ -60,7 +64,7 @@ def lengths(done: Completions) -> Tensor:
 
 @torch.no_grad()
 def slowly(
-    model: PreTrainedModel, prompt: list[int], uniform: list[float], decoding: Decoding, stop_token: int
+    model: PreTrainedModel, prompt: list[int], uniform: list[float], decoding: Decoding, stop_tokens: tuple[int, ...]
 ) -> tuple[list[int], Tensor, Tensor]:
     """Tokens, log-probs and entropies of one completion by the definition: forward everything, sort, add up, search."""
     tokens, log_probs, entropies = list(prompt), [], []
@@ -80,7 +84,7 @@ def slowly(
                 break
         tokens.append(token)
         log_probs.append(math.log(probabilities[token]))
-        if token == stop_token:
+        if token in stop_tokens:
             break
     return tokens[len(prompt) :], torch.tensor(log_probs), torch.tensor(entropies)
 
@@ -101,8 +105,8 @@ def test_prompts_stand_on_the_left_with_a_block_at_the_end_of_each() -> None:
 def test_greedy_completions_are_those_of_generate_token_for_token(family: str) -> None:
     """The rows of a batch are ragged and end at different tokens; `generate` gets each row alone."""
     policy, plain = policy_of(family), plain_model(family)
-    stop = common_token(completed(policy, GREEDY, None, n_samples=1))
-    done = completed(policy, GREEDY, stop, n_samples=1)
+    stop = common_token(completed(policy, GREEDY, (), n_samples=1))
+    done = completed(policy, GREEDY, (stop,), n_samples=1)
     for b, prompt in enumerate(prompts()):
         settings = {"max_new_tokens": G, "do_sample": False, "eos_token_id": stop, "pad_token_id": 0}
         generated = plain.generate(torch.tensor([prompt]), attention_mask=torch.ones(1, len(prompt)), **settings)
@@ -115,7 +119,7 @@ def test_greedy_completions_are_those_of_generate_token_for_token(family: str) -
 @pytest.mark.parametrize("family", FAMILIES)
 def test_log_probs_equal_the_training_forward_and_every_completion_alone(family: str, decoding: Decoding) -> None:
     policy, plain, temperature = policy_of(family), plain_model(family), decoding.temperature or 1.0
-    rollout = completed(policy, decoding, common_token(completed(policy, decoding, None))).rollout
+    rollout = completed(policy, decoding, common_token(completed(policy, decoding, ()))).rollout
     batch, blocks = prompts_batch(prompts(), ROW_IDS)
     branches = make_branches(blocks, rollout.tokens[..., :-1])
     with torch.no_grad():
@@ -135,12 +139,12 @@ def test_log_probs_equal_the_training_forward_and_every_completion_alone(family:
 @pytest.mark.parametrize(("temperature", "top_p"), [(1.0, 1.0), (0.7, 1.0), (1.0, 0.8), (1.3, 0.5), (0.7, 1e-9)])
 def test_draws_log_probs_and_entropies_are_those_of_the_definition(temperature: float, top_p: float) -> None:
     policy, plain, decoding = policy_of(), plain_model(), Decoding(temperature, top_p)
-    stop = common_token(completed(policy, decoding, None))
-    done = completed(policy, decoding, stop)
+    stop = common_token(completed(policy, decoding, ()))
+    done = completed(policy, decoding, (stop,))
     draws = uniforms("7/eval", torch.tensor(ROW_IDS), 1, N, G)
     for b, prompt in enumerate(prompts()):
         for n in range(N):
-            tokens, log_probs, entropies = slowly(plain, prompt, draws[b, n, 0].tolist(), decoding, stop)
+            tokens, log_probs, entropies = slowly(plain, prompt, draws[b, n, 0].tolist(), decoding, (stop,))
             length = len(tokens)
             assert said(done, b, n) == tokens
             torch.testing.assert_close(done.rollout.log_probs[b, n, 0, :length], log_probs, rtol=1e-5, atol=1e-5)
@@ -150,7 +154,7 @@ def test_draws_log_probs_and_entropies_are_those_of_the_definition(temperature: 
 
 
 def test_greedy_log_probs_and_entropies_are_at_temperature_one() -> None:
-    done, plain = completed(policy_of(), GREEDY, None), plain_model()
+    done, plain = completed(policy_of(), GREEDY, ()), plain_model()
     for b, prompt in enumerate(prompts()):
         with torch.no_grad():
             logits = plain(input_ids=torch.tensor([prompt + said(done, b)])).logits[0, len(prompt) - 1 : -1]
@@ -179,9 +183,9 @@ def test_branches_that_leave_change_nothing(monkeypatch: pytest.MonkeyPatch, sha
     monkeypatch.setattr(completions, "LEAVING_SHARE", share)
     monkeypatch.setitem(completions.LOOK_EVERY_STEPS, "cpu", look_every)
     policy = policy_of()
-    free = completed(policy, WARM, None)
+    free = completed(policy, WARM, ())
     stop = common_token(free)
-    done = completed(policy, WARM, stop)
+    done = completed(policy, WARM, (stop,))
     longest = done.rollout.tokens.shape[-1]
     for b in range(len(LENGTHS)):
         for n in range(N):
@@ -200,9 +204,9 @@ def test_a_branch_that_has_stopped_is_not_forwarded(monkeypatch: pytest.MonkeyPa
     """A completion of m tokens costs m - 1 forwards behind its prompt: nothing is predicted from its last one."""
     monkeypatch.setattr(completions, "LEAVING_SHARE", 0.0)
     policy = policy_of()
-    stop = common_token(completed(policy, WARM, None))
+    stop = common_token(completed(policy, WARM, ()))
     before = policy.decoder.tokens_forwarded
-    done = completed(policy, WARM, stop)
+    done = completed(policy, WARM, (stop,))
     padded_prompts = len(LENGTHS) * max(LENGTHS)
     assert policy.decoder.tokens_forwarded - before == padded_prompts + int((lengths(done) - 1).sum())
 
@@ -210,10 +214,10 @@ def test_a_branch_that_has_stopped_is_not_forwarded(monkeypatch: pytest.MonkeyPa
 def test_completions_end_with_the_longest() -> None:
     """A row whose completions all stop early; by default nothing is computed for the steps that are left."""
     policy = policy_of()
-    free = completed(policy, WARM, None, rows=[0], n_samples=1)
+    free = completed(policy, WARM, (), rows=[0], n_samples=1)
     stop = said(free, 0)[4]
     length = said(free, 0).index(stop) + 1
-    done = completed(policy, WARM, stop, rows=[0], n_samples=1, max_new_tokens=G)
+    done = completed(policy, WARM, (stop,), rows=[0], n_samples=1, max_new_tokens=G)
     assert done.rollout.tokens.shape == done.entropies.shape == (1, 1, 1, length)
     assert not done.truncated.any()
     assert free.truncated.all()
@@ -222,8 +226,8 @@ def test_completions_end_with_the_longest() -> None:
 @pytest.mark.parametrize("rows", [[3, 0, 4, 2, 1], [2, 1], [1]])
 def test_a_row_says_the_same_in_any_company(rows: list[int]) -> None:
     policy = policy_of()
-    stop = common_token(completed(policy, WARM, None))
-    together, apart = completed(policy, WARM, stop), completed(policy, WARM, stop, rows=rows)
+    stop = common_token(completed(policy, WARM, ()))
+    together, apart = completed(policy, WARM, (stop,)), completed(policy, WARM, (stop,), rows=rows)
     for place, row in enumerate(rows):
         for n in range(N):
             assert said(apart, place, n) == said(together, row, n)
@@ -241,17 +245,17 @@ def test_text_behind_an_anchor_is_not_seen(masked: bool) -> None:
     tokens = torch.where(batch.document_ids < 0, answers[:, :1], batch.tokens)
     everywhere = torch.zeros(len(LENGTHS), max(LENGTHS) + 5, dtype=torch.long)
     full = Batch(torch.cat([tokens, answers], dim=1), everywhere, everywhere > 0, everywhere > 0, batch.row_ids, masked)
-    assert_same(complete(policy, full, blocks, N, G, WARM, "7/eval", 5), completed(policy, WARM, 5))
+    assert_same(complete(policy, full, blocks, N, G, WARM, "7/eval", (5,)), completed(policy, WARM, (5,)))
 
 
 def test_a_single_new_token_needs_no_further_forward() -> None:
     policy = policy_of()
-    done, longer = completed(policy, WARM, None, max_new_tokens=1), completed(policy, GREEDY, None)
+    done, longer = completed(policy, WARM, (), max_new_tokens=1), completed(policy, GREEDY, ())
     assert done.rollout.tokens.shape == (len(LENGTHS), N, 1, 1)
-    greedy = completed(policy, GREEDY, None, max_new_tokens=1)
+    greedy = completed(policy, GREEDY, (), max_new_tokens=1)
     assert torch.equal(greedy.rollout.tokens, longer.rollout.tokens[..., :1])
     forwarded = policy.decoder.tokens_forwarded
-    completed(policy, WARM, None, max_new_tokens=1)
+    completed(policy, WARM, (), max_new_tokens=1)
     assert policy.decoder.tokens_forwarded - forwarded == len(LENGTHS) * max(LENGTHS)
 
 
@@ -276,7 +280,7 @@ def fixed(probabilities: list[float]) -> Fixed:
 def test_the_nucleus_by_hand(top_p: float, nucleus: list[int]) -> None:
     """Likeliest first: token 3 holds 1/2, token 1 a quarter more; log-probs stay those of the whole distribution."""
     policy = fixed([0.1, 0.25, 0.15, 0.5])
-    done = completed(policy, Decoding(1.0, top_p), None, rows=[0], n_samples=101)
+    done = completed(policy, Decoding(1.0, top_p), (), rows=[0], n_samples=101)
     assert done.rollout.tokens.unique().tolist() == nucleus
     torch.testing.assert_close(done.rollout.log_probs, policy.distribution.log()[done.rollout.tokens])
     share = (done.rollout.tokens == 3).float().mean().item()
@@ -288,13 +292,13 @@ def test_the_nucleus_by_hand(top_p: float, nucleus: list[int]) -> None:
 )
 def test_entropy_is_the_models_however_tokens_are_chosen(decoding: Decoding) -> None:
     """Two tokens of probability 1/4, one of 1/2 and one of 0: 3/2 log 2."""
-    done = completed(fixed([0.25, 0.0, 0.5, 0.25]), decoding, None)
+    done = completed(fixed([0.25, 0.0, 0.5, 0.25]), decoding, ())
     torch.testing.assert_close(done.entropies, torch.full_like(done.entropies, 1.5 * math.log(2)))
 
 
 def test_bfloat16_completions_are_near_the_training_forward() -> None:
     policy = policy_of(dtype="bf16", initializer_range=0.1)
-    rollout = completed(policy, WARM, 3).rollout
+    rollout = completed(policy, WARM, (3,)).rollout
     batch, blocks = prompts_batch(prompts(), ROW_IDS)
     branches = make_branches(blocks, rollout.tokens[..., :-1])
     with torch.no_grad():
@@ -313,6 +317,6 @@ def test_a_tick_may_stop_the_decoding() -> None:
 
     policy.model.train()
     with pytest.raises(KeyboardInterrupt):
-        completed(policy, GREEDY, None, tick=tick)
+        completed(policy, GREEDY, (), tick=tick)
     assert ticks[2] - ticks[1] == len(LENGTHS) * N
     assert policy.model.training

@@ -37,10 +37,12 @@ from tests.reference import leading_matches_loop
 ALMOST_ONE = float(np.nextafter(np.float32(1), np.float32(0)))  # the largest draw there is
 
 
-def rolled_out(policy: LanguageModel, batch: Batch, config: SamplerConfig, stop_token: int | None = None) -> Rollout:
+def rolled_out(
+    policy: LanguageModel, batch: Batch, config: SamplerConfig, stop_tokens: tuple[int, ...] = ()
+) -> Rollout:
     blocks = blocks_of(batch, config)
     return sample(
-        policy, batch, blocks, random_draws(batch, blocks, config), config.temperature, stop_token, config.reuse
+        policy, batch, blocks, random_draws(batch, blocks, config), config.temperature, stop_tokens, config.reuse
     )[0]
 
 
@@ -86,7 +88,7 @@ def sampled_tokens(batch: Batch, rollout: Rollout) -> int:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("stop_token", [None, "the commonest"])
+@pytest.mark.parametrize("stops", [False, True])
 @pytest.mark.parametrize("temperature", [0.3, 1.0])
 @pytest.mark.parametrize(
     ("context_length", "stride", "length", "n_samples"), [(2, 5, 4, 3), (3, 1, 7, 2), (7, 2, 3, 11), (1, 7, 1, 5)]
@@ -99,17 +101,14 @@ def test_reuse_changes_no_rollout_and_forwards_a_token_once(
     length: int,
     n_samples: int,
     temperature: float,
-    stop_token: str | None,
+    stops: bool,
 ) -> None:
     sizes = {"context_length": context_length, "stride": stride, "generate_length": length, "n_samples": n_samples}
     plain = geometry(**sizes, temperature=temperature)
     policy = policy_of("qwen2", seed=2)
     batch = likely_text(policy, random_batch(LAYOUTS[layout]))
-    stop = (
-        None
-        if stop_token is None
-        else int(rolled_out(policy, batch, plain).tokens.mode(-1).values.mode(-1).values[0, 0])
-    )
+    commonest = int(rolled_out(policy, batch, plain).tokens.mode(-1).values.mode(-1).values[0, 0])
+    stop = (commonest,) if stops else ()
     expected = rolled_out(policy, batch, plain, stop)
     before = policy.decoder.tokens_forwarded
     rollout = rolled_out(policy, batch, replace(plain, reuse=True), stop)
@@ -130,7 +129,7 @@ def test_rollouts_to_beyond_the_row_s_end_follow_it_to_its_end_only() -> None:
         batch = likely_text(policy, random_batch(layout), share=1.0)
         blocks = find_blocks(batch, "all", 1, 1, 2)
         draws = torch.rand(len(batch), 2, blocks.anchors.shape[1], 11, generator=torch.Generator().manual_seed(3))
-        expected, rollout = (sample(policy, batch, blocks, draws, 0.3, None, reuse)[0] for reuse in (False, True))
+        expected, rollout = (sample(policy, batch, blocks, draws, 0.3, (), reuse)[0] for reuse in (False, True))
         assert torch.equal(rollout.tokens[rollout.valid], expected.tokens[expected.valid])
         torch.testing.assert_close(
             rollout.log_probs[rollout.valid], expected.log_probs[expected.valid], rtol=1e-5, atol=1e-5
@@ -166,11 +165,11 @@ def test_rollouts_of_one_block_do_not_depend_on_later_text_or_other_blocks() -> 
     batch, config, policy = random_batch(LAYOUTS["plain"]), geometry(), policy_of()
     blocks = blocks_of(batch, config)
     draws = random_draws(batch, blocks, config)
-    before, _ = sample(policy, batch, blocks, draws, config.temperature, None, reuse=False)
+    before, _ = sample(policy, batch, blocks, draws, config.temperature, (), reuse=False)
     tokens, others = batch.tokens.clone(), draws.clone()
     tokens[:, 12:] = (tokens[:, 12:] + 1) % VOCABULARY  # anchors are 2, 7, 12, 17: behind the context of block 2
     others[:, :, 3] = 1 - others[:, :, 3]
-    after, _ = sample(policy, replace(batch, tokens=tokens), blocks, others, config.temperature, None, reuse=False)
+    after, _ = sample(policy, replace(batch, tokens=tokens), blocks, others, config.temperature, (), reuse=False)
     assert torch.equal(after.tokens[:, :, :3], before.tokens[:, :, :3])
     assert torch.equal(after.log_probs[:, :, :3], before.log_probs[:, :, :3])
     assert not torch.equal(after.tokens[:, :, 3], before.tokens[:, :, 3])
@@ -185,7 +184,7 @@ def test_frequencies_are_the_exhaustive_probabilities_of_every_pair_of_tokens() 
     batch = replace(batch, tokens=batch.tokens % vocabulary)
     blocks = Blocks(torch.tensor([[3]]), torch.tensor([[True]]), (3,))
     draws = torch.rand(1, num_draws, 1, 2, generator=torch.Generator().manual_seed(0))
-    tokens = sample(policy, batch, blocks, draws, temperature, None, reuse=False)[0].tokens[0, :, 0]
+    tokens = sample(policy, batch, blocks, draws, temperature, (), reuse=False)[0].tokens[0, :, 0]
     counts = torch.bincount(tokens[:, 0] * vocabulary + tokens[:, 1], minlength=vocabulary**2)
     pairs = torch.cartesian_prod(torch.arange(vocabulary), torch.arange(vocabulary))
     exact = torch.stack([log_probs_alone(plain, batch.tokens[0, :3], pair, temperature).sum() for pair in pairs]).exp()
@@ -213,7 +212,7 @@ def test_inverse_cdf_by_hand_never_draws_a_token_of_probability_zero(draw: float
     policy = Fixed(plain_model(), "fp32")
     policy.distribution = torch.tensor([0, 0.25, 0.5, 0, 0.25, 0])
     blocks = Blocks(torch.tensor([[3]]), torch.tensor([[True]]), (3,))
-    rollout, _ = sample(policy, random_batch([[0] * 7]), blocks, torch.full((1, 2, 1, 2), draw), 1.0, None, reuse=False)
+    rollout, _ = sample(policy, random_batch([[0] * 7]), blocks, torch.full((1, 2, 1, 2), draw), 1.0, (), reuse=False)
     assert rollout.tokens.eq(token).all()
     torch.testing.assert_close(rollout.log_probs, policy.distribution[token].log().expand(1, 2, 1, 2))
 
@@ -224,7 +223,7 @@ def test_temperature_divides_the_logits_before_the_draw() -> None:
     policy.distribution = torch.tensor([0.25, 0.75])
     blocks = Blocks(torch.tensor([[3]]), torch.tensor([[True]]), (3,))
     warm, cold = (
-        sample(policy, random_batch([[0] * 7]), blocks, torch.full((1, 2, 1, 2), 0.15), t, None, reuse=False)[0]
+        sample(policy, random_batch([[0] * 7]), blocks, torch.full((1, 2, 1, 2), 0.15), t, (), reuse=False)[0]
         for t in (1.0, 0.5)
     )
     assert warm.tokens.eq(0).all()
@@ -238,7 +237,7 @@ def test_a_branch_ends_with_its_first_stop_token() -> None:
     batch, config = random_batch(LAYOUTS["padded"]), geometry(generate_length=7, temperature=1.0)
     free = rolled_out(policy, batch, config)
     stop = int(free.tokens[free.valid].mode().values)
-    stopped = rolled_out(policy, batch, config, stop_token=stop)
+    stopped = rolled_out(policy, batch, config, stop_tokens=(stop,))
     lengths = set()
     for (b, k), n in product(existing(free.blocks), range(config.n_samples)):
         tokens = free.tokens[b, n, k].tolist()
@@ -276,7 +275,7 @@ def test_a_single_generated_token_needs_no_branch_forward() -> None:
 def test_one_block_at_vanishing_temperature_is_greedy_generation() -> None:
     batch = random_batch([[0] * 9])
     blocks = Blocks(torch.tensor([[9]]), torch.tensor([[True]]), (9,))
-    rollout, _ = sample(policy_of(), batch, blocks, torch.full((1, 1, 1, 11), 0.5), 1e-4, None, reuse=False)
+    rollout, _ = sample(policy_of(), batch, blocks, torch.full((1, 1, 1, 11), 0.5), 1e-4, (), reuse=False)
     settings = {"max_new_tokens": 11, "do_sample": False, "eos_token_id": None, "pad_token_id": 0}
     generated = plain_model().generate(batch.tokens, attention_mask=torch.ones(1, 9), **settings)
     assert rollout.tokens[0, 0, 0].tolist() == generated[0, 9:].tolist()

@@ -11,9 +11,10 @@ import pytest
 import torch
 from tokenizers import Tokenizer, models
 from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageWriter
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedTokenizerFast
 
 from ebft.config.schema import RunFailure, UserError
+from ebft.data.tokenization import Tokenization
 from ebft.run import checkpoint, tensors
 from tests.debug_run import same
 from tests.helpers import plain_model
@@ -191,9 +192,21 @@ def test_random_states_continue_through_a_file(tmp_path: Path) -> None:
     checkpoint.restore_random_state(before)
 
 
-def tokenizer() -> PreTrainedTokenizerFast:
-    vocabulary = {f"w{i}": i for i in range(31)}
-    return PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.WordLevel(vocabulary, unk_token="w0")))
+def tokenizer(bos: int | None = None, stop_tokens: tuple[int, ...] = (5,)) -> Tokenization:
+    words = Tokenizer(models.WordLevel({"a": 30} | {f"w{i}": i for i in range(30)}, unk_token="w0"))
+    return Tokenization(PreTrainedTokenizerFast(tokenizer_object=words, bos_token="w7"), bos, stop_tokens)
+
+
+def test_an_export_says_what_was_trained(tmp_path: Path) -> None:
+    """`generate` of the export ends where training did, and its tokenizer begins a text as rows began."""
+    model = plain_model()
+    checkpoint.export(model, tokenizer(7, (11, 5)), tmp_path / "model", "card")
+    assert AutoConfig.from_pretrained(tmp_path / "model").eos_token_id == [11, 5]
+    assert GenerationConfig.from_pretrained(tmp_path / "model").eos_token_id == [11, 5]
+    assert AutoTokenizer.from_pretrained(tmp_path / "model")("w3").input_ids == [7, 3]
+    checkpoint.export(model, tokenizer(), tmp_path / "model", "card")
+    assert AutoConfig.from_pretrained(tmp_path / "model").eos_token_id == 5
+    assert AutoTokenizer.from_pretrained(tmp_path / "model")("w3").input_ids == [3]
 
 
 def test_export_loads_in_plain_transformers(tmp_path: Path) -> None:

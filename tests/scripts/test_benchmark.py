@@ -50,7 +50,7 @@ def methods(ce_coef: float, whitening: str) -> tuple[EBFT, NaiveEBFT]:
     phi = FeatureNetwork(copy.deepcopy(model), features, "fp32")
     naive_policy = LanguageModel(copy.deepcopy(model), "fp32")
     naive = NaiveEBFT(config, SAMPLER, features, naive_policy, copy.deepcopy(model), seed=11)
-    return EBFT(config, SAMPLER, LanguageModel(model, "fp32"), phi, seed=11, stop_token=None), naive
+    return EBFT(config, SAMPLER, LanguageModel(model, "fp32"), phi, seed=11, stop_tokens=()), naive
 
 
 def rows() -> Batch:

@@ -85,9 +85,9 @@ def test_supervised_fine_tuning_is_evaluated_with_the_same_feature_network_and_r
 @pytest.mark.parametrize(("layout", "stops"), [("packed", False), ("padded", True)])
 def test_only_padded_rows_stop_at_the_end_of_sequence(composed: Composed, layout: str, stops: bool) -> None:
     setup = prepare(composed(f"data.layout={layout}"))
-    expected = setup.tokenizer.eos_token_id if stops else None
-    assert setup.method.stop_token == expected
-    assert setup.evaluator.stop_token == expected
+    expected = (setup.tokenizer.eos_token_id,) if stops else ()
+    assert setup.method.stop_tokens == expected
+    assert setup.evaluator.stop_tokens == expected
 
 
 def test_epochs_become_steps_rounded_up(composed: Composed) -> None:
