@@ -50,7 +50,7 @@ def decoders(
     settings = {"max_new_tokens": NEW_TOKENS, "do_sample": False, "pad_token_id": 0, "cache_implementation": "static"}
 
     def ours() -> Tensor:
-        return complete(policy, batch, blocks, 1, NEW_TOKENS, Decoding(0.0, 1.0), "benchmark", None).rollout.tokens[
+        return complete(policy, batch, blocks, 1, NEW_TOKENS, Decoding(0.0, 1.0), "benchmark", ()).rollout.tokens[
             :, 0, 0
         ]
 

@@ -208,15 +208,17 @@ def _data_conflicts(data: DataConfig, sampler: SamplerConfig) -> Iterator[str]:
         yield "data.document_masking=true needs data.layout=packed: a padded row holds one document."
     pairs = isinstance(data, GeneratedDataConfig)
     if isinstance(data, ColumnsDataConfig):
-        pairs = data.text_column is None
+        pairs, talks = data.text_column is None, data.messages_column is not None
         if data.prompt_column is not None and data.prompt_template is not None:
             yield "data.prompt_template takes the place of data.prompt_column; make one of them null."
         named = (data.prompt_column is not None or data.prompt_template is not None, data.completion_column is not None)
-        if named != ((True, True) if pairs else (False, False)):
+        if named != ((True, True) if pairs and not talks else (False, False)) or (talks and not pairs):
             yield (
-                "Set either data.text_column, or both data.prompt_column and data.completion_column, and make the "
-                "rest null."
+                "Set either data.text_column, or data.messages_column, or both data.prompt_column and "
+                "data.completion_column, and make the rest null."
             )
+        if talks and data.completes_prompt:
+            yield "data.completes_prompt=true needs a prompt column: what is said in a conversation is a whole program."
     if not pairs and data.loss_tokens == "completion":
         yield "data.loss_tokens=completion needs data with a prompt and a completion column; use data.loss_tokens=all."
     if not pairs and sampler.anchors == "completion":

@@ -162,6 +162,9 @@ class ColumnsDataConfig(DataConfig):
     completions."""
 
     text_column: str | None
+    messages_column: str | None  # conversations: a list of role and content, or of from and value
+    # how they are written: auto, as the tokenizer's own template does; a file with one; none: they are refused
+    chat_template: str
     prompt_column: str | None
     prompt_template: str | None  # in place of prompt_column: a text with columns in braces
     completion_column: str | None

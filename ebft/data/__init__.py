@@ -13,6 +13,7 @@ from ebft.config.schema import (
     RowsDataConfig,
     UserError,
 )
+from ebft.data.chat import ChatTemplate
 from ebft.data.columns import read_function, read_hub, read_jsonl, read_parquet
 from ebft.data.documents import Document, held_out, in_hash_order, in_part, of_question
 from ebft.data.epochs import order, steps_per_epoch
@@ -58,6 +59,7 @@ class Data:
     num_dropped: int
     # share of prompts that end in a space which the tokenizer joins with the word behind it
     prompts_cut_a_word: float
+    tokenization: Tokenization  # with the end of a turn where rows are conversations
 
 
 def load(
@@ -72,13 +74,18 @@ def load(
     without EOS.
     """
     sides = read(config)
+    if any(document.messages for side in sides for document in side):
+        assert isinstance(config, ColumnsDataConfig), "only rows hold conversations"
+        chat = ChatTemplate.of(config, tokenization.tokenizer)
+        tokenization = tokenization.ending_with(chat.end, config)
+        sides = chat.written_all(sides[0]), chat.written_all(sides[1])
     kept = [_kept(side, config, tokenization) for side in sides]
     train, validation = (to_rows(side, config, tokenization) for side in kept)
     for_training = _questions(kept[0], train, config, tokenization) if train_questions else None
     for_validation = _questions(kept[1], validation, config, tokenization) if validation_questions else None
     num_dropped = sum(map(len, sides)) - sum(map(len, kept))
     cut = share_that_cuts_a_word([*kept[0], *kept[1]], tokenization)
-    return Data(train, validation, for_training, for_validation, num_dropped, cut)
+    return Data(train, validation, for_training, for_validation, num_dropped, cut, tokenization)
 
 
 def _kept(documents: list[Document], config: DataConfig, tokenization: Tokenization) -> list[Document]:
@@ -120,7 +127,10 @@ def _questions(
             for question in parses.questions(document.key, document.completion)
         ]
         documents = _that_fit(in_hash_order(functions), padded, tokenization)
-    same = config.task != "parses" and config.layout == "padded"
+    several = any(sum(piece.learned for piece in document.pieces) > 1 for document in documents)
+    if several:
+        documents = [document.last_turn for document in documents]
+    same = config.task != "parses" and config.layout == "padded" and not several
     items = [document.question for document in documents if document.question is not None]
     assert len(items) == len(documents), "a task has questions only"
     if not items:

@@ -2,9 +2,10 @@
 machine or seed."""
 
 from collections import Counter
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from hashlib import sha256
+from typing import Any
 
 from ebft.tasks.base import Question
 
@@ -26,6 +27,7 @@ class Document:
     completion: str
     origin: str  # how an error message names it, such as path:line
     question: Question | None = None  # what its completion answers, where completions can be verified
+    messages: tuple[Mapping[str, Any], ...] = ()  # of a conversation, each with its role and content
     conversation: tuple[Piece, ...] = ()  # in place of prompt and completion: turns, as the chat template writes them
 
     @property
@@ -35,6 +37,12 @@ class Document:
             return self.conversation
         completion = Piece(self.completion, True)
         return (Piece(self.prompt, False), completion) if self.prompt else (completion,)
+
+    @property
+    def last_turn(self) -> "Document":
+        """The same with its last turn alone to be learned."""
+        *before, last = self.pieces
+        return replace(self, conversation=(Piece("".join(piece.text for piece in before), False), last))
 
     @property
     def has_own_ends(self) -> bool:

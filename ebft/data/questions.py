@@ -2,6 +2,7 @@
 references."""
 
 import ast
+import json
 import re
 from keyword import iskeyword
 from string import Formatter
@@ -10,7 +11,7 @@ from ebft.config.doors import is_door
 from ebft.config.schema import ColumnsDataConfig, UserError
 from ebft.data.assertions import before_definition, checking, first_assert, function_under_test
 from ebft.data.documents import Document
-from ebft.data.raw_row import RawRow
+from ebft.data.raw_row import Messages, RawRow
 from ebft.sandbox.programs import Tests
 from ebft.tasks.base import Question
 from ebft.tasks.functions import parse
@@ -42,9 +43,34 @@ def document(config: ColumnsDataConfig, row: RawRow) -> Document:
     if config.text_column is not None:
         text = row.text(config.text_column)
         return Document(text, "", text, row.origin)
+    if messages := _messages(config, row):
+        return _conversation(config, row, messages)
     assert config.completion_column is not None
     prompt, completion = _prompt(config, row), row.text(config.completion_column)
     return Document(prompt, prompt, completion, row.origin, _question(config, row, prompt, completion))
+
+
+def _messages(config: ColumnsDataConfig, row: RawRow) -> Messages:
+    """Those of a conversation; none where prompt and completion are texts."""
+    if config.messages_column is not None:
+        return row.messages(config.messages_column)
+    if config.prompt_column is None or not isinstance(row.cells[config.prompt_column], list):
+        return ()
+    assert config.completion_column is not None
+    completion = row.cells[config.completion_column]
+    answer = [{"role": "assistant", "content": completion}] if isinstance(completion, str) else None
+    return row.messages(config.prompt_column) + row.messages(config.completion_column, answer)
+
+
+def _conversation(config: ColumnsDataConfig, row: RawRow, messages: Messages) -> Document:
+    """Split by what comes before the first answer. What is asked, where answers are verified, is the last one."""
+    turns = [number for number, message in enumerate(messages) if message["role"] == "assistant"]
+    if not turns:
+        raise UserError(f"{row.origin} holds no message of an assistant; add one, or remove the row.")
+    key = json.dumps(messages[: turns[0]], sort_keys=True)
+    answer = messages[turns[-1]]["content"]
+    question = _question(config, row, key, answer)
+    return Document(key, "", answer, row.origin, question, messages=messages)
 
 
 def _template(config: ColumnsDataConfig) -> list[tuple[str, str | None]]:

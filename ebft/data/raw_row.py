@@ -1,10 +1,15 @@
 """A row of named columns, and its cells as the texts that they must be: anything else is named by row and column."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from ebft.config.schema import UserError
+
+Messages = tuple[Mapping[str, Any], ...]
+
+ROLES = {"human": "user", "gpt": "assistant", "chatgpt": "assistant", "bing": "assistant", "bard": "assistant"}
 
 
 @dataclass(frozen=True)
@@ -28,6 +33,32 @@ class RawRow:
             return []
         values = value if isinstance(value, list) else _listed(value)
         return [self._text(item, column, "text or a list of texts") for item in values]
+
+    def messages(self, column: str, cell: Any = None) -> Messages:
+        """A list of messages, each with role and content, or with from and value, from the column or from `cell`.
+        Raises UserError for anything else, and for an empty list."""
+        value = self.cells[column] if cell is None else cell
+        if not isinstance(value, list) or not value:
+            raise UserError(f"{self.origin} holds no list of messages in column {column}; each has role and content.")
+        return tuple(self._message(item, column) for item in value)
+
+    def _message(self, item: Any, column: str) -> Mapping[str, Any]:
+        if isinstance(item, dict) and {"from", "value"} <= item.keys():
+            speaker = self._text(item["from"], column, "text")
+            item = {"role": ROLES.get(speaker, speaker), "content": item["value"]}
+        if not isinstance(item, dict) or not {"role", "content"} <= item.keys():
+            raise UserError(
+                f"{self.origin} holds a message without role and content (or from and value) in column {column}."
+            )
+        return {**item, "role": self._text(item["role"], column, "text"), "content": self._content(item, column)}
+
+    def _content(self, item: Mapping[str, Any], column: str) -> str:
+        """A text, or the texts of blocks of type text, which are joined."""
+        content = item["content"]
+        if isinstance(content, list) and all(isinstance(part, dict) and part.get("type") == "text" for part in content):
+            content = "".join(self._text(part.get("text"), column, "text") for part in content)
+        text = self._text(content, column, "text in every message's content")
+        return self._filled(text, column) if item["role"] == "assistant" else text
 
     def _filled(self, text: str, column: str) -> str:
         if not text.strip():

@@ -124,7 +124,7 @@ def _places(stream: Stream, config: DataConfig, bos: int | None) -> Int[np.ndarr
 def share_that_cuts_a_word(documents: Sequence[Document], tokenization: Tokenization) -> float:
     """Of pairs, how many have a prompt that ends in a space which the tokenizer, given the whole text, joins with the
     word behind it: tokens that no text of the model's training had there."""
-    pairs = [document for document in documents if document.prompt]
+    pairs = [document for document in documents if document.prompt and not document.conversation]
     ending = [document for document in pairs if document.prompt.endswith(" ")][:PAIRS_LOOKED_AT]
     if not ending:
         return 0.0

@@ -4,7 +4,7 @@ what a tokenizer does at the beginning of a text alone."""
 import json
 from collections.abc import Callable, Sequence
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -52,6 +52,11 @@ class Tokenization:
     @property
     def end(self) -> int:
         return self.stop_tokens[0]
+
+    def ending_with(self, token: int, config: DataConfig) -> "Tokenization":
+        """With one more end of an answer, which is what is trained unless `data.end_token` names another."""
+        ends = (token, *self.stop_tokens) if config.end_token is None else (*self.stop_tokens, token)
+        return replace(self, stop_tokens=tuple(dict.fromkeys(ends)))
 
     def as_trained(self) -> "PreTrainedTokenizerBase":
         """A tokenizer that itself begins texts as rows begin."""

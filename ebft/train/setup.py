@@ -96,6 +96,7 @@ def gather(config: TrainConfig, world: World = SINGLE_PROCESS) -> Material:
     trained, examined = config.method.needs(config.sampler).asks_questions, config.eval.num_questions > 0
     tokenization = Tokenization.of(config.data, tokenizer, end_tokens(config.model, architecture))
     loaded = data.load(config.data, tokenization, train_questions=trained, validation_questions=examined)
+    tokenization = loaded.tokenization
     _check_vocabulary(loaded, architecture.vocab_size, config)
     held_out, held_out_long = (evaluation_batches(loaded.validation, config, size) for size in _evaluated(config.eval))
     verification = Verification(

@@ -169,7 +169,8 @@ def test_each_rule(default: TrainConfig, changes: dict[str, Any], sentence: str)
 )
 def test_columns_are_a_text_or_a_pair(pairs: TrainConfig, changes: dict[str, Any]) -> None:
     sentence = (
-        "Set either data.text_column, or both data.prompt_column and data.completion_column, and make the rest null."
+        "Set either data.text_column, or data.messages_column, or both data.prompt_column and data.completion_column, "
+        "and make the rest null."
     )
     assert refusal(pairs, **changes) == sentence
 

@@ -283,7 +283,7 @@ def test_rollouts_beside_the_activations_of_their_rows_allocate_what_is_estimate
 
     def roll_out() -> object:
         row = policy.kept_forward(batch)
-        return row, sample(policy, batch, blocks, draws, 0.7, None, reuse=False, kept=row)
+        return row, sample(policy, batch, blocks, draws, 0.7, (), reuse=False, kept=row)
 
     roll_out()
     parts = memory.estimate(work)

@@ -46,6 +46,8 @@ def stdlib_config(**changes: Any) -> StdlibDataConfig:
 NO_COLUMNS = {
     "validation_path": None,
     "text_column": None,
+    "messages_column": None,
+    "chat_template": "auto",
     "prompt_column": None,
     "prompt_template": None,
     "completion_column": None,

@@ -1,0 +1,129 @@
+"""Conversations as a tokenizer's chat template writes them, cut where an assistant begins and ends to speak."""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ebft.config.schema import ColumnsDataConfig, UserError
+from ebft.data.documents import Document, Piece
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+Messages = Sequence[Mapping[str, Any]]
+
+MARKS = re.compile(r"\{%-?\s*generation\s*-?%\}")  # around what an assistant says, in templates that have them
+PROBE = ({"role": "user", "content": "a"}, {"role": "assistant", "content": "b"})
+
+
+@dataclass(frozen=True)
+class ChatTemplate:
+    """How a model's conversations are written."""
+
+    tokenizer: "PreTrainedTokenizerBase"
+    template: str
+    name: str  # how an error names it
+
+    @classmethod
+    def of(cls, config: ColumnsDataConfig, tokenizer: "PreTrainedTokenizerBase") -> "ChatTemplate":
+        """The tokenizer's own, or that of the file `data.chat_template`. Raises UserError where there is none."""
+        if config.chat_template == "none":
+            raise UserError("The rows hold messages, but data.chat_template=none; use auto, or a file with a template.")
+        if config.chat_template != "auto":
+            path = Path(config.chat_template)
+            if not path.is_file():
+                raise UserError(
+                    f"data.chat_template={path} is not a file; name one with a Jinja template, auto, or none."
+                )
+            return cls(tokenizer, path.read_text(encoding="utf-8"), f"data.chat_template={path}")
+        if tokenizer.chat_template is None:
+            raise UserError(
+                f"The rows hold messages, but the tokenizer of {tokenizer.name_or_path} has no chat template; name a "
+                "file with one as data.chat_template."
+            )
+        return cls(tokenizer, tokenizer.get_chat_template(), f"the chat template of {tokenizer.name_or_path}")
+
+    @cached_property
+    def end(self) -> int:
+        """The token that ends an assistant's turn."""
+        text = self._pieces(PROBE, self.name)[-1].text
+        token = next(token for token in self._tokens if text.endswith(token))
+        return int(self.tokenizer.convert_tokens_to_ids(token))
+
+    def written_all(self, documents: Sequence[Document]) -> list[Document]:
+        return [self.written(document) if document.messages else document for document in documents]
+
+    def written(self, document: Document) -> Document:
+        """The document as pieces of text, of which those that an assistant says are learned, each with the token that
+        ends its turn; what follows the last of them is left out. Raises UserError for what the template cannot write,
+        and where it does not tell who speaks."""
+        pieces = self._pieces(document.messages, document.origin)
+        before = "".join(piece.text for piece in pieces[:-1])
+        question = document.question and replace(document.question, prompt=before)
+        return replace(document, prompt=before, conversation=pieces, question=question)
+
+    def _pieces(self, messages: Messages, origin: str) -> tuple[Piece, ...]:
+        turns = [number for number, message in enumerate(messages) if message["role"] == "assistant"]
+        if not turns:
+            raise UserError(f"{origin} holds no message of an assistant; add one, or remove the row.")
+        whole, marked = self._render(messages[: turns[-1] + 1], origin, marks=bool(MARKS.search(self.template)))
+        spans = marked or [self._span(messages, turn, whole, origin) for turn in turns]
+        pieces, done = [], 0
+        for start, stop in spans:
+            stop = self._end_of_turn(whole, start, stop, origin)
+            pieces += [Piece(whole[done:start], False), Piece(whole[start:stop], True)]
+            done = stop
+        return tuple(piece for piece in pieces if piece.text)
+
+    def _span(self, messages: Messages, turn: int, whole: str, origin: str) -> tuple[int, int]:
+        """Where in the whole conversation an assistant's turn stands: what the template adds to everything before it
+        and the cue to speak."""
+        cued, _ = self._render(messages[:turn], origin, cue=True)
+        said, _ = self._render(messages[: turn + 1], origin)
+        if not (said.startswith(cued) and whole.startswith(said)):
+            raise UserError(
+                f"{origin} cannot be cut into turns: {self.name} writes message {turn + 1} differently once others "
+                "follow it; use a template with generation marks (data.chat_template), or rows that end with it."
+            )
+        return len(cued), len(said)
+
+    def _end_of_turn(self, whole: str, start: int, stop: int, origin: str) -> int:
+        """Behind the token that ends the turn, which may be the first behind what is marked."""
+        said = whole[start:stop].rstrip()
+        if any(said.endswith(token) for token in self._tokens):
+            return start + len(said)
+        for token in self._tokens:
+            if whole.startswith(token, stop):
+                return stop + len(token)
+        raise UserError(
+            f"{origin} cannot be learned from: {self.name} ends an assistant's turn with no token of its own, so that "
+            "a model would never learn to stop; use a template that does (data.chat_template)."
+        )
+
+    @cached_property
+    def _tokens(self) -> list[str]:
+        """Texts that are one token wherever they stand, the longest first."""
+        added = {token.content for token in self.tokenizer.added_tokens_decoder.values()}
+        return sorted(added | set(map(str, self.tokenizer.all_special_tokens)), key=len, reverse=True)
+
+    def _render(
+        self, messages: Messages, origin: str, cue: bool = False, marks: bool = False
+    ) -> tuple[str, list[tuple[int, int]]]:
+        """A conversation's text, and where in it the template says that an assistant speaks."""
+        from jinja2 import TemplateError
+        from transformers.utils.chat_template_utils import render_jinja_template
+
+        try:
+            texts, spans = render_jinja_template(
+                conversations=[list(map(dict, messages))],
+                chat_template=self.template,
+                add_generation_prompt=cue,
+                return_assistant_tokens_mask=marks,
+                **self.tokenizer.special_tokens_map,
+            )
+        except (TemplateError, TypeError) as error:
+            raise UserError(f"{origin} cannot be written with {self.name}: {str(error).strip()}") from error
+        return texts[0], [(start, stop) for start, stop in spans[0]] if marks else []
