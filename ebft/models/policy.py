@@ -141,7 +141,8 @@ class LanguageModel:
 
     def _unknown_on(self, device: torch.device) -> Int[Tensor, "U"]:
         if self._unknown_ids is None or self._unknown_ids.device != device:
-            self._unknown_ids = torch.tensor(self.unknown, device=device)
+            with torch.inference_mode(False):  # autograd keeps it
+                self._unknown_ids = torch.tensor(self.unknown, device=device)
         return self._unknown_ids
 
     def log_probs(self, hidden: Float[Tensor, "B S H"], *requests: Labels) -> list[Float[Tensor, "B M"]]:

@@ -68,7 +68,7 @@ def _tokens(material: Material) -> str:
     )
     begin = "no BOS" if tokens.bos is None else f"BOS {named.pop(0)} before every row and document"
     end, *others = named
-    further = f", {_join(others)} also end an answer" if others else ""
+    further = f", {_join(others)} also end{'' if others[1:] else 's'} an answer" if others else ""
     unknown = (
         f"; {len(material.unknown)} of {num_ids} ids are not the tokenizer's and are never sampled"
         if material.unknown

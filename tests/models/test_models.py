@@ -157,6 +157,8 @@ def test_ids_that_the_tokenizer_does_not_have_are_in_no_softmax() -> None:
     batch = replace(
         random_batch(LAYOUTS["plain"]), tokens=torch.tensor(known)[random_batch(LAYOUTS["plain"]).tokens % 27]
     )
+    with policy.inference_mode():
+        policy.logits(torch.zeros(1, 24))  # as an evaluation before the first step
     hidden = policy.row_hidden(batch)
     labels = row_labels(batch)
     (found,) = policy.log_probs(hidden, labels)
