@@ -140,7 +140,7 @@ def rows(name: str, vocab_size: int, length: int, num_documents: int) -> Batch:
 
 def text_rows(length: int, num_documents: int) -> Batch:
     """Packed rows of the training side of `data=stdlib`, evenly spread over its first modules by hash."""
-    from ebft.data import load
+    from ebft.data import Tokenization, load
 
     config = StdlibDataConfig(
         source="stdlib",
@@ -148,6 +148,8 @@ def text_rows(length: int, num_documents: int) -> Batch:
         layout="packed",
         document_masking=False,
         loss_tokens="all",
+        bos="auto",
+        end_token=None,
         task=None,
         validation_fraction=0.1,
         validation_part="all",
@@ -155,7 +157,8 @@ def text_rows(length: int, num_documents: int) -> Batch:
         max_train_documents=64,
         max_validation_documents=1,
     )
-    found = load(config, AutoTokenizer.from_pretrained(TINY), train_questions=False, validation_questions=False).train
+    tokens = Tokenization.of(config, AutoTokenizer.from_pretrained(TINY))
+    found = load(config, tokens, train_questions=False, validation_questions=False).train
     assert num_documents <= len(found), f"{len(found)} rows"
     return found.batch([place * len(found) // num_documents for place in range(num_documents)])
 

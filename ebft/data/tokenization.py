@@ -162,5 +162,8 @@ def _without_prefix(part: Any) -> Any:
         (name,) = (name for name in part if name != "type")
         steps = [_without_prefix(step) for step in part[name]]
         return {**part, name: [step for step in steps if step is not None]}
-    changes = {"Metaspace": {"prepend_scheme": "never"}, "ByteLevel": {"add_prefix_space": False}}
+    changes: dict[str, dict[str, Any]] = {
+        "Metaspace": {"prepend_scheme": "never"},
+        "ByteLevel": {"add_prefix_space": False},
+    }
     return None if kind == "Prepend" else {**part, **changes.get(kind, {})}
