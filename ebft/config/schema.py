@@ -32,6 +32,11 @@ def door() -> Any:
     return field(metadata={"door": True})
 
 
+def template() -> Any:
+    """A text with columns in braces."""
+    return field(metadata={"template": True})
+
+
 def at_least(minimum: float) -> Any:
     return field(metadata={"at_least": minimum})
 
@@ -122,9 +127,10 @@ class ModelConfig:
 class DataConfig:
     source: str
     sequence_length: int = at_least(2)  # tokens per row
-    layout: str = one_of("packed", "padded")  # packed: documents joined by one EOS and cut; padded: one document a row
+    # packed: documents joined by one EOS and cut; padded: one document a row; auto: see defaults.py, here and below
+    layout: str = one_of("auto", "packed", "padded")
     document_masking: bool  # packed rows: attention stays inside a document
-    loss_tokens: str = one_of("all", "completion")  # which tokens count in the cross-entropy
+    loss_tokens: str = one_of("auto", "all", "completion")  # which tokens count in the cross-entropy
     task: str | None = one_of(
         *TASKS, door=True, entry_points="tasks"
     )  # how completions are verified; null: they are not
@@ -160,7 +166,7 @@ class ColumnsDataConfig(DataConfig):
 
     text_column: str | None
     prompt_column: str | None
-    prompt_template: str | None  # in place of prompt_column: a text with columns in braces
+    prompt_template: str | None = template()  # in place of prompt_column
     completion_column: str | None
     tests_column: str | None = read_by("unit_tests")
     setup_column: str | None = read_by("unit_tests")  # code before the tests
@@ -221,7 +227,7 @@ class FeaturesConfig:
 class SamplerConfig:
     """Strided block-parallel rollouts (method.md section 2)."""
 
-    anchors: str = one_of("all", "completion")
+    anchors: str = one_of("auto", "all", "completion")
     n_samples: int = at_least(1)  # N, rollouts per context
     stride: int = at_least(1)  # s, tokens between anchors
     context_length: int = at_least(1)  # c0, tokens before the first anchor
