@@ -137,7 +137,7 @@ class DataConfig:
     validation_fraction: float = above(0)  # held out by a stable hash, where there is no validation split of its own
     # of the held-out documents: all, or one of two halves by a stable hash
     validation_part: str = one_of("all", "selection", "report")
-    drop_long_pairs: bool  # prompt and completion above sequence_length: dropped and counted; otherwise refused
+    bad_rows: str = one_of("refuse", "drop")  # empty, null, too long, duplicate or malformed; drop: and counted by kind
     max_train_documents: int | None = at_least(1)
     max_validation_documents: int | None = at_least(1)
 

@@ -4,7 +4,7 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from ebft.config.schema import UserError
+from ebft.data.bad_rows import EMPTY, MALFORMED, NULL, BadCell, BadRow
 
 
 @dataclass(frozen=True)
@@ -13,15 +13,17 @@ class RawRow:
     cells: dict[str, Any]
 
     def text(self, column: str) -> str:
-        """Raises UserError for what is no text or blank."""
+        """Raises BadCell for what is no text or blank."""
         return self._filled(self._text(self.cells[column], column, "text"), column)
 
     def lines(self, column: str) -> str:
-        """A text, or a list of texts below each other. Raises UserError for anything else, and for nothing."""
+        """A text, or a list of texts below each other. Raises BadCell for anything else, and for nothing."""
+        if self.cells[column] is None:
+            raise self._bad(NULL, f"is null in column {column}", "fill it in or remove the row")
         return self._filled("\n".join(self.texts(column)), column)
 
     def texts(self, column: str) -> list[str]:
-        """A list of texts, from such a list, JSON of one, or one text; null is the empty list. Raises UserError for
+        """A list of texts, from such a list, JSON of one, or one text; null is the empty list. Raises BadCell for
         anything else."""
         value = self.cells[column]
         if value is None:
@@ -31,19 +33,22 @@ class RawRow:
 
     def _filled(self, text: str, column: str) -> str:
         if not text.strip():
-            raise UserError(f"{self.origin} is empty in column {column}; fill it in or remove the row.")
+            raise self._bad(EMPTY, f"is empty in column {column}", "fill it in or remove the row")
         return text
 
+    def _bad(self, kind: str, problem: str, fix: str) -> BadCell:
+        return BadCell(BadRow(kind, f"{self.origin} {problem}", fix))
+
     def _text(self, value: Any, column: str, wanted: str) -> str:
+        if value is None:
+            raise self._bad(NULL, f"is null in column {column}", "fill it in or remove the row")
         if not isinstance(value, str):
-            raise UserError(f"{self.origin} holds {type(value).__name__} in column {column}; it must be {wanted}.")
+            raise self._bad(MALFORMED, f"holds {type(value).__name__} in column {column}", f"it must be {wanted}")
         try:
             value.encode()
         except UnicodeEncodeError as error:
-            raise UserError(
-                f"{self.origin} holds half of a surrogate pair in column {column}, which is not text; correct its \\u "
-                "escapes."
-            ) from error
+            problem = f"holds half of a surrogate pair in column {column}, which is not text"
+            raise self._bad(MALFORMED, problem, "correct its \\u escapes") from error
         return value
 
 

@@ -4,6 +4,7 @@ from ebft import data
 from ebft.config.schema import LoRAConfig, TrainConfig
 from ebft.cost import memory
 from ebft.cost import tokens as cost
+from ebft.data.bad_rows import counted
 from ebft.evaluation import horizons
 from ebft.train import budget
 from ebft.train.setup import Groundwork, Material
@@ -20,7 +21,7 @@ def plan(config: TrainConfig, setup: Groundwork) -> dict[str, str]:
         + _trained(config, setup),
         "documents": f"{setup.rows.num_documents} in {len(setup.usable)} rows of {config.data.sequence_length} tokens"
         + (f" ({left_out} more too short for a block)" if left_out else "")
-        + (f" ({setup.material.data.num_dropped} dropped)" if setup.material.data.num_dropped else ""),
+        + _dropped(setup.material.data),
         "rows": _layout(config),
         "rollouts": cost.rollouts(config, setup.num_blocks),
         "tokens to forward per step": _cost(config, setup),
@@ -31,6 +32,10 @@ def plan(config: TrainConfig, setup: Groundwork) -> dict[str, str]:
         "device": f"{setup.device}, {trainer.dtype}"
         + (f", {setup.num_processes} processes by {trainer.parallel}" if setup.num_processes > 1 else ""),
     }
+
+
+def _dropped(loaded: data.Data) -> str:
+    return f" ({loaded.num_dropped} dropped: {counted(loaded.dropped)})" if loaded.num_dropped else ""
 
 
 def _layout(config: TrainConfig) -> str:

@@ -126,7 +126,7 @@ def test_a_folder_whose_config_is_no_run_s_is_refused(run: Path) -> None:
         (True, "true"),
         (3, "3"),
         (1e-5, "1e-05"),
-        ("a\\b", r'"a\\b"'),
+        ("a\\b", r'"a\b"'),
         ([1, 0.5], "[1,0.5]"),
         ({"a": ["b"]}, '{a:["b"]}'),
     ],
