@@ -134,8 +134,10 @@ class DataConfig:
     task: str | None = one_of(
         *TASKS, door=True, entry_points="tasks"
     )  # how completions are verified; null: they are not
-    validation_fraction: float = above(0)  # held out by a stable hash, where there is no validation split of its own
-    # of the held-out documents: all, or one of two halves by a stable hash
+    validation_fraction: float = above(
+        0
+    )  # held out in the order of a stable hash, where there is no validation split of its own
+    # of the held-out documents: all, or one of two halves in the order of a stable hash
     validation_part: str = one_of("all", "selection", "report")
     bad_rows: str = one_of("refuse", "drop")  # empty, null, too long, duplicate or malformed; drop: and counted by kind
     max_train_documents: int | None = at_least(1)

@@ -202,7 +202,7 @@ def _read(config: DataConfig) -> tuple[tuple[list[Document], list[Document]], tu
     drops = config.bad_rows == "drop"
     sieves = Sieve(drops), Sieve(drops, keeps_copies=True)
     train, held_out = _sides(config, *sieves)
-    validation = [document for document in held_out if in_part(document.key, config.validation_part)]
+    validation = in_part(held_out, config.validation_part)
     return (
         _first(train, config.max_train_documents, "training", config, sieves),
         _first(validation, config.max_validation_documents, "validation", config, sieves),
@@ -229,8 +229,9 @@ def _mixed(config: MixtureDataConfig) -> tuple[list[Document], list[Document]]:
 
 
 def _split(documents: Iterator[Document], fraction: float) -> tuple[list[Document], list[Document]]:
-    marked = [(held_out(document.key, fraction), document) for document in documents]
-    return [document for held, document in marked if not held], [document for held, document in marked if held]
+    whole = list(documents)
+    keys = held_out(whole, fraction)
+    return [document for document in whole if document.key not in keys], [x for x in whole if x.key in keys]
 
 
 def _whole(config: DataConfig, sieve: Sieve) -> Iterator[Document]:
