@@ -62,7 +62,8 @@ def _in_list(value: str, change: Any) -> str:
     inside = value.strip()
     if not (inside.startswith("[") and inside.endswith("]")) or inside == "[]":
         return value
-    return f"[{','.join(change(item) for item in _split(inside[1:-1]))}]"
+    items = (item if item.strip().startswith(("[", "{")) else change(item) for item in _split(inside[1:-1]))
+    return f"[{','.join(items)}]"
 
 
 def _as_text(value: str) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 def in_quotes(text: str) -> str:
     """A text as a value of an override, interpolations still at work. In quotes Hydra takes a backslash for itself
     only before a quote."""
-    return '"' + re.sub(r'(\\*)("|$)', lambda found: found[1] * 2 + found[2].replace('"', r"\""), text) + '"'
+    return '"' + re.sub(r'(\\*)("|\Z)', lambda found: found[1] * 2 + found[2].replace('"', r"\""), text) + '"'
 
 
 def plain(value: Any) -> Any:

@@ -134,9 +134,8 @@ class DataConfig:
     task: str | None = one_of(
         *TASKS, door=True, entry_points="tasks"
     )  # how completions are verified; null: they are not
-    validation_fraction: float = above(
-        0
-    )  # held out in the order of a stable hash, where there is no validation split of its own
+    # held out in the order of a stable hash, where there is no validation split of its own
+    validation_fraction: float = above(0)
     # of the held-out documents: all, or one of two halves in the order of a stable hash
     validation_part: str = one_of("all", "selection", "report")
     bad_rows: str = one_of("refuse", "drop")  # empty, null, too long, duplicate or malformed; drop: and counted by kind

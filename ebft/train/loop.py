@@ -100,8 +100,8 @@ def _check_rows(config: TrainConfig, here: dict[str, str], saved: dict[str, Any]
     of the model."""
     if ROWS not in saved:
         raise UserError(
-            f"The checkpoint of resume={config.resume} is of an older ebft, which kept no digest of its rows; start "
-            "anew in another hydra.run.dir."
+            f"The checkpoint of resume={config.resume} is of an older version, which kept no digest of its rows; "
+            "start anew in another hydra.run.dir."
         )
     changed = [side for side, digest in here.items() if saved[ROWS].get(side) != digest]
     if changed:

@@ -348,5 +348,5 @@ def test_a_checkpoint_without_digests_is_refused(tmp_path: Path) -> None:
     train(config, tmp_path / "run")
     saved = checkpoint.load(tmp_path / "run" / "checkpoints" / "step_000001")
     del saved["rows"]
-    with pytest.raises(UserError, match=r"is of an older ebft, which kept no digest of its rows; start anew"):
+    with pytest.raises(UserError, match=r"is of an older version, which kept no digest of its rows; start anew"):
         check_continues(config, prepare(config), saved)
