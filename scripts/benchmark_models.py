@@ -153,7 +153,7 @@ def text_rows(length: int, num_documents: int) -> Batch:
         task=None,
         validation_fraction=0.1,
         validation_part="all",
-        drop_long_pairs=False,
+        bad_rows="refuse",
         max_train_documents=64,
         max_validation_documents=1,
     )

@@ -41,8 +41,8 @@ def pairs(folder: Path, task: str = "chrf") -> list[str]:
     rows = [{"prompt": f"twice {n} is", "completion": f" {2 * n}!"} for n in range(NUM_DOCUMENTS)]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     settings = f"""
-        data.text_column=null data.prompt_column=prompt data.completion_column=completion data.layout=padded
-        data.loss_tokens=completion sampler.generate_length=1 sampler.context_length=1 sampler.stride=2
+        data.text_column=null data.prompt_column=prompt data.completion_column=completion
+        sampler.generate_length=1 sampler.context_length=1 sampler.stride=2
         data.task={task} eval.num_questions=3 eval.max_new_tokens=5
     """
     return [*settings.split(), f"data.path={path}", f"data.validation_path={path}"]

@@ -11,8 +11,10 @@ from omegaconf.errors import OmegaConfBaseException
 
 from ebft.cli.keys import SELECTORS
 from ebft.cli.messages import explain, wrong_type
+from ebft.cli.overrides import as_typed
 from ebft.cli.own import add_own_method, with_config_dirs
 from ebft.cli.refusals import as_user_error
+from ebft.config.defaults import settled
 from ebft.config.rules import check
 from ebft.config.schema import EvaluateConfig, TrainConfig, UserError
 
@@ -20,16 +22,17 @@ from ebft.config.schema import EvaluateConfig, TrainConfig, UserError
 def compose(overrides: list[str], config_name: str = "train") -> TrainConfig:
     """What `ebft-train OVERRIDES` would run with; for tests, scripts and notebooks. Raises UserError."""
     with hydra.initialize_config_module("ebft.conf", version_base="1.3"), as_user_error(overrides):
-        cfg = hydra.compose(config_name, with_config_dirs(overrides))
+        cfg = hydra.compose(config_name, as_typed(with_config_dirs(overrides)))
     return to_config(cfg)
 
 
 def to_config(cfg: DictConfig) -> TrainConfig:
-    """The composed tree, its hydra node aside, as dataclasses that passed `check`. Raises UserError."""
+    """The composed tree, its hydra node aside, as dataclasses without `auto` that passed `check`. Raises
+    UserError."""
     # a copy costs a sixth of a plan's time
     tree = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"]) if "hydra" in cfg else cfg
     # the only key that ebft-eval has and ebft-train has not
-    config: TrainConfig = typed(tree, EvaluateConfig if "models" in tree else TrainConfig)
+    config: TrainConfig = settled(typed(tree, EvaluateConfig if "models" in tree else TrainConfig))
     check(config)
     return config
 

@@ -7,7 +7,6 @@ model.path=RUN` repeats the run's own final evaluation, and `data=...` behind it
 import os
 import sys
 from pathlib import Path
-from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -62,21 +61,22 @@ def main() -> None:
 def with_run(arguments: list[str]) -> list[str]:
     """The command line with the configuration of the run folder that it names in front. Raises UserError for one that
     cannot be read."""
-    given = dict(argument.split("=", 1) for argument in arguments if "=" in argument)
-    named = given.get("model.path", "")
-    folder = next(
-        (run for run in (_run_folder(source) for source in [named, *_listed(given.get("models", ""))]) if run), None
-    )
+    from ebft.cli.overrides import as_typed
+    from ebft.config.quoting import literal
+
+    arguments = as_typed(arguments)
+    named, models = _given(arguments, "model.path"), _given(arguments, "models")
+    folder = next((run for run in map(_run_folder, [*named, *models]) if run), None)
     if folder is None:
         return arguments
-    if _run_folder(named):  # the run's own model is what is evaluated, its base what it is held against
+    if named and _run_folder(named[0]):  # the run's own model is what is evaluated, its base what it is held against
         arguments = [argument for argument in arguments if not argument.startswith("model.path=")]
-        arguments += [] if "models" in given else [f"models=[{literal(named)}]"]
+        arguments += [] if models else [f"models={literal(named)}"]
     mentioned = {argument.split("=", 1)[0].lstrip("+~") for argument in arguments}
     kept = [
         override
         for override in overrides_of(folder)
-        if not _is_replaced(override.split("=", 1)[0].lstrip("+"), mentioned)
+        if not _is_replaced(override.split("=", 1)[0].lstrip("+~"), mentioned)
     ]
     _refuse_code(folder, kept)
     return kept + arguments
@@ -88,7 +88,7 @@ def _refuse_code(folder: Path, overrides: list[str]) -> None:
     from ebft.config.schema import UserError
 
     keys = door_keys()
-    for key, value in (override.lstrip("+").split("=", 1) for override in overrides):
+    for key, _, value in (override.lstrip("+~").partition("=") for override in overrides):
         reference = value.strip('"')
         if key in keys and ":" in reference:
             raise UserError(
@@ -105,8 +105,14 @@ def _is_replaced(key: str, mentioned: set[str]) -> bool:
     return bool({*groups, FOLLOWS.get(key)} & {name.replace("/", ".") for name in mentioned})
 
 
-def _listed(text: str) -> list[str]:
-    return [part.strip().strip("'\"") for part in text.strip().strip("[]").split(",")]
+def _given(arguments: list[str], key: str) -> list[str]:
+    """The texts that a command line gives for a key, the last time that it does."""
+    from ebft.cli.overrides import value_of
+
+    last = [argument for argument in arguments if argument.startswith(f"{key}=")][-1:]
+    with as_user_error(last):
+        values = [value_of(argument) for argument in last]
+    return [str(item) for value in values for item in (value if isinstance(value, list) else [value])]
 
 
 def _run_folder(source: str) -> Path | None:
@@ -127,6 +133,7 @@ def overrides_of(folder: Path) -> list[str]:
     """A run's configuration as overrides, its groups' options first."""
     import yaml
 
+    from ebft.config.quoting import literal
     from ebft.config.schema import UserError
 
     try:
@@ -143,22 +150,11 @@ def overrides_of(folder: Path) -> list[str]:
         ) from error
     for name, values in {**groups, "model.adapter": adapter}.items():
         keys = {f"{name}.{key}": value for key, value in values.items()} if isinstance(values, dict) else {name: values}
-        # whose keys may be new
-        overrides += [f"{'++' if isinstance(value, dict) else ''}{key}={literal(value)}" for key, value in keys.items()]
+        for key, value in keys.items():  # a mapping's place is taken, whatever keys the option has
+            overrides += (
+                [f"~{key}", f"+{key}={literal(value)}"] if isinstance(value, dict) else [f"{key}={literal(value)}"]
+            )
     return overrides
-
-
-def literal(value: Any) -> str:
-    """A value as Hydra's grammar writes it."""
-    if isinstance(value, dict):
-        return "{" + ",".join(f"{key}:{literal(item)}" for key, item in value.items()) + "}"
-    if isinstance(value, list):
-        return f"[{','.join(map(literal, value))}]"
-    if isinstance(value, str):
-        return '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
-    return (
-        {True: "true", False: "false", None: "null"}[value] if value is None or isinstance(value, bool) else repr(value)
-    )
 
 
 def _run(cfg: DictConfig) -> None:

@@ -12,6 +12,7 @@ from hydra.core.override_parser.types import Override
 
 from ebft.cli.compose import to_config
 from ebft.cli.keys import GROUPS
+from ebft.cli.overrides import as_texts, as_typed
 from ebft.cli.refusals import as_user_error
 from ebft.config.schema import TrainConfig, UserError
 
@@ -19,7 +20,7 @@ from ebft.config.schema import TrainConfig, UserError
 def parse(overrides: Sequence[str]) -> list[Override]:
     """Raises UserError for one that is not of Hydra's grammar."""
     with as_user_error(list(overrides)):
-        parsed: list[Override] = OverridesParser.create().parse_overrides(list(overrides))
+        parsed: list[Override] = OverridesParser.create().parse_overrides(as_texts(overrides))
     return parsed
 
 
@@ -54,7 +55,8 @@ def values(override: Override) -> list[str]:
 
 def cells(overrides: Sequence[str]) -> list[list[str]]:
     """Hydra's own grid: ["a=1,2", "b=3"] -> [["a=1", "b=3"], ["a=2", "b=3"]]."""
-    return [list(cell) for cell in itertools.product(*axes(overrides).values())]
+    axes(overrides)  # which refuses what has no list of values
+    return [list(cell) for cell in itertools.product(*map(values, parse(overrides)))]
 
 
 class Composer:
@@ -68,7 +70,7 @@ class Composer:
 
     def config(self, overrides: Sequence[str]) -> TrainConfig:
         """Raises UserError."""
-        parsed = parse(overrides)
+        parsed = parse(as_typed(overrides))
         with as_user_error(list(overrides)):
             tree = pickle.loads(
                 self._compose(tuple(str(override.input_line) for override in parsed if _is_choice(override)))

@@ -37,6 +37,16 @@ def door_keys() -> set[str]:
     return {key for key, item, _ in _fields(TrainConfig) if item.metadata.get("door")}
 
 
+def template_keys() -> set[str]:
+    """Keys of a run that hold a template, in which a command line may write escapes."""
+    return {key for key, item, _ in _fields(TrainConfig) if item.metadata.get("template")}
+
+
+def types_of(key: str) -> set[Any]:
+    """The annotations of a key in all choices that have it; empty for a key that is no field."""
+    return {item.type for whole in (EvaluateConfig, SweepConfig) for name, item, _ in _fields(whole) if name == key}
+
+
 def _fields(whole: Any, prefix: str = "", choice: str = "") -> Iterator[tuple[str, Any, str]]:
     """Every dotted key with its field and the choice of a group that has it, once for each such choice."""
     for item in fields(whole):
@@ -74,7 +84,7 @@ def type_of(key: str, tree: Any) -> Any:
 def is_whole(key: str) -> bool | None:
     """Whether a key of a run is a whole number; None for one that is no field, such as an entry of
     model.config_overrides."""
-    types = {item.type for name, item, _ in _fields(TrainConfig) if name == key}
+    types = types_of(key)
     return bool(types & {int, int | None}) if types else None
 
 

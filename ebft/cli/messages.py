@@ -137,6 +137,8 @@ def _other(error: Exception) -> str:
         if several.partition("=")[0].partition(".")[0] in SWEEP_GROUPS:
             return f"{several} lists several values, and ebft-sweep takes one; put brackets around a list: KEY=[1,2]."
         return f"{several} lists several values; add --multirun to run each, or put brackets around a list: KEY=[1,2]."
+    if found := re.search(r"Could not delete from config\. '(\S+)' does not exist", message):
+        return _unknown_key(found[1])
     if found := re.search(r"Could not override '(\S+)'\. No match in the defaults list\. .*use (\S+)", message):
         return f"{found[1]} has no default to replace; write {found[2]}."
     if found := re.search(r"An item is already at '(\S+)'\. Either remove \+ prefix: '(.+?)'", message):

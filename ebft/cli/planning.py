@@ -6,8 +6,9 @@ from pathlib import Path
 
 from ebft.cli.grid import Composer, axes, merged, parse, values
 from ebft.comparison.runs import FROM_RUN
+from ebft.config.quoting import quoted
 from ebft.config.schema import GridConfig, TrainConfig, UserError, WandbTrackerConfig
-from ebft.sweep.jobs import Job, folder, name_of, quoted, settings_of
+from ebft.sweep.jobs import Job, folder, name_of, settings_of
 
 OWN = ("hydra", "resume")  # keys of a run that the sweep sets
 

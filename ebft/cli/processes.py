@@ -22,6 +22,7 @@ import yaml
 from omegaconf import OmegaConf
 
 from ebft.cli.compose import to_config
+from ebft.config.quoting import plain
 from ebft.config.rules import split_conflicts
 from ebft.config.schema import RunFailure, TrainConfig, UserError
 from ebft.parallel.pulse import LOST, VERDICT
@@ -106,7 +107,7 @@ def launch(config: TrainConfig, run_dir: Path, size: int, worker: str = "ebft.cl
 def read_task(path: Path) -> tuple[TrainConfig, Path]:
     """What `launch` has left for its workers."""
     content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    return to_config(OmegaConf.create(content["config"])), Path(content["run_dir"])
+    return to_config(OmegaConf.create(plain(content["config"]))), Path(content["run_dir"])
 
 
 class _Workers:

@@ -124,11 +124,12 @@ def settings(own: Sequence[str], runs: Sequence[str] = ()) -> SweepConfig:
     import hydra
 
     from ebft.cli.compose import typed
+    from ebft.cli.overrides import as_typed
     from ebft.comparison.known_metrics import check_known, lower_is_better
     from ebft.config.rules import check_limits
 
     with hydra.initialize_config_module("ebft.conf", version_base="1.3"), as_user_error(list(own)):
-        tree = hydra.compose("sweep", list(own))
+        tree = hydra.compose("sweep", as_typed(own))
     config: SweepConfig = typed(tree, SweepConfig)
     check_limits(config)
     if config.mode == "collect":  # where the runs tell what metrics there are

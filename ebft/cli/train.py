@@ -25,12 +25,13 @@ def main() -> None:
         if os.environ.get("RANK", "0") == "0":
             print(help_text())
         return
+    from ebft.cli.overrides import as_typed
     from ebft.cli.own import with_config_dirs
 
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises instead of printing
     try:
         with one_sentence():
-            sys.argv[1:] = with_config_dirs(sys.argv[1:])
+            sys.argv[1:] = as_typed(with_config_dirs(sys.argv[1:]))
             if num_processes(os.environ) > 1:
                 from ebft.cli.processes import take_part
 

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from dataclasses import fields, is_dataclass
 from typing import Any
 
+from ebft.config.defaults import has_pairs
 from ebft.config.doors import FORM, installed, is_door
 from ebft.config.doors import check as check_door
 from ebft.config.schema import (
@@ -15,7 +16,6 @@ from ebft.config.schema import (
     EvalConfig,
     EvaluateConfig,
     FeaturesConfig,
-    GeneratedDataConfig,
     HubDataConfig,
     LoRAConfig,
     MixtureDataConfig,
@@ -206,9 +206,9 @@ def _data_conflicts(data: DataConfig, sampler: SamplerConfig) -> Iterator[str]:
         yield from _mixture_conflicts(data)
     if data.document_masking and data.layout == "padded":
         yield "data.document_masking=true needs data.layout=packed: a padded row holds one document."
-    pairs = isinstance(data, GeneratedDataConfig)
+    pairs = has_pairs(data)
     if isinstance(data, ColumnsDataConfig):
-        pairs, talks = data.text_column is None, data.messages_column is not None
+        talks = data.messages_column is not None
         if data.prompt_column is not None and data.prompt_template is not None:
             yield "data.prompt_template takes the place of data.prompt_column; make one of them null."
         named = (data.prompt_column is not None or data.prompt_template is not None, data.completion_column is not None)

@@ -32,6 +32,11 @@ def door() -> Any:
     return field(metadata={"door": True})
 
 
+def template() -> Any:
+    """A text with columns in braces."""
+    return field(metadata={"template": True})
+
+
 def at_least(minimum: float) -> Any:
     return field(metadata={"at_least": minimum})
 
@@ -122,19 +127,21 @@ class ModelConfig:
 class DataConfig:
     source: str
     sequence_length: int = at_least(2)  # tokens per row
-    layout: str = one_of("packed", "padded")  # packed: documents joined by one EOS and cut; padded: one document a row
+    # packed: documents joined by one EOS and cut; padded: one document a row; auto: see defaults.py, here and below
+    layout: str = one_of("auto", "packed", "padded")
     document_masking: bool  # packed rows: attention stays inside a document
-    loss_tokens: str = one_of("all", "completion")  # which tokens count in the cross-entropy
+    loss_tokens: str = one_of("auto", "all", "completion")  # which tokens count in the cross-entropy
     # whether a beginning-of-sequence token stands before every row and document; auto: as the tokenizer itself does
     bos: Union[bool, str] = one_of("auto", True, False)
     end_token: str | None  # that every document and answer ends with; null: the tokenizer's EOS
     task: str | None = one_of(
         *TASKS, door=True, entry_points="tasks"
     )  # how completions are verified; null: they are not
-    validation_fraction: float = above(0)  # held out by a stable hash, where there is no validation split of its own
-    # of the held-out documents: all, or one of two halves by a stable hash
+    # held out in the order of a stable hash, where there is no validation split of its own
+    validation_fraction: float = above(0)
+    # of the held-out documents: all, or one of two halves in the order of a stable hash
     validation_part: str = one_of("all", "selection", "report")
-    drop_long_pairs: bool  # prompt and completion above sequence_length: dropped and counted; otherwise refused
+    bad_rows: str = one_of("refuse", "drop")  # empty, null, too long, duplicate or malformed; drop: and counted by kind
     max_train_documents: int | None = at_least(1)
     max_validation_documents: int | None = at_least(1)
 
@@ -166,7 +173,7 @@ class ColumnsDataConfig(DataConfig):
     # how they are written: auto, as the tokenizer's own template does; a file with one; none: they are refused
     chat_template: str
     prompt_column: str | None
-    prompt_template: str | None  # in place of prompt_column: a text with columns in braces
+    prompt_template: str | None = template()  # in place of prompt_column
     completion_column: str | None
     tests_column: str | None = read_by("unit_tests")
     setup_column: str | None = read_by("unit_tests")  # code before the tests
@@ -227,7 +234,7 @@ class FeaturesConfig:
 class SamplerConfig:
     """Strided block-parallel rollouts (method.md section 2)."""
 
-    anchors: str = one_of("all", "completion")
+    anchors: str = one_of("auto", "all", "completion")
     n_samples: int = at_least(1)  # N, rollouts per context
     stride: int = at_least(1)  # s, tokens between anchors
     context_length: int = at_least(1)  # c0, tokens before the first anchor

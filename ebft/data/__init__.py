@@ -1,8 +1,11 @@
 """Rows of text from the standard library, generated, from disk or from the hub, tokenised and laid out as rows of equal
 length."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
+from hashlib import sha256
 
 from ebft.config.schema import (
     ColumnsDataConfig,
@@ -13,6 +16,7 @@ from ebft.config.schema import (
     RowsDataConfig,
     UserError,
 )
+from ebft.data.bad_rows import LONG, UNTESTABLE, BadRows, Sieve, counted, too_long
 from ebft.data.chat import ChatTemplate
 from ebft.data.columns import read_function, read_hub, read_jsonl, read_parquet
 from ebft.data.documents import Document, held_out, in_hash_order, in_part, of_question
@@ -48,6 +52,12 @@ class Questions:
         """The tokens before the answer."""
         return self.rows.tokens[number, : int(self.rows.completion_mask[number].int().argmax())].tolist()
 
+    @cached_property
+    def digest(self) -> str:
+        """Of the rows and of what the answers are judged by."""
+        judged = ((item.tests, item.references, item.direction, item.texts()) for item in self.items)
+        return sha256("\n".join([self.rows.digest, *map(repr, judged)]).encode()).hexdigest()
+
 
 @dataclass(frozen=True)
 class Data:
@@ -55,11 +65,25 @@ class Data:
     validation: Rows
     train_questions: Questions | None  # None: nothing here can be verified
     validation_questions: Questions | None
-    # pairs above the sequence length and rows without usable tests, with data.drop_long_pairs and data.drop_untestable
-    num_dropped: int
+    dropped: Mapping[str, int]  # rows by what was wrong with them, with data.bad_rows=drop and data.drop_untestable
     # share of prompts that end in a space which the tokenizer joins with the word behind it
     prompts_cut_a_word: float
     tokenization: Tokenization  # with the end of a turn where rows are conversations
+
+    def digests(self) -> dict[str, str]:
+        """By side, with its questions if there are any."""
+        sides = {
+            "training": (self.train, self.train_questions),
+            "held-out": (self.validation, self.validation_questions),
+        }
+        return {
+            name: rows.digest + ("" if questions is None else questions.digest)
+            for name, (rows, questions) in sides.items()
+        }
+
+    @property
+    def num_dropped(self) -> int:
+        return sum(self.dropped.values())
 
 
 def load(
@@ -70,47 +94,81 @@ def load(
 ) -> Data:
     """Both sides as rows of tokens, and the questions of those sides that are to be asked about.
 
-    Raises UserError for a missing or malformed source, a side without documents, a pair that fits no row, a tokenizer
-    without EOS.
+    Raises UserError for a missing or malformed source, for all bad rows that are not to be dropped, a side without
+    documents, a tokenizer without EOS.
     """
-    sides = read(config)
+    sides, sieves = _read(config)
     if any(document.messages for side in sides for document in side):
         assert isinstance(config, ColumnsDataConfig), "only rows hold conversations"
         chat = ChatTemplate.of(config, tokenization.tokenizer)
         tokenization = tokenization.ending_with(chat.end, config)
-        sides = chat.written_all(sides[0]), chat.written_all(sides[1])
-    kept = [_kept(side, config, tokenization) for side in sides]
-    train, validation = (to_rows(side, config, tokenization) for side in kept)
+        sides = chat.written_all(sides[0], sieves[0]), chat.written_all(sides[1], sieves[1])
+    _refuse(sides, sieves, config, tokenization)
+    dropped = sum((sieve.dropped for sieve in sieves), Counter[str]())
+    kept = [_kept(side, config, tokenization, dropped) for side in sides]
+    train, validation = _rows_of(kept, config, tokenization)
     for_training = _questions(kept[0], train, config, tokenization) if train_questions else None
     for_validation = _questions(kept[1], validation, config, tokenization) if validation_questions else None
-    num_dropped = sum(map(len, sides)) - sum(map(len, kept))
     cut = share_that_cuts_a_word([*kept[0], *kept[1]], tokenization)
-    return Data(train, validation, for_training, for_validation, num_dropped, cut, tokenization)
+    return Data(train, validation, for_training, for_validation, dropped, cut, tokenization)
 
 
-def _kept(documents: list[Document], config: DataConfig, tokenization: Tokenization) -> list[Document]:
-    """What the config's choices to drop leave of a side. Raises UserError if that is nothing."""
-    kept = documents
+def _refuse(
+    sides: Sequence[list[Document]], sieves: Sequence[Sieve], config: DataConfig, tokenization: Tokenization
+) -> None:
+    """Raises UserError for rows that are refused, among them those that would be found too long afterwards."""
+    errors = [error for sieve in sieves if (error := sieve.error()) is not None]
+    if errors and config.layout == "padded" and config.bad_rows == "refuse":
+        for side in sides:
+            lengths = zip(side, num_tokens(side, tokenization), strict=True)
+            long = [(document, length) for document, length in lengths if not _fits(document, length, config)]
+            if long:
+                errors.append(BadRows.of(too_long(x.origin, length, config.sequence_length) for x, length in long))
+    if errors:
+        raise BadRows.joined(errors)
+
+
+def _rows_of(sides: Sequence[list[Document]], config: DataConfig, tokenization: Tokenization) -> tuple[Rows, Rows]:
+    """Rows of both sides. Raises UserError for the pairs of both that fit no row."""
+    found, errors = [], []
+    for side in sides:
+        try:
+            found.append(to_rows(side, config, tokenization))
+        except BadRows as error:
+            errors.append(error)
+    if errors:
+        raise BadRows.joined(errors)
+    train, validation = found
+    return train, validation
+
+
+def _kept(
+    documents: list[Document], config: DataConfig, tokenization: Tokenization, dropped: Counter[str]
+) -> list[Document]:
+    """What the config's choices to drop leave of a side, the rest counted in `dropped`. Raises UserError if that is
+    nothing."""
+    tested = documents
     if isinstance(config, ColumnsDataConfig) and config.drop_untestable:
-        kept = [document for document in kept if document.question is not None]
-    if config.drop_long_pairs:
-        kept = _that_fit(kept, config, tokenization)
+        tested = [document for document in documents if document.question is not None]
+    # whether or not this run asks its questions, so that all methods train on the same rows
+    drops = config.bad_rows == "drop" and (config.layout == "padded" or config.task is not None)
+    kept = _that_fit(tested, config, tokenization) if drops else tested
+    dropped.update({UNTESTABLE: len(documents) - len(tested), LONG: len(tested) - len(kept)})
     if not kept:
         raise UserError(
             f"data.source={config.source} keeps none of the {len(documents)} documents of one side; to see what is "
-            "wrong with them, set "
-            "data.drop_long_pairs=false and, where it is set, data.drop_untestable=false."
+            "wrong with them, set data.bad_rows=refuse and, where it is set, data.drop_untestable=false."
         )
     return kept
 
 
 def _that_fit(documents: list[Document], config: DataConfig, tokenization: Tokenization) -> list[Document]:
-    lengths = num_tokens(documents, tokenization)
-    return [
-        document
-        for document, length in zip(documents, lengths, strict=True)
-        if not document.prompt or length <= config.sequence_length
-    ]
+    lengths = zip(documents, num_tokens(documents, tokenization), strict=True)
+    return [document for document, length in lengths if _fits(document, length, config)]
+
+
+def _fits(document: Document, length: int, config: DataConfig) -> bool:
+    return not document.prompt or length <= config.sequence_length
 
 
 def _questions(
@@ -142,21 +200,32 @@ def _questions(
 
 
 def read(config: DataConfig) -> tuple[list[Document], list[Document]]:
-    """The documents for training and those for validation, each side in hash order and limited to its largest
-    number."""
-    train, held_out = _sides(config)
-    validation = [document for document in held_out if in_part(document.key, config.validation_part)]
+    """The documents for training and those for validation, each side in hash order and limited to its largest number.
+    Raises UserError for all bad rows that are not to be dropped."""
+    sides, sieves = _read(config)
+    errors = [error for sieve in sieves if (error := sieve.error()) is not None]
+    if errors:
+        raise BadRows.joined(errors)
+    return sides
+
+
+def _read(config: DataConfig) -> tuple[tuple[list[Document], list[Document]], tuple[Sieve, Sieve]]:
+    """As `read`, with what was wrong with rows."""
+    drops = config.bad_rows == "drop"
+    sieves = Sieve(drops), Sieve(drops, keeps_copies=True)
+    train, held_out = _sides(config, *sieves)
+    validation = in_part(held_out, config.validation_part)
     return (
-        _first(train, config.max_train_documents, "training", config),
-        _first(validation, config.max_validation_documents, "validation", config),
-    )
+        _first(train, config.max_train_documents, "training", config, sieves),
+        _first(validation, config.max_validation_documents, "validation", config, sieves),
+    ), sieves
 
 
-def _sides(config: DataConfig) -> tuple[list[Document], list[Document]]:
+def _sides(config: DataConfig, sieve: Sieve, own_sieve: Sieve) -> tuple[list[Document], list[Document]]:
     """A side of its own where the config names one, otherwise a split of the whole by hash."""
     if isinstance(config, MixtureDataConfig):
         return _mixed(config)
-    whole, own = _whole(config), _own_validation(config)
+    whole, own = _whole(config, sieve), _own_validation(config, own_sieve)
     return _split(whole, config.validation_fraction) if own is None else (list(whole), list(own))
 
 
@@ -172,45 +241,54 @@ def _mixed(config: MixtureDataConfig) -> tuple[list[Document], list[Document]]:
 
 
 def _split(documents: Iterator[Document], fraction: float) -> tuple[list[Document], list[Document]]:
-    marked = [(held_out(document.key, fraction), document) for document in documents]
-    return [document for held, document in marked if not held], [document for held, document in marked if held]
+    whole = list(documents)
+    keys = held_out(whole, fraction)
+    return [document for document in whole if document.key not in keys], [x for x in whole if x.key in keys]
 
 
-def _whole(config: DataConfig) -> Iterator[Document]:
+def _whole(config: DataConfig, sieve: Sieve) -> Iterator[Document]:
     if isinstance(config, HubDataConfig):
-        return read_hub(config, config.train_split)
+        return read_hub(config, config.train_split, sieve)
     if isinstance(config, FileDataConfig):
-        return _reader(config)(config, config.path)
+        return _reader(config)(config, config.path, sieve)
     if isinstance(config, RowsDataConfig):
-        return read_function(config, config.function, "data.function")
+        return read_function(config, config.function, "data.function", sieve)
     return EMBEDDED[config.source]()
 
 
-def _own_validation(config: DataConfig) -> Iterator[Document] | None:
+def _own_validation(config: DataConfig, sieve: Sieve) -> Iterator[Document] | None:
     if isinstance(config, HubDataConfig) and config.validation_split is not None:
         own = (
             config
             if config.validation_path is None
             else replace(config, path=config.validation_path, name=None, revision=None)
         )
-        return read_hub(own, config.validation_split)
+        return read_hub(own, config.validation_split, sieve)
     if isinstance(config, FileDataConfig) and config.validation_path is not None:
-        return _reader(config)(config, config.validation_path)
+        return _reader(config)(config, config.validation_path, sieve)
     if isinstance(config, RowsDataConfig) and config.validation_function is not None:
-        return read_function(config, config.validation_function, "data.validation_function")
+        return read_function(config, config.validation_function, "data.validation_function", sieve)
     return None
 
 
-def _reader(config: FileDataConfig) -> Callable[[FileDataConfig, str], Iterator[Document]]:
+def _reader(config: FileDataConfig) -> Callable[[FileDataConfig, str, Sieve], Iterator[Document]]:
     return {"jsonl": read_jsonl, "parquet": read_parquet}[config.source]
 
 
-def _first(documents: Iterable[Document], limit: int | None, side: str, config: DataConfig) -> list[Document]:
+def _first(
+    documents: Iterable[Document], limit: int | None, side: str, config: DataConfig, sieves: tuple[Sieve, Sieve]
+) -> list[Document]:
+    """The first in hash order, of which there are none only where bad rows are refused anyway."""
     chosen = in_hash_order(documents)[:limit]
-    if not chosen:
+    if chosen or any(sieve.refused for sieve in sieves):
+        return chosen
+    if dropped := sum((sieve.dropped for sieve in sieves), Counter[str]()):
         raise UserError(
-            f"data.source={config.source} leaves no document for {side} at "
-            f"data.validation_fraction={config.validation_fraction} and "
-            f"data.validation_part={config.validation_part}; change them, add rows, or name a validation set."
+            f"data.source={config.source} leaves no document for {side} once bad rows are dropped "
+            f"({counted(dropped)}); set data.bad_rows=refuse to see what is wrong with them."
         )
-    return chosen
+    raise UserError(
+        f"data.source={config.source} leaves no document for {side} at "
+        f"data.validation_fraction={config.validation_fraction} and "
+        f"data.validation_part={config.validation_part}; change them, add rows, or name a validation set."
+    )

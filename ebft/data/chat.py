@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ebft.config.schema import ColumnsDataConfig, UserError
+from ebft.data.bad_rows import MALFORMED, BadCell, BadRow, Sieve
 from ebft.data.documents import Document, Piece
 
 if TYPE_CHECKING:
@@ -53,12 +54,19 @@ class ChatTemplate:
         token = next(token for token in self._tokens if text.endswith(token))
         return int(self.tokenizer.convert_tokens_to_ids(token))
 
-    def written_all(self, documents: Sequence[Document]) -> list[Document]:
-        return [self.written(document) if document.messages else document for document in documents]
+    def written_all(self, documents: Sequence[Document], sieve: Sieve) -> list[Document]:
+        """All documents that can be written; the sieve takes down the others."""
+        written = []
+        for document in documents:
+            try:
+                written.append(self.written(document) if document.messages else document)
+            except BadCell as error:
+                sieve.add(error.row)
+        return written
 
     def written(self, document: Document) -> Document:
         """The document as pieces of text, of which those that an assistant says are learned, each with the token that
-        ends its turn; what follows the last of them is left out. Raises UserError for what the template cannot write,
+        ends its turn; what follows the last of them is left out. Raises BadCell for what the template cannot write,
         and where it does not tell who speaks."""
         pieces = self._pieces(document.messages, document.origin)
         before = "".join(piece.text for piece in pieces[:-1])
@@ -68,7 +76,7 @@ class ChatTemplate:
     def _pieces(self, messages: Messages, origin: str) -> tuple[Piece, ...]:
         turns = [number for number, message in enumerate(messages) if message["role"] == "assistant"]
         if not turns:
-            raise UserError(f"{origin} holds no message of an assistant; add one, or remove the row.")
+            raise _bad(f"{origin} holds no message of an assistant", "add one")
         whole, marked = self._render(messages[: turns[-1] + 1], origin, marks=bool(MARKS.search(self.template)))
         spans = marked or [self._span(messages, turn, whole, origin) for turn in turns]
         pieces, done = [], 0
@@ -84,9 +92,10 @@ class ChatTemplate:
         cued, _ = self._render(messages[:turn], origin, cue=True)
         said, _ = self._render(messages[: turn + 1], origin)
         if not (said.startswith(cued) and whole.startswith(said)):
-            raise UserError(
+            raise _bad(
                 f"{origin} cannot be cut into turns: {self.name} writes message {turn + 1} differently once others "
-                "follow it; use a template with generation marks (data.chat_template), or rows that end with it."
+                "follow it",
+                "use a template with generation marks (data.chat_template), or rows that end with it",
             )
         return len(cued), len(said)
 
@@ -98,9 +107,10 @@ class ChatTemplate:
         for token in self._tokens:
             if whole.startswith(token, stop):
                 return stop + len(token)
-        raise UserError(
+        raise _bad(
             f"{origin} cannot be learned from: {self.name} ends an assistant's turn with no token of its own, so that "
-            "a model would never learn to stop; use a template that does (data.chat_template)."
+            "a model would never learn to stop",
+            "use a template that does (data.chat_template)",
         )
 
     @cached_property
@@ -125,5 +135,10 @@ class ChatTemplate:
                 **self.tokenizer.special_tokens_map,
             )
         except (TemplateError, TypeError) as error:
-            raise UserError(f"{origin} cannot be written with {self.name}: {str(error).strip()}") from error
+            problem = f"{origin} cannot be written with {self.name}: {str(error).strip().rstrip('.')}"
+            raise _bad(problem, "correct the row, or name another template (data.chat_template)") from error
         return texts[0], [(start, stop) for start, stop in spans[0]] if marks else []
+
+
+def _bad(problem: str, fix: str) -> BadCell:
+    return BadCell(BadRow(MALFORMED, problem, fix))

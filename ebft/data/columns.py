@@ -2,14 +2,18 @@
 line or by its number."""
 
 import json
-from collections.abc import Iterable, Iterator
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 from ebft.config import doors
 from ebft.config.schema import ColumnsDataConfig, FileDataConfig, HubDataConfig, RowsDataConfig, UserError
+from ebft.data.bad_rows import COPY, MALFORMED, UNTESTABLE, BadCell, BadRow, Sieve
+from ebft.data.compressed import lines
 from ebft.data.documents import Document
-from ebft.data.questions import document, wanted_columns
+from ebft.data.questions import Untestable, document, wanted_columns
 from ebft.data.raw_row import RawRow
 
 Named = tuple[str, Any]  # how an error names a row, and what the source holds there
@@ -17,20 +21,24 @@ Named = tuple[str, Any]  # how an error names a row, and what the source holds t
 READ_BATCH_ROWS = 1000
 
 
-def read_jsonl(config: FileDataConfig, path: str) -> Iterator[Document]:
-    return _documents(config, _jsonl_rows(_existing(path)))
+def read_jsonl(config: FileDataConfig, path: str, sieve: Sieve) -> Iterator[Document]:
+    return _documents(config, enumerated(f"{path}:", lines(_existing(path))), sieve, _parse)
 
 
-def read_parquet(config: FileDataConfig, path: str) -> Iterator[Document]:
-    return _documents(config, _parquet_rows(config, _existing(path)))
+def read_parquet(config: FileDataConfig, path: str, sieve: Sieve) -> Iterator[Document]:
+    return _documents(config, _parquet_rows(config, _existing(path)), sieve)
 
 
-def read_hub(config: HubDataConfig, split: str) -> Iterator[Document]:
-    return _documents(config, _hub_rows(config, split))
+def read_hub(config: HubDataConfig, split: str, sieve: Sieve) -> Iterator[Document]:
+    return _documents(config, _hub_rows(config, split), sieve)
 
 
-def read_function(config: RowsDataConfig, reference: str, key: str) -> Iterator[Document]:
-    return _documents(config, _function_rows(reference, key))
+def read_function(config: RowsDataConfig, reference: str, key: str, sieve: Sieve) -> Iterator[Document]:
+    return _documents(config, _function_rows(reference, key), sieve)
+
+
+def enumerated(place: str, rows: Iterable[Any]) -> Iterator[Named]:
+    return ((f"{place}{number}", row) for number, row in enumerate(rows, start=1))
 
 
 def _function_rows(reference: str, key: str) -> Iterator[Named]:
@@ -38,8 +46,7 @@ def _function_rows(reference: str, key: str) -> Iterator[Named]:
     if not callable(function):
         raise UserError(f"{key}={reference} is {type(function).__name__}; it must be a function that yields rows.")
     try:
-        for number, row in enumerate(function(), start=1):
-            yield f"{key}={reference} row {number}", row
+        yield from enumerated(f"{key}={reference} row ", function())
     except UserError:
         raise
     except Exception as error:  # of the user's own code
@@ -52,22 +59,19 @@ def _existing(path: str) -> Path:
     return Path(path)
 
 
-def _jsonl_rows(path: Path) -> Iterator[Named]:
-    with path.open("rb") as file:
-        for number, line in enumerate(file, start=1):
-            if line.strip():
-                yield f"{path}:{number}", _parse(line, f"{path}:{number}")
-
-
 def _parse(line: bytes, origin: str) -> Any:
+    """What a line of JSON holds. Raises BadCell for one that is none."""
     try:
         return json.loads(line.rstrip())
     except json.JSONDecodeError as error:
-        raise UserError(
-            f"{origin} is not valid JSON ({error.msg} at column {error.colno}); write one object a line."
-        ) from error
+        problem, fix = f"is not valid JSON ({error.msg} at column {error.colno})", "write one object a line"
     except UnicodeDecodeError as error:
-        raise UserError(f"{origin} is not UTF-8 ({error.reason}); re-encode the file.") from error
+        problem, fix = f"is not UTF-8 ({error.reason})", "re-encode the file"
+    except RecursionError:
+        problem, fix = "nests its brackets too deeply to be read", "write one object of columns and cells a line"
+    except ValueError:  # Python's limit on the digits of a whole number
+        problem, fix = f"holds a number of more than {sys.get_int_max_str_digits():,} digits", "write it as a text"
+    raise BadCell(BadRow(MALFORMED, f"{origin} {problem}", fix))
 
 
 def _parquet_rows(config: FileDataConfig, path: Path) -> Iterator[Named]:
@@ -79,7 +83,7 @@ def _parquet_rows(config: FileDataConfig, path: Path) -> Iterator[Named]:
         _check_columns(config, file.schema_arrow.names, str(path))
         batches = file.iter_batches(READ_BATCH_ROWS, columns=_read_columns(config))
         rows = (row for batch in batches for row in batch.to_pylist())
-        yield from ((f"{path} row {number}", row) for number, row in enumerate(rows, start=1))
+        yield from enumerated(f"{path} row ", rows)
     except (pyarrow.ArrowException, OSError) as error:
         raise UserError(
             f"{path} cannot be read as Parquet ({_first_line(error)}); write it again or correct data.path."
@@ -92,7 +96,7 @@ def _hub_rows(config: HubDataConfig, split: str) -> Iterator[Named]:
     label = f"{config.path} split {split}"
     try:
         dataset = datasets.load_dataset(config.path, config.name, revision=config.revision, split=split)
-    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
+    except (OSError, ValueError, RecursionError, datasets.exceptions.DatasetsError) as error:
         raise UserError(
             f"Cannot load {label} ({_first_line(error)}); check data.path, data.name, data.revision, the split's "
             "name, and the network."
@@ -103,7 +107,7 @@ def _hub_rows(config: HubDataConfig, split: str) -> Iterator[Named]:
         for batch in dataset.select_columns(_read_columns(config) or dataset.column_names).iter(READ_BATCH_ROWS)
         for row in _transposed(batch)
     )
-    yield from ((f"{label} row {number}", row) for number, row in enumerate(rows, start=1))
+    yield from enumerated(f"{label} row ", rows)
 
 
 def _read_columns(config: ColumnsDataConfig) -> list[str] | None:
@@ -119,20 +123,72 @@ def _first_line(error: Exception) -> str:
     return str(error).strip().split("\n")[0].rstrip(".") or type(error).__name__
 
 
-def _documents(config: ColumnsDataConfig, rows: Iterable[Named]) -> Iterator[Document]:
+def _documents(
+    config: ColumnsDataConfig,
+    rows: Iterable[Named],
+    sieve: Sieve,
+    parse: Callable[[Any, str], Any] = lambda row, origin: row,
+) -> Iterator[Document]:
+    """The documents of the rows that can be used; the sieve takes down the others. Raises UserError for a first row
+    that has not the columns that the config names, for then it is the config that is wrong."""
+    is_first = not sieve.drops
+    wanted_columns(config)  # which raises for a malformed template, once and not of each row
     for origin, row in rows:
-        if not isinstance(row, dict):
-            raise UserError(
-                f"{origin} holds {type(row).__name__}, not an object of columns and cells; write one object a row."
-            )
+        if isinstance(row, bytes) and not row.strip():  # a blank line
+            continue
+        try:
+            found = _document(config, parse(row, origin), origin, is_first)
+        except _Columns:
+            raise
+        except UserError as error:
+            sieve.add(_bad_row(error))
+            continue
+        finally:
+            is_first = False
+        if sieve.is_copy(_digest(config, found)):
+            sieve.add(BadRow(COPY, f"{origin} repeats an earlier row"))
+        else:
+            yield found
+
+
+class _Columns(UserError):
+    """The columns that a config names are not those of the source."""
+
+
+def _document(config: ColumnsDataConfig, row: Any, origin: str, is_first: bool) -> Document:
+    if not isinstance(row, dict):
+        problem = f"{origin} holds {type(row).__name__}, not an object of columns and cells"
+        raise BadCell(BadRow(MALFORMED, problem, "write one object a row"))
+    try:
         _check_columns(config, list(row), origin)
-        yield document(config, RawRow(origin, row))
+    except _Columns as error:
+        if is_first:
+            raise
+        raise BadCell(BadRow(MALFORMED, *str(error).removesuffix(".").split("; ", 1))) from error
+    return document(config, RawRow(origin, row))
+
+
+def _bad_row(error: UserError) -> BadRow:
+    if isinstance(error, BadCell):
+        return error.row
+    problem, _, fix = str(error).removesuffix(".").partition("; ")
+    if isinstance(error, Untestable):
+        return BadRow(UNTESTABLE, problem, fix.partition(", or drop all such rows")[0])
+    return BadRow(MALFORMED, problem, fix)
+
+
+def _digest(config: ColumnsDataConfig, found: Document) -> bytes:
+    """Equal for rows of the same texts: prompt, completion and what judges them; of a user's own task, which reads
+    what it likes, all texts of the row."""
+    question = found.question
+    judged = None if question is None else (question.tests, question.references, question.direction, question.texts())
+    return sha256(repr((found.prompt, found.completion, judged)).encode()).digest()[:16]
 
 
 def _check_columns(config: ColumnsDataConfig, found: list[str], origin: str) -> None:
     missing = {column: key for column, key in wanted_columns(config).items() if column not in found}
     if missing:
-        raise UserError(
+        raise _Columns(
             f"{origin} has the columns {', '.join(found) or '(none)'} but not {', '.join(missing)}; "
             f"{_fix(set(missing.values()))}."
         )

@@ -1,8 +1,9 @@
 """What every source yields, and how documents are split and ordered: by hashes of their names, so neither depends on
 machine or seed."""
 
+import math
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from typing import Any
@@ -54,15 +55,30 @@ def of_question(question: Question) -> Document:
     return Document(question.key, question.prompt, question.answer, question.origin, question)
 
 
-def held_out(key: str, fraction: float) -> bool:
-    """Whether a key belongs to the validation side, which gets `fraction` of all keys."""
-    return int.from_bytes(_digest(key)[:8]) < fraction * 2**64
+def held_out(documents: Sequence[Document], fraction: float) -> set[str]:
+    """The keys of the validation side: those with the smallest hashes that have `fraction` of all documents, to the
+    nearest document; one key at least, and never all. A smaller fraction's are among a larger one's."""
+    return _smallest(documents, fraction, "")
 
 
-def in_part(key: str, part: str) -> bool:
-    """Whether a held-out key belongs to the `selection` half, on which settings are chosen, or to the `report` half; to
-    `all`, always."""
-    return part == "all" or (int.from_bytes(_digest(f"part {key}")[:8]) < 2**63) == (part == "selection")
+def in_part(documents: Sequence[Document], part: str) -> list[Document]:
+    """Of held-out documents, the `selection` half, on which settings are chosen, or the `report` half; with `all`,
+    all. No key is in both."""
+    if part == "all":
+        return list(documents)
+    selection = _smallest(documents, 0.5, "part ")
+    return [document for document in documents if (document.key in selection) == (part == "selection")]
+
+
+def _smallest(documents: Sequence[Document], fraction: float, salt: str) -> set[str]:
+    counts = Counter(document.key for document in documents)
+    wanted, number, chosen = max(1, math.floor(fraction * len(documents) + 0.5)), 0, set()
+    for key in sorted(counts, key=lambda key: _digest(salt + key))[:-1]:
+        if number >= wanted:
+            break
+        chosen.add(key)
+        number += counts[key]
+    return chosen
 
 
 def in_hash_order(documents: Iterable[Document]) -> list[Document]:

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ebft.config.schema import UserError
+from ebft.data.bad_rows import EMPTY, MALFORMED, NULL, BadCell, BadRow
 
 Messages = tuple[Mapping[str, Any], ...]
 
@@ -18,15 +18,17 @@ class RawRow:
     cells: dict[str, Any]
 
     def text(self, column: str) -> str:
-        """Raises UserError for what is no text or blank."""
+        """Raises BadCell for what is no text or blank."""
         return self._filled(self._text(self.cells[column], column, "text"), column)
 
     def lines(self, column: str) -> str:
-        """A text, or a list of texts below each other. Raises UserError for anything else, and for nothing."""
+        """A text, or a list of texts below each other. Raises BadCell for anything else, and for nothing."""
+        if self.cells[column] is None:
+            raise self._bad(NULL, f"is null in column {column}", "fill it in or remove the row")
         return self._filled("\n".join(self.texts(column)), column)
 
     def texts(self, column: str) -> list[str]:
-        """A list of texts, from such a list, JSON of one, or one text; null is the empty list. Raises UserError for
+        """A list of texts, from such a list, JSON of one, or one text; null is the empty list. Raises BadCell for
         anything else."""
         value = self.cells[column]
         if value is None:
@@ -36,10 +38,10 @@ class RawRow:
 
     def messages(self, column: str, cell: Any = None) -> Messages:
         """A list of messages, each with role and content, or with from and value, from the column or from `cell`.
-        Raises UserError for anything else, and for an empty list."""
+        Raises BadCell for anything else, and for an empty list."""
         value = self.cells[column] if cell is None else cell
         if not isinstance(value, list) or not value:
-            raise UserError(f"{self.origin} holds no list of messages in column {column}; each has role and content.")
+            raise self._bad(MALFORMED, f"holds no list of messages in column {column}", "each has role and content")
         return tuple(self._message(item, column) for item in value)
 
     def _message(self, item: Any, column: str) -> Mapping[str, Any]:
@@ -47,9 +49,8 @@ class RawRow:
             speaker = self._text(item["from"], column, "text")
             item = {"role": ROLES.get(speaker, speaker), "content": item["value"]}
         if not isinstance(item, dict) or not {"role", "content"} <= item.keys():
-            raise UserError(
-                f"{self.origin} holds a message without role and content (or from and value) in column {column}."
-            )
+            problem = f"holds a message without role and content (or from and value) in column {column}"
+            raise self._bad(MALFORMED, problem, "add them")
         return {**item, "role": self._text(item["role"], column, "text"), "content": self._content(item, column)}
 
     def _content(self, item: Mapping[str, Any], column: str) -> str:
@@ -62,19 +63,22 @@ class RawRow:
 
     def _filled(self, text: str, column: str) -> str:
         if not text.strip():
-            raise UserError(f"{self.origin} is empty in column {column}; fill it in or remove the row.")
+            raise self._bad(EMPTY, f"is empty in column {column}", "fill it in or remove the row")
         return text
 
+    def _bad(self, kind: str, problem: str, fix: str) -> BadCell:
+        return BadCell(BadRow(kind, f"{self.origin} {problem}", fix))
+
     def _text(self, value: Any, column: str, wanted: str) -> str:
+        if value is None:
+            raise self._bad(NULL, f"is null in column {column}", "fill it in or remove the row")
         if not isinstance(value, str):
-            raise UserError(f"{self.origin} holds {type(value).__name__} in column {column}; it must be {wanted}.")
+            raise self._bad(MALFORMED, f"holds {type(value).__name__} in column {column}", f"it must be {wanted}")
         try:
             value.encode()
         except UnicodeEncodeError as error:
-            raise UserError(
-                f"{self.origin} holds half of a surrogate pair in column {column}, which is not text; correct its \\u "
-                "escapes."
-            ) from error
+            problem = f"holds half of a surrogate pair in column {column}, which is not text"
+            raise self._bad(MALFORMED, problem, "correct its \\u escapes") from error
         return value
 
 

@@ -3,13 +3,16 @@ each of them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from hashlib import sha256
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from ebft.config.schema import DataConfig, UserError
+from ebft.config.schema import DataConfig
+from ebft.data.bad_rows import BadRows, too_long
 from ebft.data.documents import Document
 from ebft.data.tokenization import TokenIds, Tokenization
 from ebft.types import Batch
@@ -47,6 +50,15 @@ class Rows:
     def num_tokens(self) -> int:
         """Tokens without padding, every BOS and EOS included."""
         return int((self.document_ids != PADDING).sum())
+
+    @cached_property
+    def digest(self) -> str:
+        """Of everything that a step or an evaluation reads of the rows."""
+        found = sha256(f"{self.masked} {tuple(self.tokens.shape)}".encode())
+        starts = [] if self.starts is None else [self.starts]
+        for values in (self.tokens, self.document_ids, self.loss_mask, self.completion_mask, *starts):
+            found.update(values.contiguous().numpy())
+        return found.hexdigest()
 
     def batch(self, indices: Sequence[int]) -> Batch:
         rows = torch.tensor(indices, dtype=torch.int64)
@@ -150,12 +162,13 @@ def padded_places(document: Int[np.ndarray, "S"], sequence_length: int, reserved
 
 def _check_pairs_fit(documents: Sequence[Document], stream: Stream, sequence_length: int) -> None:
     """A plain text may run on into further rows, a completion without its prompt may not."""
-    for document, length in zip(documents, np.bincount(stream.document), strict=True):
-        if document.prompt and length > sequence_length:
-            raise UserError(
-                f"{document.origin} has {length} tokens with its EOS, above data.sequence_length={sequence_length}; "
-                "raise data.sequence_length, shorten the row, set data.drop_long_pairs=true, or use data.layout=packed."
-            )
+    long = [
+        too_long(document.origin, length, sequence_length)
+        for document, length in zip(documents, np.bincount(stream.document).tolist(), strict=True)
+        if document.prompt and length > sequence_length
+    ]
+    if long:
+        raise BadRows.of(long)
 
 
 def _fill(

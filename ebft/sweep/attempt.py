@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
+from ebft.config.quoting import quoted
 from ebft.sweep import state as states
-from ebft.sweep.jobs import Job, folder, quoted
+from ebft.sweep.jobs import Job, folder
 
 CHILD = "ebft.cli.job"  # ebft-train, ending with the process that started it
 PARENT = "EBFT_SWEEP_PROCESS"  # the environment variable that tells a child which that is

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -36,14 +35,6 @@ class Job:
 def folder(directory: Path, name: str) -> Path:
     """The run folder of a job."""
     return directory / "runs" / name
-
-
-def quoted(text: str) -> str:
-    """A text as a value of an override, whatever characters it has: OmegaConf must not see an interpolation, nor
-    Hydra the end of the quotes. In quotes Hydra takes a backslash for itself only before a quote, and OmegaConf only
-    before ${."""
-    literal = re.sub(r"(\\*)\$\{", lambda found: found[1] * 2 + r"\${", text)
-    return '"' + re.sub(r'(\\*)("|$)', lambda found: found[1] * 2 + found[2].replace('"', r"\""), literal) + '"'
 
 
 def settings_of(config: TrainConfig, model: str) -> dict[str, Any]:

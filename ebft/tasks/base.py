@@ -23,6 +23,10 @@ class Question:
     direction: str = ""  # of a translation, such as en-fr
     row: Mapping[str, Any] = field(default_factory=dict, repr=False)  # the cells that a user's own task may read
 
+    def texts(self) -> list[tuple[str, str]]:
+        """The cells that are texts, by column."""
+        return [(column, cell) for column, cell in self.row.items() if isinstance(cell, str)]
+
 
 @dataclass(frozen=True)
 class Verdict:

@@ -31,6 +31,8 @@ from ebft.train.optimization import MODEL, NonFiniteError, Optimization, save_ba
 from ebft.train.plan import model_card, plan
 from ebft.train.setup import Setup, prepare
 
+ROWS = "rows"  # of a checkpoint: digests of what the run is trained and evaluated on
+
 
 class Stopped(Exception):
     """A signal asked the run to stop while it evaluated."""
@@ -84,11 +86,29 @@ def check_continues(config: TrainConfig, setup: Setup, saved: dict[str, Any]) ->
             f"optimizer.ema_decay={config.optimizer.ema_decay}, but the checkpoint of resume={config.resume} is not "
             "from such a run."
         )
+    _check_rows(config, setup.material.data.digests(), saved)
     if saved["step"] > setup.max_steps:
         raise UserError(
             f"The checkpoint of resume={config.resume} is at step {saved['step']}, beyond this run's "
             f"{setup.max_steps} steps; raise "
             "trainer.max_steps or trainer.max_epochs, or choose another hydra.run.dir."
+        )
+
+
+def _check_rows(config: TrainConfig, here: dict[str, str], saved: dict[str, Any]) -> None:
+    """A run over other rows would be another run, and what changed since its base on other held-out rows is no change
+    of the model."""
+    if ROWS not in saved:
+        raise UserError(
+            f"The checkpoint of resume={config.resume} is of an older version, which kept no digest of its rows; "
+            "start anew in another hydra.run.dir."
+        )
+    changed = [side for side, digest in here.items() if saved[ROWS].get(side) != digest]
+    if changed:
+        raise UserError(
+            f"The {' and the '.join(changed)} rows of data.source={config.data.source} are not those of the checkpoint "
+            f"of resume={config.resume}, at step {saved['step']}; put them back as they were, or start anew in another "
+            "hydra.run.dir."
         )
 
 
@@ -232,6 +252,7 @@ class Loop:
         containers."""
         return {
             **self.optimization.state(),
+            ROWS: self.setup.material.data.digests(),
             "step": self.step,
             "evaluated": self.evaluated,
             "base": None if self.base is None else self.base.state(),

@@ -1,7 +1,7 @@
 """One optimiser step over micro-batches, the schedule, and the running average of the weights."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -9,6 +9,7 @@ from typing import Any, BinaryIO
 import torch
 from torch import nn
 from torch.autograd.profiler import record_function
+from torch.optim.lr_scheduler import LambdaLR
 from transformers import get_scheduler
 
 from ebft.config.schema import OptimizerConfig
@@ -38,6 +39,20 @@ def micro_batches(row_tokens: list[int], max_rows: int, max_tokens: int | None) 
             cuts.append((start, stop))
             start = stop
     return cuts
+
+
+def rate_factor(config: OptimizerConfig, max_steps: int) -> Callable[[int], float]:
+    """Step, counted from 0 -> its share of optimizer.lr, above 0 for each of `max_steps` steps.
+
+    transformers' schedules begin a warm-up of w steps with 0, i / w. Ours is one step ahead of theirs and as much
+    longer, (i + 1) / w, and without a warm-up it is theirs, so that a decay still has something left at its last step.
+    """
+    warmup = math.ceil(config.warmup_fraction * max_steps)
+    ahead = 1 if warmup else 0
+    nobody = torch.optim.SGD([torch.zeros(1)])  # of the schedule the function alone is of use
+    schedule = get_scheduler(config.schedule, nobody, num_warmup_steps=warmup, num_training_steps=max_steps + ahead)
+    (factor,) = schedule.lr_lambdas
+    return lambda step: float(factor(step + ahead))
 
 
 class Average:
@@ -84,10 +99,7 @@ class Optimization:
             eps=config.eps,
             weight_decay=config.weight_decay,
         )
-        warmup = math.ceil(config.warmup_fraction * max_steps)
-        self.schedule = get_scheduler(
-            config.schedule, self.optimizer, num_warmup_steps=warmup, num_training_steps=max_steps
-        )
+        self.schedule = LambdaLR(self.optimizer, rate_factor(config, max_steps))
         self.average = None if config.ema_decay is None else Average(policy.trained, config.ema_decay)
 
     def step(

@@ -6,6 +6,7 @@ from ebft import data
 from ebft.config.schema import LoRAConfig, TrainConfig
 from ebft.cost import memory
 from ebft.cost import tokens as cost
+from ebft.data.bad_rows import counted
 from ebft.evaluation import horizons
 from ebft.train import budget
 from ebft.train.setup import Groundwork, Material
@@ -22,7 +23,8 @@ def plan(config: TrainConfig, setup: Groundwork) -> dict[str, str]:
         + _trained(config, setup),
         "documents": f"{setup.rows.num_documents} in {len(setup.usable)} rows of {config.data.sequence_length} tokens"
         + (f" ({left_out} more too short for a block)" if left_out else "")
-        + (f" ({setup.material.data.num_dropped} dropped)" if setup.material.data.num_dropped else ""),
+        + _dropped(setup.material.data),
+        "rows": _layout(config),
         "tokens": _tokens(setup.material),
         "rollouts": cost.rollouts(config, setup.num_blocks),
         "tokens to forward per step": _cost(config, setup),
@@ -34,6 +36,20 @@ def plan(config: TrainConfig, setup: Groundwork) -> dict[str, str]:
         "device": f"{setup.device}, {trainer.dtype}"
         + (f", {setup.num_processes} processes by {trainer.parallel}" if setup.num_processes > 1 else ""),
     }
+
+
+def _dropped(loaded: data.Data) -> str:
+    return f" ({loaded.num_dropped} dropped: {counted(loaded.dropped)})" if loaded.num_dropped else ""
+
+
+def _layout(config: TrainConfig) -> str:
+    """How documents lie in rows, and which of their tokens are trained on and rolled out."""
+    data, anchors = config.data, config.sampler.anchors
+    form = "one document a row" if data.layout == "padded" else "documents joined and cut"
+    masked = ", attention inside a document" if data.document_masking else ""
+    trained = {"all": "all tokens", "completion": "completions alone"}
+    blocks = "" if anchors == data.loss_tokens else f", rollouts from {trained[anchors]}"
+    return f"{data.layout}, {form}{masked}; trained on {trained[data.loss_tokens]}{blocks}"
 
 
 def _memory(config: TrainConfig, setup: Groundwork) -> str:

@@ -10,7 +10,8 @@ import yaml
 
 from ebft.cli import eval as cli
 from ebft.cli.compose import compose
-from ebft.cli.eval import literal, overrides_of, with_run
+from ebft.cli.eval import overrides_of, with_run
+from ebft.config.quoting import literal
 from ebft.config.schema import EvaluateConfig, UserError
 
 
@@ -62,11 +63,12 @@ def test_a_mapping_may_have_keys_of_its_own(run: Path) -> None:
     path.write_text(
         path.read_text().replace("revision: null", "revision: null\n  config_overrides: {num_hidden_layers: 1}")
     )
-    (added,) = [override for override in with_run([f"model.path={run}"]) if "config_overrides" in override]
-    assert added.startswith("++model.config_overrides={")
-    assert compose(["model=debug", "model.path=tiny", added]).model.config_overrides["num_hidden_layers"] == 1
+    taken, added = (override for override in with_run([f"model.path={run}"]) if "config_overrides" in override)
+    assert (taken, added) == ("~model.config_overrides", "+model.config_overrides={num_hidden_layers:1}")
+    assert compose(["model=debug", "model.path=tiny", taken, added]).model.config_overrides == {"num_hidden_layers": 1}
     replaced = with_run([f"model.path={run}", "model.config_overrides.num_hidden_layers=2"])
     assert [override for override in replaced if "config_overrides" in override] == [
+        taken,
         added,
         "model.config_overrides.num_hidden_layers=2",
     ]
@@ -124,7 +126,7 @@ def test_a_folder_whose_config_is_no_run_s_is_refused(run: Path) -> None:
         (True, "true"),
         (3, "3"),
         (1e-5, "1e-05"),
-        ("a\\b", r'"a\\b"'),
+        ("a\\b", r'"a\b"'),
         ([1, 0.5], "[1,0.5]"),
         ({"a": ["b"]}, '{a:["b"]}'),
     ],

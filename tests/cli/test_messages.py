@@ -65,9 +65,10 @@ SENTENCES = {
         "trainer.max_steps is not of the form KEY=VALUE; put a value with special characters in quotes: "
         "'KEY=\"VALUE\"'."
     ),
-    "model.path=a=b": (
-        "model.path=a=b is not of the form KEY=VALUE; put a value with special characters in quotes: 'KEY=\"VALUE\"'."
+    "seed=a=b": (
+        "seed=a=b is not of the form KEY=VALUE; put a value with special characters in quotes: 'KEY=\"VALUE\"'."
     ),
+    "data=code_qa data.parts={stdlib:1}": "data.parts belongs to data=mixture; choose that or leave the key out.",
     "seed=1,2": "seed=1,2 lists several values; add --multirun to run each, or put brackets around a list: KEY=[1,2].",
     "seed=range(1,3)": (
         "seed=range(1,3) lists several values; add --multirun to run each, or put brackets around a list: KEY=[1,2]."

@@ -36,7 +36,7 @@ def stdlib_config(**changes: Any) -> StdlibDataConfig:
         validation_fraction=0.1,
         validation_part="all",
         task=None,
-        drop_long_pairs=False,
+        bad_rows="refuse",
         max_train_documents=None,
         max_validation_documents=None,
     )

@@ -1,13 +1,38 @@
 import itertools
 
-from ebft.data.documents import held_out, in_hash_order
+from ebft.data.documents import held_out, in_hash_order, in_part
 from tests.data.helpers import text
 
 
-def test_the_split_is_the_first_digits_of_sha256() -> None:
-    # sha256("abc") begins with ba7816bf, the standard's own test vector; 0xba7816bf / 2**32 = 0.72839...
-    assert held_out("abc", 0.7284)
-    assert not held_out("abc", 0.7283)
+def keys(fraction: float, *words: str) -> set[str]:
+    return held_out([text(word) for word in words], fraction)
+
+
+def test_the_split_is_an_exact_share_in_the_order_of_the_hashes() -> None:
+    """sha256 of a, b, c, d, e begins with ca, 3e, 2e, 18, 3f. A coin for every document once left 50 rows without any
+    held out."""
+    assert keys(0.2, *"abcde") == {"d"}
+    assert keys(0.4, *"edcba") == {"d", "c"}
+    assert keys(0.5, *"abcde") == {"d", "c", "b"}  # two and a half
+    assert keys(0.01, *"abcde") == {"d"}
+    assert keys(0.99, *"abcde") == {"d", "c", "b", "e"}
+    assert keys(0.1, *map(str, range(50))) > keys(0.05, *map(str, range(50)))
+    assert [len(keys(0.1, *map(str, range(number)))) for number in (14, 15, 50, 997)] == [1, 2, 5, 100]
+    assert keys(0.5, "a") == set()
+
+
+def test_documents_of_one_key_stay_together_and_count() -> None:
+    """c and d come first by hash; d alone has three of seven documents."""
+    assert keys(0.4, "a", "b", "c", "d", "d", "d", "e") == {"d"}
+    assert keys(0.5, "a", "b", "c", "d", "d", "d", "e") == {"d", "c"}
+
+
+def test_the_halves_are_apart_whole_and_exact() -> None:
+    documents = [text(word) for word in map(str, range(23))]
+    selection, report = (in_part(documents, part) for part in ("selection", "report"))
+    assert (len(selection), len(report)) == (12, 11)
+    assert sorted(document.key for document in selection + report) == sorted(document.key for document in documents)
+    assert in_part(documents[:1], "report") == in_part(documents[:1], "all") == documents[:1]
 
 
 def test_order_does_not_follow_the_source() -> None:

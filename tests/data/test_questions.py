@@ -162,7 +162,7 @@ def test_a_template_makes_the_prompt_from_columns() -> None:
         "# Double it.\nassert f(1) == 2\nassert f(2) == 4\n{}\n"
     )
     assert refusal(columns, ask="") == "is empty in column ask; fill it in or remove the row."
-    assert refusal(columns, ask=None) == "is empty in column ask; fill it in or remove the row."
+    assert refusal(columns, ask=None) == "is null in column ask; fill it in or remove the row."
 
 
 def test_a_templates_columns_are_wanted_and_named_by_their_key() -> None:

@@ -56,8 +56,7 @@ def test_padded_gives_each_document_rows_of_its_own() -> None:
 def test_a_pair_longer_than_a_padded_row_is_named() -> None:
     expected = (
         r"file\.jsonl:7 has 6 tokens with its EOS, above data\.sequence_length=5; raise data\.sequence_length, "
-        r"shorten the row, "
-        r"set data\.drop_long_pairs=true, or use data\.layout=packed"
+        r"shorten the row, use data\.layout=packed, or drop all such rows with data\.bad_rows=drop"
     )
     with pytest.raises(UserError, match=expected):
         to_rows([pair("a b", "c d e")], stdlib_config(layout="padded"), tokenizer())

@@ -12,8 +12,9 @@ import pytest
 
 from ebft.cli.compose import compose
 from ebft.config.identity import CHANGEABLE_KEYS, LENGTH_KEYS, flat
+from ebft.config.quoting import quoted
 from ebft.config.schema import TrainConfig, UserError
-from ebft.sweep.jobs import Job, Manifest, check_folder, name_of, quoted, read_manifest, settings_of, write_manifest
+from ebft.sweep.jobs import Job, Manifest, check_folder, name_of, read_manifest, settings_of, write_manifest
 
 OVERRIDES = [
     "method=ebft",

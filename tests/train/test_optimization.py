@@ -16,7 +16,7 @@ from ebft.config.schema import OptimizerConfig, TrainConfig
 from ebft.methods import Loss, differentiate
 from ebft.methods.base import Tally
 from ebft.models.policy import LanguageModel
-from ebft.train.optimization import NonFiniteError, Optimization, micro_batches
+from ebft.train.optimization import NonFiniteError, Optimization, micro_batches, rate_factor
 from ebft.train.setup import Setup, prepare
 from ebft.types import Batch
 from tests.debug_run import miniature
@@ -139,20 +139,37 @@ def test_nothing_of_a_micro_batch_is_held_while_the_weights_change() -> None:
     ("schedule", "factor"),
     [
         ("constant", lambda step: 1),
-        ("constant_with_warmup", lambda step: min(step / 3, 1)),
-        ("linear", lambda step: min(step / 3, (10 - step) / 7)),
-        ("cosine", lambda step: step / 3 if step < 3 else (1 + math.cos(math.pi * (step - 3) / 7)) / 2),
+        ("constant_with_warmup", lambda step: min((step + 1) / 3, 1)),
+        ("linear", lambda step: min((step + 1) / 3, (10 - step) / 8)),
+        ("cosine", lambda step: (step + 1) / 3 if step < 2 else (1 + math.cos(math.pi * (step - 2) / 8)) / 2),
     ],
 )
 def test_schedules(schedule: str, factor: Any) -> None:
-    """A quarter of ten steps is three steps of warm-up, whose first has rate 0; linear and cosine reach 0 after the
-    last step."""
+    """A quarter of ten steps is three steps of warm-up, of which the first once had rate 0; linear and cosine reach 0
+    after the last step."""
     optimization, method, _ = toy([1.0], schedule=schedule, warmup_fraction=0.25)
     rates = [optimization.step(method, batch_of([1]), step, 1, None)["lr"] for step in range(10)]
     assert rates == pytest.approx([0.1 * factor(step) for step in range(10)])
     assert optimization.schedule.get_last_lr()[0] == pytest.approx(
         0.0 if schedule in ("linear", "cosine") else 0.1, abs=1e-12
     )
+
+
+@pytest.mark.parametrize("schedule", ["constant", "constant_with_warmup", "linear", "cosine"])
+@pytest.mark.parametrize("warmup_fraction", [0.0, 0.03, 0.5, 1.0])
+def test_every_step_of_a_run_of_any_length_learns(schedule: str, warmup_fraction: float) -> None:
+    """A run of one step once trained nothing, and every other one wasted its first."""
+    for max_steps in (1, 2, 3, 10, 41):
+        factor = rate_factor(replace(CONFIG, schedule=schedule, warmup_fraction=warmup_fraction), max_steps)
+        factors = [factor(step) for step in range(max_steps)]
+        assert min(factors) > 0
+        assert max(factors) == pytest.approx(1)
+
+
+def test_one_step_trains() -> None:
+    optimization, method, weight = toy([1.0], max_steps=1, schedule="cosine", warmup_fraction=0.03)
+    optimization.step(method, batch_of([1]), 0, 1, None)
+    assert weight.item() == pytest.approx(0.9)
 
 
 def test_average_of_the_weights() -> None:

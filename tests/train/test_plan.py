@@ -102,6 +102,7 @@ def test_lines_of_the_plan(tmp_path: Path) -> None:
         "method": "sft",
         "model": f"tiny, {num_parameters / 1e6:.1f} M parameters, random",
         "documents": "6 in 7 rows of 23 tokens (1 more too short for a block)",
+        "rows": "packed, documents joined and cut; trained on all tokens",
         "rollouts": "none",
         "tokens to forward per step": "207 = update 207; 1.0 times supervised fine-tuning on the same rows",
         "memory": memory.line(setup.workload),
@@ -128,3 +129,13 @@ def test_the_model_card_names_base_method_and_figures(tmp_path: Path) -> None:
         in card
     )
     assert "| `eval/cross_entropy` | 1.2346 |" in card
+
+
+def test_the_plan_says_how_rows_lie_and_what_counts(tmp_path: Path) -> None:
+    text, asked = miniature(tmp_path, "method=sft"), miniature(tmp_path, "method=sft", *pairs(tmp_path))
+    assert plan(text, prepare(text))["rows"] == "packed, documents joined and cut; trained on all tokens"
+    assert plan(asked, prepare(asked))["rows"] == "padded, one document a row; trained on completions alone"
+    mixed = miniature(tmp_path, "method=sft", *pairs(tmp_path), "data.loss_tokens=all", "sampler.anchors=completion")
+    assert plan(mixed, prepare(mixed))["rows"] == (
+        "padded, one document a row; trained on all tokens, rollouts from completions alone"
+    )
