@@ -25,7 +25,6 @@ from ebft.geometry.chunked import ChunkedBranches, ChunkedSteps, KeysValues, att
 from ebft.geometry.flex import FlexBranches, FlexRow, FlexSteps
 from ebft.types import Batch, Blocks
 
-
 Mask = TypeVar("Mask")
 
 

@@ -43,17 +43,19 @@ def branch_attention(
     query: Tensor,
     key: Tensor,
     value: Tensor,
-    attention_mask: MaskRef,
+    attention_mask: Any,
     scaling: float,
     context_ref: ContextRef,
     softcap: float | None = None,
     **_: Any,
 ) -> tuple[Float[Tensor, "B S H d"], None]:
-    """The function that `transformers` models call; `context_ref` comes through the model's keyword arguments."""
+    """The function that `transformers` models call; `context_ref` comes through the model's keyword arguments. Raises
+    TypeError for a mask that the model made by itself, whose window nobody knows."""
     layer = module.layer_idx
     assert isinstance(layer, int)
-    window = attention_mask.window
-    return context_ref.context.attend(layer, query, key, value, scaling, window, softcap), None
+    if not isinstance(attention_mask, MaskRef):
+        raise TypeError(f"{type(module).__name__} makes its masks by itself")
+    return context_ref.context.attend(layer, query, key, value, scaling, attention_mask.window, softcap), None
 
 
 AttentionInterface.register(NAME, branch_attention)

@@ -19,7 +19,14 @@ from ebft.config.identity import resolved
 from ebft.config.schema import AdapterConfig, EvaluateConfig, LoRAConfig, UserError
 from ebft.evaluation import Evaluation
 from ebft.models.adapters import ADAPTER_FILE, attach, check_packages, is_of_adapters, same_base
-from ebft.models.loading import check_architecture, load_architecture, load_feature_network, load_policy, load_tokenizer
+from ebft.models.loading import (
+    check_architecture,
+    load_architecture,
+    load_feature_network,
+    load_policy,
+    load_tokenizer,
+    without_dropout,
+)
 from ebft.models.policy import LanguageModel
 from ebft.output import files, tracking
 from ebft.output.console import Console
@@ -95,7 +102,7 @@ def load(source: str, config: EvaluateConfig, material: Material) -> LanguageMod
     )
     if load_tokenizer(other).get_vocab() != material.tokenizer.get_vocab():
         raise UserError(f"{source} has another tokenizer than model.path={config.model.path}; evaluate it on its own.")
-    theirs, architecture = replace(config, model=other), load_architecture(other)
+    theirs, (architecture, _) = replace(config, model=other), without_dropout(load_architecture(other))
     check_architecture(architecture, theirs, material.device)
     return load_policy(theirs, architecture, material.device)
 
