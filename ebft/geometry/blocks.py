@@ -220,9 +220,7 @@ def prefix_span(
     return (first, stop) if window is None else (first.maximum(anchors + steps + 1 - window).minimum(stop), stop)
 
 
-def own_span(
-    steps: Int[Tensor, "B Q"], window: int | None = None
-) -> tuple[Int[Tensor, "B Q"], Int[Tensor, "B Q"]]:
+def own_span(steps: Int[Tensor, "B Q"], window: int | None = None) -> tuple[Int[Tensor, "B Q"], Int[Tensor, "B Q"]]:
     """(first, stop) at [b, q]: own token q sees own tokens first <= o < stop, its branch's up to itself."""
     query = torch.arange(steps.shape[1], device=steps.device)
     return query - (steps if window is None else steps.clamp_max(window - 1)), (query + 1).expand_as(steps)

@@ -34,9 +34,7 @@ class ChunkedBranches:
     masks: list[Float[Tensor, "B 1 _ _"]]
 
     @classmethod
-    def of(
-        cls, document_ids: Int[Tensor, "B T"], own: OwnTokens, window: int | None = None
-    ) -> "ChunkedBranches":
+    def of(cls, document_ids: Int[Tensor, "B T"], own: OwnTokens, window: int | None = None) -> "ChunkedBranches":
         num_tokens, width = own.tokens.shape[1], 1 + max(own.depth, default=0)
         size = width * max(1, min(CHUNK_BRANCHES, CHUNK_TOKENS // width))
         starts, limits = range(0, num_tokens, size), _limits(own.reach, size)

@@ -24,7 +24,7 @@ AT_RANDOM = ("drop", "jitter", "noise")  # in the names of settings
 
 
 @dataclass(frozen=True)
-class Text:
+class Specimen:
     """A row with branches, and the same as sequences of their own: the row, and the row up to an anchor with a branch
     behind it and tokens that no token of the branch sees."""
 
@@ -33,7 +33,7 @@ class Text:
     sequences: Int[Tensor, "X T"]
 
     @classmethod
-    def of(cls, vocabulary: int, device: torch.device) -> "Text":
+    def of(cls, vocabulary: int, device: torch.device) -> "Specimen":
         row = (torch.arange(LENGTH) * 7 + 3) % vocabulary
         own = (torch.arange(len(ANCHORS) * STEPS) * 5 + 2).view(len(ANCHORS), STEPS) % vocabulary
         alone = [torch.cat([row[:at], tokens, row[at + STEPS :]]) for at, tokens in zip(ANCHORS, own, strict=True)]
@@ -54,7 +54,7 @@ def self_check(model: PreTrainedModel, name: str, num_positions: int, is_trained
     """Raises UserError for a model that needs more than ebft does: whose rows and branches differ from sequences of
     their own, or, for one that `is_trained`, from themselves in training mode, or whose first tokens depend on how long
     the text is, up to `num_positions`. The model is left in evaluation mode."""
-    name, text = f"{name} ({model.config.model_type})", Text.of(model.config.vocab_size, model.device)
+    name, text = f"{name} ({model.config.model_type})", Specimen.of(model.config.vocab_size, model.device)
     model.eval()
     with torch.no_grad(), _short_window(model.config):
         try:
@@ -76,7 +76,7 @@ def self_check(model: PreTrainedModel, name: str, num_positions: int, is_trained
                 model.eval()
 
 
-def _logits(policy: LanguageModel, text: Text) -> Float[Tensor, "1 S V"]:
+def _logits(policy: LanguageModel, text: Specimen) -> Float[Tensor, "1 S V"]:
     return policy.logits(policy.flat_hidden(text.batch, text.branches))
 
 
@@ -98,7 +98,7 @@ def _short_window(config: PreTrainedConfig) -> Iterator[None]:
         config.sliding_window = own
 
 
-def _check_lengths(policy: LanguageModel, text: Text, name: str, num_positions: int) -> None:
+def _check_lengths(policy: LanguageModel, text: Specimen, name: str, num_positions: int) -> None:
     """The last token of a row at the last position of all: it is seen by no other, so the others must stay as they
     are."""
     positions = row_positions(text.batch).clone()
@@ -113,7 +113,7 @@ def _check_lengths(policy: LanguageModel, text: Text, name: str, num_positions: 
         )
 
 
-def _check_training(policy: LanguageModel, text: Text, name: str, expected: Float[Tensor, "1 S V"]) -> None:
+def _check_training(policy: LanguageModel, text: Specimen, name: str, expected: Float[Tensor, "1 S V"]) -> None:
     device, model = policy.device, policy.model
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(SEEDS[0])
@@ -124,7 +124,7 @@ def _check_training(policy: LanguageModel, text: Text, name: str, expected: Floa
     if traces and Trace.is_random(traces):
         settings, module = _suspects(model.config.to_dict()), Trace.random_module(traces)
         where = f", in {module} ({type(model.get_submodule(module)).__name__})" if module is not None else ""
-        cure = f"its config.json has {settings}, which may turn it off" if settings else "not supported"
+        cure = f"{settings} of its config.json may be the reason: try 0 in a copy" if settings else "not supported"
         raise UserError(
             f"{name} draws at random in training mode{where}, so that rollouts and update cannot agree; {cure}."
         )
