@@ -42,16 +42,20 @@ def branches_in(document_ids: Tensor, kind: str) -> Branches:
     return pack_loop(anchors, lengths, torch.zeros(*anchors.shape, int(lengths.max()), dtype=torch.long))
 
 
-def branches_mask(document_ids: Tensor, branches: Branches) -> Tensor:
+def branches_mask(document_ids: Tensor, branches: Branches, window: int | None = None) -> Tensor:
     """[B, W, T + W]"""
-    return torch.cat([prefix_visible(document_ids, branches.anchors), own_visible(branches.steps, lookback=0)], dim=-1)
+    of_row = prefix_visible(document_ids, branches.anchors, branches.steps, window)
+    return torch.cat([of_row, own_visible(branches.steps, lookback=0, window=window)], dim=-1)
 
 
-def steps_mask(document_ids: Tensor, anchors: Tensor, num_steps: int, step: int) -> Tensor:
+def steps_mask(document_ids: Tensor, anchors: Tensor, num_steps: int, step: int, window: int | None = None) -> Tensor:
     """[B, R, T + R * U]: a branch sees its own keys up to `step`."""
     num_rows, num_branches = anchors.shape
-    own = torch.eye(num_branches, dtype=torch.bool)[:, :, None] & (torch.arange(num_steps) <= step)
-    return torch.cat([prefix_visible(document_ids, anchors), own.flatten(1).expand(num_rows, -1, -1)], dim=-1)
+    number = torch.arange(num_steps)
+    near = (number <= step) & (number > step - (window or num_steps))
+    own = torch.eye(num_branches, dtype=torch.bool)[:, :, None] & near
+    of_row = prefix_visible(document_ids, anchors, step, window)
+    return torch.cat([of_row, own.flatten(1).expand(num_rows, -1, -1)], dim=-1)
 
 
 def random_heads(*sizes: int, seed: int = 0) -> Tensor:

@@ -94,11 +94,17 @@ def flat_places(row_length: int, anchors: list[int], steps: list[int]) -> list[t
     return [(0, j, j) for j in range(row_length)] + list(zip(branch, steps, anchors, strict=True))
 
 
-def attention_rule(batch: Batch, branches: Branches) -> Tensor:
-    """Bool [B, S, S] by the definition of section 2, pair by pair."""
+def attention_rule(batch: Batch, branches: Branches, window: int | None = None) -> Tensor:
+    """Bool [B, S, S] by the definition of section 2, pair by pair; in a window of w tokens, less than w positions
+    apart."""
     rows = zip(batch.document_ids.tolist(), branches.anchors.tolist(), branches.steps.tolist(), strict=True)
     places = [(ids, flat_places(len(ids), anchors, steps)) for ids, anchors, steps in rows]
-    return torch.tensor([[[_sees(ids, query, key) for key in row] for query in row] for ids, row in places])
+    return torch.tensor(
+        [
+            [[_sees(ids, query, key) and _near(query, key, window) for key in row] for query in row]
+            for ids, row in places
+        ]
+    )
 
 
 def _sees(ids: list[int], query: tuple[int, int, int], key: tuple[int, int, int]) -> bool:
@@ -110,26 +116,35 @@ def _sees(ids: list[int], query: tuple[int, int, int], key: tuple[int, int, int]
     return other == branch and u <= t
 
 
-def dense_mask(batch: Batch, branches: Branches) -> Tensor:
+def _near(query: tuple[int, int, int], key: tuple[int, int, int], window: int | None) -> bool:
+    position, other = (step if branch == 0 else anchor + step for branch, step, anchor in (query, key))
+    return window is None or position - other < window
+
+
+def dense_mask(batch: Batch, branches: Branches, window: int | None = None) -> Tensor:
     """Bool [B, S, S]: who sees whom in the flat row, put together from the three pieces of `ebft.geometry.blocks`."""
     row_length, num_tokens = batch.tokens.shape[1], branches.tokens.shape[1]
     size = row_length + num_tokens
     mask = torch.zeros(len(batch), size, size, dtype=torch.bool, device=batch.tokens.device)
-    mask[:, :row_length, :row_length] = row_visible(batch.document_ids)
-    mask[:, row_length:, :row_length] = prefix_visible(batch.document_ids, branches.anchors)
-    mask[:, row_length:, row_length:] = own_visible(branches.steps, lookback=0)
+    mask[:, :row_length, :row_length] = row_visible(batch.document_ids, window)
+    mask[:, row_length:, :row_length] = prefix_visible(batch.document_ids, branches.anchors, branches.steps, window)
+    mask[:, row_length:, row_length:] = own_visible(branches.steps, lookback=0, window=window)
     return mask
 
 
-def dense_attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, scaling: float) -> Tensor:
+def dense_attention(
+    query: Tensor, key: Tensor, value: Tensor, mask: Tensor, scaling: float, softcap: float | None = None
+) -> Tensor:
     """[B, Q, H, d] of queries [B, H, Q, d] over the keys [B, h, S, d] that a mask [B, Q, S] leaves them; H / h query
     heads share a key head."""
     query, key, value = (
         query.double(),
         *(x.double().repeat_interleave(query.shape[1] // x.shape[1], dim=1) for x in (key, value)),
     )
-    scores = (scaling * query @ key.mT).masked_fill(~mask[:, None], -torch.inf)
-    return (scores.softmax(-1) @ value).transpose(1, 2)
+    scores = scaling * query @ key.mT
+    if softcap is not None:
+        scores = softcap * (scores / softcap).tanh()
+    return (scores.masked_fill(~mask[:, None], -torch.inf).softmax(-1) @ value).transpose(1, 2)
 
 
 def leading_matches_loop(batch: Batch, blocks: Blocks, tokens: Tensor) -> list[list[list[int]]]:

@@ -5,19 +5,27 @@ are: a row, whole branches over their row's keys and values, or one more token o
 in `blocks.py`; how it is computed depends on the device, in `flex.py` for CUDA and in `chunked.py` elsewhere.
 Completions, many tokens behind one anchor a row, each have a cache of their own, for which fused attention is the
 fastest.
+
+Every layer says how wide its sliding window is, if it has one, and at what it caps its scores. Layers of equal windows
+share a mask, and a window that holds all that a forward can see is none. Caches keep keys that have left a window:
+another branch may still see them.
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from ebft.geometry.blocks import OwnTokens, block_branches, prefix_visible, row_visible
-from ebft.geometry.chunked import ChunkedBranches, ChunkedSteps, KeysValues, fused
+from ebft.geometry.blocks import OwnTokens, block_branches, first_own, prefix_visible, row_visible
+from ebft.geometry.chunked import ChunkedBranches, ChunkedSteps, KeysValues, attention
 from ebft.geometry.flex import FlexBranches, FlexRow, FlexSteps
 from ebft.types import Batch, Blocks
+
+Mask = TypeVar("Mask")
 
 
 class Context(ABC):
@@ -31,29 +39,57 @@ class Context(ABC):
         key: Float[Tensor, "B h S d"],
         value: Float[Tensor, "B h S d"],
         scaling: float,
+        window: int | None = None,
+        softcap: float | None = None,
     ) -> Float[Tensor, "B S H d"]: ...
+
+
+def _by_window(
+    masks: dict[int | None, Mask], window: int | None, num_positions: int, make: Callable[[int | None], Mask]
+) -> Mask:
+    """The mask of layers with that window, made when the first of them asks. A window as wide as all positions is
+    none."""
+    width = None if window is None or window >= num_positions else window
+    if width not in masks:
+        masks[width] = make(width)
+    return masks[width]
 
 
 @dataclass
 class RowContext(Context):
     """A row alone. With `keep`, its keys and values stay in `cache` for branches that follow."""
 
-    seen: Bool[Tensor, "B 1 T T"] | FlexRow | None  # None: causal
+    document_ids: Int[Tensor, "B T"]
+    masked: bool
     keep: bool = False
     cache: dict[int, KeysValues] = field(default_factory=dict)
+    seen: dict[int | None, Bool[Tensor, "B 1 T T"] | FlexRow | None] = field(default_factory=dict)  # None: causal
 
     @classmethod
     def of(cls, batch: Batch, keep: bool = False) -> "RowContext":
-        if batch.tokens.is_cuda:
-            return cls(FlexRow.of(batch.document_ids), keep)
-        return cls(row_visible(batch.document_ids)[:, None] if batch.masked else None, keep)
+        return cls(batch.document_ids, batch.masked, keep)
 
-    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
+    def attend(
+        self,
+        layer: int,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        scaling: float,
+        window: int | None = None,
+        softcap: float | None = None,
+    ) -> Tensor:
         if self.keep:
             self.cache.setdefault(layer, (key, value))  # gradient checkpointing comes by again, with a graph of its own
-        if isinstance(self.seen, FlexRow):
-            return self.seen.attend(query, key, value, scaling)
-        return fused(query, key, value, self.seen, scaling)
+        seen = _by_window(self.seen, window, self.document_ids.shape[1], self._seen)
+        if isinstance(seen, FlexRow):
+            return seen.attend(query, key, value, scaling, softcap)
+        return attention(query, key, value, seen, scaling, softcap)
+
+    def _seen(self, window: int | None) -> Tensor | FlexRow | None:
+        if self.document_ids.is_cuda:
+            return FlexRow.of(self.document_ids, window)
+        return row_visible(self.document_ids, window)[:, None] if self.masked or window is not None else None
 
 
 @dataclass
@@ -61,16 +97,33 @@ class BranchContext(Context):
     """Own tokens of branches, as `blocks.OwnTokens` has them, over the keys and values of their row."""
 
     row_cache: dict[int, KeysValues]
-    seen: ChunkedBranches | FlexBranches
+    document_ids: Int[Tensor, "B T"]
+    own: OwnTokens
+    num_positions: int  # at most
+    seen: dict[int | None, ChunkedBranches | FlexBranches] = field(default_factory=dict)
 
     @classmethod
     def of(cls, batch: Batch, own: OwnTokens, row_cache: dict[int, KeysValues]) -> "BranchContext":
-        if batch.tokens.is_cuda:
-            return cls(row_cache, FlexBranches.of(batch.document_ids, own.anchors, own.steps))
-        return cls(row_cache, ChunkedBranches.of(batch.document_ids, own))
+        num_positions = max(own.reach, default=0) + max(own.depth, default=0) + 1
+        return cls(row_cache, batch.document_ids, own, num_positions)
 
-    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
-        return self.seen.attend(query, self.row_cache[layer], key, value, scaling)
+    def attend(
+        self,
+        layer: int,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        scaling: float,
+        window: int | None = None,
+        softcap: float | None = None,
+    ) -> Tensor:
+        seen = _by_window(self.seen, window, self.num_positions, self._seen)
+        return seen.attend(query, self.row_cache[layer], key, value, scaling, softcap)
+
+    def _seen(self, window: int | None) -> ChunkedBranches | FlexBranches:
+        if self.document_ids.is_cuda:
+            return FlexBranches.of(self.document_ids, self.own.anchors, self.own.steps, window)
+        return ChunkedBranches.of(self.document_ids, self.own, window)
 
 
 @dataclass
@@ -81,7 +134,7 @@ class StepContext(Context):
     row_cache: dict[int, KeysValues]
     num_steps: int  # tokens per branch that will pass
     anchors: Int[Tensor, "B R"]
-    seen: ChunkedSteps | FlexSteps | None = None  # of these branches; None: not yet needed
+    seen: dict[int | None, ChunkedSteps | FlexSteps] = field(default_factory=dict)  # of these branches
     step: int = 0
     # branch by branch
     own_cache: dict[int, tuple[Float[Tensor, "B R h U d"], Float[Tensor, "B R h U d"]]] = field(default_factory=dict)
@@ -95,29 +148,36 @@ class StepContext(Context):
     def regroup(self, anchors: Int[Tensor, "B C"], parents: Int[Tensor, "B C"]) -> None:
         """Go on with branches at `anchors`, each behind the tokens that its parent among the branches so far has
         seen."""
-        self.anchors, self.seen = anchors, None
+        self.anchors, self.seen = anchors, {}
         for layer, (keys, values) in self.own_cache.items():
             chosen = (parents + keys.shape[1] * torch.arange(len(parents), device=parents.device)[:, None]).flatten()
             inherited = (x.flatten(0, 1).index_select(0, chosen).unflatten(0, parents.shape) for x in (keys, values))
             self.own_cache[layer] = next(inherited), next(inherited)
 
-    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
-        self.seen = self.seen or _seen_by_steps(self.document_ids, self.anchors, self.num_steps)
+    def attend(
+        self,
+        layer: int,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        scaling: float,
+        window: int | None = None,
+        softcap: float | None = None,
+    ) -> Tensor:
         key, value = key.transpose(1, 2), value.transpose(1, 2)
         if layer not in self.own_cache:
             keys, values = (x.new_zeros((*x.shape[:3], self.num_steps, x.shape[3])) for x in (key, value))
             self.own_cache[layer] = keys, values
         keys, values = self.own_cache[layer]
         keys[:, :, :, self.step], values[:, :, :, self.step] = key, value
-        return self.seen.attend(
-            query, self.row_cache[layer], (keys.transpose(1, 2), values.transpose(1, 2)), self.step, scaling
-        )
+        seen = _by_window(self.seen, window, self.document_ids.shape[1] + self.num_steps, self._seen)
+        own = keys.transpose(1, 2), values.transpose(1, 2)
+        return seen.attend(query, self.row_cache[layer], own, self.step, scaling, softcap)
 
-
-def _seen_by_steps(
-    document_ids: Int[Tensor, "B T"], anchors: Int[Tensor, "B R"], num_steps: int
-) -> ChunkedSteps | FlexSteps:
-    return FlexSteps.of(document_ids, anchors, num_steps) if anchors.is_cuda else ChunkedSteps.of(document_ids, anchors)
+    def _seen(self, window: int | None) -> ChunkedSteps | FlexSteps:
+        if self.anchors.is_cuda:
+            return FlexSteps.of(self.document_ids, self.anchors, self.num_steps, window)
+        return ChunkedSteps.of(self.document_ids, self.anchors, window)
 
 
 @dataclass
@@ -126,23 +186,30 @@ class CompletionContext(Context):
     leave when it has ended."""
 
     cache: dict[int, KeysValues]  # with room for all tokens to come
-    visible: Bool[Tensor, "R 1 1 S"]  # row tokens that a completion sees, and all of its own
-    row_length: int  # row tokens that the longest prefix has
+    document_ids: Int[Tensor, "R P"]
+    anchors: Int[Tensor, "R 1"]
+    num_steps: int
     step: int = 0
+    # row tokens that a completion sees, and its own; with a window as at the step that stands behind it
+    visible: dict[int | None, tuple[int, Bool[Tensor, "R 1 1 S"]]] = field(default_factory=dict)
 
     @classmethod
     def of(
         cls, batch: Batch, blocks: Blocks, n_samples: int, row_cache: dict[int, KeysValues], num_steps: int
     ) -> "CompletionContext":
         (limit,) = blocks.reach
-        visible = prefix_visible(batch.document_ids, blocks.anchors)[:, None, :, :limit]
-        context = cls(dict(row_cache), torch.nn.functional.pad(visible, (0, num_steps), value=True), limit)
-        context.keep(torch.arange(len(batch), device=visible.device).repeat_interleave(n_samples))
+        context = cls(dict(row_cache), batch.document_ids[:, :limit], blocks.anchors, num_steps)
+        context.keep(torch.arange(len(batch), device=blocks.anchors.device).repeat_interleave(n_samples))
         return context
+
+    @property
+    def row_length(self) -> int:
+        """Row tokens that the longest prefix has."""
+        return self.document_ids.shape[1]
 
     def keep(self, chosen: Int[Tensor, "_"]) -> None:
         """Go on with the chosen completions, or rows, each as often as it is named."""
-        self.visible = self.visible[chosen]
+        self.document_ids, self.anchors, self.visible = self.document_ids[chosen], self.anchors[chosen], {}
         for layer, (
             keys,
             values,
@@ -151,18 +218,34 @@ class CompletionContext(Context):
 
     def _roomy(self, cached: Float[Tensor, "R h U d"], chosen: Int[Tensor, "_"]) -> Float[Tensor, "_ h S d"]:
         passed = self.row_length + self.step
-        roomy = cached.new_empty((len(chosen), cached.shape[1], self.visible.shape[3], cached.shape[3]))
+        roomy = cached.new_empty((len(chosen), cached.shape[1], self.row_length + self.num_steps, cached.shape[3]))
         roomy[:, :, :passed] = cached[chosen, :, :passed]
         return roomy
 
-    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
+    def attend(
+        self,
+        layer: int,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        scaling: float,
+        window: int | None = None,
+        softcap: float | None = None,
+    ) -> Tensor:
         """Query heads that share a key head stand in the place of several queries."""
         passed, num_heads = self.row_length + self.step, key.shape[1]
         keys, values = (x[:, :, : passed + 1] for x in self.cache[layer])
         keys[:, :, passed:], values[:, :, passed:] = key, value
         grouped = query.squeeze(2).unflatten(1, (num_heads, -1))
-        return (
-            fused(grouped, keys, values, self.visible[..., : passed + 1], scaling)
-            .transpose(1, 2)
-            .flatten(1, 2)[:, None]
-        )
+        seen = self._seen(None if window is None or window >= self.row_length + self.num_steps else window)
+        out = attention(grouped, keys, values, seen[..., : passed + 1], scaling, softcap)
+        return out.transpose(1, 2).flatten(1, 2)[:, None]
+
+    def _seen(self, window: int | None) -> Bool[Tensor, "R 1 1 S"]:
+        step, visible = self.visible.get(window, (-1, None))
+        if visible is None or (window is not None and step != self.step):
+            of_row = prefix_visible(self.document_ids, self.anchors, self.step, window)[:, None]
+            visible = torch.nn.functional.pad(of_row, (0, self.num_steps), value=True)
+            visible[..., self.row_length : self.row_length + first_own(self.step, window)] = False
+            self.visible[window] = self.step, visible
+        return visible

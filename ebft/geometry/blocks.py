@@ -12,8 +12,10 @@ behind it:
     rollouts  block-major: r = k * N + n
 
 Source: method.md section 2 (Jelassi et al., arXiv 2603.12248). Which position holds or predicts which token is decided
-in `_places`, who sees whom in `row_span`, `prefix_span` and `own_span`, nowhere else: whatever a token sees of the row
-or of the own tokens is one run of them.
+in `_places`, who sees whom in `row_span`, `prefix_span`, `own_span` and `first_own`, nowhere else: whatever a token
+sees of the row or of the own tokens is one run of them. In a layer with a sliding window of w tokens, the token at
+position p sees nothing in front of position p - w + 1; positions count the tokens of the row, so that a window is as
+long in a document behind others as in the first one.
 """
 
 from collections.abc import Iterator
@@ -196,44 +198,61 @@ def _places(
     )
 
 
-def row_span(document_ids: Int[Tensor, "B T"]) -> tuple[Int[Tensor, "B T"], Int[Tensor, "B T"]]:
+def row_span(
+    document_ids: Int[Tensor, "B T"], window: int | None = None
+) -> tuple[Int[Tensor, "B T"], Int[Tensor, "B T"]]:
     """(first, stop) at [b, i]: row position i sees row positions first <= j < stop, its document's up to itself. A
     document is one run of its id."""
     whole = torch.ones_like(document_ids, dtype=torch.bool)
-    stop = torch.arange(1, document_ids.shape[1] + 1, device=document_ids.device)
-    return _run_starts(whole, document_ids), stop.expand_as(document_ids)
+    stop = torch.arange(1, document_ids.shape[1] + 1, device=document_ids.device).expand_as(document_ids)
+    first = _run_starts(whole, document_ids)
+    return (first, stop) if window is None else (first.maximum(stop - window), stop)
 
 
 def prefix_span(
-    document_ids: Int[Tensor, "B T"], anchors: Int[Tensor, "B Q"]
+    document_ids: Int[Tensor, "B T"],
+    anchors: Int[Tensor, "B Q"],
+    steps: Int[Tensor, "B Q"] | int = 0,
+    window: int | None = None,
 ) -> tuple[Int[Tensor, "B Q"], Int[Tensor, "B Q"]]:
-    """(first, stop) at [b, q]: what hangs off anchor q sees row positions first <= j < stop, as the position before the
-    anchor does."""
-    first, stop = row_span(document_ids)
-    return first.gather(1, anchors - 1), stop.gather(1, anchors - 1)
+    """(first, stop) at [b, q]: token number `steps` of a branch that hangs off anchor q sees row positions first <= j <
+    stop: those that the position before the anchor sees, but for what has left its window. Behind the window first is
+    stop."""
+    first, stop = (bound.gather(1, anchors - 1) for bound in row_span(document_ids))
+    return (first, stop) if window is None else (first.maximum(anchors + steps + 1 - window).minimum(stop), stop)
 
 
-def own_span(steps: Int[Tensor, "B Q"]) -> tuple[Int[Tensor, "B Q"], Int[Tensor, "B Q"]]:
+def own_span(steps: Int[Tensor, "B Q"], window: int | None = None) -> tuple[Int[Tensor, "B Q"], Int[Tensor, "B Q"]]:
     """(first, stop) at [b, q]: own token q sees own tokens first <= o < stop, its branch's up to itself."""
     query = torch.arange(steps.shape[1], device=steps.device)
-    return query - steps, (query + 1).expand_as(steps)
+    return query - (steps if window is None else steps.clamp_max(window - 1)), (query + 1).expand_as(steps)
 
 
-def row_visible(document_ids: Int[Tensor, "B T"]) -> Bool[Tensor, "B T T"]:
+def first_own(step: int, window: int | None = None) -> int:
+    """The number of the first own token that token number `step` of the same branch sees."""
+    return 0 if window is None else max(0, step + 1 - window)
+
+
+def row_visible(document_ids: Int[Tensor, "B T"], window: int | None = None) -> Bool[Tensor, "B T T"]:
     """[b, i, j]: row position i sees row position j."""
-    return _inside(*row_span(document_ids), 0, document_ids.shape[1])
+    return _inside(*row_span(document_ids, window), 0, document_ids.shape[1])
 
 
-def prefix_visible(document_ids: Int[Tensor, "B T"], anchors: Int[Tensor, "B Q"]) -> Bool[Tensor, "B Q T"]:
-    """[b, q, j]: what hangs off anchor q sees row position j. A branch belongs to the document of the position before
-    its anchor."""
-    return _inside(*prefix_span(document_ids, anchors), 0, document_ids.shape[1])
+def prefix_visible(
+    document_ids: Int[Tensor, "B T"],
+    anchors: Int[Tensor, "B Q"],
+    steps: Int[Tensor, "B Q"] | int = 0,
+    window: int | None = None,
+) -> Bool[Tensor, "B Q T"]:
+    """[b, q, j]: token number `steps` of what hangs off anchor q sees row position j. A branch belongs to the document
+    of the position before its anchor."""
+    return _inside(*prefix_span(document_ids, anchors, steps, window), 0, document_ids.shape[1])
 
 
-def own_visible(steps: Int[Tensor, "B Q"], lookback: int) -> Bool[Tensor, "B Q O"]:
+def own_visible(steps: Int[Tensor, "B Q"], lookback: int, window: int | None = None) -> Bool[Tensor, "B Q O"]:
     """[b, q, o]: own token q sees own token o, with the `lookback` tokens before the first of the Q as keys as well: O
     = lookback + Q."""
-    return _inside(*own_span(steps), -lookback, steps.shape[1])
+    return _inside(*own_span(steps, window), -lookback, steps.shape[1])
 
 
 def _inside(first: Int[Tensor, "B Q"], stop: Int[Tensor, "B Q"], begin: int, end: int) -> Bool[Tensor, "B Q O"]:

@@ -5,7 +5,8 @@ What a query sees is one run of the row's keys and, in a branch, one run of own 
 decide of every 128 queries which 128 keys none of them sees, which are left out; which all of them see, which are read
 without a mask; and which some see. Masks are built once a forward and shared by its layers, and nothing here asks the
 device for a value. Kernels are compiled for a shape. Lengths that change from step to step are therefore padded to
-buckets: queries behind the last see key 0, and are cut off; keys behind the last are seen by none of the others.
+buckets: queries behind the last see key 0, and are cut off; keys behind the last are seen by none of the others. A
+sliding window moves where spans begin, and a cap on scores is a function that the kernel is compiled with.
 """
 
 from collections.abc import Callable
@@ -18,7 +19,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask, flex_attention, or_masks
 
-from ebft.geometry.blocks import own_span, prefix_span, row_span
+from ebft.geometry.blocks import first_own, own_span, prefix_span, row_span
 
 BLOCK = 128  # queries, and keys, that are left out or read together
 MAX_KERNELS = 512  # of all shapes, with and without gradients; one more is an error, never attention without a kernel
@@ -35,9 +36,9 @@ class FlexRow:
     mask: BlockMask
 
     @classmethod
-    def of(cls, document_ids: Int[Tensor, "B T"]) -> "FlexRow":
+    def of(cls, document_ids: Int[Tensor, "B T"], window: int | None = None) -> "FlexRow":
         length = bucket(document_ids.shape[1])
-        return cls(_block_mask(length, _longer(*row_span(document_ids), length)))
+        return cls(_block_mask(length, (_longer(*row_span(document_ids, window), length),)))
 
     def attend(
         self,
@@ -45,11 +46,12 @@ class FlexRow:
         key: Float[Tensor, "B h T d"],
         value: Float[Tensor, "B h T d"],
         scaling: float,
+        softcap: float | None = None,
     ) -> Float[Tensor, "B T H d"]:
         length, padded = query.shape[2], bucket(query.shape[2])
         if padded > length:
             query, key, value = (_padded(x, padded) for x in (query, key, value))
-        return _flex(query, key, value, self.mask, scaling)[:, :length]
+        return _flex(query, key, value, self.mask, scaling, softcap)[:, :length]
 
 
 @dataclass(frozen=True)
@@ -60,12 +62,16 @@ class FlexBranches:
 
     @classmethod
     def of(
-        cls, document_ids: Int[Tensor, "B T"], anchors: Int[Tensor, "B W"], steps: Int[Tensor, "B W"]
+        cls,
+        document_ids: Int[Tensor, "B T"],
+        anchors: Int[Tensor, "B W"],
+        steps: Int[Tensor, "B W"],
+        window: int | None = None,
     ) -> "FlexBranches":
         row_keys, length = bucket(document_ids.shape[1]), bucket(steps.shape[1])
-        first, stop = own_span(steps)
-        spans = prefix_span(document_ids, anchors), (row_keys + first, row_keys + stop)
-        return cls(_block_mask(row_keys + length, *(_longer(*span, length) for span in spans)))
+        first, stop = own_span(steps, window)
+        spans = prefix_span(document_ids, anchors, steps, window), (row_keys + first, row_keys + stop)
+        return cls(_block_mask(row_keys + length, tuple(_longer(*span, length) for span in spans)))
 
     def attend(
         self,
@@ -74,26 +80,48 @@ class FlexBranches:
         own_key: Float[Tensor, "B h W d"],
         own_value: Float[Tensor, "B h W d"],
         scaling: float,
+        softcap: float | None = None,
     ) -> Float[Tensor, "B W H d"]:
-        return _attend_behind_row(query, row, (own_key, own_value), self.mask, scaling)
+        return _attend_behind_row(query, row, (own_key, own_value), self.mask, scaling, softcap)
 
 
 @dataclass(frozen=True)
 class FlexSteps:
-    """One more token of every branch: R queries over [T row keys | U own keys of branch 0 | U of branch 1 | ...]."""
+    """One more token of every branch: R queries over [T row keys | U own keys of branch 0 | U of branch 1 | ...].
 
-    mask: BlockMask  # of blocks, as at the last step
-    first: Int[Tensor, "B P"]  # own key of a branch; P is R in its bucket
-    stop: Int[Tensor, "B P"]  # behind its last own key so far: the mask reads it, and every step moves it
+    The mask reads the spans, which every step moves, and names the blocks that are seen at any step.
+    """
+
+    mask: BlockMask
+    prefix: Span  # P is R in its bucket
+    own: Span
+    whole_prefix: Span  # at the first step
+    own_start: Int[Tensor, "B P"]
+    window: int | None
+    window_start: Int[Tensor, "B P"]  # at the first step, wherever the document begins
 
     @classmethod
-    def of(cls, document_ids: Int[Tensor, "B T"], anchors: Int[Tensor, "B R"], num_steps: int) -> "FlexSteps":
+    def of(
+        cls,
+        document_ids: Int[Tensor, "B T"],
+        anchors: Int[Tensor, "B R"],
+        num_steps: int,
+        window: int | None = None,
+    ) -> "FlexSteps":
         row_keys, length = bucket(document_ids.shape[1]), bucket(anchors.shape[1])
-        first = (row_keys + num_steps * torch.arange(anchors.shape[1], device=anchors.device)).expand_as(anchors)
-        prefix, own = (
-            _longer(*span, length) for span in (prefix_span(document_ids, anchors), (first, first + num_steps))
+        start = (row_keys + num_steps * torch.arange(anchors.shape[1], device=anchors.device)).expand_as(anchors)
+        whole, last = (
+            _longer(*prefix_span(document_ids, anchors, step, window), length) for step in (0, max(0, num_steps - 1))
         )
-        return cls(_block_mask(row_keys + length * num_steps, prefix, own), *own)
+        prefix = whole[0].clone(), whole[1]
+        own_start, own_stop = _longer(start, start + num_steps, length)
+        own = own_start.clone(), own_stop
+        widest, narrowest = (whole, (own_start, own_stop.clone())), (last, (own_stop.clone(), own_stop.clone()))
+        mask = _block_mask(row_keys + length * num_steps, (prefix, own), widest, narrowest)
+        window_start = torch.nn.functional.pad(
+            (anchors + 1 - (window or 0)).int(), (0, length - anchors.shape[1]), value=-num_steps
+        )
+        return cls(mask, prefix, own, whole, own_start, window, window_start)
 
     def attend(
         self,
@@ -102,11 +130,19 @@ class FlexSteps:
         own: tuple[Float[Tensor, "B h R U d"], Float[Tensor, "B h R U d"]],
         step: int,
         scaling: float,
+        softcap: float | None = None,
     ) -> Float[Tensor, "B R H d"]:
-        """Own keys of steps 0 .. `step` are seen. Values of later ones are read with weight 0, so that they must be
+        """Own keys up to step `step` are seen. Values of later ones are read with weight 0, so that they must be
         finite: zeros, not empty."""
-        torch.add(self.first, step + 1, out=self.stop)
-        return _attend_behind_row(query, row, (own[0].flatten(2, 3), own[1].flatten(2, 3)), self.mask, scaling)
+        own_first, own_stop = self.own
+        torch.add(self.own_start, step + 1, out=own_stop)
+        if self.window is not None:
+            torch.add(self.own_start, first_own(step, self.window), out=own_first)
+            first, stop = self.prefix
+            torch.maximum(self.whole_prefix[0], self.window_start + step, out=first)
+            torch.minimum(first, stop, out=first)
+        joined = own[0].flatten(2, 3), own[1].flatten(2, 3)
+        return _attend_behind_row(query, row, joined, self.mask, scaling, softcap)
 
 
 def bucket(length: int) -> int:
@@ -131,28 +167,40 @@ def _longer(
     ).int()
 
 
-def _block_mask(num_keys: int, *spans: Span) -> BlockMask:
+def _block_mask(
+    num_keys: int,
+    seen: tuple[Span, ...],
+    widest: tuple[Span, ...] | None = None,
+    narrowest: tuple[Span, ...] | None = None,
+) -> BlockMask:
     """Whole blocks of queries over whole blocks of keys. A query sees the keys of all its spans; no two spans share a
-    block of keys."""
-    some, every = _blocks(spans, num_keys)
+    block of keys. Spans that move while the mask is used have the keys of `widest` at most and those of `narrowest` at
+    least."""
+    some, every = _touched(widest or seen, num_keys), _covered(narrowest or seen, num_keys)
     return BlockMask.from_kv_blocks(
         *_listed(some & ~every),
         *_listed(every),
         BLOCK_SIZE=BLOCK,
-        mask_mod=or_masks(*(_sees(*span) for span in spans)),
-        seq_lengths=(spans[0][0].shape[1], num_keys),
+        mask_mod=or_masks(*(_sees(*span) for span in seen)),
+        seq_lengths=(seen[0][0].shape[1], num_keys),
     )
 
 
-def _blocks(spans: tuple[Span, ...], num_keys: int) -> tuple[Bool[Tensor, "B I J"], Bool[Tensor, "B I J"]]:
-    """[b, i, j]: some query of block i sees some key of block j; every query sees every key. Exact, from queries x
-    blocks of keys."""
+def _touched(spans: tuple[Span, ...], num_keys: int) -> Bool[Tensor, "B I J"]:
+    """[b, i, j]: some query of block i sees some key of block j. Exact, from queries x blocks of keys."""
     begin = torch.arange(0, num_keys, BLOCK, device=spans[0][0].device)
-    end = begin + BLOCK
-    touched = torch.stack([(first[..., None] < end) & (stop[..., None] > begin) for first, stop in spans])
-    covered = torch.stack([(first[..., None] <= begin) & (stop[..., None] >= end) for first, stop in spans])
-    some, every = (table.any(0).unflatten(1, (-1, BLOCK)) for table in (touched, covered))
-    return some.any(2), every.all(2)
+    tables = [
+        (first[..., None] < begin + BLOCK) & (stop[..., None] > begin) & (first < stop)[..., None]
+        for first, stop in spans
+    ]
+    return torch.stack(tables).any(0).unflatten(1, (-1, BLOCK)).any(2)
+
+
+def _covered(spans: tuple[Span, ...], num_keys: int) -> Bool[Tensor, "B I J"]:
+    """[b, i, j]: every query of block i sees every key of block j."""
+    begin = torch.arange(0, num_keys, BLOCK, device=spans[0][0].device)
+    tables = [(first[..., None] <= begin) & (stop[..., None] >= begin + BLOCK) for first, stop in spans]
+    return torch.stack(tables).any(0).unflatten(1, (-1, BLOCK)).all(2)
 
 
 def _listed(table: Bool[Tensor, "B I J"]) -> tuple[Int[Tensor, "B 1 I"], Int[Tensor, "B 1 I J"]]:
@@ -167,12 +215,17 @@ def _sees(first: Int[Tensor, "B Q"], stop: Int[Tensor, "B Q"]) -> Callable[[Tens
 
 
 def _attend_behind_row(
-    query: Float[Tensor, "B H Q d"], row: RowKeysValues, own: OwnKeysValues, mask: BlockMask, scaling: float
+    query: Float[Tensor, "B H Q d"],
+    row: RowKeysValues,
+    own: OwnKeysValues,
+    mask: BlockMask,
+    scaling: float,
+    softcap: float | None,
 ) -> Float[Tensor, "B Q H d"]:
     """Queries over [row keys | own keys], each in whole blocks."""
     num_queries, num_keys = mask.seq_lengths
     key, value = (_joined(*pair, num_keys) for pair in zip(row, own, strict=True))
-    return _flex(_padded(query, num_queries), key, value, mask, scaling)[:, : query.shape[2]]
+    return _flex(_padded(query, num_queries), key, value, mask, scaling, softcap)[:, : query.shape[2]]
 
 
 def _joined(row: Float[Tensor, "B h T d"], own: Float[Tensor, "B h O d"], length: int) -> Float[Tensor, "B h S d"]:
@@ -197,15 +250,28 @@ def _flex(
     value: Float[Tensor, "B h S d"],
     mask: BlockMask,
     scaling: float,
+    softcap: float | None,
 ) -> Float[Tensor, "B Q H d"]:
     """Under autocast, rotated queries and keys are wider than the values; they are read as what the values are."""
     head_dim, query, key = query.shape[3], query.to(value.dtype), key.to(value.dtype)
     if head_dim < MIN_HEAD_DIM:
         query, key, value = (torch.nn.functional.pad(x, (0, MIN_HEAD_DIM - head_dim)) for x in (query, key, value))
     out = _kernel(query.device.type)(
-        query, key, value, block_mask=mask, scale=scaling, enable_gqa=query.shape[1] != key.shape[1]
+        query,
+        key,
+        value,
+        score_mod=None if softcap is None else _capped_by(softcap),
+        block_mask=mask,
+        scale=scaling,
+        enable_gqa=query.shape[1] != key.shape[1],
     )
     return out[..., :head_dim].transpose(1, 2)
+
+
+@cache
+def _capped_by(softcap: float) -> Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]:
+    """One function for each cap, because kernels are compiled for a function."""
+    return lambda score, b, h, q, k: softcap * torch.tanh(score / softcap)
 
 
 @cache

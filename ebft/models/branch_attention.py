@@ -1,12 +1,17 @@
-"""How `transformers` models reach the geometry's attention: a function registered by name, and a context on its way
-through them."""
+"""How `transformers` models reach the geometry's attention: two functions registered by one name, and a context on its
+way through them.
+
+A model asks the mask function once a forward for every kind of mask that its layers have, and hands each layer its own.
+Ours are no masks: they say how wide the layer's sliding window is. Not every family tells the attention function that
+besides.
+"""
 
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from transformers import AttentionInterface
+from transformers import AttentionInterface, AttentionMaskInterface
 
 from ebft.geometry.attention import Context
 
@@ -20,21 +25,38 @@ class ContextRef:
         self.context = context
 
 
+class MaskRef:
+    """What stands in the place of a mask."""
+
+    def __init__(self, window: int | None) -> None:
+        self.window = window  # tokens, the query's own among them
+
+
+def mask_ref(local_size: int | None = None, **_: Any) -> MaskRef:
+    """The function that `transformers` models call for a mask; the size of its window, if any, is `local_size`."""
+    return MaskRef(local_size)
+
+
 @torch.compiler.disable  # flex attention, in it, is compiled by itself
 def branch_attention(
     module: torch.nn.Module,
     query: Tensor,
     key: Tensor,
     value: Tensor,
-    attention_mask: None,
+    attention_mask: Any,
     scaling: float,
     context_ref: ContextRef,
+    softcap: float | None = None,
     **_: Any,
 ) -> tuple[Float[Tensor, "B S H d"], None]:
-    """The function that `transformers` models call; `context_ref` comes through the model's keyword arguments."""
+    """The function that `transformers` models call; `context_ref` comes through the model's keyword arguments. Raises
+    TypeError for a mask that the model made by itself, whose window nobody knows."""
     layer = module.layer_idx
     assert isinstance(layer, int)
-    return context_ref.context.attend(layer, query, key, value, scaling), None
+    if not isinstance(attention_mask, MaskRef):
+        raise TypeError(f"{type(module).__name__} makes its masks by itself")
+    return context_ref.context.attend(layer, query, key, value, scaling, attention_mask.window, softcap), None
 
 
 AttentionInterface.register(NAME, branch_attention)
+AttentionMaskInterface.register(NAME, mask_ref)

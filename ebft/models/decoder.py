@@ -108,10 +108,17 @@ class Decoder:
     ) -> Float[Tensor, "B S H"]:
         """Last hidden states."""
         PULSE.advance()
+        # nothing is padding; without it transformers would ask the device whether positions make several sequences
+        nothing_masked = tokens.new_ones(1, 1, dtype=torch.bool).expand(tokens.shape)
         self.tokens_forwarded += tokens.numel() * self.depth * (3 if torch.is_grad_enabled() else 1)
         with self.state(), torch.autocast(tokens.device.type, torch.bfloat16, enabled=self.autocast):
             output = self.run_gathered(
-                self.module, input_ids=tokens, position_ids=positions, use_cache=False, context_ref=ContextRef(context)
+                self.module,
+                input_ids=tokens,
+                attention_mask=nothing_masked,
+                position_ids=positions,
+                use_cache=False,
+                context_ref=ContextRef(context),
             )
         return output.last_hidden_state
 

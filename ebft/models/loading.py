@@ -3,7 +3,7 @@ are loaded."""
 
 from collections.abc import Sequence
 from copy import deepcopy
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -22,21 +22,20 @@ from transformers import (
 
 from ebft.config.schema import (
     AdapterConfig,
+    EvaluateConfig,
     FeaturesConfig,
     LoRAConfig,
     ModelConfig,
     TrainConfig,
-    TrainerConfig,
     UserError,
 )
-from ebft.geometry.blocks import make_branches
 from ebft.models.adapters import ADAPTER_FILE, Adapters, fingerprint, target_modules
 from ebft.models.feature_network import FeatureNetwork
 from ebft.models.kernels import check_kernels, use_liger
 from ebft.models.policy import LanguageModel
 from ebft.models.quantization import quantize, round_to_bfloat16
+from ebft.models.self_check import self_check
 from ebft.objective.features import tap_indices
-from ebft.types import Batch, Blocks
 
 TINY = Path(__file__).parents[1] / "assets" / "tiny"
 OTHER_HEADS = ("classifier_", "summary_")  # whose dropout a language model never reaches
@@ -123,8 +122,8 @@ def _first_line(error: Exception) -> str:
 
 
 def check_architecture(architecture: PreTrainedConfig, config: TrainConfig, device: str) -> None:
-    """Refuse, by name, what the geometry cannot run: too short positions, taps beyond the depth, dropout, unknown
-    attention; and kernels that are not there."""
+    """Refuse, by name, what the geometry cannot run: too short positions, taps beyond the depth, unknown attention; and
+    kernels that are not there."""
     check_kernels(config.trainer, architecture, f"model.path={config.model.path}", device)
     _check_network(architecture, f"model.path={config.model.path}", config)
     phi = architecture
@@ -145,43 +144,77 @@ def check_architecture(architecture: PreTrainedConfig, config: TrainConfig, devi
 
 
 def _check_network(architecture: PreTrainedConfig, name: str, config: TrainConfig) -> None:
-    settings = architecture.to_dict()
-    room = config.data.sequence_length - config.eval.first_context(config.sampler.anchors)
-    longest = max(length for length in (config.sampler.generate_length, *config.eval.horizons) if length <= room)
-    _check_positions(settings, name, config, longest)
-    for setting, value in settings.items():
-        if "drop" in setting and value and not setting.startswith(OTHER_HEADS):
-            raise UserError(
-                f"{name} has {setting}={value}; rollouts and update must agree, so set it to 0 in config.json."
-            )
-    if settings.get("attn_logit_softcapping"):
-        raise UserError(f"{name} caps its attention logits, which branch attention does not support.")
-    types = set(settings.get("layer_types") or ())
+    _check_positions(position_limit(architecture, name), config)
+    types = set(architecture.to_dict().get("layer_types") or ())
     if types - LAYER_TYPES:
         raise UserError(
             f"{name} has {', '.join(sorted(types - LAYER_TYPES))} layers, which branch attention does not support."
         )
-    window = settings.get("sliding_window")
-    slides = "sliding_attention" in types if types else settings.get("use_sliding_window", True)
-    if window and slides and config.data.sequence_length + longest > window:
-        raise UserError(
-            f"{name} has a sliding window of {window} tokens, shorter than "
-            f"data.sequence_length={config.data.sequence_length} plus {longest} "
-            "generated ones; shorten the rows."
-        )
 
 
-def _check_positions(settings: dict, name: str, config: TrainConfig, longest: int) -> None:
-    length, limit = config.data.sequence_length, settings.get("max_position_embeddings")
-    if limit is not None and length > limit:
-        raise UserError(f"data.sequence_length={length} is over the {limit} positions of {name}; shorten the rows.")
+def without_dropout(architecture: PreTrainedConfig) -> tuple[PreTrainedConfig, dict[str, float]]:
+    """The architecture with every dropout at 0, because rollouts and update must agree, and what it was where it was
+    more."""
+    dropout = {
+        setting: value
+        for setting, value in architecture.to_dict().items()
+        if "drop" in setting and isinstance(value, float) and value and not setting.startswith(OTHER_HEADS)
+    }
+    without = deepcopy(architecture)
+    for setting in dropout:
+        setattr(without, setting, 0.0)
+    return without, dropout
+
+
+@dataclass(frozen=True)
+class PositionLimit:
+    """How long a text may be, and of what this is the length, for people."""
+
+    positions: int | None
+    what: str
+
+
+def position_limit(architecture: PreTrainedConfig, name: str) -> PositionLimit:
+    """As many positions as the model has, or as it turns alike in texts of all lengths: behind its original length,
+    longrope turns the first positions otherwise as well, so that what is sampled depends on what follows it."""
+    settings = architecture.to_dict()
+    rope = settings.get("rope_parameters") or {}
+    by_layer_type = [rope, *(part for part in rope.values() if isinstance(part, dict))]
+    original = [
+        part["original_max_position_embeddings"] for part in by_layer_type if part.get("rope_type") == "longrope"
+    ]
+    limit = settings.get("max_position_embeddings")
+    if original and (limit is None or min(original) < limit):
+        return PositionLimit(min(original), f"original positions (of rope_type=longrope) of {name}")
+    return PositionLimit(limit, f"positions of {name}")
+
+
+def _longest_rollout(config: TrainConfig) -> int:
+    """Of those that hang off rows."""
+    room = config.data.sequence_length - config.eval.first_context(config.sampler.anchors)
+    return max(length for length in (config.sampler.generate_length, *config.eval.horizons) if length <= room)
+
+
+def _check_positions(limit: PositionLimit, config: TrainConfig) -> None:
+    length, longest = config.data.sequence_length, _longest_rollout(config)
+    if limit.positions is not None and length > limit.positions:
+        raise UserError(f"data.sequence_length={length} is over the {limit.positions} {limit.what}; shorten the rows.")
     last_anchor = length - min(config.sampler.generate_length, *config.eval.horizons)
-    if limit is not None and last_anchor + longest > limit:
+    if limit.positions is not None and last_anchor + longest > limit.positions:
         raise UserError(
-            f"Rollouts of {longest} tokens at the end of data.sequence_length={length} reach over the {limit} "
-            f"positions of {name}; "
-            "shorten the rows or eval.horizons."
+            f"Rollouts of {longest} tokens at the end of data.sequence_length={length} reach over the "
+            f"{limit.positions} {limit.what}; shorten the rows or eval.horizons."
         )
+
+
+def _num_positions(architecture: PreTrainedConfig, config: TrainConfig) -> int:
+    """As many as rows with rollouts, or prompts with completions, can reach; `verification.py` knows the prompts."""
+    limit = position_limit(architecture, "").positions
+    generated = max(
+        _longest_rollout(config), config.eval.max_new_tokens, config.method.needs(config.sampler).rollout_tokens
+    )
+    reached = config.data.sequence_length + generated
+    return reached if limit is None else min(reached, limit)
 
 
 def without_storage(architecture: PreTrainedConfig, name: str, trust_remote_code: bool) -> PreTrainedModel:
@@ -227,14 +260,15 @@ def _load_model(
 ) -> PreTrainedModel:
     with torch.random.fork_rng(devices=[]):  # weights are drawn on the CPU
         torch.manual_seed(seed)
+        own = deepcopy(architecture)  # a feature network is cut config and all
         if config.init == "random":
-            own = deepcopy(architecture)  # from_config does not copy, and a feature network is cut config and all
             return AutoModelForCausalLM.from_config(
                 own, dtype=torch.float32, trust_remote_code=config.trust_remote_code
             )
         try:
             model, report = AutoModelForCausalLM.from_pretrained(
                 model_path(config.path, key),
+                config=own,
                 revision=config.revision,
                 dtype=torch.float32,
                 trust_remote_code=config.trust_remote_code,
@@ -262,7 +296,7 @@ def load_policy(
     if isinstance(adapter, LoRAConfig) and adapter.quantize != "none":
         quantize(model)
     model.to(device)
-    _prepare(model, name, config.trainer)
+    _prepare(model, name, config, is_trained=not isinstance(config, EvaluateConfig))
     adapters = None
     if isinstance(adapter, LoRAConfig) and base is not None:
         if dtype == "bf16":
@@ -285,7 +319,7 @@ def load_feature_network(config: TrainConfig, architecture: PreTrainedConfig, de
         source = replace(source, init="random")
     seed = config.seed if config.features.network == "policy" else config.seed + 1
     model = _load_model(source, architecture, seed, key).to(device)
-    _prepare(model, f"{key}={source.path}", config.trainer)
+    _prepare(model, f"{key}={source.path}", config, is_trained=False)
     phi = FeatureNetwork(model, config.features, config.trainer.dtype)
     if config.trainer.compile:
         phi.decoder.compile()
@@ -306,37 +340,7 @@ def feature_network_of(
     return FeatureNetwork(policy.model, config.features, config.trainer.dtype, policy.adapters)
 
 
-def _prepare(model: PreTrainedModel, name: str, trainer: TrainerConfig) -> None:
-    if trainer.liger:
+def _prepare(model: PreTrainedModel, name: str, config: TrainConfig, is_trained: bool) -> None:
+    if config.trainer.liger:
         use_liger(model)
-    _verify(model, name)
-
-
-def _verify(model: PreTrainedModel, name: str) -> None:
-    """Compare a row and a branch in its middle with the model's own forward; raise UserError if the family needs more
-    than ebft does.
-
-    The branch repeats the row's tokens 4 to 6 behind its end, so that attention which is merely causal gives other
-    logits there.
-    """
-    device = model.device
-    row = (torch.arange(11, device=device) * 7 + 3)[None] % model.config.vocab_size
-    mask = torch.ones_like(row, dtype=torch.bool)
-    batch = Batch(row, torch.zeros_like(row), mask, mask, torch.zeros_like(row[:, 0]), masked=False)
-    blocks = Blocks(torch.tensor([[4]], device=device), torch.ones(1, 1, dtype=torch.bool, device=device), (4,))
-    model.eval()
-    with torch.no_grad():
-        try:
-            separate = model(input_ids=row).logits.float()
-            policy = LanguageModel(model, "fp32")
-            logits = policy.logits(policy.flat_hidden(batch, make_branches(blocks, row[:, None, None, 4:7])))
-        except (TypeError, RuntimeError) as error:
-            raise UserError(
-                f"{name} ({model.config.model_type}) does not run under branch attention: {_first_line(error)}"
-            ) from error
-    expected = torch.cat([separate, separate[:, 4:7]], dim=1)
-    if not torch.allclose(logits, expected, rtol=1e-3, atol=1e-3 * float(expected.abs().max())):
-        raise UserError(
-            f"{name} ({model.config.model_type}) gives other logits through branch attention than on its own; not "
-            "supported."
-        )
+    self_check(model, name, _num_positions(model.config, config), is_trained)

@@ -26,6 +26,7 @@ from ebft.models.loading import (
     load_policy,
     load_tokenizer,
     unknown_tokens,
+    without_dropout,
 )
 from ebft.models.policy import LanguageModel
 from ebft.output import files, tracking
@@ -102,7 +103,7 @@ def load(source: str, config: EvaluateConfig, material: Material) -> LanguageMod
     )
     if load_tokenizer(other).get_vocab() != material.tokenizer.get_vocab():
         raise UserError(f"{source} has another tokenizer than model.path={config.model.path}; evaluate it on its own.")
-    theirs, architecture = replace(config, model=other), load_architecture(other)
+    theirs, (architecture, _) = replace(config, model=other), without_dropout(load_architecture(other))
     check_architecture(architecture, theirs, material.device)
     return load_policy(theirs, architecture, material.device, unknown_tokens(architecture, material.tokenizer))
 

@@ -21,6 +21,7 @@ def plan(config: TrainConfig, setup: Groundwork) -> dict[str, str]:
         "method": config.method.name,
         "model": f"{config.model.path}, {setup.workload.network.parameters / 1e6:.1f} M parameters, {config.model.init}"
         + _trained(config, setup),
+        **_dropout(setup.material),
         "documents": f"{setup.rows.num_documents} in {len(setup.usable)} rows of {config.data.sequence_length} tokens"
         + (f" ({left_out} more too short for a block)" if left_out else "")
         + _dropped(setup.material.data),
@@ -54,6 +55,12 @@ def _layout(config: TrainConfig) -> str:
 
 def _memory(config: TrainConfig, setup: Groundwork) -> str:
     return memory.line(setup.workload, budget.holding(config, setup.num_processes))
+
+
+def _dropout(material: Material) -> dict[str, str]:
+    """A line for a model that has dropout."""
+    had = ", ".join(f"{setting}={value}" for setting, value in material.dropout.items())
+    return {"dropout": f"off, because rollouts and update must agree; the model had {had}"} if had else {}
 
 
 def _trained(config: TrainConfig, setup: Groundwork) -> str:

@@ -27,8 +27,10 @@ from ebft.models.loading import (
     load_architecture,
     load_policy,
     load_tokenizer,
+    position_limit,
     shares_base,
     unknown_tokens,
+    without_dropout,
 )
 from ebft.models.own_features import OwnFeatureNetwork, Phi
 from ebft.models.policy import LanguageModel
@@ -49,6 +51,7 @@ class Material:
     device: str
     tokenization: Tokenization
     architecture: PreTrainedConfig
+    dropout: dict[str, float]  # of the model's own settings, which are 0 in `architecture`
     data: Data
     held_out: list[Batch]
     held_out_long: list[Batch]
@@ -91,19 +94,27 @@ def gather(config: TrainConfig, world: World = SINGLE_PROCESS) -> Material:
     tokenizer = load_tokenizer(config.model)
     own = is_door(config.features.network)
     own_phi = OwnFeatureNetwork(config.features, tokenizer, device) if own else None
-    architecture = load_architecture(config.model)
+    architecture, dropout = without_dropout(load_architecture(config.model))
     check_architecture(architecture, config, device)
     trained, examined = config.method.needs(config.sampler).asks_questions, config.eval.num_questions > 0
     tokenization = Tokenization.of(config.data, tokenizer, end_tokens(config.model, architecture))
     loaded = data.load(config.data, tokenization, train_questions=trained, validation_questions=examined)
-    tokenization = loaded.tokenization
     _check_vocabulary(loaded, architecture.vocab_size, config)
     held_out, held_out_long = (evaluation_batches(loaded.validation, config, size) for size in _evaluated(config.eval))
-    verification = Verification(
-        config, loaded, tokenization, architecture.to_dict().get("max_position_embeddings"), world
-    )
+    limit = position_limit(architecture, f"model.path={config.model.path}")
+    verification = Verification(config, loaded, loaded.tokenization, limit, world)
     return Material(
-        config, device, tokenization, architecture, loaded, held_out, held_out_long, verification, world, own_phi
+        config,
+        device,
+        loaded.tokenization,
+        architecture,
+        dropout,
+        loaded,
+        held_out,
+        held_out_long,
+        verification,
+        world,
+        own_phi,
     )
 
 

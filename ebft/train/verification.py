@@ -5,6 +5,7 @@ from ebft.config.doors import doors
 from ebft.config.schema import RunFailure, TrainConfig, UserError
 from ebft.data import Data, Questions, Tokenization
 from ebft.evaluation import Examiner
+from ebft.models.loading import PositionLimit
 from ebft.parallel.world import SINGLE_PROCESS, World
 from ebft.sandbox import Sandbox
 from ebft.tasks import build
@@ -23,7 +24,7 @@ class Verification:
         config: TrainConfig,
         loaded: Data,
         tokenization: Tokenization,
-        max_positions: int | None,
+        limit: PositionLimit,
         world: World = SINGLE_PROCESS,
     ) -> None:
         self.config, self.tokenization = config, tokenization
@@ -34,7 +35,7 @@ class Verification:
         used = self._used()
         if not used:
             return
-        self._check_room(used, max_positions)
+        self._check_room(used, limit)
         assert config.data.task is not None
         self.verifier = build(config.data.task, self._runner)
         for questions in used:
@@ -58,19 +59,18 @@ class Verification:
         examined = self.validation if self.config.eval.num_questions else None
         return [questions for questions in (trained, examined) if questions is not None]
 
-    def _check_room(self, used: list[Questions], max_positions: int | None) -> None:
+    def _check_room(self, used: list[Questions], limit: PositionLimit) -> None:
         config = self.config
         needs = config.method.needs(config.sampler)
         longest = max(config.eval.max_new_tokens, needs.rollout_tokens if needs.asks_questions else 0)
         for questions in used:
             prompts = (~questions.rows.completion_mask & (questions.rows.document_ids >= 0)).sum(1)
             row = int(prompts.argmax())
-            if max_positions is not None and int(prompts[row]) + longest > max_positions:
+            if limit.positions is not None and int(prompts[row]) + longest > limit.positions:
                 raise UserError(
                     f"The prompt of {questions.items[row].origin} has {int(prompts[row])} tokens, which with "
-                    f"{longest} new ones is over the "
-                    f"{max_positions} positions of model.path={config.model.path}; lower max_new_tokens of method and "
-                    "eval, or shorten the prompt."
+                    f"{longest} new ones is over the {limit.positions} {limit.what}; lower max_new_tokens of method "
+                    "and eval, or shorten the prompt."
                 )
 
     def grader(self) -> Grader | None:

@@ -193,11 +193,32 @@ def test_fits_equals_the_loop_at_every_anchor(made: Rows, length: int) -> None:
 
 @pytest.mark.slow
 @generated
-@given(made=rows(), seed=seeds, num_branches=st.integers(1, 5), width=st.integers(0, 3))
-def test_mask_equals_the_definition(made: Rows, seed: int, num_branches: int, width: int) -> None:
+@given(
+    made=rows(),
+    seed=seeds,
+    num_branches=st.integers(1, 5),
+    width=st.integers(0, 3),
+    window=st.none() | st.integers(1, 7),
+)
+def test_mask_equals_the_definition(made: Rows, seed: int, num_branches: int, width: int, window: int | None) -> None:
     batch = batch_of(*made)
     branches = loose_branches(batch, seed, num_branches, width)
-    assert torch.equal(dense_mask(batch, branches), attention_rule(batch, branches))
+    assert torch.equal(dense_mask(batch, branches, window), attention_rule(batch, branches, window))
+
+
+def test_a_window_by_hand() -> None:
+    """Documents of 4 and 7 tokens, windows of 3. Row position 6 sees 4 to 6, position 5 its document's 4 and 5. A
+    branch at 7 sees 5 and 6 with its first token, 6 with its second, and with its third its own three alone; one at 5,
+    in front of which its document has one token, sees that with its first two."""
+    ids = torch.tensor([[0] * 4 + [1] * 7])
+    row = blocks.row_visible(ids, window=3)
+    assert [row[0, i].nonzero().flatten().tolist() for i in (6, 5)] == [[4, 5, 6], [4, 5]]
+    anchors, steps = torch.tensor([[7] * 4 + [5] * 3]), torch.tensor([[0, 1, 2, 3, 0, 1, 2]])
+    of_row = blocks.prefix_visible(ids, anchors, steps, window=3)
+    assert [seen.nonzero().flatten().tolist() for seen in of_row[0]] == [[5, 6], [6], [], [], [4], [4], []]
+    own = blocks.own_visible(steps, lookback=0, window=3)
+    assert [seen.nonzero().flatten().tolist() for seen in own[0, :4]] == [[0], [0, 1], [0, 1, 2], [1, 2, 3]]
+    assert [blocks.first_own(step, 3) for step in range(5)] == [0, 0, 0, 1, 2]
 
 
 @pytest.mark.parametrize("boundary", [3, 13])

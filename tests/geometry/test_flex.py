@@ -40,21 +40,26 @@ def row_heads() -> tuple[Tensor, Tensor]:
 
 # The same attention
 
+# without and behind a window, and with capped scores
+RULES = pytest.mark.parametrize(("window", "softcap"), [(None, None), (2, None), (149, 1.3)])
+WINDOWS = pytest.mark.parametrize("window", [None, 2, 89, 149, 263])
+
 
 @pytest.mark.slow
+@RULES
 @pytest.mark.parametrize("layout", ROWS)
-def test_a_row_equals_the_dense_mask(layout: str) -> None:
+def test_a_row_equals_the_dense_mask(layout: str, window: int | None, softcap: float | None) -> None:
     ids, query, (key, value) = row_ids(layout), random_heads(B, QUERY_HEADS, LENGTH, d), row_heads()
-    out = FlexRow.of(ids).attend(query, key, value, SCALING)
-    torch.testing.assert_close(
-        out.double(), dense_attention(query, key, value, row_visible(ids), SCALING), rtol=1e-5, atol=1e-6
-    )
+    out = FlexRow.of(ids, window).attend(query, key, value, SCALING, softcap)
+    expected = dense_attention(query, key, value, row_visible(ids, window), SCALING, softcap)
+    torch.testing.assert_close(out.double(), expected, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.slow
+@RULES
 @pytest.mark.parametrize("kind", BRANCHES)
 @pytest.mark.parametrize("layout", ROWS)
-def test_branches_equal_the_dense_mask(layout: str, kind: str) -> None:
+def test_branches_equal_the_dense_mask(layout: str, kind: str, window: int | None, softcap: float | None) -> None:
     ids, row = row_ids(layout), row_heads()
     branches = branches_in(ids, kind)
     width = branches.tokens.shape[1]
@@ -62,29 +67,29 @@ def test_branches_equal_the_dense_mask(layout: str, kind: str) -> None:
         random_heads(B, QUERY_HEADS, width, d),
         [random_heads(B, HEADS, width, d, seed=seed) for seed in (1, 2)],
     )
-    out = FlexBranches.of(ids, branches.anchors, branches.steps).attend(query, row, *own, SCALING)
+    flex = FlexBranches.of(ids, branches.anchors, branches.steps, window)
+    out = flex.attend(query, row, *own, SCALING, softcap)
     key, value = (torch.cat(pair, dim=2) for pair in zip(row, own, strict=True))
-    torch.testing.assert_close(
-        out.double(), dense_attention(query, key, value, branches_mask(ids, branches), SCALING), rtol=1e-5, atol=1e-6
-    )
+    expected = dense_attention(query, key, value, branches_mask(ids, branches, window), SCALING, softcap)
+    torch.testing.assert_close(out.double(), expected, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.slow
+@RULES
 @pytest.mark.parametrize("num_branches", [7, 131])
 @pytest.mark.parametrize("layout", ROWS)
-def test_steps_equal_the_dense_mask(layout: str, num_branches: int) -> None:
+def test_steps_equal_the_dense_mask(layout: str, num_branches: int, window: int | None, softcap: float | None) -> None:
     ids, row = row_ids(layout), row_heads()
     anchors = anchors_in(ids, num_branches)
     keys, values = (random_heads(B, HEADS, num_branches, U, d, seed=seed) for seed in (1, 2))
-    flex = FlexSteps.of(ids, anchors, U)
+    flex = FlexSteps.of(ids, anchors, U, window)
     key, value = (torch.cat([x, own.flatten(2, 3)], dim=2) for x, own in zip(row, (keys, values), strict=True))
     for step in range(U):
         query = random_heads(B, QUERY_HEADS, num_branches, d, seed=step)
-        out = flex.attend(query, row, (keys, values), step, SCALING)
-        mask = steps_mask(ids, anchors, U, step)
-        torch.testing.assert_close(
-            out.double(), dense_attention(query, key, value, mask, SCALING), rtol=1e-5, atol=1e-6
-        )
+        out = flex.attend(query, row, (keys, values), step, SCALING, softcap)
+        mask = steps_mask(ids, anchors, U, step, window)
+        expected = dense_attention(query, key, value, mask, SCALING, softcap)
+        torch.testing.assert_close(out.double(), expected, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.slow
@@ -149,18 +154,21 @@ def check_blocks(blocks: BlockMask, mask: Tensor) -> None:
     assert torch.equal(computed[partial], expected[partial])
 
 
+@WINDOWS
 @pytest.mark.parametrize("layout", ROWS)
-def test_blocks_of_a_row(layout: str) -> None:
-    blocks = FlexRow.of(row_ids(layout)).mask
-    check_blocks(blocks, row_visible(row_ids(layout)))
+def test_blocks_of_a_row(layout: str, window: int | None) -> None:
+    ids = row_ids(layout)
+    check_blocks(FlexRow.of(ids, window).mask, row_visible(ids, window))
 
 
+@WINDOWS
 @pytest.mark.parametrize("kind", BRANCHES)
 @pytest.mark.parametrize("layout", ROWS)
-def test_blocks_of_branches(layout: str, kind: str) -> None:
+def test_blocks_of_branches(layout: str, kind: str, window: int | None) -> None:
     ids = row_ids(layout)
     branches = branches_in(ids, kind)
-    check_blocks(FlexBranches.of(ids, branches.anchors, branches.steps).mask, branches_mask(ids, branches))
+    blocks = FlexBranches.of(ids, branches.anchors, branches.steps, window).mask
+    check_blocks(blocks, branches_mask(ids, branches, window))
 
 
 @pytest.mark.parametrize("layout", ROWS)
@@ -168,6 +176,24 @@ def test_blocks_of_steps_are_those_of_the_last(layout: str) -> None:
     ids = row_ids(layout)
     anchors = anchors_in(ids, 131)
     check_blocks(FlexSteps.of(ids, anchors, U).mask, steps_mask(ids, anchors, U, U - 1))
+
+
+@pytest.mark.parametrize("num_branches", [131, 256])
+@pytest.mark.parametrize("window", [2, 89, 149, 293])
+def test_blocks_of_steps_behind_a_window_hold_at_every_step(window: int, num_branches: int) -> None:
+    """Windows move while the lists stay: a block that some step sees is named, and one that is read without a mask is
+    seen whole by all steps."""
+    ids, num_steps = row_ids("documents"), 7
+    anchors = anchors_in(ids, num_branches)
+    flex = FlexSteps.of(ids, anchors, num_steps, window)
+    full = listed(flex.mask.full_kv_num_blocks, flex.mask.full_kv_indices)
+    named = listed(flex.mask.kv_num_blocks, flex.mask.kv_indices) | full
+    whole = [
+        over_blocks(in_whole_blocks(steps_mask(ids, anchors, num_steps, step, window), flex.mask.seq_lengths))
+        for step in range(num_steps)
+    ]
+    assert torch.equal(full, torch.stack(whole).all(0).all((3, 4)))
+    assert (named | ~torch.stack(whole).any(0).any(4).any(3)).all()
 
 
 def test_blocks_by_hand() -> None:

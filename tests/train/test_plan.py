@@ -35,6 +35,17 @@ def test_tokens_of_a_step_are_those_of_the_plan(tmp_path: Path, method: str, geo
     assert f"; {measured / (3 * 3 * 23):.1f} times" in line
 
 
+def test_dropout_that_was_switched_off_has_a_line(tmp_path: Path) -> None:
+    config = miniature(tmp_path, "method=sft", "+model.config_overrides.attention_dropout=0.125")
+    setup = prepare(config)
+    assert plan(config, setup)["dropout"] == (
+        "off, because rollouts and update must agree; the model had attention_dropout=0.125"
+    )
+    assert setup.policy.model.config.attention_dropout == 0.0
+    without = miniature(tmp_path, "method=sft")
+    assert "dropout" not in plan(without, prepare(without))
+
+
 def test_phases_are_those_of_the_plan(tmp_path: Path) -> None:
     """Three rows of 23 tokens with three blocks of two rollouts of three tokens; phi is one of two layers deep.
 

@@ -8,7 +8,7 @@ import torch
 
 from ebft.config.schema import SandboxConfig, TrainConfig, UserError
 from ebft.data import Data, Questions, Rows
-from ebft.models.loading import load_tokenizer
+from ebft.models.loading import PositionLimit, load_tokenizer
 from ebft.sandbox import Sandbox
 from ebft.tasks.base import Question, Verdict
 from ebft.train import verification
@@ -44,6 +44,9 @@ def questions(lengths: Sequence[int], width: int = 23) -> Questions:
     return Questions(rows, [Question(str(i), "?", f"answer {i}", origin=f"file:{i}") for i in range(len(lengths))])
 
 
+ROOM = PositionLimit(100, "positions of model.path=tiny")
+
+
 def verification_of(
     folder: Path, *overrides: str, train: Questions | None = None, validation: Questions | None = None
 ) -> Verification:
@@ -56,7 +59,7 @@ def verification_of(
         *overrides,
     )
     rows = questions([3]).rows
-    return Verification(config, Data(rows, rows, train, validation, 0), load_tokenizer(config.model), max_positions=100)
+    return Verification(config, Data(rows, rows, train, validation, 0), load_tokenizer(config.model), ROOM)
 
 
 @pytest.fixture
