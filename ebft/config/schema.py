@@ -163,10 +163,14 @@ class ColumnsDataConfig(DataConfig):
     prompt_template: str | None  # in place of prompt_column: a text with columns in braces
     completion_column: str | None
     tests_column: str | None = read_by("unit_tests")
+    stdin_column: str | None = read_by("unit_tests")  # what whole programs read, text or a list
+    stdout_column: str | None = read_by("unit_tests")  # what they must write for it
     setup_column: str | None = read_by("unit_tests")  # code before the tests
     entry_point_column: str | None = read_by("unit_tests")  # null: the function that the first assert calls
     completes_prompt: bool = read_by("unit_tests")  # the program is prompt and completion together
     drop_untestable: bool = read_by("unit_tests")  # rows without usable tests: dropped and counted; otherwise refused
+    # rows whose reference answer fails their tests: dropped and counted; otherwise refused
+    drop_failing_references: bool = read_by("unit_tests")
     references_column: str | None = read_by("chrf", "bleu", "exact_match")  # right completions besides the row's own
     direction_column: str | None = read_by("chrf", "bleu", "exact_match")  # of a translation, such as en-de
 

@@ -3,6 +3,7 @@ length."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ebft.config.schema import (
@@ -173,6 +174,8 @@ def _whole(config: DataConfig) -> Iterator[Document]:
 
 def _own_validation(config: DataConfig) -> Iterator[Document] | None:
     if isinstance(config, HubDataConfig) and config.validation_split is not None:
+        if config.validation_path is None and Path(config.path).is_file():
+            return None  # a file has no splits
         own = (
             config
             if config.validation_path is None

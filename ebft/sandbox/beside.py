@@ -42,7 +42,9 @@ def serve(
 ) -> None:
     """Runs the program, then its tests in the same namespace, as one file would."""
     kept = _Kept(imports)
-    kind = load(namespace, setup, source, entry_point)
+    kind = load(namespace, setup, source, "")
+    if kind == "loaded" and entry_point and entry_point not in namespace:
+        kind = "no_entry_point"
     if kind != "loaded":
         channel.send("failed", kind)
         return

@@ -17,7 +17,7 @@ _OF_THE_PROCESS = {"id", "open", "input", "globals", "locals", "vars", "__import
 
 
 def counted(tree: ast.Module) -> CodeType:
-    """The code with a count in front of every assert."""
+    """The code with a count in front of every assert and in every handler of errors."""
     return compile(ast.fix_missing_locations(_Counting().visit(tree)), "<tests>", "exec")
 
 
@@ -30,8 +30,19 @@ def guarded(tree: ast.Module, names: Collection[str]) -> CodeType:
 
 
 class _Counting(ast.NodeTransformer):
+    """An error that is handled is as good a check as an assert."""
+
     def visit_Assert(self, node: ast.Assert) -> list[ast.stmt]:
-        return [ast.Expr(ast.Call(ast.Name(COUNT, ast.Load()), [], [])), node]
+        return [_count(), node]
+
+    def visit_ExceptHandler(self, node: ast.ExceptHandler) -> ast.ExceptHandler:
+        self.generic_visit(node)
+        node.body.insert(0, _count())
+        return node
+
+
+def _count() -> ast.stmt:
+    return ast.Expr(ast.Call(ast.Name(COUNT, ast.Load()), [], []))
 
 
 class _Guarding(ast.NodeTransformer):

@@ -14,6 +14,7 @@ files outgrew the limit, null if it had to be killed. It is sent when all of the
 their folders are removed. When the runner goes, so does the zygote.
 """
 
+import ctypes
 import dataclasses
 import gc
 import importlib
@@ -40,6 +41,15 @@ MAX_PROCESSES = 2  # of a run: the program and its tests
 _WATCH_SECONDS = 0.05  # between two looks at the files of a run
 _LAST_MOMENT_SECONDS = 0.05  # a process that closed its socket is most often about to end
 _SMALLEST_FILE_BYTES = 4096  # what an empty file counts, as it is not free
+_LINKED_LIBRARIES = (
+    "libstdc++.so.6",
+    "libgcc_s.so.1",
+    "libm.so.6",
+    "librt.so.1",
+    "libdl.so.2",
+    "libz.so.1",
+    "libpthread.so.0",
+)
 _LIKELY_IMPORTS = (
     "abc", "array", "base64", "bisect", "cmath", "collections.abc", "copy", "dataclasses", "datetime", "decimal",
     "enum", "fractions", "functools", "hashlib", "heapq", "io", "itertools", "math", "operator", "random", "re",
@@ -78,14 +88,13 @@ class Zygote:
             number = MAX_THREADS if "namespaces" in self._parts else 1
             self._limits = dataclasses.replace(self._limits, processes=number)
         self._clocks = clocks.Clocks()
+        if self._packages:
+            _load_linked_libraries()
         if "namespaces" in self._parts:
             self._own_processes = namespaces.enter(
                 [*library(), *self._packages], MAX_PROCESSES * MAX_OPEN_FILES * self._limits.output_bytes
             )
             self._folder = namespaces.FOLDER
-        if self._packages:
-            sys.path.extend(dict.fromkeys(map(os.path.dirname, self._packages)))
-            os.putenv("OPENBLAS_NUM_THREADS", "1")  # numpy starts as many threads as it sees cores; os.environ stays empty
         gc.freeze()  # the garbage collector of a child need not touch, and thereby copy, what it shares with us
         Channel(control).send("parts", self._parts)
 
@@ -124,6 +133,9 @@ class Zygote:
             channel = Channel(socket.socket(fileno=number))
             os.chdir(folder)
             confine(self._parts, self._limits, folder, self._packages)
+            sys.path.extend(
+                dict.fromkeys(map(os.path.dirname, self._packages))
+            )  # no sooner, or all in it could be read
             # /dev/null, as the other two are; what goes wrong before this line is ours and belongs on the console
             os.dup2(0, 2)
             inside.serve(channel)
@@ -157,6 +169,16 @@ class Zygote:
             _, _, usage = os.wait4(process.pid, 0)
         ending = "output" if process.flooded else os.waitstatus_to_exitcode(status) if ended else None
         return ending, clocks.total(usage)
+
+
+def _load_linked_libraries() -> None:
+    """The system's own that packages are linked to: they lie out of a program's reach."""
+    os.putenv("OPENBLAS_NUM_THREADS", "1")  # numpy starts as many threads as it sees cores; os.environ stays empty
+    for name in _LINKED_LIBRARIES:
+        try:
+            ctypes.CDLL(name)
+        except OSError:  # of another system
+            continue
 
 
 def _working(settings: Settings) -> list[str]:
