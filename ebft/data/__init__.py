@@ -54,7 +54,7 @@ class Data:
     validation: Rows
     train_questions: Questions | None  # None: nothing here can be verified
     validation_questions: Questions | None
-    # pairs above the sequence length and rows without usable tests, with data.drop_long_pairs and data.drop_untestable
+    # with data.drop_long_pairs, data.drop_untestable and data.drop_failing_references
     num_dropped: int
 
 
@@ -63,32 +63,45 @@ def load(
     tokenizer: "PreTrainedTokenizerBase",
     train_questions: bool = True,
     validation_questions: bool = True,
+    drop_failing: Callable[[Sequence[Question]], Sequence[bool]] | None = None,
 ) -> Data:
-    """Both sides as rows of tokens, and the questions of those sides that are to be asked about.
+    """Both sides as rows of tokens, and the questions of those sides that are to be asked about. `drop_failing` runs
+    reference answers and says whose fail, for data.drop_failing_references; None leaves them untried.
 
     Raises UserError for a missing or malformed source, a side without documents, a pair that fits no row, a tokenizer
     without EOS.
     """
     sides = read(config)
-    kept = [_kept(side, config, tokenizer) for side in sides]
+    kept = [_kept(side, config, tokenizer, drop_failing) for side in sides]
     train, validation = (to_rows(side, config, tokenizer) for side in kept)
     for_training = _questions(kept[0], train, config, tokenizer) if train_questions else None
     for_validation = _questions(kept[1], validation, config, tokenizer) if validation_questions else None
     return Data(train, validation, for_training, for_validation, sum(map(len, sides)) - sum(map(len, kept)))
 
 
-def _kept(documents: list[Document], config: DataConfig, tokenizer: "PreTrainedTokenizerBase") -> list[Document]:
+def _kept(
+    documents: list[Document],
+    config: DataConfig,
+    tokenizer: "PreTrainedTokenizerBase",
+    drop_failing: Callable[[Sequence[Question]], Sequence[bool]] | None,
+) -> list[Document]:
     """What the config's choices to drop leave of a side. Raises UserError if that is nothing."""
     kept = documents
     if isinstance(config, ColumnsDataConfig) and config.drop_untestable:
         kept = [document for document in kept if document.question is not None]
     if config.drop_long_pairs:
         kept = _that_fit(kept, config, tokenizer)
+    if isinstance(config, ColumnsDataConfig) and config.drop_failing_references and drop_failing is not None:
+        asked = [document for document in kept if document.question is not None]
+        dropped = drop_failing([document.question for document in asked if document.question is not None])
+        failing = {id(document) for document, drops in zip(asked, dropped, strict=True) if drops}
+        kept = [document for document in kept if id(document) not in failing]
     if not kept:
         raise UserError(
             f"data.source={config.source} keeps none of the {len(documents)} documents of one side; to see what is "
             "wrong with them, set "
-            "data.drop_long_pairs=false and, where it is set, data.drop_untestable=false."
+            "data.drop_long_pairs=false and, where they are set, data.drop_untestable=false and "
+            "data.drop_failing_references=false."
         )
     return kept
 

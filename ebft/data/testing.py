@@ -99,7 +99,7 @@ def _entry_point(
 
 
 def _tested(tests: ast.Module, setup: ast.Module, reference: ast.Module) -> str | None:
-    """What the tests call; where they name nothing, as a `check(candidate)` does, what the reference answer is about."""
+    """What the tests call; where they name nothing, as `check(candidate)` does, what the reference answer is about."""
     name = function_under_test(tests, setup, set(definitions(reference)))
     names_nothing = not free_names(tests, setup) - BUILTINS
     return main_function(reference) if name is None and names_nothing else name
@@ -133,8 +133,8 @@ def _text(value: Any) -> str | None:
 
 
 def _structured(cell: Any) -> tuple[list[Any], list[Any]] | None:
-    """Inputs and outputs in one cell, as APPS and CodeContests have them: {"inputs": [...], "outputs": [...]}, or a list
-    of {"input": ..., "output": ...}, or JSON of either. None for anything else, and for calls of a function."""
+    """Inputs and outputs in one cell, as APPS and CodeContests have them: {"inputs": [...], "outputs": [...]}, or a
+    list of {"input": ..., "output": ...}, or JSON of either. None for anything else, and for calls of a function."""
     if isinstance(cell, str) and cell.lstrip("\ufeff \r\n\t").startswith(("{", "[")):
         try:
             cell = json.loads(cell.lstrip("\ufeff"))

@@ -27,7 +27,7 @@ _classes, _members = type.__dict__["__mro__"].__get__, type.__dict__["__dict__"]
 
 
 def compare(operator: str, left: Any, right: Any, trusted: tuple[type, ...]) -> Any:
-    """left OPERATOR right. `trusted` are classes that the tests name: those under test, which compare as they please."""
+    """left OPERATOR right. `trusted` are the classes under test, which the tests name: they compare as they please."""
     if type(left) not in _ATOMS or type(right) not in _ATOMS:
         disguised = (is_plain(left) and not is_honest(right, trusted)) or (
             is_plain(right) and not is_honest(left, trusted)

@@ -2,6 +2,7 @@
 end, and what it wrote is compared outside."""
 
 import atexit
+import contextlib
 import io
 import os
 import sys
@@ -52,10 +53,8 @@ def _run(code: Any, kind_of: Callable[[BaseException], str]) -> str:
         kind = "passed" if error.code in (None, 0) else "exit"
     except BaseException as error:  # whatever a program raises is its end
         kind = kind_of(error)
-    try:
+    with contextlib.suppress(OSError, ValueError, AttributeError):  # it closed or replaced it
         sys.stdout.flush()
-    except (OSError, ValueError, AttributeError):  # it closed or replaced it
-        pass
     return kind
 
 

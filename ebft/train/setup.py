@@ -33,6 +33,7 @@ from ebft.models.policy import LanguageModel
 from ebft.parallel.pulse import VERDICT
 from ebft.parallel.world import SINGLE_PROCESS, World
 from ebft.train import budget
+from ebft.train.references import References
 from ebft.train.verification import Verification
 from ebft.types import Batch
 
@@ -84,10 +85,12 @@ def gather(config: TrainConfig, world: World = SINGLE_PROCESS) -> Material:
     architecture = load_architecture(config.model)
     check_architecture(architecture, config, device)
     trained, examined = config.method.needs(config.sampler).asks_questions, config.eval.num_questions > 0
-    loaded = data.load(config.data, tokenizer, train_questions=trained, validation_questions=examined)
+    references = References(config, world)
+    loaded = data.load(config.data, tokenizer, trained, examined, references.drop_failing)
     _check_vocabulary(loaded, architecture.vocab_size, config)
     held_out, held_out_long = (evaluation_batches(loaded.validation, config, size) for size in _evaluated(config.eval))
-    verification = Verification(config, loaded, tokenizer, architecture.to_dict().get("max_position_embeddings"), world)
+    max_positions = architecture.to_dict().get("max_position_embeddings")
+    verification = Verification(config, loaded, tokenizer, max_positions, world, references)
     return Material(
         config, device, tokenizer, architecture, loaded, held_out, held_out_long, verification, world, own_phi
     )
