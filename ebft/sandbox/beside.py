@@ -49,32 +49,36 @@ def serve(
         channel.send("failed", kind)
         return
     channel.send("loaded")
-    _, code, names = channel.receive()
+    tests = _Tests(channel, kind_of)
+    tests.prepare(namespace, entry_point, *channel.receive()[1:])
     kept.restore()
-    _Tests(channel, kind_of).run(namespace, code, entry_point, names)
+    tests.run(namespace)
 
 
 class _Kept:
     """The modules that the tests import, and the classes in them, as they are before the program runs."""
 
     def __init__(self, imports: list[str]) -> None:
+        self._modules: dict[str, types.ModuleType] = {}
         self._members: list[tuple[Any, dict[str, Any]]] = []
         for name in imports:
             try:
                 module = importlib.import_module(name)
             except ImportError:  # the test will say so
                 continue
-            related = [module, *(sys.modules[other] for other in sys.modules if other.startswith(f"{name}."))]
-            for one in related:
-                self._keep(one)
+            related = {other: sys.modules[other] for other in sys.modules if other.startswith(f"{name}.")}
+            for other, one in {name: module, **related}.items():
+                self._keep(other, one)
 
-    def _keep(self, module: types.ModuleType) -> None:
+    def _keep(self, name: str, module: types.ModuleType) -> None:
+        self._modules[name] = module
         self._members.append((module, dict(vars(module))))
         for value in vars(module).values():
             if isinstance(value, type) and value.__flags__ & (1 << 9):  # a class that can be changed
                 self._members.append((value, dict(vars(value))))
 
     def restore(self) -> None:
+        sys.modules.update(self._modules)
         for owner, members in self._members:
             now = vars(owner)
             for name, value in members.items():
@@ -87,25 +91,33 @@ class _Tests:
         self._send, self._receive = channel.primitives()
         self._exit, self._kind_of = os._exit, kind_of
         self._num_asserts = 0
+        self._trusted: tuple[type, ...] = ()
+        self._classes: list[str] = []
+        self._code: types.CodeType | None = None
 
-    def run(self, namespace: dict[str, Any], code: str, entry_point: str, names: list[str]) -> None:
+    def prepare(self, namespace: dict[str, Any], entry_point: str, code: str, names: list[str]) -> None:
+        """Nothing that lives on holds the tests' text, where a program would look first."""
         try:
             tree = ast.parse(code, "<tests>")
             used = free_names(tree)
-            tests = guarded(tree, [*names, entry_point])
+            self._classes = [node.name for node in tree.body if isinstance(node, ast.ClassDef)]
+            self._code = guarded(tree, [*names, entry_point])
         except Exception:  # any error before the first test is not the program's
             self._fail("broken_test")
         named = (namespace[name] for name in used if name in namespace)
-        trusted = tuple(value for value in named if isinstance(value, type))
+        self._trusted = tuple(value for value in named if isinstance(value, type))
         if entry_point:
             namespace.setdefault("candidate", namespace[entry_point])
         namespace.update({BUILTIN + name: value for name, value in _BUILTINS.items()})
         namespace["__builtins__"] = dict(_BUILTINS)
         namespace[COUNT] = self._count
-        namespace[COMPARE] = lambda operator, left, right: compare(operator, left, right, trusted)
+        namespace[COMPARE] = lambda operator, left, right: compare(operator, left, right, self._trusted)
+
+    def run(self, namespace: dict[str, Any]) -> None:
+        assert self._code is not None
         try:
-            exec(tests, namespace)
-            kind = self._run_classes(namespace, tree, trusted)
+            exec(self._code, namespace)
+            kind = self._run_classes(namespace)
         except AssertionError:
             kind = "wrong_value"
         except BaseException as error:  # a test may raise anything
@@ -115,17 +127,16 @@ class _Tests:
         nonce = self._receive(NONCE_BYTES)
         self._say(f'["done", "{nonce.decode()}", {self._num_asserts}]')
 
-    def _run_classes(self, namespace: dict[str, Any], tree: ast.Module, trusted: tuple[type, ...]) -> str:
+    def _run_classes(self, namespace: dict[str, Any]) -> str:
         """Runs the unittest classes that the tests define."""
         if "unittest" not in sys.modules:
             return "passed"
         import unittest
 
-        defined = [namespace.get(node.name) for node in tree.body if isinstance(node, ast.ClassDef)]
         suite = unittest.TestSuite()
-        for value in defined:
+        for value in map(namespace.get, self._classes):
             if isinstance(value, type) and issubclass(value, unittest.TestCase):
-                _guard(value, trusted)
+                _guard(value, self._trusted)
                 suite.addTests(unittest.defaultTestLoader.loadTestsFromTestCase(value))
         result = unittest.TestResult()
         suite.run(result)

@@ -14,6 +14,7 @@ files outgrew the limit, null if it had to be killed. It is sent when all of the
 their folders are removed. When the runner goes, so does the zygote.
 """
 
+import builtins
 import ctypes
 import dataclasses
 import gc
@@ -70,6 +71,7 @@ def main() -> None:
     settings = Settings(given["parts"], Limits(**given["limits"]), given["folder"], given["packages"])
     sys.path[:] = [os.path.realpath(path) for path in sys.path if path != os.environ["PYTHONPATH"]]
     os.environ.clear()
+    vars(builtins).update(exit=sys.exit, quit=sys.exit)  # which `site` would have made
     for name in _LIKELY_IMPORTS:
         importlib.import_module(name)
     try:
