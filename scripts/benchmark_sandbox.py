@@ -34,8 +34,8 @@ def main() -> None:
     parser.add_argument("--workers", type=int, help="programs at a time; by default one a core")
     arguments = parser.parse_args()
     config = SandboxConfig(
-        allow_code_execution=True, require="none", seconds=LIMIT_SECONDS, memory_mb=256, output_kb=1024, processes=1,
-        workers=arguments.workers, batch_seconds=600.0, check_references=0,
+        allow_code_execution=True, require="none", strict=False, seconds=LIMIT_SECONDS, clock_factor=5.0, memory_mb=256,
+        output_kb=1024, processes=1, packages=[], workers=arguments.workers, batch_seconds=600.0, check_references=0,
     )  # fmt: skip
     with Sandbox(config) as sandbox:
         sandbox.run_all([HANGING] * 2 * (os.cpu_count() or 1))  # every worker has started

@@ -18,7 +18,7 @@ from jaxtyping import install_import_hook
 from tests.limits import Meter, Teller
 
 os.environ.update(
-    HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false", OMP_NUM_THREADS="1"
+    HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false", OMP_NUM_THREADS="1", EBFT_CACHE=""
 )  # tensors here are too small to share
 signal.signal(
     signal.SIGINT, signal.default_int_handler

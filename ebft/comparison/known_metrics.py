@@ -26,6 +26,7 @@ DIRECTIONS: dict[str, bool | None] = {
     "eval/text_cross_entropy@": LOWER,
     "eval/truncated_share": LOWER,
     "eval/verifier_errors": LOWER,
+    "eval/in_process": NEITHER,
     "eval/entropy@": NEITHER,
     "eval/answer_tokens": NEITHER,
 }
@@ -36,7 +37,10 @@ BY_DIRECTION = ("eval/bleu", "eval/chrf", "eval/exact_match")  # of translation:
 # Keys, or beginnings of keys, that must agree for figures to be comparable. Those of the evaluation itself are the same
 # for every metric; feature matching also sees through the run's own feature network, on rollouts of the shape that the
 # run trains on.
-EVALUATION = ("data.", "eval.", "sandbox.seconds", "sandbox.memory_mb", "sandbox.output_kb", "sandbox.processes")
+EVALUATION = (
+    "data.", "eval.", "sandbox.seconds", "sandbox.memory_mb", "sandbox.output_kb", "sandbox.processes",
+    "sandbox.strict", "sandbox.packages",
+)  # fmt: skip
 NOT_EVALUATION = ("data.max_train_documents", "eval.every_steps", "eval.micro_batch_size")
 FEATURES = (
     "features.feature_layers",
@@ -51,7 +55,7 @@ ADDITIONAL = {
     "eval/whitened_feature_reward": FEATURE_SHAPE,
     "eval/reward": (*FEATURE_SHAPE, "features.whitening"),
 }
-COMMON_ANSWERS = ("greedy", "score", "answer_tokens", "truncated_share", "verifier_errors")
+COMMON_ANSWERS = ("greedy", "score", "answer_tokens", "truncated_share", "verifier_errors", "in_process")
 OF_TASK: dict[str, Sequence[str]] = {
     "parses": ("parse_rate",),
     "chrf": ("bleu", "chrf", "exact_match"),

@@ -248,8 +248,21 @@ def _task_conflicts(data: DataConfig, pairs: bool) -> Iterator[str]:
         yield "data.task=parses takes functions out of modules, so it needs data=stdlib."
     if data.task not in (None, "parses") and not pairs:
         yield f"data.task={data.task} judges answers, so it needs data with a prompt and a completion column."
-    if isinstance(data, ColumnsDataConfig) and data.task == "unit_tests" and data.tests_column is None:
-        yield "data.task=unit_tests runs a row's own tests; name their column with data.tests_column."
+    if isinstance(data, ColumnsDataConfig) and data.task == "unit_tests":
+        if data.tests_column is None and data.stdout_column is None:
+            yield (
+                "data.task=unit_tests runs a row's own tests; name their column with data.tests_column, or with "
+                "data.stdin_column and data.stdout_column what programs read and write."
+            )
+        if data.tests_column is not None and data.stdout_column is not None:
+            yield "data.tests_column and data.stdout_column are two kinds of tests; make one of them null."
+        if data.stdin_column is not None and data.stdout_column is None:
+            yield "data.stdin_column needs data.stdout_column, what a program must write for what it reads."
+        if data.stdout_column is not None and (data.completes_prompt or data.entry_point_column is not None):
+            yield (
+                "data.stdout_column judges whole programs, which have no data.completes_prompt and no "
+                "data.entry_point_column; make them false and null."
+            )
     if isinstance(data, HubDataConfig) and data.validation_path is not None and data.validation_split is None:
         yield "data.validation_path needs data.validation_split, the split of that data set to evaluate on."
     if is_door(data.task):  # which reads what it likes

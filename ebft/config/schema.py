@@ -176,10 +176,14 @@ class ColumnsDataConfig(DataConfig):
     prompt_template: str | None = template()  # in place of prompt_column
     completion_column: str | None
     tests_column: str | None = read_by("unit_tests")
+    stdin_column: str | None = read_by("unit_tests")  # what whole programs read, text or a list
+    stdout_column: str | None = read_by("unit_tests")  # what they must write for it
     setup_column: str | None = read_by("unit_tests")  # code before the tests
     entry_point_column: str | None = read_by("unit_tests")  # null: the function that the first assert calls
     completes_prompt: bool = read_by("unit_tests")  # the program is prompt and completion together
     drop_untestable: bool = read_by("unit_tests")  # rows without usable tests: dropped and counted; otherwise refused
+    # rows whose reference answer fails their tests: dropped and counted; otherwise refused
+    drop_failing_references: bool = read_by("unit_tests")
     references_column: str | None = read_by("chrf", "bleu", "exact_match")  # right completions besides the row's own
     direction_column: str | None = read_by("chrf", "bleu", "exact_match")  # of a translation, such as en-de
 
@@ -329,13 +333,18 @@ class SandboxConfig:
     allow_code_execution: bool
     # the weakest level to accept (sandbox/levels.py)
     require: str = one_of("none", "rlimits", "landlock", "namespaces")
-    seconds: float = above(0)  # for a program with all its tests
+    strict: bool  # tests never run in a program's own process; rows whose tests must are refused
+    seconds: float = above(0)  # of processor time, for a program with all its tests
+    clock_factor: float = at_least(1)  # times `seconds` on the clock, without the time that a busy machine lets it wait
     memory_mb: int = at_least(64)  # address space of a process
     output_kb: int = at_least(1)  # of an answer, of a file, and of all files a program leaves
-    processes: int = at_least(1)  # threads, the first included; new processes are always refused
+    # threads, the first included; null: 16 where namespaces can count them, otherwise one
+    processes: int | None = at_least(1)
+    packages: list[str]  # that programs may import beside the standard library
     workers: int | None = at_least(1)  # programs at a time; null: one a core
     batch_seconds: float = above(0)  # programs not started by then are errors of the machine's, not failures
-    check_references: int | None = at_least(0)  # reference answers verified before anything else; null: all
+    # reference answers tried before anything else; null: all that come with tests of their own, otherwise 64
+    check_references: int | None = at_least(0)
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from hashlib import sha256
+from pathlib import Path
 
 from ebft.config.schema import (
     ColumnsDataConfig,
@@ -16,7 +17,7 @@ from ebft.config.schema import (
     RowsDataConfig,
     UserError,
 )
-from ebft.data.bad_rows import LONG, UNTESTABLE, BadRows, Sieve, counted, too_long
+from ebft.data.bad_rows import FAILING, LONG, UNTESTABLE, BadRows, Sieve, counted, too_long
 from ebft.data.chat import ChatTemplate
 from ebft.data.columns import read_function, read_hub, read_jsonl, read_parquet
 from ebft.data.documents import Document, held_out, in_hash_order, in_part, of_question
@@ -91,8 +92,10 @@ def load(
     tokenization: Tokenization,
     train_questions: bool = True,
     validation_questions: bool = True,
+    drop_failing: Callable[[Sequence[Question]], Sequence[bool]] | None = None,
 ) -> Data:
-    """Both sides as rows of tokens, and the questions of those sides that are to be asked about.
+    """Both sides as rows of tokens, and the questions of those sides that are to be asked about. `drop_failing` runs
+    reference answers and says whose fail, for data.drop_failing_references; None leaves them untried.
 
     Raises UserError for a missing or malformed source, for all bad rows that are not to be dropped, a side without
     documents, a tokenizer without EOS.
@@ -105,7 +108,7 @@ def load(
         sides = chat.written_all(sides[0], sieves[0]), chat.written_all(sides[1], sieves[1])
     _refuse(sides, sieves, config, tokenization)
     dropped = sum((sieve.dropped for sieve in sieves), Counter[str]())
-    kept = [_kept(side, config, tokenization, dropped) for side in sides]
+    kept = [_kept(side, config, tokenization, dropped, drop_failing) for side in sides]
     train, validation = _rows_of(kept, config, tokenization)
     for_training = _questions(kept[0], train, config, tokenization) if train_questions else None
     for_validation = _questions(kept[1], validation, config, tokenization) if validation_questions else None
@@ -143,7 +146,11 @@ def _rows_of(sides: Sequence[list[Document]], config: DataConfig, tokenization: 
 
 
 def _kept(
-    documents: list[Document], config: DataConfig, tokenization: Tokenization, dropped: Counter[str]
+    documents: list[Document],
+    config: DataConfig,
+    tokenization: Tokenization,
+    dropped: Counter[str],
+    drop_failing: Callable[[Sequence[Question]], Sequence[bool]] | None,
 ) -> list[Document]:
     """What the config's choices to drop leave of a side, the rest counted in `dropped`. Raises UserError if that is
     nothing."""
@@ -154,10 +161,17 @@ def _kept(
     drops = config.bad_rows == "drop" and (config.layout == "padded" or config.task is not None)
     kept = _that_fit(tested, config, tokenization) if drops else tested
     dropped.update({UNTESTABLE: len(documents) - len(tested), LONG: len(tested) - len(kept)})
+    if isinstance(config, ColumnsDataConfig) and config.drop_failing_references and drop_failing is not None:
+        asked = [document for document in kept if document.question is not None]
+        drops_each = drop_failing([document.question for document in asked if document.question is not None])
+        failing = {id(document) for document, fails in zip(asked, drops_each, strict=True) if fails}
+        kept = [document for document in kept if id(document) not in failing]
+        dropped.update({FAILING: len(failing)})
     if not kept:
         raise UserError(
             f"data.source={config.source} keeps none of the {len(documents)} documents of one side; to see what is "
-            "wrong with them, set data.bad_rows=refuse and, where it is set, data.drop_untestable=false."
+            "wrong with them, set data.bad_rows=refuse and, where they are set, data.drop_untestable=false and "
+            "data.drop_failing_references=false."
         )
     return kept
 
@@ -258,6 +272,8 @@ def _whole(config: DataConfig, sieve: Sieve) -> Iterator[Document]:
 
 def _own_validation(config: DataConfig, sieve: Sieve) -> Iterator[Document] | None:
     if isinstance(config, HubDataConfig) and config.validation_split is not None:
+        if config.validation_path is None and Path(config.path).is_file():
+            return None  # a file has no splits
         own = (
             config
             if config.validation_path is None

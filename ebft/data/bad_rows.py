@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 from ebft.config.schema import UserError
 
-EMPTY, NULL, LONG, COPY, MALFORMED, UNTESTABLE = "empty", "null", "too long", "duplicate", "malformed", "untestable"
+EMPTY, NULL, LONG, COPY, MALFORMED = "empty", "null", "too long", "duplicate", "malformed"
+UNTESTABLE, FAILING = "untestable", "with a failing reference"
 KEYS = {UNTESTABLE: "data.drop_untestable=true"}  # what drops a kind, where it is not data.bad_rows
 DROP = "data.bad_rows=drop"
 SHOWN = 10

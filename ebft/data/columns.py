@@ -93,9 +93,14 @@ def _parquet_rows(config: FileDataConfig, path: Path) -> Iterator[Named]:
 def _hub_rows(config: HubDataConfig, split: str) -> Iterator[Named]:
     import datasets
 
-    label = f"{config.path} split {split}"
+    is_file = Path(config.path).is_file()
+    label = config.path if is_file else f"{config.path} split {split}"
     try:
-        dataset = datasets.load_dataset(config.path, config.name, revision=config.revision, split=split)
+        if is_file:
+            kind = "parquet" if config.path.endswith(".parquet") else "json"
+            dataset = datasets.load_dataset(kind, data_files=config.path, split="train")
+        else:
+            dataset = datasets.load_dataset(config.path, config.name, revision=config.revision, split=split)
     except (OSError, ValueError, RecursionError, datasets.exceptions.DatasetsError) as error:
         raise UserError(
             f"Cannot load {label} ({_first_line(error)}); check data.path, data.name, data.revision, the split's "

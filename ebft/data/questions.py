@@ -1,32 +1,18 @@
 """From the columns of a row to a document and, where `data.task` verifies completions, to a question with tests or
 references."""
 
-import ast
 import json
 import re
-from keyword import iskeyword
 from string import Formatter
 
 from ebft.config.doors import is_door
 from ebft.config.schema import ColumnsDataConfig, UserError
-from ebft.data.assertions import before_definition, checking, first_assert, function_under_test
 from ebft.data.documents import Document
 from ebft.data.raw_row import Messages, RawRow
-from ebft.sandbox.programs import Tests
+from ebft.data.testing import Untestable, tests_of
 from ebft.tasks.base import Question
-from ebft.tasks.functions import parse
 
 DIRECTION = re.compile(r"[a-z]{2,3}-[a-z]{2,3}")
-
-
-class Untestable(UserError):
-    """Tests that are missing or of no use, which `data.drop_untestable` drops."""
-
-    def __init__(self, row: RawRow, complaint: str) -> None:
-        super().__init__(
-            f"{row.origin} {complaint}; correct or remove the row, or drop all such rows with "
-            "data.drop_untestable=true."
-        )
 
 
 def wanted_columns(config: ColumnsDataConfig) -> dict[str, str]:
@@ -107,7 +93,7 @@ def _question(config: ColumnsDataConfig, row: RawRow, prompt: str, completion: s
         cells = row.cells if is_door(config.task) else {}
         return Question(prompt, prompt, completion, row.origin, references=references, direction=direction, row=cells)
     try:
-        tests = _tests(config, row, prompt)
+        tests = tests_of(config, row, prompt, completion)
     except Untestable:
         if config.drop_untestable:
             return None
@@ -136,44 +122,3 @@ def _direction(config: ColumnsDataConfig, row: RawRow) -> str:
             f"{row.origin} holds {direction!r} in column {config.direction_column}; a direction is written as en-de."
         )
     return direction
-
-
-def _tests(config: ColumnsDataConfig, row: RawRow, prompt: str) -> Tests:
-    code, setup = _code(row, config.tests_column), _code(row, config.setup_column)
-    tests, prepared = _tree(row, code, config.tests_column), _tree(row, setup, config.setup_column)
-    if first_assert(tests) is None:
-        raise Untestable(row, f"has no assert in column {config.tests_column}")
-    entry_point = _entry_point(config, row, tests, prepared)
-    if config.completes_prompt:
-        helpers = before_definition(prompt, entry_point)
-        if helpers is None or parse(helpers) is None:
-            raise Untestable(
-                row, f"has a prompt that does not begin the function {entry_point}, as data.completes_prompt=true says"
-            )
-        setup = "\n".join(part for part in (setup, helpers) if part)  # the tests may call what the prompt defines
-    return Tests(entry_point, code=checking(code, tests, entry_point), setup=setup)
-
-
-def _code(row: RawRow, column: str | None) -> str:
-    return "" if column is None else "\n".join(row.texts(column))
-
-
-def _tree(row: RawRow, code: str, column: str | None) -> ast.Module:
-    tree = parse(code)
-    if tree is None:
-        raise Untestable(row, f"holds code in column {column} that does not compile")
-    return tree
-
-
-def _entry_point(config: ColumnsDataConfig, row: RawRow, tests: ast.Module, setup: ast.Module) -> str:
-    column = config.entry_point_column
-    name = function_under_test(tests, setup) if column is None else row.cells[column]
-    if name is None and column is None:
-        raise Untestable(
-            row,
-            f"has a first assert in column {config.tests_column} that calls no function of the program's (name "
-            "data.entry_point_column)",
-        )
-    if not isinstance(name, str) or not name.isidentifier() or iskeyword(name):
-        raise Untestable(row, f"holds {name!r} in column {column}, which is no name of a function")
-    return name

@@ -84,10 +84,10 @@ class RawRow:
 
 def _listed(value: Any) -> list[Any]:
     """What JSON of a list of texts holds, otherwise the value alone: test code, too, may begin with a bracket."""
-    if not (isinstance(value, str) and value.lstrip().startswith("[")):
+    if not (isinstance(value, str) and value.lstrip("\ufeff \r\n\t").startswith("[")):
         return [value]
     try:
-        parsed = json.loads(value)
+        parsed = json.loads(value.lstrip("\ufeff"))
     except (ValueError, RecursionError):
         return [value]
     return parsed if isinstance(parsed, list) and all(isinstance(item, str) for item in parsed) else [value]

@@ -53,6 +53,8 @@ class Answer:
             "answer": self.text,
             "verdict": kind,
             "score": self.verdict.score,
+            "read_as": self.verdict.read_as,
+            "in_process": self.verdict.in_process,
         }
 
 
@@ -108,6 +110,7 @@ class Examiner:
             "answer_tokens": _ratio(done.rollout.valid.sum((1, 2, 3)).cpu(), everyone),
             "truncated_share": _ratio(truncated, everyone),
             "verifier_errors": _ratio(~judged, everyone),
+            "in_process": _ratio(torch.tensor([verdict.in_process for verdict in verdicts]), everyone),
         }
         asked = [self.grader.questions[row] for row in batch.row_ids.tolist()]
         texts = [row[0] for row in self.grader.texts(done.rollout, batch.row_ids)]

@@ -39,6 +39,10 @@ class Console:
         self._print(text)
         self._write(text)
 
+    def note(self, text: str) -> None:
+        """A line for the log alone."""
+        self._write(text)
+
     def pairs(self, title: str, rows: Mapping[str, str]) -> None:
         """Named values: a table on a terminal, `key: value` lines elsewhere."""
         lines = [title, *(f"  {key}: {value}" for key, value in rows.items())]

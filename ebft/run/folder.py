@@ -107,6 +107,10 @@ class Run:
         """One line to the console and train.log."""
         self._console.say(text)
 
+    def note(self, text: str) -> None:
+        """One line to train.log alone."""
+        self._console.note(text)
+
     def log(self, step: int, metrics: Metrics) -> None:
         """One row of metrics. RunFailure for NaN and infinity: what could not be computed is to be left out, not
         logged."""

@@ -21,7 +21,7 @@ def library() -> list[str]:
     return [folder for folder in folders if not any(folder.startswith(f"{other}/") for other in folders)]
 
 
-def confine(parts: Sequence[str], limits: Limits, folder: str) -> None:
+def confine(parts: Sequence[str], limits: Limits, folder: str, packages: Sequence[str] = ()) -> None:
     """Confine the calling process for good. OSError or ValueError where the system refuses a part."""
     if sys.platform == "linux":
         kernel.prctl(kernel.PR_SET_PDEATHSIG, signal.SIGKILL)
@@ -30,12 +30,17 @@ def confine(parts: Sequence[str], limits: Limits, folder: str) -> None:
         _set_limits(limits, shared="namespaces" in parts)
     if "landlock" in parts:
         landlock.restrict(
-            {**dict.fromkeys(library(), landlock.READ), os.devnull: landlock.USE_FILE, folder: landlock.WRITE_FLAT}
+            {
+                **{os.path.dirname(package): landlock.LIST for package in packages},
+                **dict.fromkeys([*library(), *packages], landlock.READ),
+                os.devnull: landlock.USE_FILE,
+                folder: landlock.WRITE_FLAT,
+            }
         )
     if sys.platform == "linux":
         kernel.drop_capabilities()
     if "seccomp" in parts:
-        seccomp.install(threads=limits.processes > 1)
+        seccomp.install(threads=limits.processes != 1)
 
 
 def _set_limits(limits: Limits, shared: bool) -> None:
@@ -46,7 +51,7 @@ def _set_limits(limits: Limits, shared: bool) -> None:
         (resource.RLIMIT_AS, limits.memory_bytes),
         (resource.RLIMIT_FSIZE, limits.output_bytes),
         (resource.RLIMIT_NOFILE, MAX_OPEN_FILES),
-        (resource.RLIMIT_NPROC, limits.processes + _OUR_PROCESSES * shared),
+        (resource.RLIMIT_NPROC, (limits.processes or 1) + _OUR_PROCESSES * shared),
         (resource.RLIMIT_CORE, 0),
     ]:
         hard = resource.getrlimit(what)[1]

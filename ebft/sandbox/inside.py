@@ -2,34 +2,21 @@
 without a check outside.
 
 The first message says which. A program's process answers calls; it never learns what the right values are. The tests'
-process runs trusted statements in which the program's function is a stand-in: each call travels as plain data to the
-program's process and back, so that `==` and `assert` happen where the program cannot reach. An argument changed in
-place is therefore not seen by the tests.
+process runs trusted statements in which the program's function is a stand-in (relayed.py), so that `==` and `assert`
+happen where the program cannot reach. Tests that need more of the program than calls and plain values run in its own
+process (beside.py), and a whole program is run on its input (script.py).
 """
 
-import ast
-import builtins
 import errno
-import os
+import json
 import random
 import sys
 from collections.abc import Callable
-from types import CodeType, ModuleType
-from typing import Any, NoReturn
+from types import ModuleType
+from typing import Any
 
+from ebft.sandbox import beside, relayed, script
 from ebft.sandbox.wire import Channel, NotPlainData, decode, encode
-
-_COUNT = "_count_assert"
-
-# What the stand-in may raise in a test. StopIteration would end a loop of the test's as if it had run out of values to
-# check.
-_ERRORS = {
-    name: error
-    for name, error in vars(builtins).items()
-    if isinstance(error, type)
-    and issubclass(error, Exception)
-    and not issubclass(error, StopIteration | StopAsyncIteration | ExceptionGroup)
-}
 
 
 def serve(channel: Channel) -> None:
@@ -40,56 +27,76 @@ def serve(channel: Channel) -> None:
         case ["program", setup, source, entry_point]:
             _serve_program(channel, setup, source, entry_point)
         case ["tests", setup, code, entry_point, nonce]:
-            _Tests(channel, nonce).run(setup, code, entry_point)
+            relayed.RelayedTests(channel, nonce).run(setup, code, entry_point)
+        case ["beside", setup, source, entry_point, imports]:
+            beside.serve(channel, new_module(), load, kind_of, setup, source, entry_point, imports)
+        case ["script", source, given]:
+            script.serve(channel, kind_of, source, given)
+
+
+def new_module() -> dict[str, Any]:
+    """The namespace of a program."""
+    module = ModuleType("program")
+    sys.modules["program"] = module  # some libraries look up the module of a class
+    return module.__dict__
 
 
 def _serve_program(channel: Channel, setup: str, source: str, entry_point: str) -> None:
-    module = ModuleType("program")
-    sys.modules["program"] = module  # some libraries look up the module of a class
-    kind, function = _load(module.__dict__, setup, source, entry_point)
-    if function is None:
+    namespace = new_module()
+    kind = load(namespace, setup, source, entry_point)
+    if kind != "loaded":
         channel.send("failed", kind)
         return
     channel.send("loaded")
     while True:
-        _, arguments, keywords = channel.receive()
+        _, arguments, keywords, watched = channel.receive()
         channel.send(
             *_answer(
-                function, [decode(tree) for tree in arguments], {name: decode(tree) for name, tree in keywords.items()}
+                namespace[entry_point],
+                [decode(tree) for tree in arguments],
+                {name: decode(tree) for name, tree in keywords.items()},
+                [arguments, keywords] if watched else None,
             )
         )
 
 
-def _load(
-    namespace: dict[str, Any], setup: str, source: str, entry_point: str
-) -> tuple[str, Callable[..., Any] | None]:
-    """The program's function, or in a word why there is none."""
+def load(namespace: dict[str, Any], setup: str, source: str, entry_point: str) -> str:
+    """Runs the program: `loaded`, or in a word why it cannot be called. Without an entry point it need have none."""
     try:
         exec(compile(setup, "<setup>", "exec"), namespace)
     except Exception:  # any error of the setup's is the setup's
-        return "broken_test", None
+        return "broken_test"
     try:
         code = compile(source, "<program>", "exec")
     except Exception:  # null bytes, lone surrogates, endless nesting: not only SyntaxError
-        return "syntax", None
+        return "syntax"
     try:
         exec(code, namespace)
     except BaseException as error:  # whatever a program raises is its answer
-        return _kind(error), None
-    function = namespace.get(entry_point)
-    return ("loaded", function) if callable(function) else ("no_entry_point", None)
+        return kind_of(error)
+    return "loaded" if not entry_point or callable(namespace.get(entry_point)) else "no_entry_point"
 
 
-def _answer(function: Callable[..., Any], arguments: list[Any], keywords: dict[str, Any]) -> list[Any]:
+def _answer(
+    function: Callable[..., Any], arguments: list[Any], keywords: dict[str, Any], sent: list[Any] | None
+) -> list[Any]:
+    """`sent` are the arguments as they came, where the tests look at them afterwards."""
     try:
         value = function(*arguments, **keywords)
     except BaseException as error:  # whatever a program raises is its answer
         names = [base.__name__ for base in type(error).__mro__]
-        return ["raised", _kind(error), names, _plain_arguments(error)]
+        return ["raised", kind_of(error), names, _plain_arguments(error)]
     try:
+        if sent is not None and _changed(arguments, keywords, sent):
+            return ["failed", "in_process"]
         return ["value", encode(value)]
     except (NotPlainData, RecursionError):
         return ["failed", "not_plain_data"]
+
+
+def _changed(arguments: list[Any], keywords: dict[str, Any], sent: list[Any]) -> bool:
+    now = [[encode(value) for value in arguments], {name: encode(value) for name, value in keywords.items()}]
+    return json.dumps(now) != json.dumps(sent)  # as text, because nan differs from itself
 
 
 def _plain_arguments(error: BaseException) -> list[Any]:
@@ -99,7 +106,8 @@ def _plain_arguments(error: BaseException) -> list[Any]:
         return [str(error)]
 
 
-def _kind(error: BaseException) -> str:
+def kind_of(error: BaseException) -> str:
+    """How a program failed that raised this."""
     if isinstance(error, MemoryError):
         return "memory"
     if isinstance(error, PermissionError):
@@ -107,70 +115,3 @@ def _kind(error: BaseException) -> str:
     if isinstance(error, OSError) and error.errno in (errno.EFBIG, errno.ENOSPC):
         return "output"
     return "exit" if isinstance(error, SystemExit) else "exception"
-
-
-class _Tests:
-    """Runs test statements and reports, with the nonce that proves the report to come from here, how many asserts were
-    executed."""
-
-    def __init__(self, channel: Channel, nonce: str) -> None:
-        self._channel, self._nonce = channel, nonce
-        self._num_asserts = 0
-        self._raised: tuple[Exception, str] | None = None  # by the program last, and its kind
-
-    def run(self, setup: str, code: str, entry_point: str) -> None:
-        namespace: dict[str, Any] = {"__name__": "tests", _COUNT: self._count}
-        try:
-            tests = _count_asserts(code)
-            exec(compile(setup, "<setup>", "exec"), namespace)
-        except Exception:  # any error before the first test is not the program's
-            self._fail("broken_test")
-        namespace.update({entry_point: self._call, "candidate": self._call})
-        try:
-            exec(tests, namespace)
-        except BaseException as error:  # a test may raise anything
-            self._fail(self._kind(error))
-        self._channel.send("done", self._nonce, self._num_asserts)
-
-    def _kind(self, error: BaseException) -> str:
-        if self._raised is not None and error is self._raised[0]:
-            return self._raised[1]
-        return "wrong_value" if isinstance(error, AssertionError) else "exception"
-
-    def _count(self) -> None:
-        self._num_asserts += 1
-
-    def _call(self, *arguments: Any, **keywords: Any) -> Any:
-        """The stand-in for the program's function."""
-        try:
-            message = [
-                "call",
-                [encode(value) for value in arguments],
-                {name: encode(value) for name, value in keywords.items()},
-            ]
-        except (NotPlainData, RecursionError):
-            self._fail("not_plain_data")
-        self._channel.send(*message)
-        match self._channel.receive():
-            case ["raised", kind, names, arguments]:
-                error = next(_ERRORS[name] for name in [*names, "Exception"] if name in _ERRORS)
-                self._raised = error(*map(decode, arguments)), kind
-                raise self._raised[0]
-            case [_, tree]:
-                return decode(tree)
-
-    def _fail(self, kind: str) -> NoReturn:
-        """Leaves no statement of the test's a chance to catch the end."""
-        self._channel.send("failed", kind, self._num_asserts)
-        os._exit(0)
-
-
-def _count_asserts(code: str) -> CodeType:
-    """The code with a count in front of every assert."""
-    tree = _Counting().visit(ast.parse(code, "<tests>"))
-    return compile(ast.fix_missing_locations(tree), "<tests>", "exec")
-
-
-class _Counting(ast.NodeTransformer):
-    def visit_Assert(self, node: ast.Assert) -> list[ast.stmt]:
-        return [ast.Expr(ast.Call(ast.Name(_COUNT, ast.Load()), [], [])), node]

@@ -16,6 +16,7 @@ _CREATE_RULESET, _ADD_RULE, _RESTRICT_SELF = 444, 445, 446  # on every architect
 _ASK_VERSION, _PATH_BENEATH = 1, 1
 
 _WRITE_FILE, _READ_FILE, _READ_DIR, _REMOVE_FILE, _MAKE_REG, _TRUNCATE = (1 << bit for bit in (1, 2, 3, 5, 8, 14))
+LIST = _READ_DIR
 READ = _READ_FILE | _READ_DIR
 WRITE_FLAT = READ | _WRITE_FILE | _REMOVE_FILE | _MAKE_REG | _TRUNCATE  # regular files, and no folder inside the folder
 USE_FILE = _READ_FILE | _WRITE_FILE

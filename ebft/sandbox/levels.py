@@ -13,16 +13,17 @@ read and change what its user can; with `none` it has a process of its own and i
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+MAX_THREADS = 16
 PARTS = ("rlimits", "seccomp", "landlock", "namespaces")
 LEVELS = {"none": (), "rlimits": PARTS[:1], "landlock": PARTS[:3], "namespaces": PARTS}  # from the weakest
 
 
 @dataclass(frozen=True)
 class Limits:
-    cpu_seconds: int
+    cpu_seconds: int  # at which the system kills, far above the limit that the runner holds a program to
     memory_bytes: int  # of address space
     output_bytes: int  # of a message to us, of a file, and of all files together
-    processes: int  # threads, the first included
+    processes: int | None  # threads, the first included; None: MAX_THREADS where they can be counted, otherwise one
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,7 @@ class Settings:
     parts: Sequence[str]  # to try
     limits: Limits
     folder: str  # where private folders are made, unless the processes have a root of their own
+    packages: Sequence[str] = ()  # folders of packages that programs may import beside the standard library
 
 
 def level(parts: Sequence[str]) -> str:

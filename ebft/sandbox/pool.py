@@ -1,5 +1,6 @@
 """The sandbox as the rest of the program sees it: programs in, outcomes out, several at a time."""
 
+import importlib.util
 import math
 import os
 import queue
@@ -26,17 +27,17 @@ CANARIES = {
 class Sandbox:
     """Runs programs, each in processes of its own, confined as well as this machine allows: at `level` (levels.py).
 
-    Programs have Python's standard library and nothing else. What is passed to a program's function and what it returns
-    must be plain data (wire.py); anything else makes the outcome failed, `not_plain_data`, and so does an object of a
-    class that the program wrote. UserError where the level is below `config.require`. Whether a model's code may run at
-    all is for the caller to ask. Safe to use from several threads; `close` ends all processes, as does the end of a
-    `with` block or of the last reference.
+    Programs have Python's standard library, `config.packages` and nothing else. What is passed to a program's function
+    and what it returns must be plain data (wire.py). Where test code needs more than that it runs in the program's own
+    process, unless `config.strict`; cases never do, and the outcome is failed, `not_plain_data`. UserError where the
+    level is below `config.require`. Whether a model's code may run at all is for the caller to ask. Safe to use from
+    several threads; `close` ends all processes, as does the end of a `with` block or of the last reference.
     """
 
     def __init__(self, config: SandboxConfig) -> None:
         if sys.platform == "win32":
             raise UserError("The sandbox needs Linux or macOS; on Windows, run inside WSL.")
-        self._config = config
+        self._config, self._packages = config, [*map(_folders, config.packages)]
         self._num_workers = config.workers or _num_cores()
         self._idle: queue.LifoQueue[Worker | None] = queue.LifoQueue()  # None: to be started when it is needed
         for _ in range(self._num_workers):
@@ -74,8 +75,8 @@ class Sandbox:
             self._idle.put(sound)
 
     def run_all(self, programs: Sequence[Program]) -> list[ProgramResult]:
-        """Runs the programs in parallel and gives their results in order. Those not started within `batch_seconds`
-        are errors."""
+        """Runs the programs in parallel and gives their results in order. Where the machine failed one, it is tried
+        again alone when the others are done. Those not started within `batch_seconds` are errors."""
         deadline = time.monotonic() + self._config.batch_seconds
 
         def run(program: Program) -> ProgramResult:
@@ -84,7 +85,11 @@ class Sandbox:
             return self.run(program)
 
         with ThreadPoolExecutor(self._num_workers) as threads:
-            return list(threads.map(run, programs))
+            results = list(threads.map(run, programs))
+        return [
+            run(program) if result.status == "error" else result
+            for program, result in zip(programs, results, strict=True)
+        ]
 
     def check_canaries(self) -> None:
         """RunFailure unless a program known to be right passes and one known to be wrong fails."""
@@ -99,13 +104,14 @@ class Sandbox:
     def _start(self) -> Worker:
         config = self._config
         limits = levels.Limits(
-            cpu_seconds=math.ceil(config.seconds * config.processes)
-            + 1,  # never reached before `seconds` have passed on the clock
+            cpu_seconds=2 * math.ceil(config.seconds) + 1,
             memory_bytes=config.memory_mb << 20,
             output_bytes=config.output_kb << 10,
             processes=config.processes,
         )
-        return Worker(levels.Settings(levels.PARTS, limits, tempfile.gettempdir()), config.seconds)
+        folders = [folder for found in self._packages for folder in found]
+        settings = levels.Settings(levels.PARTS, limits, tempfile.gettempdir(), folders)
+        return Worker(settings, config.seconds, config.clock_factor * config.seconds, config.strict)
 
     def _probe(self) -> list[str]:
         self._idle.get()
@@ -127,12 +133,23 @@ class Sandbox:
                 f"sandbox.require={config.require}, but this machine reaches only {self.level}: {missing} failed; "
                 f"use another machine, or accept weaker confinement with sandbox.require={self.level}."
             )
-        if config.processes > 1 and self.level != "namespaces":
+        if (config.processes or 1) > 1 and self.level != "namespaces":
             self.close()
             raise UserError(
                 f"sandbox.processes={config.processes} can be enforced with namespaces only, which failed here; set "
                 "it to 1."
             )
+
+
+def _folders(package: str) -> list[str]:
+    """Where an installed package lies, and the C libraries that it brings. UserError where it is none."""
+    spec = importlib.util.find_spec(package) if package.isidentifier() else None
+    if spec is None or not spec.submodule_search_locations:
+        raise UserError(
+            f"sandbox.packages holds {package}, which is no package that is installed here; install it, or take it out."
+        )
+    folder = os.path.realpath(spec.submodule_search_locations[0])
+    return [path for path in (folder, f"{folder}.libs") if os.path.isdir(path)]
 
 
 def _num_cores() -> int:

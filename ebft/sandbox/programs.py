@@ -1,4 +1,4 @@
-"""What the sandbox is given and what it says: a program with its tests, the limits, the outcome."""
+"""What the sandbox is given and what it says: a program with its tests, the outcome."""
 
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -13,15 +13,29 @@ class Case:
 
 
 @dataclass(frozen=True)
+class Exchange:
+    """One hidden test of a whole program: what it reads on standard input, and what it must have written."""
+
+    given: str
+    expected: str
+
+
+@dataclass(frozen=True)
 class Tests:
-    """How a program is judged: by `cases`, whose results are compared outside the program's process, or by `code`,
-    trusted statements in which `entry_point` (and `candidate`, as HumanEval calls it) stand for the program's function.
-    All must pass, and there must be one."""
+    """How a program is judged: by `cases`, whose results are compared outside the program's process; by `code`, trusted
+    statements in which `entry_point` (and `candidate`, as HumanEval calls it) stand for the program's function; or by
+    `exchanges`, each with a run of the program of its own. All must pass, and there must be one.
+
+    Code that cannot do with calls of the entry point and plain values runs in the program's process (`in_process`).
+    """
 
     entry_point: str
     cases: tuple[Case, ...] = ()
-    code: str = ""  # assert statements, or a whole test that ends by calling itself
+    code: str = ""  # assert statements, a whole test that ends by calling itself, or unittest's classes
     setup: str = ""  # imports and helpers that tests and program may use
+    exchanges: tuple[Exchange, ...] = ()
+    in_process: bool = False
+    names: tuple[str, ...] = ()  # of the program's, that `code` uses though they are builtins' too
 
 
 @dataclass(frozen=True)
@@ -42,4 +56,5 @@ class ProgramResult:
     # words
     kind: str
     num_tests: int  # executed
-    seconds: float
+    seconds: float  # on the clock
+    in_process: bool = False  # the tests ran beside the program

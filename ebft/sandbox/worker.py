@@ -2,18 +2,31 @@
 
 import contextlib
 import dataclasses
+import functools
 import json
+import os
 import signal
 import socket
 import subprocess
 import sys
-import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from ebft.sandbox.levels import Settings
+from ebft.sandbox.limits import Stopwatch
 from ebft.sandbox.programs import Program, ProgramResult
-from ebft.sandbox.tester import CLOSED, PASSED, ProgramTester
+from ebft.sandbox.tester import (
+    CLOSED,
+    IN_PROCESS,
+    PASSED,
+    STARVED,
+    BesideTester,
+    CaseTester,
+    RelayTester,
+    ScriptTester,
+    Tester,
+)
 from ebft.sandbox.wire import Channel
 
 _PATH = str(Path(__file__).parents[2])  # where `import ebft` finds this package
@@ -22,10 +35,15 @@ _PATIENCE_SECONDS = 60.0  # for our own machinery, on a machine that is busy
 
 
 class Worker:
-    """Starts a zygote. OSError and EOFError are failures of our machinery, after which only `close` makes sense."""
+    """Starts a zygote. OSError and EOFError are failures of our machinery, after which only `close` makes sense.
 
-    def __init__(self, settings: Settings, seconds: float) -> None:
-        self._seconds, self._output_bytes = seconds, settings.limits.output_bytes
+    A program with all its tests may take `cpu_seconds` of processor time, and `clock_seconds` beside what it waits for
+    a processor. With `strict`, tests never run in a program's own process.
+    """
+
+    def __init__(self, settings: Settings, cpu_seconds: float, clock_seconds: float, strict: bool) -> None:
+        self._cpu_seconds, self._clock_seconds, self._strict = cpu_seconds, clock_seconds, strict
+        self._output_bytes = settings.limits.output_bytes
         self._socket, theirs = socket.socketpair()
         self._control = Channel(self._socket)
         with contextlib.ExitStack() as undo, theirs:
@@ -41,13 +59,48 @@ class Worker:
             )
             undo.callback(self.close)
             theirs.close()
-            self.parts: list[str] = self._listen()
+            self.parts: list[str] = self._listen()[0]
             undo.pop_all()
 
     def run(self, program: Program) -> ProgramResult:
-        started = time.monotonic()
+        tests = program.tests
+        if tests.exchanges:
+            return self._run_script(program)
+        if tests.in_process:
+            return self._run_beside(program)
+        done = self._attempt(program, RelayTester, 2) if tests.code else self._attempt(program, CaseTester)
+        if done.kind != IN_PROCESS:
+            return done
+        return dataclasses.replace(done, kind="not_plain_data") if self._strict else self._run_beside(program)
+
+    def _run_beside(self, program: Program) -> ProgramResult:
+        if self._strict:
+            return ProgramResult("failed", IN_PROCESS, 0, 0.0)
+        return dataclasses.replace(self._attempt(program, BesideTester), in_process=True)
+
+    def _run_script(self, program: Program) -> ProgramResult:
+        """One process an exchange, all within the limits of one program."""
+        passed, cpu = ProgramResult("passed", PASSED, 0, 0.0), 0.0
+        for exchange in program.tests.exchanges:
+            if len(exchange.given) > self._output_bytes:
+                return dataclasses.replace(passed, status="failed", kind="broken_test")
+            done = self._attempt(program, functools.partial(ScriptTester, exchange=exchange), taken=cpu)
+            cpu += self._taken
+            num_tests, seconds = passed.num_tests + done.num_tests, passed.seconds + done.seconds
+            passed = dataclasses.replace(done, num_tests=num_tests, seconds=seconds)
+            if done.status != "passed":
+                break
+        return passed
+
+    def _attempt(
+        self,
+        program: Program,
+        make_tester: Callable[[Program, list[Channel]], Tester],
+        num_channels: int = 1,
+        taken: float = 0.0,
+    ) -> ProgramResult:
         with contextlib.ExitStack() as stack:
-            pairs = [socket.socketpair() for _ in range(2 if program.tests.code else 1)]
+            pairs = [socket.socketpair() for _ in range(num_channels)]
             for ours, theirs in pairs:
                 stack.enter_context(ours)
                 stack.enter_context(theirs)
@@ -55,19 +108,29 @@ class Worker:
             channels = [Channel(ours, self._output_bytes) for ours, _ in pairs]
             for channel, (_, theirs) in zip(channels, pairs, strict=True):
                 theirs.close()
-                channel.deadline = started + _PATIENCE_SECONDS
+                channel.patient(_PATIENCE_SECONDS)
                 assert channel.receive() == ["ready"]
-            started = time.monotonic()
+            watch = Stopwatch(self._cpu_seconds - taken, self._clock_seconds, self._times, _is_busy)
             for channel in channels:
-                channel.deadline = started + self._seconds
-            tester = ProgramTester(program, channels[0], channels[1] if program.tests.code else None)
+                channel.watch(watch.look)
+            tester = make_tester(program, channels)
             kind = tester.kind()
             self._socket.sendall(b"w" if kind == CLOSED else b"k")
-            seconds = time.monotonic() - started
-        endings = self._listen()
+            seconds = watch.seconds
+        endings, self._taken = self._listen()
         if kind == CLOSED:
-            kind = self._cause(endings)
-        return ProgramResult("passed" if kind == PASSED else "failed", kind, tester.num_tests, seconds)
+            kind = self._cause(endings, self._taken + taken)
+        if kind == PASSED and self._taken + taken > self._cpu_seconds and sys.platform == "linux":
+            kind = "timeout"  # so that a verdict does not depend on when we looked
+        status: Literal["passed", "failed", "error"] = "passed" if kind == PASSED else "failed"
+        if kind == STARVED:
+            status, kind = "error", "the machine had no processor for the program"
+        return ProgramResult(status, kind, tester.num_tests, seconds)
+
+    def _times(self) -> tuple[float | None, float | None]:
+        self._socket.sendall(b"t")
+        cpu, waited = self._listen()
+        return cpu, waited
 
     def close(self) -> None:
         """End the zygote and all that it runs."""
@@ -79,16 +142,22 @@ class Worker:
             self._process.wait()
 
     def _listen(self) -> list[Any]:
-        self._control.deadline = time.monotonic() + _PATIENCE_SECONDS
-        _, content = self._control.receive()
-        return content
+        self._control.patient(_PATIENCE_SECONDS)
+        return self._control.receive()[1:]
 
-    def _cause(self, endings: list[Any]) -> str:
-        """How a program failed whose process closed its socket. Under the filter it cannot kill itself, and no limit of
-        ours kills."""
+    def _cause(self, endings: list[Any], cpu: float) -> str:
+        """How a program failed whose process closed its socket. Under the filter it cannot kill itself, and of our
+        limits only the one of processor time kills."""
         for ending in endings:
             if ending == "output":
                 return "output"
+            if ending == -signal.SIGKILL and cpu >= self._cpu_seconds:
+                return "timeout"
             if ending == -signal.SIGKILL and "seccomp" in self.parts:
                 raise OSError("the system killed the program's process, perhaps for want of memory")
         return "exit"
+
+
+def _is_busy() -> bool:
+    """Whether programs may wait for a processor, on a system that does not say how long they did."""
+    return os.getloadavg()[0] > (os.cpu_count() or 1)

@@ -7,12 +7,16 @@ nothing else. Confinement is applied after the fork and before the first byte of
 starts with -P -s -S and a clean environment, which is -I -S but for one variable that -I would ignore: a fixed hash
 seed, without which the same program could get another verdict.
 
-The runner writes one byte at a time: `s` with a socket for every process to start, then `k` to kill them, or `w` to
-give them a moment to end by themselves first. The answer to that is how each ended: its exit code (a negative signal),
-"output" if its files outgrew the limit, null if it had to be killed. It is sent when all of them and all that they
-started are dead and their folders are removed. When the runner goes, so does the zygote.
+The runner writes one byte at a time: `s` with a socket for every process to start, then `t` as often as it wants to
+know how much time they had (clocks.py), then `k` to kill them, or `w` to give them a moment to end by themselves first.
+The answer to that is how each ended, and the processor time of all: its exit code (a negative signal), "output" if its
+files outgrew the limit, null if it had to be killed. It is sent when all of them and all that they started are dead and
+their folders are removed. When the runner goes, so does the zygote.
 """
 
+import builtins
+import ctypes
+import dataclasses
 import gc
 import importlib
 import json
@@ -29,15 +33,24 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
-from ebft.sandbox import inside, kernel, namespaces
+from ebft.sandbox import clocks, inside, kernel, namespaces
 from ebft.sandbox.confinement import MAX_OPEN_FILES, check_limits, confine, library
-from ebft.sandbox.levels import PARTS, Limits, Settings
+from ebft.sandbox.levels import MAX_THREADS, PARTS, Limits, Settings
 from ebft.sandbox.wire import Channel
 
 MAX_PROCESSES = 2  # of a run: the program and its tests
 _WATCH_SECONDS = 0.05  # between two looks at the files of a run
 _LAST_MOMENT_SECONDS = 0.05  # a process that closed its socket is most often about to end
 _SMALLEST_FILE_BYTES = 4096  # what an empty file counts, as it is not free
+_LINKED_LIBRARIES = (
+    "libstdc++.so.6",
+    "libgcc_s.so.1",
+    "libm.so.6",
+    "librt.so.1",
+    "libdl.so.2",
+    "libz.so.1",
+    "libpthread.so.0",
+)
 _LIKELY_IMPORTS = (
     "abc", "array", "base64", "bisect", "cmath", "collections.abc", "copy", "dataclasses", "datetime", "decimal",
     "enum", "fractions", "functools", "hashlib", "heapq", "io", "itertools", "math", "operator", "random", "re",
@@ -55,9 +68,10 @@ class Process:
 def main() -> None:
     """`argv` of the interpreter: settings as JSON, the number of the control socket."""
     given = json.loads(sys.argv[1])
-    settings = Settings(given["parts"], Limits(**given["limits"]), given["folder"])
+    settings = Settings(given["parts"], Limits(**given["limits"]), given["folder"], given["packages"])
     sys.path[:] = [os.path.realpath(path) for path in sys.path if path != os.environ["PYTHONPATH"]]
     os.environ.clear()
+    vars(builtins).update(exit=sys.exit, quit=sys.exit)  # which `site` would have made
     for name in _LIKELY_IMPORTS:
         importlib.import_module(name)
     try:
@@ -71,10 +85,16 @@ class Zygote:
         self._control, self._limits = control, settings.limits
         if sys.platform == "linux":
             kernel.prctl(kernel.PR_SET_CHILD_SUBREAPER, 1)
-        self._parts, self._folder = _working(settings), settings.folder
+        self._parts, self._folder, self._packages = _working(settings), settings.folder, settings.packages
+        if self._limits.processes is None:
+            number = MAX_THREADS if "namespaces" in self._parts else 1
+            self._limits = dataclasses.replace(self._limits, processes=number)
+        self._clocks = clocks.Clocks()
+        if self._packages:
+            _load_linked_libraries()
         if "namespaces" in self._parts:
             self._own_processes = namespaces.enter(
-                library(), MAX_PROCESSES * MAX_OPEN_FILES * self._limits.output_bytes
+                [*library(), *self._packages], MAX_PROCESSES * MAX_OPEN_FILES * self._limits.output_bytes
             )
             self._folder = namespaces.FOLDER
         gc.freeze()  # the garbage collector of a child need not touch, and thereby copy, what it shares with us
@@ -97,7 +117,7 @@ class Zygote:
                 shutil.rmtree(process.folder, ignore_errors=True)
             if not order:
                 return
-            Channel(self._control).send("ended", endings)
+            Channel(self._control).send("ended", [ending for ending, _ in endings], sum(cpu for _, cpu in endings))
 
     def _start(self, number: int) -> Process:
         folder = tempfile.mkdtemp(dir=self._folder)
@@ -114,7 +134,10 @@ class Zygote:
             os.closerange(number + 1, 256)
             channel = Channel(socket.socket(fileno=number))
             os.chdir(folder)
-            confine(self._parts, self._limits, folder)
+            confine(self._parts, self._limits, folder, self._packages)
+            sys.path.extend(
+                dict.fromkeys(map(os.path.dirname, self._packages))
+            )  # no sooner, or all in it could be read
             # /dev/null, as the other two are; what goes wrong before this line is ours and belongs on the console
             os.dup2(0, 2)
             inside.serve(channel)
@@ -123,25 +146,41 @@ class Zygote:
         os._exit(1)
 
     def _watch(self, processes: list[Process]) -> bytes:
-        """Wait for an order, and meanwhile see that files stay within their limit."""
-        while not select.select([self._control], [], [], _WATCH_SECONDS)[0]:
-            for process in processes:
-                if not process.flooded and _used_bytes(process.folder) > self._limits.output_bytes:
-                    process.flooded = True
-                    os.kill(process.pid, signal.SIGKILL)
-        order = self._control.recv(1)
+        """Wait for an order to end, and meanwhile see that files stay within their limit and say how much time the
+        processes had."""
+        order = b"t"
+        while order == b"t":
+            while not select.select([self._control], [], [], _WATCH_SECONDS)[0]:
+                for process in processes:
+                    if not process.flooded and _used_bytes(process.folder) > self._limits.output_bytes:
+                        process.flooded = True
+                        os.kill(process.pid, signal.SIGKILL)
+            order = self._control.recv(1)
+            if order == b"t":
+                times = self._clocks.read([process.pid for process in processes])
+                Channel(self._control).send("times", *times)
         if order == b"w":
             time.sleep(_LAST_MOMENT_SECONDS)
         return order
 
-    def _end(self, process: Process) -> int | str | None:
-        ended, status = os.waitpid(process.pid, os.WNOHANG)
+    def _end(self, process: Process) -> tuple[int | str | None, float]:
+        """How it ended, and its processor time."""
+        ended, status, usage = os.wait4(process.pid, os.WNOHANG)
         if not ended:
             os.kill(process.pid, signal.SIGKILL)
-            os.waitpid(process.pid, 0)
-        if process.flooded:
-            return "output"
-        return os.waitstatus_to_exitcode(status) if ended else None
+            _, _, usage = os.wait4(process.pid, 0)
+        ending = "output" if process.flooded else os.waitstatus_to_exitcode(status) if ended else None
+        return ending, clocks.total(usage)
+
+
+def _load_linked_libraries() -> None:
+    """The system's own that packages are linked to: they lie out of a program's reach."""
+    os.putenv("OPENBLAS_NUM_THREADS", "1")  # numpy starts as many threads as it sees cores; os.environ stays empty
+    for name in _LINKED_LIBRARIES:
+        try:
+            ctypes.CDLL(name)
+        except OSError:  # of another system
+            continue
 
 
 def _working(settings: Settings) -> list[str]:
@@ -149,8 +188,9 @@ def _working(settings: Settings) -> list[str]:
     folder, limits = settings.folder, settings.limits
     trials: dict[str, Callable[[], Any]] = {}
     if sys.platform == "linux":
-        trials["namespaces"] = lambda: namespaces.fork_apart(namespaces.enter(library(), limits.output_bytes))
-        trials["landlock"] = lambda: confine(["landlock"], limits, folder)
+        readable = [*library(), *settings.packages]
+        trials["namespaces"] = lambda: namespaces.fork_apart(namespaces.enter(readable, limits.output_bytes))
+        trials["landlock"] = lambda: confine(["landlock"], limits, folder, settings.packages)
         trials["seccomp"] = lambda: confine(["seccomp"], limits, folder)
     parts = [part for part, trial in trials.items() if part in settings.parts and _works(trial)]
 

@@ -10,7 +10,7 @@ from ebft.tasks.parses import Parses
 from ebft.tasks.text_match import BLEU, ChrF, ExactMatch
 from ebft.tasks.unit_tests import ProgramRunner, UnitTests
 
-__all__ = ["VERIFIERS", "ProgramRunner", "Question", "Verdict", "Verifier", "build"]
+__all__ = ["VERIFIERS", "ProgramRunner", "Question", "UnitTests", "Verdict", "Verifier", "build"]
 
 VERIFIERS = {"unit_tests": UnitTests, "parses": Parses, "chrf": ChrF, "bleu": BLEU, "exact_match": ExactMatch}
 

@@ -39,6 +39,8 @@ class Verdict:
     ended: bool = (
         False  # the text goes on behind the end of its answer, so that a completion without a stop token lost nothing
     )
+    read_as: str = "text"  # what of the text was judged (reading.py)
+    in_process: bool = False  # tests ran in the process of the program
 
 
 @runtime_checkable

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
 from ebft.config.schema import UserError
-from ebft.sandbox.programs import Program, ProgramResult
+from ebft.sandbox.programs import Program, ProgramResult, Tests
 from ebft.tasks.base import Question, Verdict
-from ebft.tasks.functions import cut
+from ebft.tasks.reading import Reading, read
 
 
 @runtime_checkable
@@ -20,8 +20,7 @@ class ProgramRunner(Protocol):
 
 
 class UnitTests:
-    """Scores 1 or 0. With a program prefix, as HumanEval has it, what follows the completed function is cut away;
-    without one the whole text must be the program."""
+    """Scores 1 or 0. Which part of a text is the program, reading.py says."""
 
     def __init__(self, runner: ProgramRunner) -> None:
         self.runner = runner
@@ -30,11 +29,11 @@ class UnitTests:
         return self.verify_all([text], [question])[0]
 
     def verify_all(self, texts: Sequence[str], questions: Sequence[Question]) -> list[Verdict]:
-        pairs = list(zip(texts, questions, strict=True))
-        outcomes = self.runner.run_all([program(text, question) for text, question in pairs])
-        return [
-            verdict(outcome, _ended(text, question)) for outcome, (text, question) in zip(outcomes, pairs, strict=True)
-        ]
+        readings = [reading(text, question) for text, question in zip(texts, questions, strict=True)]
+        outcomes = self.runner.run_all(
+            [Program(found.source, tests(question)) for found, question in zip(readings, questions, strict=True)]
+        )
+        return [verdict(outcome, found) for outcome, found in zip(outcomes, readings, strict=True)]
 
     def metrics(self, texts: Sequence[str], questions: Sequence[Question]) -> dict[str, float]:
         return {}
@@ -42,20 +41,24 @@ class UnitTests:
 
 def program(text: str, question: Question) -> Program:
     """What is run to judge `text`. Raises UserError for a question without tests."""
+    return Program(reading(text, question).source, tests(question))
+
+
+def tests(question: Question) -> Tests:
     if question.tests is None:
         raise UserError(
             f"{question.origin} has no tests, which the verifier unit_tests runs; name their column, or choose "
             "another verifier."
         )
-    return Program(source=question.program_prefix + cut(question.program_prefix, text), tests=question.tests)
+    return question.tests
 
 
-def _ended(text: str, question: Question) -> bool:
-    return len(cut(question.program_prefix, text)) < len(text)
+def reading(text: str, question: Question) -> Reading:
+    return read(text, question.program_prefix, tests(question).entry_point)
 
 
-def verdict(outcome: ProgramResult, ended: bool = False) -> Verdict:
+def verdict(outcome: ProgramResult, found: Reading) -> Verdict:
     if outcome.status == "error":
-        return Verdict(score=None, passed=False, kind=outcome.kind)
+        return Verdict(score=None, passed=False, kind=outcome.kind, read_as=found.how)
     passed = outcome.status == "passed"
-    return Verdict(score=float(passed), passed=passed, kind=outcome.kind, ended=ended)
+    return Verdict(float(passed), passed, outcome.kind, found.ended, found.how, outcome.in_process)

@@ -62,6 +62,8 @@ def train(config: TrainConfig, run_dir: Path, world: World = SINGLE_PROCESS) -> 
         loop = Loop(config, setup, run, stop)
         loop.restore(saved)
         run.plan(plan(config, setup), title=f"{config.method.name} in {run_dir}")
+        for note in setup.material.verification.references.notes():
+            run.note(note)
         status = loop.run_to_the_end()
         world.barrier()
         return status

@@ -37,6 +37,7 @@ from ebft.models.policy import LanguageModel
 from ebft.parallel.pulse import VERDICT
 from ebft.parallel.world import SINGLE_PROCESS, World
 from ebft.train import budget
+from ebft.train.references import References
 from ebft.train.verification import Verification
 from ebft.types import Batch
 
@@ -97,12 +98,13 @@ def gather(config: TrainConfig, world: World = SINGLE_PROCESS) -> Material:
     architecture, dropout = without_dropout(load_architecture(config.model))
     check_architecture(architecture, config, device)
     trained, examined = config.method.needs(config.sampler).asks_questions, config.eval.num_questions > 0
+    references = References(config, world)
     tokenization = Tokenization.of(config.data, tokenizer, end_tokens(config.model, architecture))
-    loaded = data.load(config.data, tokenization, train_questions=trained, validation_questions=examined)
+    loaded = data.load(config.data, tokenization, trained, examined, references.drop_failing)
     _check_vocabulary(loaded, architecture.vocab_size, config)
     held_out, held_out_long = (evaluation_batches(loaded.validation, config, size) for size in _evaluated(config.eval))
     limit = position_limit(architecture, f"model.path={config.model.path}")
-    verification = Verification(config, loaded, loaded.tokenization, limit, world)
+    verification = Verification(config, loaded, loaded.tokenization, limit, world, references)
     return Material(
         config,
         device,

@@ -2,22 +2,24 @@
 trained on its word."""
 
 from ebft.config.doors import doors
-from ebft.config.schema import RunFailure, TrainConfig, UserError
+from ebft.config.schema import ColumnsDataConfig, RunFailure, TrainConfig, UserError
 from ebft.data import Data, Questions, Tokenization
 from ebft.evaluation import Examiner
 from ebft.models.loading import PositionLimit
 from ebft.parallel.world import SINGLE_PROCESS, World
-from ebft.sandbox import Sandbox
-from ebft.tasks import build
-from ebft.tasks.base import Verifier
+from ebft.tasks import UnitTests, build
+from ebft.tasks.base import Question, Verifier
 from ebft.tasks.grader import Grader
 from ebft.tasks.own import OwnTask
+from ebft.train.references import PASSED, References, named
+
+NUM_REFERENCES = 64  # that are tried where the data set does not bring its own tests
 
 
 class Verification:
     """The verifier of a run and what it is asked about. Raises UserError for code that may not run here, questions that
-    leave no room for an answer, and reference answers that fail their own test; RunFailure for a sandbox that does not
-    tell good from bad."""
+    leave no room for an answer, and reference answers that fail their own tests; RunFailure for a sandbox that does not
+    tell good from bad, and for one that could not try a reference answer."""
 
     def __init__(
         self,
@@ -26,10 +28,11 @@ class Verification:
         tokenization: Tokenization,
         limit: PositionLimit,
         world: World = SINGLE_PROCESS,
+        references: References | None = None,
     ) -> None:
         self.config, self.tokenization = config, tokenization
         self.train, self.validation = loaded.train_questions, loaded.validation_questions
-        self.sandbox: Sandbox | None = None
+        self.references = References(config, world) if references is None else references
         self.verifier: Verifier | None = None
         self.reward: Verifier | None = None  # of training, where the method names one of the user's own
         used = self._used()
@@ -37,17 +40,13 @@ class Verification:
             return
         self._check_room(used, limit)
         assert config.data.task is not None
-        self.verifier = build(config.data.task, self._runner)
+        self.verifier = build(config.data.task, self.references.runner)
         for questions in used:
-            _check_references(self.verifier, questions, config.sandbox.check_references, world)
+            self._check_references(self.verifier, questions, world)
         own_reward = doors(config).get("method.reward")
         if self._trains_on_questions and own_reward is not None:
-            self.reward = OwnTask(own_reward, "method.reward", self._runner)
-            _check_references(self.reward, used[0], config.sandbox.check_references, world)
-
-    def _runner(self) -> Sandbox:
-        self.sandbox = self.sandbox or _sandbox(self.config)
-        return self.sandbox
+            self.reward = OwnTask(own_reward, "method.reward", self.references.runner)
+            self._check_references(self.reward, used[0], world)
 
     @property
     def _trains_on_questions(self) -> bool:
@@ -108,37 +107,61 @@ class Verification:
         if self.verifier is None:
             return {}
         lines = {"verifier": str(self.config.data.task)}
-        if self.sandbox is not None:
-            lines["code execution"] = f"on, sandbox level {self.sandbox.level}"
-        return lines
+        if self.references.started is not None:
+            lines["code execution"] = f"on, sandbox level {self.references.started.level}"
+        if (beside := self._num_in_process()) != "0":
+            lines["tests in the program's own process"] = f"of {beside} questions; sandbox.strict=true refuses them"
+        return lines | self.references.plan()
+
+    def _num_in_process(self) -> str:
+        sides = {"training": self.train, "held-out": self.validation}
+        counts = {
+            name: sum(question.tests is not None and question.tests.in_process for question in side.items)
+            for name, side in sides.items()
+            if side is not None
+        }
+        return ", ".join(f"{count} {name}" for name, count in counts.items() if count) or "0"
+
+    def _check_references(self, verifier: Verifier, questions: Questions, world: World) -> None:
+        """Reference answers, evenly spread, must pass, if only without an error where a user's own task does not say
+        that they do; every process tries its part of them."""
+        number, own_tests = self.config.sandbox.check_references, isinstance(self.config.data, ColumnsDataConfig)
+        if number is None and not (own_tests and isinstance(verifier, UnitTests)):
+            number = NUM_REFERENCES
+        number = len(questions) if number is None else min(number, len(questions))
+        chosen = [questions.items[place * len(questions) // number] for place in range(number)]
+        if isinstance(verifier, UnitTests):
+            kinds = [attempt.kind for attempt in self.references.attempts(chosen)]
+        else:
+            kinds = _kinds(verifier, chosen, world)
+        if isinstance(verifier, OwnTask) and not verifier.references_pass:
+            return
+        failed = {question.origin: kind for question, kind in zip(chosen, kinds, strict=True) if kind != PASSED}
+        if failed:
+            raise UserError(_refusal(failed, len(chosen), own_tests and isinstance(verifier, UnitTests)))
 
 
-def _sandbox(config: TrainConfig) -> Sandbox:
-    embedded = config.model.path == "tiny" and config.data.source == "code_qa"  # nothing from the outside
-    if not (config.sandbox.allow_code_execution or embedded):
-        raise UserError(
-            f"data.task={config.data.task} runs programs that model.path={config.model.path} writes; allow it with "
-            "sandbox.allow_code_execution=true, or turn it off with data.task=null (with eval.num_questions=0 and a "
-            "method that asks no questions it is not needed)."
-        )
-    sandbox = Sandbox(config.sandbox)
-    sandbox.check_canaries()
-    return sandbox
-
-
-def _check_references(verifier: Verifier, questions: Questions, number: int | None, world: World) -> None:
-    """Reference answers, evenly spread, must pass, if only without an error where a user's own task does not say that
-    they do; every process tries its part of them."""
-    number = len(questions) if number is None else min(number, len(questions))
-    chosen = [questions.items[place * len(questions) // number] for place in range(world.rank, number, world.size)]
+def _kinds(verifier: Verifier, questions: list[Question], world: World) -> list[str]:
+    """How the reference answers did, of which every process tries its part. RunFailure where the machine failed one."""
+    own = questions[world.rank :: world.size]
     try:
-        verdicts = verifier.verify_all([question.answer for question in chosen], chosen)
+        verdicts = verifier.verify_all([question.answer for question in own], own)
     except RunFailure as error:  # nothing runs yet
         raise UserError(str(error)) from error
-    must_pass = not isinstance(verifier, OwnTask) or verifier.references_pass
-    for question, verdict in zip(chosen, verdicts, strict=True):
-        if must_pass and not verdict.passed:
-            raise UserError(
-                f"The reference answer of {question.origin} fails its own test ({verdict.kind}); correct or remove "
-                "the row, or set data.task=null."
+    for question, verdict in zip(own, verdicts, strict=True):
+        if verdict.score is None:
+            raise RunFailure(
+                f"The reference answer of {question.origin} could not be judged ({verdict.kind}), which says nothing "
+                "about it; try again."
             )
+    everybody = world.all_gather([PASSED if verdict.passed else verdict.kind for verdict in verdicts])
+    return [everybody[place % world.size][place // world.size] for place in range(len(questions))]
+
+
+def _refusal(failed: dict[str, str], number: int, droppable: bool) -> str:
+    drop = "drop all such rows with data.drop_failing_references=true, " if droppable else ""
+    strict = " (in_process: sandbox.strict=true runs no test in the program's own process)"
+    return (
+        f"{len(failed)} of {number} reference answers fail their own tests: {named(failed)}"
+        f"{strict if 'in_process' in failed.values() else ''}; correct or remove the rows, {drop}or set data.task=null."
+    )

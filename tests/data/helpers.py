@@ -55,7 +55,10 @@ NO_COLUMNS = {
     "setup_column": None,
     "entry_point_column": None,
     "completes_prompt": False,
+    "stdin_column": None,
+    "stdout_column": None,
     "drop_untestable": False,
+    "drop_failing_references": False,
     "references_column": None,
     "direction_column": None,
 }

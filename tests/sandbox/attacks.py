@@ -5,13 +5,22 @@ Cheats are the exception: their tests expect what only an honest program would s
 failure it may meet.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ebft.sandbox.programs import Case, Program, Tests
 
 SUCCEEDED = Tests("f", cases=(Case((), True),))
 ADD_CASES = Tests("f", cases=(Case((2000003, 4000037), 6000040), Case((2, 3), 5)))
 ADD_CODE = Tests("f", code="assert f(2000003, 4000037) == 6000040\nassert candidate(2, 3) == 5")
+ADD_BESIDE = replace(ADD_CODE, in_process=True)
+ADD_CLASS = """
+import unittest
+class TestF(unittest.TestCase):
+    def test_f(self):
+        self.assertEqual(f(2000003, 4000037), 6000040)
+        self.assertIn(f(2, 3), [5])
+        self.assertAlmostEqual(f(2.0, 3.0), 5.0)
+"""
 
 
 @dataclass(frozen=True)
@@ -155,27 +164,27 @@ def cheats(tests: Tests, kind: str) -> dict[str, Attack]:
             ("leaving with success while it loads", "import os\nos._exit(0)", "exit"),
             ("sys.exit", "import sys\ndef f(a, b): sys.exit(0)", "exit"),
             ("printing success", "def f(a, b): print('passed', '{\"passed\": true}', 'OK', sep='\\n')", "wrong_value"),
-            ("a value that equals all", f"{EQUAL_TO_ALL}def f(a, b): return Any()", "not_plain_data"),
-            ("a number that equals all", f"{EQUAL_TO_ALL}class N(Any, int): pass\ndef f(a, b): return N()", "not_plain_data"),
-            ("a list of such values", f"{EQUAL_TO_ALL}def f(a, b): return [Any()]", "not_plain_data"),
+            ("a value that equals all", f"{EQUAL_TO_ALL}def f(a, b): return Any()", "not_plain_data", "wrong_value"),
+            ("a number that equals all", f"{EQUAL_TO_ALL}class N(Any, int): pass\ndef f(a, b): return N()", "not_plain_data", "wrong_value"),
+            ("a list of such values", f"{EQUAL_TO_ALL}def f(a, b): return [Any()]", "not_plain_data", "wrong_value"),
             ("patched builtins and modules", PATCHES, "wrong_value", "not_plain_data", "exit", "exception"),
             ("closing descriptors", "import os\ndef f(a, b): os.closerange(0, 64)", "exit"),
             ("closing descriptors and staying", "import os\nos.closerange(0, 64)\nwhile True: pass", "exit"),
-            ("claiming to have passed", f"{WRITE}\ndef f(a, b): send('passed'); send('done', '', 99)", "not_plain_data"),
+            ("claiming to have passed", f"{WRITE}\ndef f(a, b): send('passed'); send('done', '', 99)", "not_plain_data", "exception"),
             ("failing by the kind `passed`", f"{WRITE}\ndef f(a, b): send('failed', 'passed'); send('failed', 'passed', 99)", "exception"),
             ("raising the kind `passed`", f"{WRITE}\ndef f(a, b): send('raised', 'passed', [], [])", "exception"),
-            ("answering before it is asked", f"{WRITE}\nsend('loaded')\nfor _ in range(9): send('value', 0)\ndef f(a, b): return 0", "wrong_value"),
+            ("answering before it is asked", f"{WRITE}\nsend('loaded')\nfor _ in range(9): send('value', 0)\ndef f(a, b): return 0", "wrong_value", "exception"),
             ("an answer that is no JSON", f"{WRITE}\ndef f(a, b): write(bytes([0, 0, 0, 3]) + b'{{]}}')", "not_plain_data"),
             ("an answer nested beyond reading", f"{WRITE}\ndef f(a, b): write(bytes([0, 3, 13, 64]) + b'[' * 200_000)", "not_plain_data"),
             ("an answer that never ends", f"{WRITE}\ndef f(a, b):\n    write(bytes([0, 0, 255, 255]))\n    while True: pass", "timeout"),
             ("looking for the right values", SEARCH, "wrong_value"),
             ("an end of iteration", "def f(a, b): raise StopIteration", "exception"),
-            ("an assertion of its own", "def f(a, b): raise AssertionError", "exception"),
+            ("an assertion of its own", "def f(a, b): raise AssertionError", "exception", "wrong_value"),
             ("null bytes", "def f(a, b): return a + b\n\0", "syntax"),
             ("a lone surrogate", "def f(a, b): return a + b  # \ud800", "syntax"),
             ("a name that only looks right", "def \u0192(a, b): return a + b", "no_entry_point"),
             ("nothing", "", "no_entry_point"),
-            ("no function", "f = 5", "no_entry_point"),
+            ("no function", "f = 5", "no_entry_point", "exception"),
         ]
     }  # fmt: skip
 
@@ -192,16 +201,36 @@ LOOPING_TESTS = Tests(
     "f", code="for value, right in zip(map(f, [2, 20], [3, 30]), [5, 50]):\n    assert value == right"
 )
 
+# Against tests that run in the program's own process. What it does while it loads does not help it.
+BESIDE = {
+    f"{name}, beside": attack(f"{source}\ndef f(a, b): return 0", "wrong_value", "exception", "exit", tests=tests)
+    for name, source, tests in [
+        ("a module that shadows the test's", SHADOW, Tests("f", code="import math\nassert math.floor(f(2, 3)) == 5", in_process=True)),
+        ("a patched method of unittest", "import unittest\nunittest.TestCase.assertEqual = lambda *_: None", Tests("f", code=ADD_CLASS, in_process=True)),
+        ("a patched runner of unittest", "import unittest\nunittest.TestResult.wasSuccessful = lambda *_: True", Tests("f", code=ADD_CLASS, in_process=True)),
+        ("a loader that finds other tests", "import unittest\nunittest.TestLoader.loadTestsFromTestCase = lambda *_: unittest.TestSuite()", Tests("f", code=ADD_CLASS, in_process=True)),
+        ("a global like a builtin", "def len(x): return 5\ndef isinstance(*_): return True", Tests("f", code="assert len([f(2, 3)]) == 5 and isinstance(f(2, 3), str)", in_process=True)),
+        ("a check of its own", "def check(f): pass\n_ebft_compare = lambda *_: True", Tests("f", code="def check(c):\n    assert c(2, 3) == 5\ncheck(f)", in_process=True)),
+        ("a patched way to send", "import json, socket\njson.dumps = lambda *_: '[\"done\", \"\", 9]'\nsocket.socket.send = None", ADD_BESIDE),
+        ("a patched exit", "import os\nos._exit = lambda *_: None", ADD_BESIDE),
+    ]
+} | {
+    f"{name} that equals all, in a test class": attack(f"{EQUAL_TO_ALL}{source}", "wrong_value", tests=Tests("f", code=ADD_CLASS, in_process=True))
+    for name, source in [("a value", "def f(a, b): return Any()"), ("a number", "class N(Any, float): pass\ndef f(a, b): return N()")]
+}  # fmt: skip
+
 ATTACKS = {
     **FLOODS,
     **TRESPASSES,
     **cheats(ADD_CASES, "cases"),
     **cheats(ADD_CODE, "code"),
+    **cheats(ADD_BESIDE, "code beside"),
+    **BESIDE,
     "a module that shadows the test's": attack(
         SHADOW, "wrong_value", tests=Tests("f", code="import math\nassert math.floor(f(2, 3)) == 5")
     ),
     "ending the test's loop early": attack(STOPPING, "exception", tests=LOOPING_TESTS),
     "a value that passes by `in`": attack(
-        f"{EQUAL_TO_ALL}def f(a, b): return Any()", "not_plain_data", tests=Tests("f", code="assert f(2, 3) in [5]")
+        f"{EQUAL_TO_ALL}def f(a, b): return Any()", "wrong_value", tests=Tests("f", code="assert f(2, 3) in [5]")
     ),
 }

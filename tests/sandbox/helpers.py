@@ -6,8 +6,8 @@ from ebft.config.schema import SandboxConfig
 from ebft.sandbox import Case, Program, Tests
 
 CONFIG = SandboxConfig(
-    allow_code_execution=True, require="none", seconds=0.5, memory_mb=128, output_kb=256, processes=1, workers=2,
-    batch_seconds=100.0, check_references=0,
+    allow_code_execution=True, require="none", strict=False, seconds=0.5, clock_factor=2.0, memory_mb=128,
+    output_kb=256, processes=1, packages=[], workers=2, batch_seconds=100.0, check_references=0,
 )  # fmt: skip
 
 

@@ -6,7 +6,9 @@ import math
 import socket
 import time
 from collections import Counter, OrderedDict, defaultdict, deque, namedtuple
+from decimal import Decimal
 from enum import IntEnum
+from fractions import Fraction
 from typing import Any
 
 import pytest
@@ -76,13 +78,27 @@ def test_these_are_the_same(left: Any, right: Any) -> None:
     assert same(json.loads(json.dumps(encode(left))), encode(right))
 
 
+@pytest.mark.parametrize(
+    "value",
+    [
+        Counter("aab"), OrderedDict(b=1, a=2), defaultdict(list, a=[1]), defaultdict(None, a=1), deque([1, 2], maxlen=3),
+        range(7, 1, -2), bytearray(b"ab"), Fraction(2, 2**70 + 1), Decimal("1.10"), [{"a": deque([(Decimal("NaN"),)])}],
+    ],
+)  # fmt: skip
+def test_containers_and_numbers_of_the_library_keep_their_type(value: Any) -> None:
+    """`f("aab").most_common(1)` is a test like any other."""
+    returned = decode(json.loads(json.dumps(encode(value))))
+    assert type(returned) is type(value)
+    assert repr(returned) == repr(value)  # with the order, the longest length, the factory, the digits
+
+
 class Text(str):
     """Of a subclass, which may compare as it pleases."""
 
 
 OBJECTS = [
-    object(), len, (x for x in "a"), iter([]), range(3), deque([1]), namedtuple("Pair", "a b")(1, 2),
-    IntEnum("N", "a")(1), bytearray(b"a"), Text("a"), ValueError(), [{"a": {1: Text("a")}}],
+    object(), len, (x for x in "a"), iter([]), namedtuple("Pair", "a b")(1, 2), defaultdict(lambda: 1),
+    IntEnum("N", "a")(1), Text("a"), ValueError(), [{"a": {1: Text("a")}}], {}.keys(),
 ]  # fmt: skip
 NOT_OURS = [
     {"dict": 5}, {"dict": [5]}, {"dict": [[1]]}, {"dict": [[1, 2, 3]]}, {"set": 5}, {"set": None}, {"tuple": "ab"},
@@ -133,7 +149,7 @@ def test_a_sender_that_drips_meets_the_deadline() -> None:
     left, right = socket.socketpair()
     with left, right:
         channel = Channel(right)
-        channel.deadline = time.monotonic() + 0.05
+        channel.patient(0.05)
         left.sendall(b"\0")
         with pytest.raises(TimeoutError):
             channel.receive()
@@ -146,7 +162,7 @@ def test_a_receiver_that_reads_nothing_meets_the_deadline() -> None:
     left, right = socket.socketpair()
     with left, right:
         channel = Channel(left)
-        channel.deadline = time.monotonic() + 0.05
+        channel.patient(0.05)
         with pytest.raises(TimeoutError):
             channel.send("x" * 10_000_000)
 

@@ -1,0 +1,121 @@
+"""Where in a text its program is: answers come in Markdown fences, with prose around them, with a blank in front."""
+
+import ast
+import re
+import textwrap
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from ebft.sandbox.statements import bound
+from ebft.tasks.functions import cut, parse
+
+_FENCE = re.compile(r"^(?P<indent>[ \t]*)(?P<fence>`{3,}|~{3,})(?P<info>[^\n]*)$")
+
+
+@dataclass(frozen=True)
+class Reading:
+    """A program in a text."""
+
+    source: str
+    how: str  # text, continuation, whole, fence, or stripped where blanks in front were in the way
+    ended: bool  # the text goes on behind the program
+
+
+@dataclass(frozen=True)
+class Block:
+    """What stands in a Markdown fence."""
+
+    code: str
+    closed: bool
+
+
+def read(text: str, prefix: str, entry_point: str) -> Reading:
+    """The program that an answer makes: the first fenced block that defines the entry point, otherwise the text.
+
+    With a prefix, as HumanEval has it, the text goes on behind it up to the end of the function, unless it, or a block
+    in it, holds the whole function once more. Without an entry point the first block that compiles is the program.
+    """
+    text = text.replace("\r\n", "\n")
+    return _continued(text, prefix, entry_point) if prefix else _alone(text, entry_point)
+
+
+def _alone(text: str, entry_point: str) -> Reading:
+    if _defines(parse(text), entry_point):  # a program may hold fences in its own texts
+        return Reading(text, "text", ended=False)
+    block = _defining(text, entry_point)
+    if block is not None:
+        return block
+    stripped = (candidate for candidate in _stripped(text) if _defines(parse(candidate), entry_point))
+    found = next(stripped, None)
+    return Reading(text, "text", ended=False) if found is None else Reading(found, "stripped", ended=False)
+
+
+def _continued(text: str, prefix: str, entry_point: str) -> Reading:
+    body = cut(prefix, text)
+    if body.strip() and parse(prefix + body) is not None and not _FENCE.match(body.lstrip("\n").partition("\n")[0]):
+        return Reading(prefix + body, "continuation", ended=len(body) < len(text))
+    block = _defining(text, entry_point)
+    if block is not None:
+        return block
+    for candidate in (text, *_stripped(text)):
+        if _defines(parse(candidate), entry_point):
+            return Reading(candidate, "whole", ended=False)
+    for found in blocks(text):
+        inner = cut(prefix, found.code)
+        if inner.strip() and parse(prefix + inner) is not None:
+            return Reading(prefix + inner, "fence", ended=found.closed)
+    if text.startswith(" ") and parse(prefix + cut(prefix, text[1:])) is not None:
+        return Reading(prefix + cut(prefix, text[1:]), "stripped", ended=len(cut(prefix, text[1:])) < len(text) - 1)
+    return Reading(prefix + body, "continuation", ended=len(body) < len(text))
+
+
+def _defining(text: str, entry_point: str) -> Reading | None:
+    """The first fenced block that defines the entry point."""
+    for block in blocks(text):
+        if _defines(parse(block.code), entry_point):
+            return Reading(block.code, "fence", ended=block.closed)
+    return None
+
+
+def _defines(tree: ast.Module | None, name: str) -> bool:
+    """Whether a program compiles and binds the name outside its functions."""
+    if tree is None:
+        return False
+    if not name:
+        return bool(tree.body)
+    return any(
+        statement.name == name
+        if isinstance(statement, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef)
+        else name in bound(statement)
+        for statement in tree.body
+    )
+
+
+def _stripped(text: str) -> Iterator[str]:
+    """The text without blanks in front of its first line, and of all its lines."""
+    yield text.strip("\n").lstrip(" \t\ufeff\u2581")
+    yield textwrap.dedent(text.strip("\n"))
+
+
+def blocks(text: str) -> Iterator[Block]:
+    """What stands in the Markdown fences of a text, also of one that is indented: a fence ends by one at least as long
+    of the same kind and no deeper by four, or with the text."""
+    lines: list[str] = []
+    opened: re.Match[str] | None = None
+    for line in text.replace("\r\n", "\n").split("\n"):
+        found = _FENCE.match(line)
+        if opened is None:
+            opened = found if found is not None and "`" not in found["info"] else None
+            lines = []
+        elif found is not None and _closes(found, opened):
+            yield Block(textwrap.dedent("\n".join([*lines, ""])), closed=True)
+            opened = None
+        else:
+            lines.append(line)
+    if opened is not None:
+        yield Block(textwrap.dedent("\n".join(lines)), closed=False)
+
+
+def _closes(found: re.Match[str], opened: re.Match[str]) -> bool:
+    same = found["fence"][0] == opened["fence"][0] and len(found["fence"]) >= len(opened["fence"])
+    return same and not found["info"].strip() and len(found["indent"]) < len(opened["indent"]) + 4
