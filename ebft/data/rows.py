@@ -39,9 +39,9 @@ class Rows:
     document_ids: Int[Tensor, "rows T"]
     loss_mask: Bool[Tensor, "rows T"]
     completion_mask: Bool[Tensor, "rows T"]
-    starts: Bool[Tensor, "rows T"] | None  # BOS; None: there is none
     masked: bool  # attention stays inside a document
     num_documents: int
+    starts: Bool[Tensor, "rows T"] | None = None  # BOS; None: there is none
 
     def __len__(self) -> int:
         return self.tokens.shape[0]
@@ -57,7 +57,7 @@ class Rows:
         found = sha256(f"{self.masked} {tuple(self.tokens.shape)}".encode())
         starts = [] if self.starts is None else [self.starts]
         for values in (self.tokens, self.document_ids, self.loss_mask, self.completion_mask, *starts):
-            found.update(values.contiguous().numpy())
+            found.update(values.contiguous().numpy().tobytes())
         return found.hexdigest()
 
     def batch(self, indices: Sequence[int]) -> Batch:

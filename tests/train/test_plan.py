@@ -114,6 +114,7 @@ def test_lines_of_the_plan(tmp_path: Path) -> None:
         "model": f"tiny, {num_parameters / 1e6:.1f} M parameters, random",
         "documents": "6 in 7 rows of 23 tokens (1 more too short for a block)",
         "rows": "packed, documents joined and cut; trained on all tokens",
+        "tokens": "no BOS, <|endoftext|> ends what is trained",
         "rollouts": "none",
         "tokens to forward per step": "207 = update 207; 1.0 times supervised fine-tuning on the same rows",
         "memory": memory.line(setup.workload),
