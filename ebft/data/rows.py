@@ -59,7 +59,7 @@ class Rows:
         """Of everything that a step or an evaluation reads of the rows."""
         found = sha256(f"{self.masked} {tuple(self.tokens.shape)}".encode())
         for values in (self.tokens, self.document_ids, self.loss_mask, self.completion_mask):
-            found.update(values.contiguous().numpy())
+            found.update(values.contiguous().numpy().data)
         return found.hexdigest()
 
     def batch(self, indices: Sequence[int]) -> Batch:
