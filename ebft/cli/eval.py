@@ -15,7 +15,12 @@ from omegaconf import DictConfig
 from ebft.cli.refusals import as_user_error, one_sentence
 
 TAKEN = ("seed", "model", "data", "features", "sampler", "eval", "sandbox")  # of a run's configuration
-FOLLOWS = {"sampler.anchors": "data"}  # keys whose defaults depend on the choice in another group
+# Keys whose defaults depend on another: on the source, and on whether its rows are texts or pairs.
+FOLLOWS = {
+    "data.layout": {"data.text_column"},
+    "data.loss_tokens": {"data.text_column"},
+    "sampler.anchors": {"data", "data.text_column", "data.loss_tokens"},
+}
 HELP = """\
 ebft-eval model.path=MODEL [GROUP=OPTION ...] [KEY=VALUE ...]
 ebft-eval 'models=[base,MODEL,...]' [GROUP=OPTION ...] [KEY=VALUE ...]
@@ -98,11 +103,11 @@ def _refuse_code(folder: Path, overrides: list[str]) -> None:
 
 
 def _is_replaced(key: str, mentioned: set[str]) -> bool:
-    """Whether a key is replaced: by the same key on the command line, or by a choice of a group that it is in, or of
-    the group that it follows."""
+    """Whether a key is replaced: by the same key on the command line, by a choice of a group that it is in, or by what
+    its default depends on."""
     parts = key.replace("/", ".").split(".")
     groups = {".".join(parts[:length]) for length in range(1, len(parts) + 1)}
-    return bool({*groups, FOLLOWS.get(key)} & {name.replace("/", ".") for name in mentioned})
+    return bool((groups | FOLLOWS.get(key, set())) & {name.replace("/", ".") for name in mentioned})
 
 
 def _given(arguments: list[str], key: str) -> list[str]:

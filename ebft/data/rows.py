@@ -57,7 +57,7 @@ class Rows:
         found = sha256(f"{self.masked} {tuple(self.tokens.shape)}".encode())
         starts = [] if self.starts is None else [self.starts]
         for values in (self.tokens, self.document_ids, self.loss_mask, self.completion_mask, *starts):
-            found.update(values.contiguous().numpy().tobytes())
+            found.update(values.contiguous().numpy().data)
         return found.hexdigest()
 
     def batch(self, indices: Sequence[int]) -> Batch:

@@ -90,6 +90,16 @@ def test_anchors_follow_other_data_than_the_run_s(run: Path) -> None:
     )
 
 
+def test_layout_and_loss_follow_where_texts_become_pairs(run: Path) -> None:
+    """What was a default of the run's texts is none of the command line's pairs; other changes leave it."""
+    path = run / "config.yaml"
+    path.write_text(path.read_text().replace("sequence_length: 96", "layout: packed\n  loss_tokens: all"))
+    kept = with_run([f"model.path={run}", "data.path=other.jsonl"])
+    assert {'data.layout="packed"', 'data.loss_tokens="all"', 'sampler.anchors="all"'} <= set(kept)
+    dropped = with_run([f"model.path={run}", "data.text_column=null", "data.prompt_column=p"])
+    assert not any(override.startswith(("data.layout", "data.loss_tokens", "sampler.anchors")) for override in dropped)
+
+
 @pytest.mark.parametrize("entry", ["", "/checkpoints/step_000004"])
 def test_a_list_takes_the_configuration_of_its_first_run(run: Path, entry: str) -> None:
     merged = with_run([f"models=[base,{run}{entry}]"])
