@@ -16,6 +16,7 @@ ROWS = {
     ],  # an id says nothing but who belongs together
     "padded": [[0] * LENGTH, [0] * 131 + [-1] * 162],
 }
+RULES = [(None, None), (2, None), (149, 1.3)]  # windows, and caps of scores
 BRANCHES = {"sorted": 263, "loose": 101, "long": 2}  # how many
 
 

@@ -21,6 +21,7 @@ from tests.geometries import (
     LENGTH,
     QUERY_HEADS,
     ROWS,
+    RULES,
     anchors_in,
     branches_in,
     branches_mask,
@@ -40,13 +41,12 @@ def row_heads() -> tuple[Tensor, Tensor]:
 
 # The same attention
 
-# without and behind a window, and with capped scores
-RULES = pytest.mark.parametrize(("window", "softcap"), [(None, None), (2, None), (149, 1.3)])
+RULED = pytest.mark.parametrize(("window", "softcap"), RULES)
 WINDOWS = pytest.mark.parametrize("window", [None, 2, 89, 149, 263])
 
 
 @pytest.mark.slow
-@RULES
+@RULED
 @pytest.mark.parametrize("layout", ROWS)
 def test_a_row_equals_the_dense_mask(layout: str, window: int | None, softcap: float | None) -> None:
     ids, query, (key, value) = row_ids(layout), random_heads(B, QUERY_HEADS, LENGTH, d), row_heads()
@@ -56,7 +56,7 @@ def test_a_row_equals_the_dense_mask(layout: str, window: int | None, softcap: f
 
 
 @pytest.mark.slow
-@RULES
+@RULED
 @pytest.mark.parametrize("kind", BRANCHES)
 @pytest.mark.parametrize("layout", ROWS)
 def test_branches_equal_the_dense_mask(layout: str, kind: str, window: int | None, softcap: float | None) -> None:
@@ -75,7 +75,7 @@ def test_branches_equal_the_dense_mask(layout: str, kind: str, window: int | Non
 
 
 @pytest.mark.slow
-@RULES
+@RULED
 @pytest.mark.parametrize("num_branches", [7, 131])
 @pytest.mark.parametrize("layout", ROWS)
 def test_steps_equal_the_dense_mask(layout: str, num_branches: int, window: int | None, softcap: float | None) -> None:

@@ -17,6 +17,7 @@ from tests.geometries import (
     LENGTH,
     QUERY_HEADS,
     ROWS,
+    RULES,
     anchors_in,
     branches_in,
     branches_mask,
@@ -28,6 +29,7 @@ from tests.reference import dense_attention
 
 pytestmark = [pytest.mark.gpu, pytest.mark.filterwarnings("default")]  # what the compiler warns of is not ours
 B, U, SCALING = 2, 3, 0.3
+RULED = pytest.mark.parametrize(("window", "softcap"), RULES)
 NUMBERS = pytest.mark.parametrize(
     ("dtype", "head_dim", "tolerance"), [(torch.float32, 40, 1e-4), (torch.bfloat16, 64, 2e-2)]
 )
@@ -60,44 +62,61 @@ def check_with_gradients(
 
 
 @NUMBERS
+@RULED
 @pytest.mark.parametrize("layout", ROWS)
-def test_a_row(layout: str, dtype: torch.dtype, head_dim: int, tolerance: float) -> None:
+def test_a_row(
+    layout: str, window: int | None, softcap: float | None, dtype: torch.dtype, head_dim: int, tolerance: float
+) -> None:
     ids = row_ids(layout)
     inputs = [heads(number, LENGTH, head_dim, dtype, seed) for seed, number in enumerate((QUERY_HEADS, HEADS, HEADS))]
-    flex, mask = FlexRow.of(ids.cuda()), row_visible(ids).cuda()
+    flex, mask = FlexRow.of(ids.cuda(), window), row_visible(ids, window).cuda()
     check_with_gradients(
-        lambda *x: flex.attend(*x, SCALING), lambda *x: dense_attention(*x, mask, SCALING), inputs, tolerance
+        lambda *x: flex.attend(*x, SCALING, softcap),
+        lambda *x: dense_attention(*x, mask, SCALING, softcap),
+        inputs,
+        tolerance,
     )
 
 
 @NUMBERS
+@RULED
 @pytest.mark.parametrize("kind", BRANCHES)
 @pytest.mark.parametrize("layout", ROWS)
-def test_branches(layout: str, kind: str, dtype: torch.dtype, head_dim: int, tolerance: float) -> None:
+def test_branches(
+    layout: str,
+    kind: str,
+    window: int | None,
+    softcap: float | None,
+    dtype: torch.dtype,
+    head_dim: int,
+    tolerance: float,
+) -> None:
     ids = row_ids(layout)
     branches = branches_in(ids, kind)
     sizes = [(QUERY_HEADS, branches.tokens.shape[1]), *[(HEADS, LENGTH)] * 2, *[(HEADS, branches.tokens.shape[1])] * 2]
     inputs = [heads(*size, head_dim, dtype, seed) for seed, size in enumerate(sizes)]
     flex, mask = (
-        FlexBranches.of(ids.cuda(), branches.anchors.cuda(), branches.steps.cuda()),
-        branches_mask(ids, branches).cuda(),
+        FlexBranches.of(ids.cuda(), branches.anchors.cuda(), branches.steps.cuda(), window),
+        branches_mask(ids, branches, window).cuda(),
     )
 
     def slow(query: Tensor, row_key: Tensor, row_value: Tensor, own_key: Tensor, own_value: Tensor) -> Tensor:
-        return dense_attention(
-            query, torch.cat([row_key, own_key], dim=2), torch.cat([row_value, own_value], dim=2), mask, SCALING
-        )
+        key, value = torch.cat([row_key, own_key], dim=2), torch.cat([row_value, own_value], dim=2)
+        return dense_attention(query, key, value, mask, SCALING, softcap)
 
     def fast(query: Tensor, row_key: Tensor, row_value: Tensor, own_key: Tensor, own_value: Tensor) -> Tensor:
-        return flex.attend(query, (row_key, row_value), own_key, own_value, SCALING)
+        return flex.attend(query, (row_key, row_value), own_key, own_value, SCALING, softcap)
 
     check_with_gradients(fast, slow, inputs, tolerance)
 
 
 @NUMBERS
+@RULED
 @pytest.mark.parametrize("layout", ROWS)
 @torch.no_grad()
-def test_steps(layout: str, dtype: torch.dtype, head_dim: int, tolerance: float) -> None:
+def test_steps(
+    layout: str, window: int | None, softcap: float | None, dtype: torch.dtype, head_dim: int, tolerance: float
+) -> None:
     ids, num_branches = row_ids(layout), 131
     anchors = anchors_in(ids, num_branches)
     row = heads(HEADS, LENGTH, head_dim, dtype, 1), heads(HEADS, LENGTH, head_dim, dtype, 2)
@@ -106,11 +125,12 @@ def test_steps(layout: str, dtype: torch.dtype, head_dim: int, tolerance: float)
         for seed in (3, 4)
     ]
     key, value = (torch.cat([x, y.flatten(2, 3)], dim=2) for x, y in zip(row, own, strict=True))
-    flex = FlexSteps.of(ids.cuda(), anchors.cuda(), U)
+    flex = FlexSteps.of(ids.cuda(), anchors.cuda(), U, window)
     for step in range(U):
         query = heads(QUERY_HEADS, num_branches, head_dim, dtype, 5 + step)
-        expected = dense_attention(query, key, value, steps_mask(ids, anchors, U, step).cuda(), SCALING)
-        check_close(flex.attend(query, row, (own[0], own[1]), step, SCALING), expected, tolerance)
+        mask = steps_mask(ids, anchors, U, step, window).cuda()
+        expected = dense_attention(query, key, value, mask, SCALING, softcap)
+        check_close(flex.attend(query, row, (own[0], own[1]), step, SCALING, softcap), expected, tolerance)
 
 
 @contextmanager

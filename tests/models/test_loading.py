@@ -24,6 +24,8 @@ from transformers import (
 
 from ebft.cli.compose import compose
 from ebft.config.schema import TrainConfig, UserError
+from ebft.geometry.attention import RowContext
+from ebft.models.branch_attention import ContextRef, branch_attention
 from ebft.models.loading import (
     check_architecture,
     load_architecture,
@@ -310,6 +312,14 @@ def test_randomness_in_training_mode_is_refused_and_named(
     there = with_model(config, "there", "random")
     assert refusal(lambda: load_policy(there, shape, "cpu")) == message
     load_feature_network(with_features(there, network="random"), shape, "cpu")  # which is never in training mode
+
+
+def test_a_model_that_makes_its_masks_by_itself_is_not_guessed_at() -> None:
+    """Its window would be in a mask that nobody reads."""
+    heads, module = torch.ones(1, 1, 1, 1), torch.nn.Linear(1, 1)
+    module.layer_idx, row = 0, ContextRef(RowContext.of(random_batch(LAYOUTS["plain"])))
+    with pytest.raises(TypeError, match="^Linear makes its masks by itself$"):
+        branch_attention(module, heads, heads, heads, None, scaling=1.0, context_ref=row)
 
 
 def test_overrides_that_do_not_fit_together_are_refused(config: TrainConfig) -> None:

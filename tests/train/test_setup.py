@@ -16,6 +16,7 @@ from ebft.methods.ebft import EBFT
 from ebft.methods.sft import SFT
 from ebft.train.setup import choose_device, evaluation_batches, prepare, usable_rows
 from ebft.types import Batch
+from tests.debug_run import miniature, pairs
 
 SIZES = [
     "data.sequence_length=23",
@@ -164,3 +165,14 @@ def test_seeds_give_different_random_models(composed: Composed) -> None:
     weights = [prepare(composed(f"seed={seed}")).policy.head.weight for seed in (0, 0, 1)]
     assert torch.equal(weights[0], weights[1])
     assert not torch.equal(weights[0], weights[2])
+
+
+def test_completions_behind_the_original_length_of_longrope_are_refused(tmp_path: Path) -> None:
+    """Rows of 23 tokens with rollouts of 3 stay in front of it."""
+    rope = "{rope_type:longrope,rope_theta:100.0,original_max_position_embeddings:31,short_factor:[1],long_factor:[2]}"
+    overrides = ["method=sft", *pairs(tmp_path), f"+model.config_overrides.rope_parameters={rope}"]
+    message = refusal(lambda: prepare(miniature(tmp_path, *overrides, "eval.max_new_tokens=29")))
+    assert message.endswith(
+        "which with 29 new ones is over the 31 original positions (of rope_type=longrope) of model.path=tiny; lower "
+        "max_new_tokens of method and eval, or shorten the prompt."
+    )
