@@ -56,7 +56,7 @@ def verification_of(
         *overrides,
     )
     rows = questions([3]).rows
-    return Verification(config, Data(rows, rows, train, validation, 0), load_tokenizer(config.model), max_positions=100)
+    return Verification(config, Data(rows, rows, train, validation, {}), load_tokenizer(config.model), max_positions=100)
 
 
 @pytest.fixture
