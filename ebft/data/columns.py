@@ -179,7 +179,7 @@ def _bad_row(error: UserError) -> BadRow:
     problem, _, fix = str(error).removesuffix(".").partition("; ")
     if isinstance(error, Untestable):
         return BadRow(UNTESTABLE, problem, fix.partition(", or drop all such rows")[0])
-    return BadRow(MALFORMED, problem, fix)
+    return BadRow(MALFORMED, problem, fix or BadRow.fix)
 
 
 def _digest(config: ColumnsDataConfig, found: Document) -> bytes:

@@ -59,7 +59,8 @@ def verification_of(
         *overrides,
     )
     rows = questions([3]).rows
-    return Verification(config, Data(rows, rows, train, validation, 0), load_tokenizer(config.model), ROOM)
+    tokens = Tokenization.of(config.data, load_tokenizer(config.model))
+    return Verification(config, Data(rows, rows, train, validation, {}, 0.0, tokens), tokens, ROOM)
 
 
 @pytest.fixture
