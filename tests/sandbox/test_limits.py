@@ -20,7 +20,7 @@ from tests.sandbox.helpers import CONFIG, program
         (1.9, 1.9, 0.0, 0.0, False, None),
         (2.0, 2.0, 0.0, 0.0, False, TimeoutError),  # computed
         (30.0, 2.0, 28.0, 0.0, True, TimeoutError),  # computed, on a machine at load 15
-        (5.0, 0.1, 0.0, 0.0, False, TimeoutError),  # slept
+        (5.1, 0.1, 0.0, 0.0, False, TimeoutError),  # slept
         (5.0, 0.1, 1.0, 0.0, False, None),  # slept for 3.9
         (60.0, 1.0, 57.0, 0.0, True, None),  # waited
         (60.0, 1.0, 30.0, 27.0, True, None),  # waited for us, who waited
