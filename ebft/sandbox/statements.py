@@ -117,10 +117,11 @@ def _takes_more(node: ast.AST, entry_point: str) -> bool:
             return True
         case ast.Attribute(value=ast.Name("random"), attr="seed" | "setstate"):
             return True
-        case ast.FunctionDef(decorator_list=decorators) | ast.ClassDef(decorator_list=decorators):
-            return any(isinstance(part, ast.Name) and part.id == entry_point for part in map(_called, decorators))
-        case ast.ClassDef(bases=bases):
-            return any(isinstance(base, ast.Name) and base.id == entry_point for base in bases)
+        case ast.FunctionDef(decorator_list=parts):
+            return any(isinstance(part, ast.Name) and part.id == entry_point for part in map(_called, parts))
+        case ast.ClassDef(decorator_list=decorators, bases=bases):
+            parts = [*map(_called, decorators), *bases]
+            return any(isinstance(part, ast.Name) and part.id == entry_point for part in parts)
         case ast.Compare(ops=operators, comparators=values):
             pairs = zip(operators, values, strict=True)
             return any(

@@ -91,8 +91,10 @@ def decode(tree: Tree) -> Any:
     ((kind, content),) = tree.items()
     if kind == "int":
         return int(content, 16)
-    if kind in ("bytes", "bytearray"):
-        return {"bytes": bytes, "bytearray": bytearray}[kind].fromhex(content)
+    if kind == "bytes":
+        return bytes.fromhex(content)
+    if kind == "bytearray":
+        return bytearray.fromhex(content)
     if kind == "complex":
         return complex(*content)
     if kind in _MAPPINGS:

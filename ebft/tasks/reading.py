@@ -72,8 +72,9 @@ def _continued(text: str, prefix: str, entry_point: str) -> Reading:
 def _defining(text: str, entry_point: str) -> Reading | None:
     """The first fenced block that defines the entry point."""
     for block in blocks(text):
-        if _defines(parse(block.code), entry_point):
-            return Reading(block.code, "fence", ended=block.closed)
+        code = textwrap.dedent(block.code)
+        if _defines(parse(code), entry_point):
+            return Reading(code, "fence", ended=block.closed)
     return None
 
 
@@ -108,12 +109,12 @@ def blocks(text: str) -> Iterator[Block]:
             opened = found if found is not None and "`" not in found["info"] else None
             lines = []
         elif found is not None and _closes(found, opened):
-            yield Block(textwrap.dedent("\n".join([*lines, ""])), closed=True)
+            yield Block("\n".join([*lines, ""]), closed=True)
             opened = None
         else:
-            lines.append(line)
+            lines.append(line.removeprefix(opened["indent"]))
     if opened is not None:
-        yield Block(textwrap.dedent("\n".join(lines)), closed=False)
+        yield Block("\n".join(lines), closed=False)
 
 
 def _closes(found: re.Match[str], opened: re.Match[str]) -> bool:

@@ -1,11 +1,10 @@
 """Reference answers against their own tests: all of a data set's rows, in parallel, and each content once on a machine.
 
-What became of one is kept under ~/.cache/ebft (EBFT_CACHE names another folder; empty, nothing is kept) by a hash of
-the program, its tests, and all that could change the verdict. Time limits and failures of the machine are not kept.
+What became of one is kept (output/cache.py) by a hash of the program, its tests, and all that could change the verdict.
+Time limits and failures of the machine are not kept.
 """
 
 import json
-import os
 import platform
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -17,6 +16,7 @@ from uuid import uuid4
 
 from ebft import sandbox as sandbox_package
 from ebft.config.schema import RunFailure, SandboxConfig, TrainConfig, UserError
+from ebft.output import cache
 from ebft.output.files import atomic_write_text
 from ebft.parallel.world import SINGLE_PROCESS, World
 from ebft.sandbox import Sandbox
@@ -31,7 +31,9 @@ _LASTING_LIMITS = ("strict", "seconds", "clock_factor", "memory_mb", "output_kb"
 
 
 @dataclass(frozen=True)
-class Attempt:
+class ReferenceResult:
+    """What became of one."""
+
     kind: str  # passed, or how the reference answer failed
     in_process: bool
 
@@ -42,7 +44,7 @@ class References:
 
     def __init__(self, config: TrainConfig, world: World = SINGLE_PROCESS) -> None:
         self._config, self._world = config, world
-        self._known: dict[str, Attempt] = {}
+        self._known: dict[str, ReferenceResult] = {}
         self.started: Sandbox | None = None
         self.num_tried = 0
         self.dropped: dict[str, str] = {}  # how they failed, by origin
@@ -63,7 +65,7 @@ class References:
         self.dropped |= failed
         return [question.origin in failed for question in questions]
 
-    def attempts(self, questions: Sequence[Question]) -> list[Attempt]:
+    def attempts(self, questions: Sequence[Question]) -> list[ReferenceResult]:
         """How the reference answer of each question did. RunFailure where the machine failed one: that says nothing
         about it."""
         programs = [program(question.answer, question) for question in questions]
@@ -71,14 +73,14 @@ class References:
         self._known |= _kept(self._folder)
         missing = {digest: each for digest, each in zip(digests, programs, strict=True) if digest not in self._known}
         own = list(missing)[self._world.rank :: self._world.size]
-        tried: dict[str, Attempt] = {}
+        tried: dict[str, ReferenceResult] = {}
         errors: dict[str, str] = {}
         for start in range(0, len(own), _BATCH):
             batch = own[start : start + _BATCH]
             outcomes = self.runner().run_all([missing[digest] for digest in batch])
             done = dict(zip(batch, outcomes, strict=True))
             errors |= {digest: outcome.kind for digest, outcome in done.items() if outcome.status == "error"}
-            new = {digest: Attempt(outcome.kind, outcome.in_process) for digest, outcome in done.items()}
+            new = {digest: ReferenceResult(outcome.kind, outcome.in_process) for digest, outcome in done.items()}
             _keep(self._folder, {digest: attempt for digest, attempt in new.items() if digest not in errors})
             tried |= new
         for part, failures in self._world.all_gather((tried, errors)):
@@ -95,8 +97,8 @@ class References:
 
     @cached_property
     def _folder(self) -> Path | None:
-        root = os.environ.get("EBFT_CACHE", str(Path.home() / ".cache" / "ebft"))
-        return Path(root) / "references" / _surroundings(self._config.sandbox) if root else None
+        root = cache.folder("references")
+        return None if root is None else root / _surroundings(self._config.sandbox)
 
     def plan(self) -> dict[str, str]:
         """A line for people, which names some of the dropped."""
@@ -145,17 +147,17 @@ def _surroundings(config: SandboxConfig) -> str:
     return sha256("\n".join(parts).encode()).hexdigest()[:16]
 
 
-def _kept(folder: Path | None) -> dict[str, Attempt]:
+def _kept(folder: Path | None) -> dict[str, ReferenceResult]:
     return {} if folder is None else dict(_read(folder))
 
 
-def _read(folder: Path) -> Iterator[tuple[str, Attempt]]:
+def _read(folder: Path) -> Iterator[tuple[str, ReferenceResult]]:
     for path in sorted(folder.glob("*.json")):
         for digest, (kind, in_process) in json.loads(path.read_text()).items():
-            yield digest, Attempt(kind, in_process)
+            yield digest, ReferenceResult(kind, in_process)
 
 
-def _keep(folder: Path | None, attempts: dict[str, Attempt]) -> None:
+def _keep(folder: Path | None, attempts: dict[str, ReferenceResult]) -> None:
     """A file of its own for each batch, so that processes never write into the same one."""
     lasting = {digest: [one.kind, one.in_process] for digest, one in attempts.items() if one.kind != "timeout"}
     if folder is None or not lasting:

@@ -2,7 +2,7 @@ import ast
 
 import pytest
 
-from ebft.data.assertions import before_definition, checking, first_assert, function_under_test
+from ebft.data.assertions import before_definition, first_assert, function_under_test, main_function, runnable
 
 
 @pytest.mark.parametrize(
@@ -57,7 +57,57 @@ def test_the_first_assert_wherever_it_stands(code: str, line: int | None) -> Non
     ],
 )
 def test_a_check_that_nobody_calls_is_called(code: str, called: bool) -> None:
-    assert checking(code, ast.parse(code), "f") == (f"{code}\ncheck(f)\n" if called else code)
+    assert runnable(code, ast.parse(code), "f") == (f"{code}\ncheck(f)\n" if called else code)
+
+
+@pytest.mark.parametrize(
+    ("code", "added"),
+    [
+        ("def test_f():\n    assert f(1)", "test_f()\n"),
+        ("def test_f():\n    assert f(1)\ndef test_g(x=2):\n    assert f(x)", "test_f()\ntest_g()\n"),
+        ("def test_f(candidate):\n    assert candidate(1)", "test_f(f)\n"),
+        ("def test_f(tmp_path):\n    assert f(1)", ""),
+        ("def test_f():\n    assert f(1)\ntest_f()", ""),
+        ("def helper(x):\n    assert f(x)", ""),
+    ],
+)
+def test_test_functions_that_nobody_calls_are_called(code: str, added: str) -> None:
+    assert runnable(code, ast.parse(code), "f") == (f"{code}\n{added}" if added else code)
+
+
+def test_a_run_of_test_classes_is_left_out() -> None:
+    """They are run in any case, and this one ends the process."""
+    code = "import unittest\nclass T(unittest.TestCase): ...\nunittest.main(argv=[''], exit=True)"
+    assert "main" not in runnable(code, ast.parse(code), "f")
+
+
+@pytest.mark.parametrize(
+    ("tests", "name"),
+    [
+        ("assert sum(10, 15) == 25", "sum"),
+        ("assert max(sum(1, 2), 2) == 3", "sum"),
+        ("y = g(1)\nassert y == 2", "g"),
+        ("@g\ndef k(x): return x\nassert k(3) == 6", "g"),
+        ("assert prepare(g(1)) == 2", "g"),
+        ("def check(candidate):\n    assert candidate(1) == 2", None),
+    ],
+)
+def test_what_the_reference_defines_is_what_is_tested(tests: str, name: str | None) -> None:
+    """MBPP's row 126 redefines the builtin `sum`."""
+    assert function_under_test(ast.parse(tests), ast.parse(""), {"sum", "g"}) == name
+
+
+@pytest.mark.parametrize(
+    ("program", "name"),
+    [
+        ("def f(x): return g(x)\ndef g(x): return x", "f"),
+        ("def f(x): return x\ndef g(x): return f(x)", "g"),
+        ("def f(x): return f(x)", "f"),
+        ("x = 1", None),
+    ],
+)
+def test_a_program_is_about_the_function_that_no_other_uses(program: str, name: str | None) -> None:
+    assert main_function(ast.parse(program)) == name
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,10 @@
 """Every data set that has an option of its own under conf/data, read as that option says from a few rows with the data
 set's columns."""
 
+import gzip
 import json
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -242,3 +245,35 @@ def test_a_file_with_test_code_needs_its_columns_named_and_nothing_else(source: 
         f"assert add(1) == {n + 1}\n" for n in range(5)
     ]
     assert all(map(passes, data.validation_questions.items))
+
+
+def test_a_hub_option_reads_a_file_of_its_rows_which_has_no_splits(tmp_path: Any) -> None:
+    """MBPP and HumanEval as they were published: JSON lines, packed or not."""
+    rows = [
+        {"text": f"Add {n}.", "test_list": ["assert f(1) == 2"], "test_setup_code": "", "code": f"def f(x): x + {n}"}
+        for n in range(20)
+    ]  # fmt: skip
+    path = tmp_path / "mbpp.jsonl.gz"
+    path.write_bytes(gzip.compress("".join(json.dumps(row) + "\n" for row in rows).encode()))
+    config = compose(["data=mbpp", f"data.path={path}", "data.validation_fraction=0.3"]).data
+    train, validation = read(config)
+    assert len(train) + len(validation) == 20
+    assert min(len(train), len(validation)) > 0
+    assert all(document.question is not None for document in train)
+
+
+def test_rows_whose_reference_fails_are_dropped_and_counted() -> None:
+    config = option("mbpp", "data.drop_failing_references=true")
+    asked: list[str] = []
+
+    def fails(questions: Sequence[Question]) -> list[bool]:
+        asked.extend(question.origin for question in questions)
+        return [number == 1 for number in range(len(questions))]
+
+    everything = load(config, tokenizer())
+    data = load(config, tokenizer(), drop_failing=fails)
+    assert len(asked) == everything.train.num_documents + everything.validation.num_documents
+    assert data.num_dropped == 1
+    assert data.train.num_documents == everything.train.num_documents - 1
+    kept = load(replace(config, drop_failing_references=False), tokenizer(), drop_failing=fails)
+    assert kept.num_dropped == 0

@@ -241,7 +241,8 @@ HUB = ["data=hub", *JSONL[1:]]
     [
         (
             [*JSONL, "data.task=unit_tests"],
-            "data.task=unit_tests runs a row's own tests; name their column with data.tests_column.",
+            "data.task=unit_tests runs a row's own tests; name their column with data.tests_column, or with "
+            "data.stdin_column and data.stdout_column what programs read and write.",
         ),
         (
             [*JSONL, "data.tests_column=t"],

@@ -54,6 +54,7 @@ def test_greedy_answers_and_their_scores_by_hand() -> None:
     assert result.scores["truncated_share"].sums.tolist() == [float(not end) for end in ended]
     assert result.scores["verifier_errors"].value == 0
     assert result.answers[0].as_row()["verdict"] == "odd" if ended[0] else "truncated"
+    assert result.answers[0].as_row()["read_as"] == "text"  # how the answer was read, for whoever wonders at a verdict
 
 
 @pytest.mark.slow

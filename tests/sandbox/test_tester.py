@@ -272,7 +272,7 @@ def script(source: str, *exchanges: tuple[str, str]) -> Program:
         ("import sys\nfor line in sys.stdin: print(line.split()[0], end=' \\n\\n')", [("a b", "a")], "passed", 1),
         ("n = int(open(0).read())\nprint(n / 3)", [("1", "0.333333")], "passed", 1),
         ("print(10**18 + 1)", [("", f"{10**18}")], "wrong_value", 1),
-        ("import sys\nsys.stdout.buffer.write(sys.stdin.buffer.read().upper())", [("é\n", "É"), ("a", "A")], "wrong_value", 1),
+        ("import sys\nsys.stdout.buffer.write(sys.stdin.buffer.read().upper())", [("a\n", "A")], "passed", 1),
         ("if __name__ == '__main__':\n    print('main')", [("", "main\n")], "passed", 1),
         ("import os\nprint('a', flush=True)\nos._exit(0)", [("", "a")], "passed", 1),
         ("print('a')\nexit()", [("", "a")], "passed", 1),

@@ -81,7 +81,8 @@ def test_these_are_the_same(left: Any, right: Any) -> None:
 @pytest.mark.parametrize(
     "value",
     [
-        Counter("aab"), OrderedDict(b=1, a=2), defaultdict(list, a=[1]), defaultdict(None, a=1), deque([1, 2], maxlen=3),
+        Counter("aab"), OrderedDict(b=1, a=2), defaultdict(list, a=[1]), defaultdict(None, a=1),
+        deque([1, 2], maxlen=3),
         range(7, 1, -2), bytearray(b"ab"), Fraction(2, 2**70 + 1), Decimal("1.10"), [{"a": deque([(Decimal("NaN"),)])}],
     ],
 )  # fmt: skip

@@ -65,9 +65,11 @@ def test_one_verdict_is_that_of_the_batch() -> None:
 def test_a_completed_function_runs_without_what_follows_it() -> None:
     sandbox = Sandbox(SANDBOX_OUTCOMES)
     assert UnitTests(sandbox).verify("    return 2 * x\nprint(double(1))\n", COMPLETED) == Verdict(
-        1.0, True, "passed", ended=True
+        1.0, True, "passed", ended=True, read_as="continuation"
     )
-    assert UnitTests(sandbox).verify("    return 2 * x\n", COMPLETED) == Verdict(1.0, True, "passed", ended=False)
+    assert UnitTests(sandbox).verify("    return 2 * x\n", COMPLETED) == Verdict(
+        1.0, True, "passed", ended=False, read_as="continuation"
+    )
 
 
 def test_a_whole_program_runs_with_all_that_was_written() -> None:

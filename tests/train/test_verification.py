@@ -11,7 +11,7 @@ from ebft.data import Data, Questions, Rows
 from ebft.models.loading import PositionLimit, load_tokenizer
 from ebft.sandbox import Sandbox
 from ebft.tasks.base import Question, Verdict
-from ebft.train import verification
+from ebft.train import references, verification
 from ebft.train.verification import Verification
 from tests.debug_run import miniature
 
@@ -126,7 +126,7 @@ def test_a_reference_answer_that_fails_its_own_test_is_named(tmp_path: Path, ver
     verifier.wrong = "answer 1"
     with pytest.raises(
         UserError,
-        match=r"The reference answer of file:1 fails its own test \(wrong_value\); correct or remove the row, or set",
+        match=r"1 of 3 reference answers fail their own tests: file:1 \(wrong_value\); correct or remove the rows, or",
     ):
         verification_of(tmp_path, "method=sft", EXACT, validation=questions([3, 7, 5]))
 
@@ -143,7 +143,7 @@ def test_code_from_the_outside_runs_only_where_it_is_allowed(
         def check_canaries(self) -> None:
             Confined.checked += 1
 
-    monkeypatch.setattr(verification, "Sandbox", Confined)
+    monkeypatch.setattr(references, "Sandbox", Confined)
     tests = "data.task=unit_tests"
     columns = "data.tests_column=c"
     with pytest.raises(
