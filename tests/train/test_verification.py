@@ -56,7 +56,8 @@ def verification_of(
         *overrides,
     )
     rows = questions([3]).rows
-    return Verification(config, Data(rows, rows, train, validation, {}), load_tokenizer(config.model), max_positions=100)
+    loaded = Data(rows, rows, train, validation, {})
+    return Verification(config, loaded, load_tokenizer(config.model), max_positions=100)
 
 
 @pytest.fixture
