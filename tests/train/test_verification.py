@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from ebft.config.schema import SandboxConfig, TrainConfig, UserError
-from ebft.data import Data, Questions, Rows
+from ebft.data import Data, Questions, Rows, Tokenization
 from ebft.models.loading import PositionLimit, load_tokenizer
 from ebft.sandbox import Sandbox
 from ebft.tasks.base import Question, Verdict
