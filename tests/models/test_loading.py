@@ -318,7 +318,7 @@ def test_a_model_that_makes_its_masks_by_itself_is_not_guessed_at() -> None:
     """Its window would be in a mask that nobody reads."""
     heads, module = torch.ones(1, 1, 1, 1), torch.nn.Linear(1, 1)
     module.layer_idx, row = 0, ContextRef(RowContext.of(random_batch(LAYOUTS["plain"])))
-    with pytest.raises(TypeError, match="^Linear makes its masks by itself$"):
+    with pytest.raises(TypeError, match=r"^Linear makes its masks by itself$"):
         branch_attention(module, heads, heads, heads, None, scaling=1.0, context_ref=row)
 
 
