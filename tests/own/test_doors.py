@@ -274,7 +274,7 @@ def test_reference_answers_are_tried_before_weights_are_loaded(tmp_path: Path) -
         "class Strict:\n    references_pass = True\n    def verify(self, p, c, r): return float('!' not in c)\n"
     )
     config = miniature(tmp_path, *pairs(tmp_path), "method=sft", "data.task=strict.py:Strict")
-    with pytest.raises(UserError, match=r"The reference answer of .*pairs\.jsonl:\d fails its own test \(failed\)"):
+    with pytest.raises(UserError, match=r"6 of 6 reference answers fail their own tests: .*pairs\.jsonl:\d \(failed\)"):
         gather(config)
 
 
