@@ -19,6 +19,14 @@ ADVICE = {
         "has merged the files, and let tests/cli/test_grid.py compare; or have Composer.config call compose for every "
         "list of overrides, which is right and several times as slow. Then move hydra-core's bound in pyproject.toml."
     ),
+    "atexit:_run_exitfuncs": (
+        "A whole program (ebft/sandbox/script.py) ends as the interpreter ends one, though its process goes on to say "
+        "what it wrote; Python's Py_FinalizeEx calls the same. A program of the tests registers an exit function."
+    ),
+    "threading:_shutdown": (
+        "A whole program (ebft/sandbox/script.py) waits with it for threads that are no daemons, as the interpreter "
+        "does at its end; joining threading.enumerate() but for the own and the daemons does the same."
+    ),
     "peft.tuners.tuners_utils:BaseTunerLayer._disable_adapters": (
         "Adapters.off (ebft/models/adapters.py) switches layers with it, because the public enable_adapters sets "
         "requires_grad of the weights that a layer has at that moment: those in shards or those gathered from them, "

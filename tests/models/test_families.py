@@ -140,7 +140,7 @@ def test_rollouts_are_scored_as_drawn_as_trained_and_as_alone(family: str, reuse
     config, batch = geometry(n_samples=2, generate_length=STEPS, reuse=reuse), text_of(policy)
     blocks = blocks_of(batch, config)
     draws = random_draws(batch, blocks, config)
-    rollout, _ = sample(policy, batch, blocks, draws, config.temperature, None, reuse)
+    rollout, _ = sample(policy, batch, blocks, draws, config.temperature, (), reuse)
     branches = branches_of(batch, rollout.predicting, reuse)
     labels = branch_labels(batch, rollout, branches, config.temperature)
     with torch.no_grad():
@@ -158,7 +158,7 @@ def test_features_are_those_of_every_continuation_alone(family: str) -> None:
     policy, model = both(family)
     config, batch = geometry(n_samples=2, generate_length=STEPS), text_of(policy)
     blocks = blocks_of(batch, config)
-    rollout, _ = sample(policy, batch, blocks, random_draws(batch, blocks, config), 1.0, None, False)
+    rollout, _ = sample(policy, batch, blocks, random_draws(batch, blocks, config), 1.0, (), False)
     made = FeatureNetwork(plain(family), features(), "fp32").embeddings(batch, rollout, reuse=True)
     for b, k in existing(blocks):
         context, whole = context_of(batch, b, int(blocks.anchors[b, k])), torch.ones(STEPS, dtype=torch.bool)
@@ -179,7 +179,7 @@ def test_greedy_completions_are_those_of_generate(family: str) -> None:
     draw, new = torch.Generator().manual_seed(4), 17
     prompts = [torch.randint(VOCABULARY, (length,), generator=draw) for length in (7, 1, 13)]
     batch, blocks = prompts_batch([prompt.tolist() for prompt in prompts], [1, 2, 3])
-    done = complete(policy, batch, blocks, 1, new, Decoding(0.0, 1.0), "0/eval", None).rollout
+    done = complete(policy, batch, blocks, 1, new, Decoding(0.0, 1.0), "0/eval", ()).rollout
     settings = {"max_new_tokens": new, "do_sample": False, "eos_token_id": None, "pad_token_id": 0}
     for b, prompt in enumerate(prompts):
         generated = model.generate(prompt[None], attention_mask=torch.ones(1, len(prompt)), **settings)
@@ -205,7 +205,7 @@ def test_gradients_are_those_of_every_text_alone(family: str) -> None:
     policy, model = LanguageModel(plain(family), "fp32"), plain(family)
     config, batch = geometry(n_samples=2, generate_length=STEPS), random_batch(LAYOUTS["documents"])
     blocks = blocks_of(batch, config)
-    rollout, _ = sample(policy, batch, blocks, random_draws(batch, blocks, config), 1.0, None, False)
+    rollout, _ = sample(policy, batch, blocks, random_draws(batch, blocks, config), 1.0, (), False)
     rollout = replace(rollout, matches=None)
     branches = branches_of(batch, rollout.predicting, False)
     (found,) = policy.log_probs(policy.flat_hidden(batch, branches), branch_labels(batch, rollout, branches, 1.0))

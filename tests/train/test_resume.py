@@ -17,7 +17,7 @@ import torch
 from ebft import methods
 from ebft.cli.compose import compose
 from ebft.config.schema import TrainConfig, UserError
-from ebft.data import load
+from ebft.data import Tokenization, load
 from ebft.evaluation import Evaluator
 from ebft.models.loading import load_tokenizer
 from ebft.report import run_page as report
@@ -335,7 +335,7 @@ def test_a_digest_knows_rows_masks_and_what_judges_answers(tmp_path: Path) -> No
 
     def digests(**changes: Any) -> dict[str, str]:
         config = miniature(tmp_path, *pairs(tmp_path, task="exact_match"))
-        return load(replace(config.data, **changes), tokenizer).digests()
+        return load(replace(config.data, **changes), Tokenization.of(config.data, tokenizer)).digests()
 
     first = digests()
     assert first == digests()
