@@ -62,7 +62,7 @@ def test_what_is_assumed_is_said() -> None:
 
 def documented(config: TrainConfig) -> Step:
     """With the mean number of anchors that the document names, since its rows are those of another Python's library."""
-    found = re.search(r"whose library fills\s([\d,]+)\srows\swith\s([\d,]+)\sanchors", DOC)
+    found = re.search(r"whose library filled\s([\d,]+)\srows\swith\s([\d,]+)\sanchors", DOC)
     assert found is not None
     rows, anchors = (int(number.replace(",", "")) for number in found.groups())
     return planned_step(config, load_architecture(config.model), anchors / rows)

@@ -66,12 +66,12 @@ def record(world: World, config: TrainConfig) -> Record:
 
 
 def assert_alike(one: Record, other: Record) -> None:
-    """To 1e-6 of what they are in size; of figures, which are of size 1, some are small differences of such."""
+    """To 3e-6 of what they are in size; of figures, which are of size 1, some are small differences of such."""
     for mine, theirs in zip(one.figures, other.figures, strict=True):
         assert mine == pytest.approx(theirs, rel=1e-6, abs=1e-6)
     for mine, theirs in zip([*one.gradients, one.weights], [*other.gradients, other.weights], strict=True):
         difference = torch.cat([(a - b).flatten() for a, b in zip(mine, theirs, strict=True)])
-        assert difference.norm() <= 1e-6 * torch.cat([b.flatten() for b in theirs]).norm()
+        assert difference.norm() <= 3e-6 * torch.cat([b.flatten() for b in theirs]).norm()
     assert one.evaluation == pytest.approx(other.evaluation, rel=1e-5, abs=1e-6)  # of single tokens, some of them
     assert one.answers == other.answers
 
@@ -273,7 +273,7 @@ def test_adapters_over_a_sharded_base(tmp_path: Path, dtype: str) -> None:
     one, two = tmp_path / "one", tmp_path / "two"
     train(config, one)
     run_together(2, tmp_path, adapted, config, two)
-    tolerance = 1e-5 if dtype == "fp32" else 2e-2
+    tolerance = 1e-5 if dtype == "fp32" else 3e-2
     for name in ("adapter/adapter_model.safetensors", "model/model.safetensors"):
         exported, expected = load_file(two / name), load_file(one / name)
         assert exported.keys() == expected.keys()
