@@ -268,12 +268,13 @@ def test_adapters_over_a_sharded_base(tmp_path: Path, dtype: str) -> None:
         "eval.every_steps=2",
         "trainer.checkpoint_every_steps=2",
     ]
-    lora += ["trainer.micro_batch_size=6"]  # the rows of a step are forwarded once
+    # the rows of a step are forwarded once, and Adam's first steps, of the rate whatever the gradient, stay small
+    lora += ["trainer.micro_batch_size=6", "optimizer.lr=0.003"]
     config = config_of(tmp_path, "ebft", *lora, "trainer.parallel=fsdp2", f"trainer.dtype={dtype}")
     one, two = tmp_path / "one", tmp_path / "two"
     train(config, one)
     run_together(2, tmp_path, adapted, config, two)
-    tolerance = 1e-5 if dtype == "fp32" else 3e-2
+    tolerance = 1e-5 if dtype == "fp32" else 2e-2
     for name in ("adapter/adapter_model.safetensors", "model/model.safetensors"):
         exported, expected = load_file(two / name), load_file(one / name)
         assert exported.keys() == expected.keys()
