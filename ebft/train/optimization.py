@@ -10,7 +10,6 @@ import torch
 from torch import nn
 from torch.autograd.profiler import record_function
 from torch.optim.lr_scheduler import LambdaLR
-from transformers import get_scheduler
 
 from ebft.config.schema import OptimizerConfig
 from ebft.methods import Method, differentiate
@@ -44,15 +43,24 @@ def micro_batches(row_tokens: list[int], max_rows: int, max_tokens: int | None) 
 def rate_factor(config: OptimizerConfig, max_steps: int) -> Callable[[int], float]:
     """Step, counted from 0 -> its share of optimizer.lr, above 0 for each of `max_steps` steps.
 
-    transformers' schedules begin a warm-up of w steps with 0, i / w. Ours is one step ahead of theirs and as much
-    longer, (i + 1) / w, and without a warm-up it is theirs, so that a decay still has something left at its last step.
+    The shares are those of transformers' `get_scheduler` (whose module takes seconds to import), where there is a
+    warm-up one step ahead: it begins a warm-up of w steps with 0, i / w, ours with (i + 1) / w and is as much longer,
+    and without one a decay still has something left at its last step.
     """
     warmup = math.ceil(config.warmup_fraction * max_steps)
     ahead = 1 if warmup else 0
-    nobody = torch.optim.SGD([torch.zeros(1)])  # of the schedule the function alone is of use
-    schedule = get_scheduler(config.schedule, nobody, num_warmup_steps=warmup, num_training_steps=max_steps + ahead)
-    (factor,) = schedule.lr_lambdas
-    return lambda step: float(factor(step + ahead))
+
+    def factor(step: int) -> float:
+        place = step + ahead
+        if config.schedule == "constant":
+            return 1.0
+        if place < warmup:
+            return place / warmup
+        done = (place - warmup) / max(1, max_steps + ahead - warmup)
+        decays = {"constant_with_warmup": 1.0, "linear": 1 - done, "cosine": 0.5 * (1 + math.cos(math.pi * done))}
+        return max(0.0, decays[config.schedule])
+
+    return factor
 
 
 class Average:

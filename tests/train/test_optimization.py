@@ -166,6 +166,21 @@ def test_every_step_of_a_run_of_any_length_learns(schedule: str, warmup_fraction
         assert max(factors) == pytest.approx(1)
 
 
+@pytest.mark.parametrize("schedule", ["constant", "constant_with_warmup", "linear", "cosine"])
+@pytest.mark.parametrize("warmup_fraction", [0.0, 0.03, 0.5, 1.0])
+def test_shares_are_those_of_transformers_one_step_ahead_of_its_warm_up(schedule: str, warmup_fraction: float) -> None:
+    from transformers import get_scheduler
+
+    for max_steps in (1, 2, 7, 41):
+        warmup = math.ceil(warmup_fraction * max_steps)
+        ahead = 1 if warmup else 0
+        nobody = torch.optim.SGD([torch.zeros(1)])
+        (theirs,) = get_scheduler(schedule, nobody, warmup, max_steps + ahead).lr_lambdas
+        ours = rate_factor(replace(CONFIG, schedule=schedule, warmup_fraction=warmup_fraction), max_steps)
+        steps = range(max_steps + 1)
+        assert [ours(step) for step in steps] == pytest.approx([theirs(step + ahead) for step in steps], abs=1e-12)
+
+
 def test_one_step_trains() -> None:
     optimization, method, weight = toy([1.0], max_steps=1, schedule="cosine", warmup_fraction=0.03)
     optimization.step(method, batch_of([1]), 0, 1, None)
