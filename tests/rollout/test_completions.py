@@ -119,7 +119,7 @@ def test_greedy_completions_are_those_of_generate_token_for_token(family: str) -
 @pytest.mark.parametrize("family", FAMILIES)
 def test_log_probs_equal_the_training_forward_and_every_completion_alone(family: str, decoding: Decoding) -> None:
     policy, plain, temperature = policy_of(family), plain_model(family), decoding.temperature or 1.0
-    rollout = completed(policy, decoding, common_token(completed(policy, decoding, ()))).rollout
+    rollout = completed(policy, decoding, (common_token(completed(policy, decoding, ())),)).rollout
     batch, blocks = prompts_batch(prompts(), ROW_IDS)
     branches = make_branches(blocks, rollout.tokens[..., :-1])
     with torch.no_grad():
