@@ -138,6 +138,16 @@ def test_the_end_that_is_trained_can_be_named(tmp_path: Path) -> None:
     )
 
 
+def test_conversations_with_one_last_answer_are_no_copies(tmp_path: Path) -> None:
+    """Thanks are answered alike everywhere; a conversation is another one's copy where all its messages are."""
+    path = tmp_path / "rows.jsonl"
+    rows = [{"messages": said(word, "b", "d", "c")} for word in ("a", "b", "a")]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    config, sieve = file_config(path, text_column=None, messages_column="messages"), Sieve(drops=True)
+    assert len(list(read_jsonl(config, str(path), sieve))) == 2
+    assert sieve.dropped == {"duplicate": 1}
+
+
 def test_rows_of_one_question_are_on_one_side(tmp_path: Path) -> None:
     """Different second turns behind the same first one share their key."""
     path = tmp_path / "rows.jsonl"
