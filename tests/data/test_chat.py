@@ -31,6 +31,8 @@ SHORTENING = (  # earlier answers lose their thoughts once another turn follows
 ENDLESS = "{% for message in messages %}<|{{ message.role }}|>{{ message.content }} {% endfor %}"
 STRICT = "{% if messages[0].role != 'user' %}{{ raise_exception('a user must begin') }}{% endif %}" + CHATML
 BEGINNING = "{{ bos_token }}" + CHATML
+CUELESS = "{% for message in messages %}<|{{ message.role }}|>{{ message.content }}<|end|> {% endfor %}"
+THINKING = CHATML.replace("{{ message.content }}", "{{ 'e' if message.role == 'assistant' }} {{ message.content }}")
 
 SPECIAL = ["<bos>", "<eos>", "<|user|>", "<|assistant|>", "<|system|>", "<|end|>"]
 WORDS = ["a", "b", "c", "d", "e"]
@@ -87,6 +89,18 @@ def test_every_turn_of_the_assistant_counts_with_its_end(tmp_path: Path, templat
     ]  # fmt: skip
     assert data.train.completion_mask.equal(data.train.loss_mask)
     assert data.tokenization.stop_tokens == (END, EOS)
+
+
+@pytest.mark.parametrize(("template", "heading"), [(CUELESS, [A]), (THINKING, [A, e])], ids=["cueless", "thinking"])
+def test_what_the_template_puts_before_an_answer_is_no_part_of_it(
+    tmp_path: Path, template: str, heading: list[int]
+) -> None:
+    """Neither the role of a template without a cue, nor empty thoughts behind the cue."""
+    rows = [{"messages": said("a", "b", "c", "d")}]
+    data = loaded(tmp_path / "rows.jsonl", rows, tokenization(template), task="exact_match")
+    assert counted(data) == [*no(U, a, END, *heading), *yes(b, END), *no(U, c, END, *heading), *yes(d, END)]
+    assert data.train_questions is not None
+    assert data.train_questions.prompt(0) == [U, a, END, *heading, b, END, U, c, END, *heading]
 
 
 def test_share_gpt_rows_are_the_same_rows(tmp_path: Path) -> None:
