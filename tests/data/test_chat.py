@@ -103,6 +103,16 @@ def test_what_the_template_puts_before_an_answer_is_no_part_of_it(
     assert data.train_questions.prompt(0) == [U, a, END, *heading, b, END, U, c, END, *heading]
 
 
+def test_a_question_has_the_tokens_of_its_row(tmp_path: Path) -> None:
+    """Words that the tokenizer would join across the border of an earlier answer stay apart."""
+    end = "{{ '<|end|>' if message.role == 'assistant' }}"
+    tokens = tokenization("{% for message in messages %}{{ message.content }}" + end + "{% endfor %}")
+    data = loaded(tmp_path / "rows.jsonl", [{"messages": TWO_TURNS}], tokens, task="exact_match")
+    assert data.train_questions is not None
+    prompt = data.train_questions.prompt(0)
+    assert prompt == data.train.tokens[0][: len(prompt)].tolist()
+
+
 def test_share_gpt_rows_are_the_same_rows(tmp_path: Path) -> None:
     names = {"user": "human", "assistant": "gpt"}
     rows = [{"from": names[message["role"]], "value": message["content"]} for message in TWO_TURNS]

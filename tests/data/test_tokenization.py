@@ -62,7 +62,7 @@ def of(tokenizer: PreTrainedTokenizerFast, stop_tokens: tuple[int, ...] = (), **
 def test_a_completion_says_what_it_says_behind_its_prompt(kind: str, completion: str) -> None:
     """Alone, the four spaces before `return` decode to three, and `return` is encoded with a space before it."""
     tokens, prompt = of(sentencepiece(kind)), "a b\n"
-    before, after = (ids[0].tolist() for ids in (tokens.encode([prompt]), tokens.encode_within([completion])))
+    before, after = (ids[0].tolist() for ids in (tokens.encode([prompt]), tokens.encode_within([completion], [prompt])))
     assert tokens.decode(before + after) == prompt + completion
     assert tokens.continuations(before, [after, []]) == [completion, ""]
 
@@ -73,6 +73,15 @@ def test_a_row_holds_prompt_and_completion_to_the_letter(kind: str) -> None:
     rows = to_rows([pair("a +", "b")], stdlib_config(sequence_length=17), tokens)
     row = rows.tokens[0][rows.document_ids[0] == 0].tolist()
     assert tokens.decode(row) == "a +b</s>"
+
+
+@pytest.mark.parametrize("kind", ["metaspace", "prepend"])
+def test_behind_a_special_token_stands_what_the_tokenizer_puts_there(kind: str) -> None:
+    """Turns of a conversation that are cut behind an end, and one that goes on behind an end and a beginning."""
+    tokens, pieces = of(sentencepiece(kind)), ["<s>a b", " b</s>", "a<end_of_turn>", "b</s><s>a b", " a"]
+    first, *later = pieces
+    found = [*tokens.encode([first]), *tokens.encode_within(later, pieces[:-1])]
+    assert [token for ids in found for token in ids.tolist()] == tokens.encode(["".join(pieces)])[0].tolist()
 
 
 def test_a_plain_text_begins_as_the_tokenizer_begins_it() -> None:
@@ -135,7 +144,7 @@ def test_an_unknown_end_is_refused() -> None:
 
 def test_nothing_else_of_the_tokenizer_is_changed_within_a_text() -> None:
     tokens = of(bytes_only())
-    assert tokens.encode_within(["a b"])[0].tolist() == tokens.encode(["a b"])[0].tolist()
+    assert tokens.encode_within(["a b"], ["a"])[0].tolist() == tokens.encode(["a b"])[0].tolist()
     kept = json.loads(sentencepiece("prepend").backend_tokenizer.to_str())["normalizer"]
     assert [step["type"] for step in kept["normalizers"]] == ["Prepend", "Replace"]
 
