@@ -60,11 +60,13 @@ class Tokenization:
         return replace(self, stop_tokens=tuple(dict.fromkeys(ends)))
 
     def as_trained(self) -> "PreTrainedTokenizerBase":
-        """A tokenizer that itself begins texts as rows begin."""
-        if adds_bos(self.tokenizer) == (self.bos is not None):
-            return self.tokenizer
+        """A tokenizer that itself begins texts as rows begin, and says when it is saved what it puts behind special
+        tokens (`legacy` of SentencePiece's), which transformers 5 leaves out."""
         other = deepcopy(self.tokenizer)
-        other.add_bos_token = self.bos is not None
+        if adds_bos(other) != (self.bos is not None):
+            other.add_bos_token = self.bos is not None
+        if "legacy" in vars(other):
+            other.init_kwargs["legacy"] = other.legacy
         return other
 
     def encode(self, texts: Sequence[str]) -> list[TokenIds]:

@@ -2,11 +2,12 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
-from transformers import PreTrainedTokenizerFast
+from transformers import AutoTokenizer, LlamaTokenizer, PreTrainedTokenizerFast
 
 from ebft.config.schema import UserError
 from ebft.data.rows import to_rows
@@ -82,6 +83,15 @@ def test_behind_a_special_token_stands_what_the_tokenizer_puts_there(kind: str) 
     first, *later = pieces
     found = [*tokens.encode([first]), *tokens.encode_within(later, pieces[:-1])]
     assert [token for ids in found for token in ids.tolist()] == tokens.encode(["".join(pieces)])[0].tolist()
+
+
+@pytest.mark.parametrize("legacy", [True, False])
+def test_an_exported_tokenizer_puts_the_same_behind_special_tokens(tmp_path: Path, legacy: bool) -> None:
+    vocabulary = {piece: number for number, piece in enumerate(["<unk>", "<s>", "</s>", "▁", "a", "▁a"])}
+    tokenizer = LlamaTokenizer(vocabulary, [("▁", "a")], legacy=legacy)
+    of(tokenizer).as_trained().save_pretrained(tmp_path)
+    expected = ["▁a", "</s>", "▁a" if legacy else "a"]
+    assert tokenizer.tokenize("a</s>a") == AutoTokenizer.from_pretrained(tmp_path).tokenize("a</s>a") == expected
 
 
 def test_a_plain_text_begins_as_the_tokenizer_begins_it() -> None:
