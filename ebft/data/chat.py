@@ -18,6 +18,7 @@ Messages = Sequence[Mapping[str, Any]]
 
 MARKS = re.compile(r"\{%-?\s*generation\s*-?%\}")  # around what an assistant says, in templates that have them
 PROBE = ({"role": "user", "content": "a"}, {"role": "assistant", "content": "b"})
+ANSWER = "zq8"  # a text that no template has of itself
 
 
 @dataclass(frozen=True)
@@ -87,8 +88,8 @@ class ChatTemplate:
         return tuple(piece for piece in pieces if piece.text)
 
     def _span(self, messages: Messages, turn: int, whole: str, origin: str) -> tuple[int, int]:
-        """Where in the whole conversation an assistant's turn stands: what the template adds to everything before it
-        and the cue to speak."""
+        """Where in the whole conversation an assistant's turn stands: what the template adds to everything before it,
+        the cue to speak, and what else it writes before what is said."""
         cued, _ = self._render(messages[:turn], origin, cue=True)
         said, _ = self._render(messages[: turn + 1], origin)
         if not (said.startswith(cued) and whole.startswith(said)):
@@ -97,7 +98,18 @@ class ChatTemplate:
                 "follow it",
                 "use a template with generation marks (data.chat_template), or rows that end with it",
             )
-        return len(cued), len(said)
+        start = len(cued)
+        return start + (len(self._heading) if said.startswith(self._heading, start) else 0), len(said)
+
+    @cached_property
+    def _heading(self) -> str:
+        """What the template itself writes between the cue and what an assistant says: the role, in a template without a
+        cue, or empty thoughts. Blanks before an answer are the answer's."""
+        user, _ = PROBE
+        cued, _ = self._render([user], self.name, cue=True)
+        said, _ = self._render([user, {"role": "assistant", "content": ANSWER}], self.name)
+        heading = said.partition(ANSWER)[0].removeprefix(cued).rstrip(" ")
+        return heading if said.startswith(cued) and heading.strip() else ""
 
     def _end_of_turn(self, whole: str, start: int, stop: int, origin: str) -> int:
         """Behind the token that ends the turn, which may be the first behind what is marked."""

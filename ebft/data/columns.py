@@ -183,11 +183,11 @@ def _bad_row(error: UserError) -> BadRow:
 
 
 def _digest(config: ColumnsDataConfig, found: Document) -> bytes:
-    """Equal for rows of the same texts: prompt, completion and what judges them; of a user's own task, which reads
-    what it likes, all texts of the row."""
+    """Equal for rows of the same texts: prompt, completion, messages and what judges them; of a user's own task, which
+    reads what it likes, all texts of the row."""
     question = found.question
     judged = None if question is None else (question.tests, question.references, question.direction, question.texts())
-    return sha256(repr((found.prompt, found.completion, judged)).encode()).digest()[:16]
+    return sha256(repr((found.prompt, found.completion, found.messages, judged)).encode()).digest()[:16]
 
 
 def _check_columns(config: ColumnsDataConfig, found: list[str], origin: str) -> None:

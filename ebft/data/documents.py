@@ -41,9 +41,9 @@ class Document:
 
     @property
     def last_turn(self) -> "Document":
-        """The same with its last turn alone to be learned."""
+        """The same with its last turn alone to be learned; tokens stay those of the whole conversation."""
         *before, last = self.pieces
-        return replace(self, conversation=(Piece("".join(piece.text for piece in before), False), last))
+        return replace(self, conversation=(*(replace(piece, learned=False) for piece in before), last))
 
     @property
     def has_own_ends(self) -> bool:

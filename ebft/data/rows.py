@@ -90,7 +90,8 @@ def tokenise(documents: Sequence[Document], tokenization: Tokenization) -> Strea
     where the model wants one and the text has none, and the end token behind it."""
     pieces = [document.pieces for document in documents]
     first = iter(tokenization.encode([parts[0].text for parts in pieces]))
-    later = iter(tokenization.encode_within([piece.text for parts in pieces for piece in parts[1:]]))
+    before = [piece.text for parts in pieces for piece in parts[:-1]]
+    later = iter(tokenization.encode_within([piece.text for parts in pieces for piece in parts[1:]], before))
     encoded = [
         _document([next(first), *(next(later) for _ in parts[1:])], document, tokenization)
         for document, parts in zip(documents, pieces, strict=True)

@@ -2,6 +2,7 @@
 what a tokenizer does at the beginning of a text alone."""
 
 import json
+import re
 from collections.abc import Callable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
@@ -59,21 +60,37 @@ class Tokenization:
         return replace(self, stop_tokens=tuple(dict.fromkeys(ends)))
 
     def as_trained(self) -> "PreTrainedTokenizerBase":
-        """A tokenizer that itself begins texts as rows begin."""
-        if adds_bos(self.tokenizer) == (self.bos is not None):
-            return self.tokenizer
+        """A tokenizer that itself begins texts as rows begin, and says when it is saved what it puts behind special
+        tokens (`legacy` of SentencePiece's), which transformers 5 leaves out."""
         other = deepcopy(self.tokenizer)
-        other.add_bos_token = self.bos is not None
+        if adds_bos(other) != (self.bos is not None):
+            other.add_bos_token = self.bos is not None
+        if "legacy" in vars(other):
+            other.init_kwargs["legacy"] = other.legacy
         return other
 
     def encode(self, texts: Sequence[str]) -> list[TokenIds]:
         """Tokens of texts that begin a row, without special tokens of their own."""
         return _in_parts(texts, self._plainly)
 
-    def encode_within(self, texts: Sequence[str]) -> list[TokenIds]:
-        """Tokens of texts that follow another text: no space is put before them, as SentencePiece-style tokenizers put
-        one before a text that they are given alone."""
-        return _in_parts(texts, self._within)
+    def encode_within(self, texts: Sequence[str], before: Sequence[str]) -> list[TokenIds]:
+        """Tokens of texts that follow others, `before`: no space is put before them, as SentencePiece-style tokenizers
+        put one before a text that they are given alone. Behind a special token, which may be the last of the text
+        before, stands what the tokenizer puts there; with older ones that is a space again."""
+        if self._unprefixed is None:
+            return self.encode(texts)
+        encode, special = self._unprefixed, self._special
+        ends = [special.findall(text)[-1:] for text in before]
+        ends = [end if end and text.endswith(end[0]) else [] for end, text in zip(ends, before, strict=True)]
+        borders = [
+            0 if end else found.start() if (found := special.search(text)) else len(text)
+            for end, text in zip(ends, texts, strict=True)
+        ]
+        heads = _in_parts([text[:border] for text, border in zip(texts, borders, strict=True)], encode)
+        tails = self.encode(
+            ["".join(end) + text[border:] for end, text, border in zip(ends, texts, borders, strict=True)]
+        )
+        return [np.concatenate([head, tail[len(end) :]]) for head, tail, end in zip(heads, tails, ends, strict=True)]
 
     def _plainly(self, texts: list[str]) -> list[list[int]]:
         ids: list[list[int]] = self.tokenizer(
@@ -82,14 +99,21 @@ class Tokenization:
         return ids
 
     @cached_property
-    def _within(self) -> Callable[[list[str]], list[list[int]]]:
+    def _special(self) -> re.Pattern[str]:
+        """Texts that are one token wherever they stand."""
+        added = sorted((str(token) for token in self.tokenizer.added_tokens_decoder.values()), key=len, reverse=True)
+        return re.compile("|".join(map(re.escape, added)) or r"(?!)")
+
+    @cached_property
+    def _unprefixed(self) -> Callable[[list[str]], list[list[int]]] | None:
+        """The tokenizer without what it puts before a text; None where it puts nothing."""
         if not self.tokenizer.is_fast:
-            return self._plainly
+            return None
         backend = self.tokenizer.backend_tokenizer
         written = json.loads(backend.to_str())
         unprefixed = {**written, **{part: _without_prefix(written[part]) for part in ("normalizer", "pre_tokenizer")}}
         if unprefixed == written:
-            return self._plainly
+            return None
         twin = type(backend).from_str(json.dumps(unprefixed))
         twin.no_truncation()
         twin.no_padding()

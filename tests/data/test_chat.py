@@ -31,6 +31,8 @@ SHORTENING = (  # earlier answers lose their thoughts once another turn follows
 ENDLESS = "{% for message in messages %}<|{{ message.role }}|>{{ message.content }} {% endfor %}"
 STRICT = "{% if messages[0].role != 'user' %}{{ raise_exception('a user must begin') }}{% endif %}" + CHATML
 BEGINNING = "{{ bos_token }}" + CHATML
+CUELESS = "{% for message in messages %}<|{{ message.role }}|>{{ message.content }}<|end|> {% endfor %}"
+THINKING = CHATML.replace("{{ message.content }}", "{{ 'e' if message.role == 'assistant' }} {{ message.content }}")
 
 SPECIAL = ["<bos>", "<eos>", "<|user|>", "<|assistant|>", "<|system|>", "<|end|>"]
 WORDS = ["a", "b", "c", "d", "e"]
@@ -89,6 +91,28 @@ def test_every_turn_of_the_assistant_counts_with_its_end(tmp_path: Path, templat
     assert data.tokenization.stop_tokens == (END, EOS)
 
 
+@pytest.mark.parametrize(("template", "heading"), [(CUELESS, [A]), (THINKING, [A, e])], ids=["cueless", "thinking"])
+def test_what_the_template_puts_before_an_answer_is_no_part_of_it(
+    tmp_path: Path, template: str, heading: list[int]
+) -> None:
+    """Neither the role of a template without a cue, nor empty thoughts behind the cue."""
+    rows = [{"messages": said("a", "b", "c", "d")}]
+    data = loaded(tmp_path / "rows.jsonl", rows, tokenization(template), task="exact_match")
+    assert counted(data) == [*no(U, a, END, *heading), *yes(b, END), *no(U, c, END, *heading), *yes(d, END)]
+    assert data.train_questions is not None
+    assert data.train_questions.prompt(0) == [U, a, END, *heading, b, END, U, c, END, *heading]
+
+
+def test_a_question_has_the_tokens_of_its_row(tmp_path: Path) -> None:
+    """Words that the tokenizer would join across the border of an earlier answer stay apart."""
+    end = "{{ '<|end|>' if message.role == 'assistant' }}"
+    tokens = tokenization("{% for message in messages %}{{ message.content }}" + end + "{% endfor %}")
+    data = loaded(tmp_path / "rows.jsonl", [{"messages": TWO_TURNS}], tokens, task="exact_match")
+    assert data.train_questions is not None
+    prompt = data.train_questions.prompt(0)
+    assert prompt == data.train.tokens[0][: len(prompt)].tolist()
+
+
 def test_share_gpt_rows_are_the_same_rows(tmp_path: Path) -> None:
     names = {"user": "human", "assistant": "gpt"}
     rows = [{"from": names[message["role"]], "value": message["content"]} for message in TWO_TURNS]
@@ -136,6 +160,16 @@ def test_the_end_that_is_trained_can_be_named(tmp_path: Path) -> None:
         EOS,
         END,
     )
+
+
+def test_conversations_with_one_last_answer_are_no_copies(tmp_path: Path) -> None:
+    """Thanks are answered alike everywhere; a conversation is another one's copy where all its messages are."""
+    path = tmp_path / "rows.jsonl"
+    rows = [{"messages": said(word, "b", "d", "c")} for word in ("a", "b", "a")]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    config, sieve = file_config(path, text_column=None, messages_column="messages"), Sieve(drops=True)
+    assert len(list(read_jsonl(config, str(path), sieve))) == 2
+    assert sieve.dropped == {"duplicate": 1}
 
 
 def test_rows_of_one_question_are_on_one_side(tmp_path: Path) -> None:

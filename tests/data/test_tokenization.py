@@ -2,11 +2,12 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
-from transformers import PreTrainedTokenizerFast
+from transformers import AutoTokenizer, LlamaTokenizer, PreTrainedTokenizerFast
 
 from ebft.config.schema import UserError
 from ebft.data.rows import to_rows
@@ -62,7 +63,7 @@ def of(tokenizer: PreTrainedTokenizerFast, stop_tokens: tuple[int, ...] = (), **
 def test_a_completion_says_what_it_says_behind_its_prompt(kind: str, completion: str) -> None:
     """Alone, the four spaces before `return` decode to three, and `return` is encoded with a space before it."""
     tokens, prompt = of(sentencepiece(kind)), "a b\n"
-    before, after = (ids[0].tolist() for ids in (tokens.encode([prompt]), tokens.encode_within([completion])))
+    before, after = (ids[0].tolist() for ids in (tokens.encode([prompt]), tokens.encode_within([completion], [prompt])))
     assert tokens.decode(before + after) == prompt + completion
     assert tokens.continuations(before, [after, []]) == [completion, ""]
 
@@ -73,6 +74,24 @@ def test_a_row_holds_prompt_and_completion_to_the_letter(kind: str) -> None:
     rows = to_rows([pair("a +", "b")], stdlib_config(sequence_length=17), tokens)
     row = rows.tokens[0][rows.document_ids[0] == 0].tolist()
     assert tokens.decode(row) == "a +b</s>"
+
+
+@pytest.mark.parametrize("kind", ["metaspace", "prepend"])
+def test_behind_a_special_token_stands_what_the_tokenizer_puts_there(kind: str) -> None:
+    """Turns of a conversation that are cut behind an end, and one that goes on behind an end and a beginning."""
+    tokens, pieces = of(sentencepiece(kind)), ["<s>a b", " b</s>", "a<end_of_turn>", "b</s><s>a b", " a"]
+    first, *later = pieces
+    found = [*tokens.encode([first]), *tokens.encode_within(later, pieces[:-1])]
+    assert [token for ids in found for token in ids.tolist()] == tokens.encode(["".join(pieces)])[0].tolist()
+
+
+@pytest.mark.parametrize("legacy", [True, False])
+def test_an_exported_tokenizer_puts_the_same_behind_special_tokens(tmp_path: Path, legacy: bool) -> None:
+    vocabulary = {piece: number for number, piece in enumerate(["<unk>", "<s>", "</s>", "▁", "a", "▁a"])}
+    tokenizer = LlamaTokenizer(vocabulary, [("▁", "a")], legacy=legacy)
+    of(tokenizer).as_trained().save_pretrained(tmp_path)
+    expected = ["▁a", "</s>", "▁a" if legacy else "a"]
+    assert tokenizer.tokenize("a</s>a") == AutoTokenizer.from_pretrained(tmp_path).tokenize("a</s>a") == expected
 
 
 def test_a_plain_text_begins_as_the_tokenizer_begins_it() -> None:
@@ -135,7 +154,7 @@ def test_an_unknown_end_is_refused() -> None:
 
 def test_nothing_else_of_the_tokenizer_is_changed_within_a_text() -> None:
     tokens = of(bytes_only())
-    assert tokens.encode_within(["a b"])[0].tolist() == tokens.encode(["a b"])[0].tolist()
+    assert tokens.encode_within(["a b"], ["a"])[0].tolist() == tokens.encode(["a b"])[0].tolist()
     kept = json.loads(sentencepiece("prepend").backend_tokenizer.to_str())["normalizer"]
     assert [step["type"] for step in kept["normalizers"]] == ["Prepend", "Replace"]
 
