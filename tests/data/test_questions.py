@@ -273,8 +273,8 @@ HUB = ["data=hub", *JSONL[1:]]
         ),
         (
             ["data=jsonl", "data.path=x", "data.prompt_template='{p}'"],
-            "Set either data.text_column, or both data.prompt_column and data.completion_column, and make the rest "
-            "null.",
+            "Set either data.text_column, or data.messages_column, or both data.prompt_column and "
+            "data.completion_column, and make the rest null.",
         ),
     ],
 )

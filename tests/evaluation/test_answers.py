@@ -125,7 +125,7 @@ def test_calibration_sets_entropy_beside_the_loss_on_real_answers_at_the_same_de
 
 @pytest.mark.slow
 def test_an_evaluation_holds_its_answers_and_survives_a_checkpoint() -> None:
-    whole = Evaluator(EVAL, geometry(generate_length=3), batches(5), batches(5), phi_of(seed=1), None, examiner(2))
+    whole = Evaluator(EVAL, geometry(generate_length=3), batches(5), batches(5), phi_of(seed=1), (), examiner(2))
     ticks: list[None] = []
     result = whole(policy_of(), lambda: ticks.append(None))
     assert len(ticks) == whole.num_ticks == 4

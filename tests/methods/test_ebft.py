@@ -453,7 +453,7 @@ def test_expected_gradient_of_a_transformer_is_that_of_the_exact_objective(
 
     sampler = geometry(n_samples=2, stride=2, context_length=2, generate_length=2, temperature=temperature, reuse=reuse)
     network = FeatureNetwork(plain_model(seed=1, **TERNARY), replace(phi_of().features, feature_layers=[1]), "fp32")
-    method = EBFT(replace(CONFIG, ce_coef=0.0, advantage=advantage), sampler, policy_of(**TERNARY), network, 0, None)
+    method = EBFT(replace(CONFIG, ce_coef=0.0, advantage=advantage), sampler, policy_of(**TERNARY), network, 0, ())
     batch = random_batch([[0] * 6] * len(PAIRS))
     batch = replace(batch, tokens=row.expand(len(PAIRS), -1).clone())
     tokens = CONTINUATIONS[PAIRS][:, :, None].expand(-1, -1, len(ANCHORS), -1)
