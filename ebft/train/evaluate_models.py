@@ -8,6 +8,7 @@ evaluation.
 
 import json
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,11 +17,13 @@ import torch
 import yaml
 
 from ebft.config.identity import resolved
-from ebft.config.schema import AdapterConfig, EvaluateConfig, LoRAConfig, UserError
+from ebft.config.schema import AdapterConfig, EvaluateConfig, LoRAConfig, ModelConfig, UserError
+from ebft.data.tokenization import adds_bos
 from ebft.evaluation import Evaluation
 from ebft.models.adapters import ADAPTER_FILE, attach, check_packages, is_of_adapters, same_base
 from ebft.models.loading import (
     check_architecture,
+    end_tokens,
     load_architecture,
     load_feature_network,
     load_policy,
@@ -37,6 +40,7 @@ from ebft.report import plots
 from ebft.run import checkpoint
 from ebft.run import tensors as stored
 from ebft.train.optimization import AVERAGE, MODEL
+from ebft.train.plan import tokens_line
 from ebft.train.setup import Material, gather
 
 BASE = "base"
@@ -45,11 +49,12 @@ BASE = "base"
 def evaluate(config: EvaluateConfig, directory: Path) -> dict[str, str]:
     """Evaluates every model of the config and writes `directory`. Returns why some could not be evaluated, by name.
     Raises UserError as `gather`."""
-    material = gather(config)
+    material = gather(config, also_ends=_ends(config))
     phi = material.own_phi or load_feature_network(config, material.architecture, material.device)
     evaluator = material.evaluator(phi)
     directory.mkdir(parents=True, exist_ok=True)
     console = Console(directory / "evaluate.log")
+    console.say(f"tokens: {tokens_line(material)}")
     tracker = tracking.start(config.tracker, directory, tracking.without_secrets(resolved(config)), None)
     results: dict[str, Evaluation] = {}
     failures: dict[str, str] = {}
@@ -77,6 +82,29 @@ def labels(sources: Sequence[str]) -> dict[str, str]:
     return {name if last.count(name) == 1 else source: source for name, source in zip(last, sources, strict=True)}
 
 
+def _ends(config: EvaluateConfig) -> list[int]:
+    """What ends an answer of any of the models, as each of them names it: one that stops at an end of its own would
+    otherwise be heard on behind it. A base and the model tuned from it often differ there."""
+    found: list[int] = []
+    for source in config.models:
+        folder = Path(source)
+        is_run = (folder / "config.yaml").is_file()
+        if source == BASE or (is_run and not (folder / "model").is_dir()) or (folder / ADAPTER_FILE).is_file():
+            continue
+        other = _model(str(folder / "model") if is_run else source, config)
+        with suppress(UserError):  # which `load` raises again
+            if load_tokenizer(other).get_vocab() == load_tokenizer(config.model).get_vocab():
+                found += end_tokens(other, load_architecture(other))
+    return found
+
+
+def _model(path: str, config: EvaluateConfig) -> ModelConfig:
+    """Another model by its folder or hub id."""
+    return replace(
+        config.model, path=path, revision=None, init="pretrained", config_overrides={}, adapter=AdapterConfig("none")
+    )
+
+
 def load(source: str, config: EvaluateConfig, material: Material) -> LanguageModel:
     """The model that `source` names: `base`, a run folder, a checkpoint, a folder in Hugging Face format or a hub id.
     Raises UserError."""
@@ -98,11 +126,16 @@ def load(source: str, config: EvaluateConfig, material: Material) -> LanguageMod
         policy = load(BASE, config, material)
         attach(policy.model, folder, config.model.path)
         return policy
-    other = replace(
-        config.model, path=path, revision=None, init="pretrained", config_overrides={}, adapter=AdapterConfig("none")
-    )
-    if load_tokenizer(other).get_vocab() != material.tokenizer.get_vocab():
+    other = _model(path, config)
+    tokenizer = load_tokenizer(other)
+    if tokenizer.get_vocab() != material.tokenizer.get_vocab():
         raise UserError(f"{source} has another tokenizer than model.path={config.model.path}; evaluate it on its own.")
+    if config.data.bos == "auto" and adds_bos(tokenizer) != adds_bos(material.tokenizer):
+        one, another = (source, config.model.path) if adds_bos(tokenizer) else (config.model.path, source)
+        raise UserError(
+            f"{one} begins texts with a BOS and {another} does not, but all are asked about the same rows; evaluate "
+            "each on its own, or set data.bos=true or false."
+        )
     theirs, (architecture, _) = replace(config, model=other), without_dropout(load_architecture(other))
     check_architecture(architecture, theirs, material.device)
     return load_policy(theirs, architecture, material.device, unknown_tokens(architecture, material.tokenizer))

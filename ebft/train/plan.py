@@ -26,7 +26,7 @@ def plan(config: TrainConfig, setup: Groundwork) -> dict[str, str]:
         + (f" ({left_out} more too short for a block)" if left_out else "")
         + _dropped(setup.material.data),
         "rows": _layout(config),
-        "tokens": _tokens(setup.material),
+        "tokens": tokens_line(setup.material),
         "rollouts": cost.rollouts(config, setup.num_blocks),
         "tokens to forward per step": _cost(config, setup),
         "memory" if setup.num_processes == 1 else "memory of each process": _memory(config, setup),
@@ -83,7 +83,7 @@ def _prompts(material: Material) -> dict[str, str]:
     }
 
 
-def _tokens(material: Material) -> str:
+def tokens_line(material: Material) -> str:
     """What stands before rows and documents, what ends them, and what is never said."""
     tokens, num_ids = material.tokenization, material.architecture.vocab_size
     named = tokens.tokenizer.convert_ids_to_tokens(

@@ -87,8 +87,9 @@ class Material:
         )
 
 
-def gather(config: TrainConfig, world: World = SINGLE_PROCESS) -> Material:
-    """Raises UserError for anything that config, machine or data do not allow; loads no weights."""
+def gather(config: TrainConfig, world: World = SINGLE_PROCESS, also_ends: Sequence[int] = ()) -> Material:
+    """Raises UserError for anything that config, machine or data do not allow; loads no weights. `also_ends` are tokens
+    that end answers besides the model's own."""
     transformers.utils.logging.disable_progress_bar()  # the run has its own
     device = choose_device(config)
     check_method(config.method)
@@ -99,7 +100,7 @@ def gather(config: TrainConfig, world: World = SINGLE_PROCESS) -> Material:
     check_architecture(architecture, config, device)
     trained, examined = config.method.needs(config.sampler).asks_questions, config.eval.num_questions > 0
     references = References(config, world)
-    tokenization = Tokenization.of(config.data, tokenizer, end_tokens(config.model, architecture))
+    tokenization = Tokenization.of(config.data, tokenizer, [*end_tokens(config.model, architecture), *also_ends])
     loaded = data.load(config.data, tokenization, trained, examined, references.drop_failing)
     _check_vocabulary(loaded, architecture.vocab_size, config)
     held_out, held_out_long = (evaluation_batches(loaded.validation, config, size) for size in _evaluated(config.eval))

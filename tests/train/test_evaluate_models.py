@@ -1,11 +1,13 @@
 """Several models in one table: the run's own figures again, paired differences, and models that cannot be loaded."""
 
 import json
+import shutil
 from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
 import torch
+from transformers import AutoTokenizer, GenerationConfig
 
 from ebft.config.schema import EvaluateConfig, TrainConfig, UserError
 from ebft.run import checkpoint
@@ -97,6 +99,32 @@ def test_a_model_that_cannot_be_loaded_is_named_and_the_others_evaluated(
     content = json.loads((tmp_path / "out" / "eval.json").read_text())
     assert (list(content["models"]), content["failures"]) == (["sft"], failures)
     assert "unfinished was left out: " in (tmp_path / "out" / "eval.md").read_text()
+
+
+def test_an_answer_ends_where_any_of_the_models_ends_it(runs: tuple[TrainConfig, Path, Path], tmp_path: Path) -> None:
+    """As an instruction-tuned model beside its base, which knows no end of turn."""
+    config, sft, _ = runs
+    tuned = shutil.copytree(sft / "model", tmp_path / "tuned")
+    tokenizer = AutoTokenizer.from_pretrained(tuned)
+    GenerationConfig(eos_token_id=[tokenizer.eos_token_id, 7, 10**6]).save_pretrained(tuned)
+    assert evaluate(evaluation_of(config, ["base", str(tuned)]), tmp_path / "out") == {}
+    told = (tmp_path / "out" / "evaluate.log").read_text()
+    end, other = tokenizer.convert_ids_to_tokens([tokenizer.eos_token_id, 7])
+    assert f"tokens: no BOS, {end} ends what is trained, {other} also ends an answer" in told
+
+
+def test_models_that_begin_texts_differently_are_not_asked_about_the_same_rows(
+    runs: tuple[TrainConfig, Path, Path], tmp_path: Path
+) -> None:
+    config, sft, _ = runs
+    beginning = shutil.copytree(sft / "model", tmp_path / "beginning")
+    tokenizer = AutoTokenizer.from_pretrained(beginning)
+    tokenizer.bos_token, tokenizer.add_bos_token = tokenizer.eos_token, True
+    tokenizer.save_pretrained(beginning)
+    assert evaluate(evaluation_of(config, ["base", str(beginning)]), tmp_path / "out") == {
+        "beginning": f"{beginning} begins texts with a BOS and tiny does not, but all are asked about the same rows; "
+        "evaluate each on its own, or set data.bos=true or false."
+    }
 
 
 def test_adapters_are_evaluated_merged_from_a_checkpoint_and_over_their_base(
