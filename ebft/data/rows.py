@@ -87,7 +87,7 @@ def num_tokens(documents: Sequence[Document], tokenization: Tokenization) -> lis
 
 def tokenise(documents: Sequence[Document], tokenization: Tokenization) -> Stream:
     """Prompt and completion apart, so that the border between them is a border between tokens; a BOS before a document
-    where the model wants one and the text has none, and the end token behind it."""
+    where the model wants one and the text has none, and the end token behind it if the text has none."""
     pieces = [document.pieces for document in documents]
     first = iter(tokenization.encode([parts[0].text for parts in pieces]))
     before = [piece.text for parts in pieces for piece in parts[:-1]]
@@ -105,7 +105,8 @@ def _document(
     pieces: list[TokenIds], document: Document, tokenization: Tokenization
 ) -> tuple[Int[np.ndarray, "n"], Bool[np.ndarray, "n"], Bool[np.ndarray, "n"]]:
     """Tokens of a document, which of them are completions, and which are its BOS."""
-    ends = [] if document.has_own_ends else [np.array([tokenization.end], dtype=np.int32)]
+    ended = document.has_own_ends or pieces[-1][-1:].tolist() == [tokenization.end]
+    ends = [] if ended else [np.array([tokenization.end], dtype=np.int32)]
     tokens = np.concatenate([*pieces, *ends])
     learned = np.concatenate(
         [np.full(len(ids), piece.learned) for ids, piece in zip(pieces, document.pieces, strict=True)]

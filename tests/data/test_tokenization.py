@@ -147,6 +147,15 @@ def test_any_end_of_the_model_ends_an_answer_and_the_first_is_trained() -> None:
     ]
 
 
+@pytest.mark.parametrize("completion", ["b", "b</s>"])
+def test_a_text_that_ends_with_the_end_gets_no_second(completion: str) -> None:
+    """As published rows do whose completions were written with their EOS."""
+    tokens = of(sentencepiece("metaspace"))
+    rows = to_rows([pair("a ", completion), text("a</s>")], stdlib_config(sequence_length=6), tokens)
+    found = tokens.tokenizer.convert_ids_to_tokens(rows.tokens[0].tolist())
+    assert (found, rows.num_tokens) == (["▁a", "▁", "b", "</s>", "▁a", "</s>"], 6)
+
+
 def test_an_unknown_end_is_refused() -> None:
     with pytest.raises(UserError, match=r"data\.end_token=<im_end> is no token of spm; its special tokens are <s>"):
         of(sentencepiece("metaspace"), end_token="<im_end>")
