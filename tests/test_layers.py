@@ -122,6 +122,7 @@ def test_imports_come_from_lower_floors(path: Path) -> None:
         assert violations(room(path), path.read_text()) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.name)
 def test_scripts_are_on_the_roof(path: Path) -> None:
     """They may import from every room, and from one another in no circle; nobody imports them."""

@@ -78,6 +78,7 @@ def foreign(sources: list[str]) -> set[str]:
     return {name for tree in trees for name in used(tree) if private(name)} - ours - DOCUMENTED
 
 
+@pytest.mark.slow
 def test_every_private_name_of_another_package_is_listed() -> None:
     listed = {part for place in ADVICE for part in re.split("[.:]", place) if private(part)}
     found = foreign([path.read_text() for path in SOURCES])

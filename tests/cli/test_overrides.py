@@ -28,6 +28,7 @@ def data(*overrides: str) -> Any:
     return compose([*FILE, *overrides]).data
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("typed", "text"),
     [
@@ -93,6 +94,7 @@ def test_a_sweep_s_run_decodes_its_template_once(tmp_path: Path) -> None:
     assert compose(cell).data == ours
 
 
+@pytest.mark.slow
 def test_a_mapping_replaces_the_one_that_is_there() -> None:
     """data.parts={code_qa:1} once left the other two parts in."""
     parts = [
@@ -154,6 +156,7 @@ def replayed(folder: Path, config: TrainConfig) -> EvaluateConfig:
     return found
 
 
+@pytest.mark.slow
 def test_a_run_s_config_comes_back_byte_for_byte(tmp_path: Path, config: TrainConfig) -> None:
     """A template's backslashes were doubled, and ${ was looked up, on the way from a run to ebft-eval."""
     texts: Iterator[str] = iter(NASTY)

@@ -179,6 +179,7 @@ def test_workers_end_with_their_parent(tmp_path: Path) -> None:
     assert summary(tmp_path / "run")["status"] == "interrupted"
 
 
+@pytest.mark.slow
 def test_processes_that_do_not_meet(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ebft.parallel.world.RENDEZVOUS_SECONDS", 1.0)
     for name, value in {

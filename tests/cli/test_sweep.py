@@ -596,6 +596,7 @@ print("heavy:", sorted({"torch", "transformers", "datasets", "pandas", "matplotl
 """
 
 
+@pytest.mark.slow
 def test_a_plan_loads_neither_torch_nor_what_writes_a_comparison(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", LIGHT], cwd=tmp_path, capture_output=True, text=True, check=True)
     assert done.stdout.endswith("heavy: []\n")

@@ -267,6 +267,7 @@ def test_an_update_allocates_what_is_estimated(
     assert most == pytest.approx(peak_bytes(update(batch, rollout)), rel=0.15)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("vocabulary", "layers"), [(1009, 3), (31, 23)], ids=["draws", "depth"])
 @pytest.mark.parametrize("dtype", ["fp32", "bf16"])
 def test_rollouts_beside_the_activations_of_their_rows_allocate_what_is_estimated(

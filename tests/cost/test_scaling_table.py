@@ -68,6 +68,7 @@ def documented(config: TrainConfig) -> Step:
     return planned_step(config, load_architecture(config.model), anchors / rows)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "overrides", ["", " trainer.batch_size=512", " method=sft", " method=rlvr method.max_new_tokens=256"]
 )

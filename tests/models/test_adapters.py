@@ -171,6 +171,7 @@ def test_policy_features_and_reference_hold_one_copy_of_the_base() -> None:
 # Training
 
 
+@pytest.mark.slow
 def test_adapters_alone_are_trained() -> None:
     policy = adapted()
     named = {name for name, weight in policy.model.named_parameters() if weight.requires_grad}

@@ -54,6 +54,7 @@ def hidden_of(policy: LanguageModel, batch: Batch) -> Tensor:
         return policy.row_hidden(batch)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tied", [False, True])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_linear_modules_of_the_layers_are_packed_and_nothing_else_changes(family: str, tied: bool) -> None:
@@ -82,6 +83,7 @@ def test_the_model_keeps_its_config_its_name_and_how_it_generates() -> None:
     assert torch.equal(torch.get_rng_state(), state)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["fp32", "bf16"])
 def test_adapters_over_four_bits_are_trained_and_leave_them_alone(dtype: str) -> None:
     policy, alone, batch = adapted(dtype), packed(), random_batch(LAYOUTS["plain"])

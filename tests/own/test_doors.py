@@ -127,6 +127,7 @@ def test_a_feature_map_must_be_called(tmp_path: Path) -> None:
 METHOD = "name: mine\ncode: {code}\n"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("source", "message"),
     [
@@ -163,6 +164,7 @@ def mine(folder: Path, body: str) -> list[str]:
     return [f"--config-dir={folder / 'own'}", "method=mine"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("body", "message"),
     [
@@ -190,6 +192,7 @@ def test_a_method_that_fails_ends_with_its_own_traceback_and_one_sentence(
     assert summary(tmp_path / "run")["status"] == "failed"
 
 
+@pytest.mark.slow
 def test_a_method_that_cannot_be_built(tmp_path: Path) -> None:
     overrides = mine(tmp_path, "    @classmethod\n    def of(cls, given): return given.reward")
     with pytest.raises(UserError, match=r"(?s)in of\n.*cannot be built by `of`: AttributeError: .*reward"):
@@ -286,6 +289,7 @@ def test_a_task_sees_its_row_s_columns(tmp_path: Path) -> None:
     assert set(questions.items[0].row) == {"prompt", "completion"}
 
 
+@pytest.mark.slow
 def test_rows_of_a_function_that_fails(tmp_path: Path) -> None:
     (tmp_path / "rows.py").write_text(
         "def rows():\n    yield {'prompt': 'a', 'completion': 'b'}\n    raise KeyError('c')\n"

@@ -54,6 +54,7 @@ def test_a_task_is_chosen_by_its_name() -> None:
     assert task.reference == "polite.task:score"
 
 
+@pytest.mark.slow
 def test_a_method_and_its_optimizer_are_options_like_any_other() -> None:
     config = compose(["method=polite", "method.warmth=2"])
     assert (type(config.method).__name__, config.method.name, config.optimizer.lr) == ("Config", "polite", 0.25)

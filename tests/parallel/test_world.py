@@ -32,6 +32,7 @@ def conversation(world: World) -> dict[str, object]:
     }
 
 
+@pytest.mark.slow
 def test_three_processes(tmp_path: Path) -> None:
     heard = run_together(3, tmp_path, conversation)
     for rank, one in enumerate(heard):

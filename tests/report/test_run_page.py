@@ -143,6 +143,7 @@ def test_long_contexts_show_their_last_lines(tmp_path: Path) -> None:
     assert page.text["code"][0] == "…3\n4\n5\n6\n7\n8\n9\n10\n11\n12"
 
 
+@pytest.mark.slow
 def test_run_without_evaluation_and_samples(tmp_path: Path) -> None:
     summary = SUMMARY | {"status": "interrupted", "base": {}, "final": {}, "change": {}}
     page = Page(

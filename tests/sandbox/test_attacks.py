@@ -32,6 +32,7 @@ def test_an_attack_fails(name: str, place: str) -> None:
     assert outcome.kind in ATTACKS[name].kinds
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("place", PLACES)
 def test_an_honest_program_passes_after_all_attacks(place: str) -> None:
     outcome = outcomes(place)["honest"]

@@ -76,6 +76,7 @@ def test_processes_that_share_a_processor_wait_for_it() -> None:
     assert waited is None or waited > 0.05
 
 
+@pytest.mark.slow
 def test_a_starved_program_is_tried_again_alone_and_is_an_error_and_no_failure(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -99,6 +100,7 @@ def test_a_starved_program_is_tried_again_alone_and_is_an_error_and_no_failure(
         assert sandbox.run_all([sleeping])[0].kind == "passed"
 
 
+@pytest.mark.slow
 def test_a_program_that_took_too_long_has_not_passed_whenever_we_looked(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Stopwatch, "look", lambda _: None)
     slow = program("import time\ndef f(x):\n    while time.process_time() < 0.3: pass\n    return x", ((1,), 1))

@@ -101,6 +101,7 @@ def f(count):
         Sandbox(replace(CONFIG, processes=4))
 
 
+@pytest.mark.slow
 def test_outcomes_come_in_order_and_a_hanging_program_costs_only_its_own_limit(sandbox: Sandbox) -> None:
     programs = [program("def f(x): return x", ((number,), number if number % 3 else 0)) for number in range(1, 16)]
     started = time.monotonic()
@@ -111,6 +112,7 @@ def test_outcomes_come_in_order_and_a_hanging_program_costs_only_its_own_limit(s
     assert [outcome.kind for outcome in outcomes[1:]] == ["passed", "passed", "wrong_value"] * 5
 
 
+@pytest.mark.slow
 def test_what_the_batch_has_no_time_for_is_an_error_and_not_a_failure() -> None:
     with Sandbox(replace(CONFIG, workers=1, batch_seconds=0.1)) as sandbox:
         outcomes = sandbox.run_all([HANGING, RIGHT, RIGHT])
@@ -154,6 +156,7 @@ def test_our_own_failure_is_an_error_and_the_next_program_runs(
         assert sandbox.run(RIGHT).status == "passed"
 
 
+@pytest.mark.slow
 @linux
 def test_a_process_that_the_system_kills_is_an_error() -> None:
     """As the kernel does when the machine is out of memory."""
@@ -201,6 +204,7 @@ def f(x):
 """
 
 
+@pytest.mark.slow
 @linux
 @pytest.mark.parametrize("parts", [levels.PARTS, levels.PARTS[:3], ()])
 def test_nothing_is_left_of_a_run(parts: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -218,6 +222,7 @@ def test_nothing_is_left_of_a_run(parts: tuple[str, ...], tmp_path: Path, monkey
     assert descendants(os.getpid()) == before
 
 
+@pytest.mark.slow
 @linux
 @pytest.mark.parametrize("parts", [levels.PARTS, levels.PARTS[:3]])
 def test_a_runner_that_is_killed_takes_everything_with_it(parts: tuple[str, ...], tmp_path: Path) -> None:

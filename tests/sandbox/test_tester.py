@@ -51,6 +51,7 @@ def test_cases(
     assert told(sandbox.run(program(source, *cases))) == (status, kind, num_tests)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("source", "code", "kind", "num_tests"),
     [
@@ -264,6 +265,7 @@ def script(source: str, *exchanges: tuple[str, str]) -> Program:
     return Program(source, programs.Tests("", exchanges=tuple(Exchange(*exchange) for exchange in exchanges)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("source", "exchanges", "kind", "num_tests"),
     [

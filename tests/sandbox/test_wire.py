@@ -118,6 +118,7 @@ def test_any_json_may_be_compared(tree: Any) -> None:
     assert not any(same(tree, encode(right)) for right in [{1: 2}, {1}, (1, 2), 1j, {}, set(), [1], 5, None, "ab"])
 
 
+@pytest.mark.slow
 def test_keys_that_collide_cost_no_time() -> None:
     """Ints that are multiples of 2^61 - 1 all hash to 0: a dict of them, built by the sender's leave, would take
     minutes."""

@@ -79,6 +79,7 @@ def test_a_killed_run_is_interrupted_and_goes_on(tmp_path: Path) -> None:
     assert [what for *_, what in diary(tmp_path)][1:] == [f"start {saved}", "completed"]
 
 
+@pytest.mark.slow
 def test_a_failure_is_on_record_with_its_sentence_and_is_not_repeated(tmp_path: Path) -> None:
     outcome = AttemptResult("failed", f"optimizer.lr=-1 must be above 0. (exit code 2, {tmp_path}/logs/a.log)")
     assert perform(tmp_path, job("fail=1"), {}) == outcome

@@ -149,6 +149,7 @@ def test_shards_with_every_other_setting(tmp_path: Path, way: str) -> None:
         assert_alike(one, expected)
 
 
+@pytest.mark.slow
 def test_reference_policy_and_judge_over_a_sharded_base(tmp_path: Path) -> None:
     config = config_of(
         tmp_path,
@@ -167,6 +168,7 @@ def run(world: World, config: TrainConfig, run_dir: Path) -> str:
     return train(config, run_dir, world)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 def test_a_run_of_two_processes_is_the_run_of_one(tmp_path: Path, method: str) -> None:
     """The same folder: figures to rounding, those of evaluation of single tokens among them, every table, one summary;
@@ -204,6 +206,7 @@ def refuses(world: World, config: TrainConfig, run_dir: Path) -> str:
     return str(error.value)
 
 
+@pytest.mark.slow
 def test_what_one_process_refuses_all_refuse(tmp_path: Path) -> None:
     config = config_of(tmp_path, "sft", "trainer.parallel=ddp")
     messages = run_together(3, tmp_path, refuses, config, tmp_path / "run")
@@ -219,6 +222,7 @@ def state_in(run_dir: Path, step: int) -> dict[str, Tensor]:
     return tensors.read(checkpoint.load(run_dir / "checkpoints" / f"step_{step:06d}")["tensors"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("parallel", ["ddp", "fsdp2"])
 def test_a_checkpoint_of_two_processes_goes_on_in_one_and_in_three(tmp_path: Path, parallel: str) -> None:
     """Weights, moments, average and rows of figures of a run that was never disturbed, in one process; tokens too,
@@ -258,6 +262,7 @@ def adapted(world: World, config: TrainConfig, run_dir: Path) -> str:
     return train(config, run_dir, world)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["fp32", "bf16"])
 def test_adapters_over_a_sharded_base(tmp_path: Path, dtype: str) -> None:
     """Adapters, features and both exports, as one process has them."""

@@ -31,6 +31,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[TrainConfig, Path, P
     return config, folder / "sft", folder / "ebft"
 
 
+@pytest.mark.slow
 def test_a_run_gets_the_figures_of_its_own_final_evaluation_bit_for_bit(
     runs: tuple[TrainConfig, Path, Path], tmp_path: Path
 ) -> None:
@@ -49,6 +50,7 @@ def test_a_run_gets_the_figures_of_its_own_final_evaluation_bit_for_bit(
     assert found["ebft"] == found["step_000004"] == summary(ebft)["final"]
 
 
+@pytest.mark.slow
 def test_differences_are_paired_and_to_the_first_model(runs: tuple[TrainConfig, Path, Path], tmp_path: Path) -> None:
     config, sft, ebft = runs
     evaluate(evaluation_of(config, ["base", str(sft), str(ebft)]), tmp_path / "out")
@@ -76,6 +78,7 @@ def test_differences_are_paired_and_to_the_first_model(runs: tuple[TrainConfig, 
     assert list(dict.fromkeys(models)) == ["base", "sft", "ebft"]
 
 
+@pytest.mark.slow
 def test_a_model_that_cannot_be_loaded_is_named_and_the_others_evaluated(
     runs: tuple[TrainConfig, Path, Path], tmp_path: Path
 ) -> None:
@@ -101,6 +104,7 @@ def test_a_model_that_cannot_be_loaded_is_named_and_the_others_evaluated(
     assert "unfinished was left out: " in (tmp_path / "out" / "eval.md").read_text()
 
 
+@pytest.mark.slow
 def test_an_answer_ends_where_any_of_the_models_ends_it(runs: tuple[TrainConfig, Path, Path], tmp_path: Path) -> None:
     """As an instruction-tuned model beside its base, which knows no end of turn."""
     config, sft, _ = runs
@@ -127,6 +131,7 @@ def test_models_that_begin_texts_differently_are_not_asked_about_the_same_rows(
     }
 
 
+@pytest.mark.slow
 def test_adapters_are_evaluated_merged_from_a_checkpoint_and_over_their_base(
     runs: tuple[TrainConfig, Path, Path], tmp_path: Path
 ) -> None:
@@ -156,6 +161,7 @@ def test_adapters_are_evaluated_merged_from_a_checkpoint_and_over_their_base(
     }
 
 
+@pytest.mark.slow
 def test_adapters_over_another_base_are_named(runs: tuple[TrainConfig, Path, Path], tmp_path: Path) -> None:
     config, sft, _ = runs
     train(miniature(tmp_path, "method=sft", "model/adapter=lora", "trainer.max_steps=1", "seed=1"), tmp_path / "lora")

@@ -42,6 +42,7 @@ def no_report(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(report, "write", lambda *_: None)
 
 
+@pytest.mark.slow
 def test_rows_of_an_undisturbed_run(tmp_path: Path) -> None:
     train(miniature(tmp_path, "method=sft"), tmp_path / "run")
     found = [
@@ -64,6 +65,7 @@ def test_rows_of_an_undisturbed_run(tmp_path: Path) -> None:
     assert sorted({row["step"] for row in rows(tmp_path / "run" / "samples.jsonl")}) == [0, 3, 6, 9, 10]
 
 
+@pytest.mark.slow
 def test_a_complete_run_is_left_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config, run = miniature(tmp_path, "method=sft", "trainer.max_steps=2"), tmp_path / "run"
     train(config, run)
@@ -95,6 +97,7 @@ def with_infinite_gradient(loss: torch.Tensor) -> torch.Tensor:
     return loss
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("damage", "cause"),
     [
@@ -140,6 +143,7 @@ def test_what_is_not_finite_stops_the_run(
     assert same(state["schedule"], last["schedule"])
 
 
+@pytest.mark.slow
 def test_weights_that_diverge_fail_in_the_evaluation_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """After the last step nothing but the evaluation looks at the weights, and the summary must not hold what JSON
     cannot."""
@@ -172,6 +176,7 @@ def fill_disk(monkeypatch: pytest.MonkeyPatch, after: int, *parts: str) -> None:
     monkeypatch.setattr(Path, "open", opened)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("parts", "after", "named", "status"),
     [
@@ -200,6 +205,7 @@ def test_a_full_disk_ends_the_run_and_not_its_checkpoints(
     assert_same_run(run, tmp_path / "straight")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("average", ["null", "0.5"])
 def test_the_exported_model_scores_the_same_in_plain_transformers(tmp_path: Path, average: str) -> None:
     config, run = (
@@ -232,6 +238,7 @@ def test_the_exported_model_scores_the_same_in_plain_transformers(tmp_path: Path
     assert not averaged or not torch.equal(own["model.norm.weight"], chosen["model.norm.weight"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_every_experiment_takes_a_step(tmp_path: Path, name: str) -> None:
     """With the debug model and rows, batches and blocks cut down; everything else is the experiment's."""

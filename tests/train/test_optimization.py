@@ -261,6 +261,7 @@ def gradient(setup: Setup, step: int = 0) -> Tensor:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("method", "passes"), [("sft", 1), ("ebft", 2)])  # a row, and a row and its branches
 def test_gradient_checkpointing_recomputes_and_changes_nothing(tmp_path: Path, method: str, passes: int) -> None:
     gradients, forwards = [], []
@@ -300,6 +301,7 @@ def test_cuts_by_hand(rows: int, tokens: int | None, cuts: list[tuple[int, int]]
     assert micro_batches([5, 7, 11, 3, 2], rows, tokens) == cuts
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", [[], ["data.layout=padded"]], ids=["packed", "padded"])
 @pytest.mark.parametrize("method", ["sft", "ebft"])
 def test_the_micro_batch_never_changes_the_step(tmp_path: Path, method: str, layout: list[str]) -> None:
@@ -320,6 +322,7 @@ def test_the_micro_batch_never_changes_the_step(tmp_path: Path, method: str, lay
         assert values == pytest.approx(figures, rel=1e-4, abs=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["sft", "ebft"])
 def test_a_bf16_step_is_finite_and_near_the_fp32_step(tmp_path: Path, method: str) -> None:
     """The draws are the same and the model is near uniform, so most rollouts are too; weights stay in float32."""

@@ -35,6 +35,7 @@ def test_tokens_of_a_step_are_those_of_the_plan(tmp_path: Path, method: str, geo
     assert f"; {measured / (3 * 3 * 23):.1f} times" in line
 
 
+@pytest.mark.slow
 def test_dropout_that_was_switched_off_has_a_line(tmp_path: Path) -> None:
     config = miniature(tmp_path, "method=sft", "+model.config_overrides.attention_dropout=0.125")
     setup = prepare(config)
@@ -46,6 +47,7 @@ def test_dropout_that_was_switched_off_has_a_line(tmp_path: Path) -> None:
     assert "dropout" not in plan(without, prepare(without))
 
 
+@pytest.mark.slow
 def test_phases_are_those_of_the_plan(tmp_path: Path) -> None:
     """Three rows of 23 tokens with three blocks of two rollouts of three tokens; phi is one of two layers deep.
 
@@ -124,6 +126,7 @@ def test_lines_of_the_plan(tmp_path: Path) -> None:
     }
 
 
+@pytest.mark.slow
 def test_rollouts_are_named_by_what_the_method_samples(tmp_path: Path) -> None:
     blocks = miniature(tmp_path, "method=ebft")
     assert plan(blocks, prepare(blocks))["rollouts"] == "2 of 3 tokens at each of 3.0 anchors a row"
@@ -143,6 +146,7 @@ def test_the_model_card_names_base_method_and_figures(tmp_path: Path) -> None:
     assert "| `eval/cross_entropy` | 1.2346 |" in card
 
 
+@pytest.mark.slow
 def test_the_plan_says_how_rows_lie_and_what_counts(tmp_path: Path) -> None:
     text, asked = miniature(tmp_path, "method=sft"), miniature(tmp_path, "method=sft", *pairs(tmp_path))
     assert plan(text, prepare(text))["rows"] == "packed, documents joined and cut; trained on all tokens"

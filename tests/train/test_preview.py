@@ -31,6 +31,7 @@ def files(folder: Path) -> list[Path]:
     return sorted(folder.rglob("*"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 def test_the_plan_is_that_of_the_run(tmp_path: Path, method: str, capsys: pytest.CaptureFixture[str]) -> None:
     questions = pairs(tmp_path) if method == "rlvr" else []
@@ -94,6 +95,7 @@ def test_a_gpu_that_is_too_small_is_a_line_of_the_plan(
     assert f"  room: {line}\n" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("limit", [None, 82, 56])
 @pytest.mark.parametrize("documents", [2, 3])

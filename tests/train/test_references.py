@@ -53,6 +53,7 @@ def tried(tmp_path: Path, *overrides: str) -> References:
     return References(miniature(tmp_path, "sandbox.allow_code_execution=true", *overrides))
 
 
+@pytest.mark.slow
 def test_each_content_runs_once_on_a_machine_and_limits_of_time_again(tmp_path: Path, scripted: type[Scripted]) -> None:
     first = tried(tmp_path).attempts(questions("right", "wrong", "right", "slow"))
     assert [result.kind for result in first] == ["passed", "wrong_value", "passed", "timeout"]
@@ -73,6 +74,7 @@ def test_without_a_folder_nothing_is_kept(
     assert scripted.ran == ["right", "right"]
 
 
+@pytest.mark.slow
 def test_those_that_fail_are_dropped_named_in_the_plan_and_beyond_ten_in_the_log(tmp_path: Path) -> None:
     few = tried(tmp_path)
     assert few.drop_failing(questions("right", "wrong", "slow")) == [False, True, True]
@@ -87,6 +89,7 @@ def test_those_that_fail_are_dropped_named_in_the_plan_and_beyond_ten_in_the_log
     assert References(miniature(tmp_path)).plan() == {}
 
 
+@pytest.mark.slow
 def test_a_failure_of_the_machine_is_no_failed_reference(tmp_path: Path, scripted: type[Scripted]) -> None:
     with pytest.raises(
         RunFailure, match=r"file:2 and 0 others could not be tried \(the machine had no processor .*nothing about them"

@@ -125,6 +125,7 @@ LIVES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
     [
@@ -150,6 +151,7 @@ def test_a_run_of_many_lives_equals_one_that_nothing_disturbed(tmp_path: Path, o
 LORA = ["model/adapter=lora", "model.adapter.rank=3"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
     [
@@ -176,6 +178,7 @@ def test_five_and_five_steps_equal_ten(tmp_path: Path, options: list[str]) -> No
     assert_same_run(tmp_path / "run", tmp_path / "straight")
 
 
+@pytest.mark.slow
 def test_a_model_that_draws_random_numbers_goes_on_with_its_stream(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -190,6 +193,7 @@ def test_a_model_that_draws_random_numbers_goes_on_with_its_stream(
     assert_same_run(tmp_path / "run", tmp_path / "straight")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("schedule", ["constant_with_warmup", "cosine"])
 def test_a_longer_run_goes_on_where_the_shorter_one_ended(tmp_path: Path, schedule: str) -> None:
     """The schedule is that of the longer run from its first step on: 0 at the end of the shorter one must not cost a
@@ -208,6 +212,7 @@ def test_a_longer_run_goes_on_where_the_shorter_one_ended(tmp_path: Path, schedu
     assert min(rates[5:]) > 0
 
 
+@pytest.mark.slow
 def test_a_shorter_run_than_the_one_that_is_there_is_refused(tmp_path: Path) -> None:
     """It once ran on for ever, for its step was never the last."""
     train(miniature(tmp_path, "method=sft", "trainer.max_steps=3"), tmp_path / "run")
@@ -218,6 +223,7 @@ def test_a_shorter_run_than_the_one_that_is_there_is_refused(tmp_path: Path) -> 
     assert summary(tmp_path / "run")["status"] == "completed"
 
 
+@pytest.mark.slow
 def test_resume_never_and_other_configs_are_refused(tmp_path: Path) -> None:
     run = tmp_path / "run"
     train(miniature(tmp_path, "method=sft", "trainer.max_steps=1"), run)
@@ -230,6 +236,7 @@ def test_resume_never_and_other_configs_are_refused(tmp_path: Path) -> None:
     assert summary(run)["status"] == "completed"
 
 
+@pytest.mark.slow
 def test_resume_from_a_path_into_a_new_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = miniature(tmp_path, "method=sft")
     live(config, tmp_path / "old", "stepped", 5, SIGTERM)
@@ -246,6 +253,7 @@ def test_resume_from_a_path_into_a_new_folder(tmp_path: Path, monkeypatch: pytes
     assert (tmp_path / "new" / "report.html").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("override", "message"),
     [
@@ -264,6 +272,7 @@ def test_a_checkpoint_that_does_not_fit_leaves_no_folder(tmp_path: Path, overrid
     assert not (tmp_path / "new").exists()
 
 
+@pytest.mark.slow
 def test_adapters_of_another_base_leave_no_folder(tmp_path: Path) -> None:
     """Their shapes are the same, and a checkpoint holds nothing of the base but its fingerprint."""
     train(miniature(tmp_path, "method=sft", *LORA, "trainer.max_steps=1"), tmp_path / "old")
@@ -293,6 +302,7 @@ def run_until(command: list[str], run: Path, step: int, number: signal.Signals) 
     return process.returncode, errors
 
 
+@pytest.mark.slow
 def test_signals_end_a_process_in_order_and_it_goes_on(tmp_path: Path) -> None:
     """SIGTERM, then Ctrl-C: exit code 130, status interrupted, and a last life that ends completed with every row
     once."""
@@ -312,6 +322,7 @@ def test_signals_end_a_process_in_order_and_it_goes_on(tmp_path: Path) -> None:
     assert [row["step"] for row in rows(run / "metrics.jsonl")] == [*range(last + 1), last]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "side"), [("train.jsonl", "training"), ("validation.jsonl", "held-out")])
 def test_a_run_does_not_go_on_over_other_rows(tmp_path: Path, name: str, side: str) -> None:
     """With a word changed in the held-out file, the summary once told of 1.32 nats of change "on the same rows"."""
@@ -330,6 +341,7 @@ def test_a_run_does_not_go_on_over_other_rows(tmp_path: Path, name: str, side: s
     assert train(longer, tmp_path / "run") == "completed"
 
 
+@pytest.mark.slow
 def test_a_digest_knows_rows_masks_and_what_judges_answers(tmp_path: Path) -> None:
     tokenizer = load_tokenizer(miniature(tmp_path).model)
 
@@ -343,6 +355,7 @@ def test_a_digest_knows_rows_masks_and_what_judges_answers(tmp_path: Path) -> No
     assert all(first[side] != digests(references_column="prompt")[side] for side in first)
 
 
+@pytest.mark.slow
 def test_a_checkpoint_without_digests_is_refused(tmp_path: Path) -> None:
     config = miniature(tmp_path, "method=sft", "trainer.max_steps=1", "eval.every_steps=9")
     train(config, tmp_path / "run")

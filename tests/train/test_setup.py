@@ -72,6 +72,7 @@ def test_a_setup_has_what_its_config_says(composed: Composed) -> None:
     assert len(setup.method.phi.decoder.module.layers) == 3  # up to three quarters of the depth
 
 
+@pytest.mark.slow
 def test_supervised_fine_tuning_is_evaluated_with_the_same_feature_network_and_rows(composed: Composed) -> None:
     one, other = prepare(composed()), prepare(composed("method=sft"))
     assert isinstance(other.method, SFT)
@@ -161,6 +162,7 @@ def test_gradient_checkpointing_is_of_the_policy_only(composed: Composed) -> Non
     assert not setup.evaluator.phi.decoder.module.layers[0].gradient_checkpointing
 
 
+@pytest.mark.slow
 def test_seeds_give_different_random_models(composed: Composed) -> None:
     weights = [prepare(composed(f"seed={seed}")).policy.head.weight for seed in (0, 0, 1)]
     assert torch.equal(weights[0], weights[1])

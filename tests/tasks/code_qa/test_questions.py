@@ -27,6 +27,7 @@ def test_thousands_of_distinct_questions(asked: list[Question]) -> None:
     assert len({question.key for question in asked}) > 2_000
 
 
+@pytest.mark.slow
 def test_every_answer_passes_its_own_tests(asked: list[Question]) -> None:
     """Whichever of the spellings it is; what is wanted is what the first returns."""
     for question in asked:
