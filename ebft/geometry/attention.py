@@ -28,19 +28,26 @@ from ebft.types import Batch, Blocks
 Mask = TypeVar("Mask")
 
 
+@dataclass(frozen=True)
+class LayerAttention:
+    """How a layer attends."""
+
+    index: int  # of the layer, by which its keys and values are kept
+    scaling: float  # of the scores
+    window: int | None = None  # tokens that a query sees, itself among them; None: all before it
+    softcap: float | None = None  # what scores are capped at; None: nothing
+
+
 class Context(ABC):
     """What the tokens of one forward are."""
 
     @abstractmethod
     def attend(
         self,
-        layer: int,
+        layer: LayerAttention,
         query: Float[Tensor, "B H S d"],
         key: Float[Tensor, "B h S d"],
         value: Float[Tensor, "B h S d"],
-        scaling: float,
-        window: int | None = None,
-        softcap: float | None = None,
     ) -> Float[Tensor, "B S H d"]: ...
 
 
@@ -69,22 +76,14 @@ class RowContext(Context):
     def of(cls, batch: Batch, keep: bool = False) -> "RowContext":
         return cls(batch.document_ids, batch.masked, keep)
 
-    def attend(
-        self,
-        layer: int,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        scaling: float,
-        window: int | None = None,
-        softcap: float | None = None,
-    ) -> Tensor:
+    def attend(self, layer: LayerAttention, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         if self.keep:
-            self.cache.setdefault(layer, (key, value))  # gradient checkpointing comes by again, with a graph of its own
-        seen = _by_window(self.seen, window, self.document_ids.shape[1], self._seen)
+            # gradient checkpointing comes by again, with a graph of its own
+            self.cache.setdefault(layer.index, (key, value))
+        seen = _by_window(self.seen, layer.window, self.document_ids.shape[1], self._seen)
         if isinstance(seen, FlexRow):
-            return seen.attend(query, key, value, scaling, softcap)
-        return attention(query, key, value, seen, scaling, softcap)
+            return seen.attend(query, key, value, layer.scaling, layer.softcap)
+        return attention(query, key, value, seen, layer.scaling, layer.softcap)
 
     def _seen(self, window: int | None) -> Tensor | FlexRow | None:
         if self.document_ids.is_cuda:
@@ -107,18 +106,9 @@ class BranchContext(Context):
         num_positions = max(own.reach, default=0) + max(own.depth, default=0) + 1
         return cls(row_cache, batch.document_ids, own, num_positions)
 
-    def attend(
-        self,
-        layer: int,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        scaling: float,
-        window: int | None = None,
-        softcap: float | None = None,
-    ) -> Tensor:
-        seen = _by_window(self.seen, window, self.num_positions, self._seen)
-        return seen.attend(query, self.row_cache[layer], key, value, scaling, softcap)
+    def attend(self, layer: LayerAttention, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        seen = _by_window(self.seen, layer.window, self.num_positions, self._seen)
+        return seen.attend(query, self.row_cache[layer.index], key, value, layer.scaling, layer.softcap)
 
     def _seen(self, window: int | None) -> ChunkedBranches | FlexBranches:
         if self.document_ids.is_cuda:
@@ -149,30 +139,21 @@ class StepContext(Context):
         """Go on with branches at `anchors`, each behind the tokens that its parent among the branches so far has
         seen."""
         self.anchors, self.seen = anchors, {}
-        for layer, (keys, values) in self.own_cache.items():
+        for index, (keys, values) in self.own_cache.items():
             chosen = (parents + keys.shape[1] * torch.arange(len(parents), device=parents.device)[:, None]).flatten()
             inherited = (x.flatten(0, 1).index_select(0, chosen).unflatten(0, parents.shape) for x in (keys, values))
-            self.own_cache[layer] = next(inherited), next(inherited)
+            self.own_cache[index] = next(inherited), next(inherited)
 
-    def attend(
-        self,
-        layer: int,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        scaling: float,
-        window: int | None = None,
-        softcap: float | None = None,
-    ) -> Tensor:
+    def attend(self, layer: LayerAttention, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         key, value = key.transpose(1, 2), value.transpose(1, 2)
-        if layer not in self.own_cache:
+        if layer.index not in self.own_cache:
             keys, values = (x.new_zeros((*x.shape[:3], self.num_steps, x.shape[3])) for x in (key, value))
-            self.own_cache[layer] = keys, values
-        keys, values = self.own_cache[layer]
+            self.own_cache[layer.index] = keys, values
+        keys, values = self.own_cache[layer.index]
         keys[:, :, :, self.step], values[:, :, :, self.step] = key, value
-        seen = _by_window(self.seen, window, self.document_ids.shape[1] + self.num_steps, self._seen)
+        seen = _by_window(self.seen, layer.window, self.document_ids.shape[1] + self.num_steps, self._seen)
         own = keys.transpose(1, 2), values.transpose(1, 2)
-        return seen.attend(query, self.row_cache[layer], own, self.step, scaling, softcap)
+        return seen.attend(query, self.row_cache[layer.index], own, self.step, layer.scaling, layer.softcap)
 
     def _seen(self, window: int | None) -> ChunkedSteps | FlexSteps:
         if self.anchors.is_cuda:
@@ -210,11 +191,9 @@ class CompletionContext(Context):
     def keep(self, chosen: Int[Tensor, "_"]) -> None:
         """Go on with the chosen completions, or rows, each as often as it is named."""
         self.document_ids, self.anchors, self.visible = self.document_ids[chosen], self.anchors[chosen], {}
-        for layer, (
-            keys,
-            values,
-        ) in self.cache.items():  # under autocast, attention would cast rotated keys to the values' type at every step
-            self.cache[layer] = self._roomy(keys.to(values.dtype), chosen), self._roomy(values, chosen)
+        # under autocast, attention would cast rotated keys to the values' type at every step
+        for index, (keys, values) in self.cache.items():
+            self.cache[index] = self._roomy(keys.to(values.dtype), chosen), self._roomy(values, chosen)
 
     def _roomy(self, cached: Float[Tensor, "R h U d"], chosen: Int[Tensor, "_"]) -> Float[Tensor, "_ h S d"]:
         passed = self.row_length + self.step
@@ -222,23 +201,15 @@ class CompletionContext(Context):
         roomy[:, :, :passed] = cached[chosen, :, :passed]
         return roomy
 
-    def attend(
-        self,
-        layer: int,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        scaling: float,
-        window: int | None = None,
-        softcap: float | None = None,
-    ) -> Tensor:
+    def attend(self, layer: LayerAttention, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """Query heads that share a key head stand in the place of several queries."""
         passed, num_heads = self.row_length + self.step, key.shape[1]
-        keys, values = (x[:, :, : passed + 1] for x in self.cache[layer])
+        keys, values = (x[:, :, : passed + 1] for x in self.cache[layer.index])
         keys[:, :, passed:], values[:, :, passed:] = key, value
         grouped = query.squeeze(2).unflatten(1, (num_heads, -1))
-        seen = self._seen(None if window is None or window >= self.row_length + self.num_steps else window)
-        out = attention(grouped, keys, values, seen[..., : passed + 1], scaling, softcap)
+        window, num_positions = layer.window, self.row_length + self.num_steps
+        seen = self._seen(None if window is None or window >= num_positions else window)
+        out = attention(grouped, keys, values, seen[..., : passed + 1], layer.scaling, layer.softcap)
         return out.transpose(1, 2).flatten(1, 2)[:, None]
 
     def _seen(self, window: int | None) -> Bool[Tensor, "R 1 1 S"]:

@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 from transformers import AttentionInterface, AttentionMaskInterface
 
-from ebft.geometry.attention import Context
+from ebft.geometry.attention import Context, LayerAttention
 
 NAME = "ebft_branches"
 
@@ -51,11 +51,12 @@ def branch_attention(
 ) -> tuple[Float[Tensor, "B S H d"], None]:
     """The function that `transformers` models call; `context_ref` comes through the model's keyword arguments. Raises
     TypeError for a mask that the model made by itself, whose window nobody knows."""
-    layer = module.layer_idx
-    assert isinstance(layer, int)
+    index = module.layer_idx
+    assert isinstance(index, int)
     if not isinstance(attention_mask, MaskRef):
         raise TypeError(f"{type(module).__name__} makes its masks by itself")
-    return context_ref.context.attend(layer, query, key, value, scaling, attention_mask.window, softcap), None
+    layer = LayerAttention(index, scaling, attention_mask.window, softcap)
+    return context_ref.context.attend(layer, query, key, value), None
 
 
 AttentionInterface.register(NAME, branch_attention)

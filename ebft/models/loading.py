@@ -81,7 +81,9 @@ def end_tokens(config: ModelConfig, architecture: PreTrainedConfig) -> list[int]
     path = model_path(config.path, "model.path")
     try:
         ends = GenerationConfig.from_pretrained(path, revision=config.revision).eos_token_id
-    except OSError:  # there is none
+    except OSError as error:
+        if (Path(path) / "generation_config.json").is_file():
+            raise UserError(f"{path}/generation_config.json cannot be read: {_first_line(error)}") from error
         ends = architecture.to_dict().get("eos_token_id")
     return ends if isinstance(ends, list) else [] if ends is None else [ends]
 

@@ -63,7 +63,8 @@ def _connect() -> None:
     os.unlink(_INPUT)  # not one of the program's files, which have a limit
     os.dup2(given, 0)
     os.dup2(written, 1)
-    sys.stdin = sys.__stdin__ = io.TextIOWrapper(io.BufferedReader(io.FileIO(0, closefd=False)), "utf-8")  # type: ignore[misc]
+    stdin = io.TextIOWrapper(io.BufferedReader(io.FileIO(0, closefd=False)), "utf-8")
+    sys.stdin = sys.__stdin__ = stdin  # type: ignore[misc]
     stdout = io.TextIOWrapper(io.BufferedWriter(io.FileIO(1, "w", closefd=False)), "utf-8", "surrogateescape")
     sys.stdout = sys.__stdout__ = stdout  # type: ignore[misc]
 

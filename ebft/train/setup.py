@@ -4,6 +4,7 @@ import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 import transformers
@@ -64,7 +65,7 @@ class Material:
     def tokenizer(self) -> PreTrainedTokenizerBase:
         return self.tokenization.tokenizer
 
-    @property
+    @cached_property
     def unknown(self) -> list[int]:
         return unknown_tokens(self.architecture, self.tokenizer)
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from ebft.geometry import chunked
-from ebft.geometry.attention import BranchContext, RowContext, StepContext
+from ebft.geometry.attention import BranchContext, LayerAttention, RowContext, StepContext
 from ebft.geometry.blocks import Branches, make_branches
 from ebft.geometry.chunked import CHUNK_BRANCHES
 from ebft.models.policy import LanguageModel
@@ -28,6 +28,9 @@ from tests.helpers import (
 from tests.reference import batch_of, dense_mask, flat_positions, flat_tokens, pack_loop
 
 R, G = 11, 3
+
+
+LAYER = LayerAttention(0, scaling=1.0)
 
 
 @pytest.fixture
@@ -183,7 +186,7 @@ def test_a_chunk_of_branches_reads_the_row_no_further_than_its_largest_anchor() 
     values = row.clone()
     values[:, :, CHUNK_BRANCHES:] = torch.nan
     queries = torch.ones(1, 6, num_branches * G, 5)
-    out = BranchContext.of(batch, branches, {0: (row, values)}).attend(0, queries, own, own, 1.0)
+    out = BranchContext.of(batch, branches, {0: (row, values)}).attend(LAYER, queries, own, own)
     first = CHUNK_BRANCHES * G
     torch.testing.assert_close(out[:, :first], torch.ones(1, first, 6, 5))  # they see ones only, whatever the weights
     assert out[:, first:].isnan().all()
@@ -193,8 +196,8 @@ def test_a_row_keeps_the_keys_of_its_first_pass() -> None:
     """Gradient checkpointing passes again on the way back; kept, its keys held the activations of every layer that had
     been recomputed."""
     context, heads = RowContext.of(batch_of([[0] * 5]), keep=True), [torch.ones(1, 3, 5, 7) for _ in range(4)]
-    context.attend(0, heads[0], heads[1], heads[2], 1.0)
-    context.attend(0, heads[0], heads[3], heads[3], 1.0)
+    context.attend(LAYER, heads[0], heads[1], heads[2])
+    context.attend(LAYER, heads[0], heads[3], heads[3])
     assert [kept is first for kept, first in zip(context.cache[0], heads[1:3], strict=True)] == [True, True]
 
 
@@ -208,5 +211,5 @@ def test_scores_are_softmaxed_over_row_and_own_keys_together() -> None:
     own_key, own_value = torch.tensor(5.0).log().reshape(1, 1, 1, 1), torch.full((1, 1, 1, 1), 40.0)
     block = Blocks(torch.tensor([[2]]), torch.tensor([[True]]), (2,))
     context = StepContext.of(batch_of([[0, 0]]), block, 1, {0: (row_key, row_value)}, num_steps=1)
-    out = context.attend(0, torch.ones(1, 1, 1, 1), own_key, own_value, 1.0)
+    out = context.attend(LAYER, torch.ones(1, 1, 1, 1), own_key, own_value)
     assert out.item() == pytest.approx(30.0, abs=1e-5)

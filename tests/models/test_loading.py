@@ -11,6 +11,7 @@ import torch
 from transformers import (
     BloomConfig,
     CohereConfig,
+    GenerationConfig,
     GPTNeoXConfig,
     LlamaConfig,
     MambaConfig,
@@ -28,6 +29,7 @@ from ebft.geometry.attention import RowContext
 from ebft.models.branch_attention import ContextRef, branch_attention
 from ebft.models.loading import (
     check_architecture,
+    end_tokens,
     load_architecture,
     load_feature_network,
     load_policy,
@@ -462,3 +464,14 @@ def test_a_missing_checkpoint_names_its_own_key(config: TrainConfig, saved: Call
     assert refusal(lambda: load_feature_network(both, shape, "cpu")).startswith(
         "features.path=other holds no weights that can be loaded: "
     )
+
+
+def test_what_ends_an_answer_is_read_from_the_models_own_files(tmp_path: Path) -> None:
+    """Without a generation_config.json config.json says it, as for `generate`; one that cannot be read is named."""
+    model, shape = replace(compose(["model=debug"]).model, path=str(tmp_path)), architecture(eos_token_id=[2, 5])
+    shape.save_pretrained(tmp_path)
+    assert end_tokens(model, shape) == [2, 5]
+    GenerationConfig(eos_token_id=7).save_pretrained(tmp_path)
+    assert end_tokens(model, shape) == [7]
+    (tmp_path / "generation_config.json").write_text("{")
+    assert refusal(lambda: end_tokens(model, shape)).startswith(f"{tmp_path}/generation_config.json cannot be read: ")
