@@ -7,7 +7,8 @@ from difflib import SequenceMatcher
 from typing import Any, get_args
 
 from ebft.config.methods import METHODS
-from ebft.config.schema import ADAPTERS, LAUNCHERS, SOURCES, TRACKERS, EvaluateConfig, SweepConfig, TrainConfig
+from ebft.config.schema import ADAPTERS, SOURCES, TRACKERS, EvaluateConfig, TrainConfig
+from ebft.config.sweeps import LAUNCHERS, SweepConfig
 
 # The groups whose class depends on a key of theirs: dotted group -> (that key, class for each of its values).
 SELECTORS: dict[str, tuple[str, dict[str, Any]]] = {

@@ -19,7 +19,8 @@ from omegaconf.errors import (
 from ebft.cli.help import SHARED
 from ebft.cli.keys import GROUPS, SWEEP_GROUPS, all_keys, nearest, type_of
 from ebft.cli.own import add_chosen_method
-from ebft.config.schema import SweepConfig, TrainConfig
+from ebft.config.schema import TrainConfig
+from ebft.config.sweeps import SweepConfig
 
 MAPPINGS = (
     "model.config_overrides",

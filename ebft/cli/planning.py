@@ -7,7 +7,8 @@ from pathlib import Path
 from ebft.cli.grid import Composer, axes, merged, parse, values
 from ebft.comparison.runs import FROM_RUN
 from ebft.config.quoting import quoted
-from ebft.config.schema import GridConfig, TrainConfig, UserError, WandbTrackerConfig
+from ebft.config.schema import TrainConfig, UserError, WandbTrackerConfig
+from ebft.config.sweeps import GridConfig
 from ebft.sweep.jobs import Job, folder, name_of, settings_of
 
 OWN = ("hydra", "resume")  # keys of a run that the sweep sets

@@ -18,7 +18,8 @@ from ebft.cli.refusals import as_user_error, one_sentence
 from ebft.comparison.cells import is_judged, label
 from ebft.comparison.kept import unpacked
 from ebft.comparison.runs import FROM_RUN, Planned
-from ebft.config.schema import GridConfig, SweepConfig, UserError, WandbTrackerConfig
+from ebft.config.schema import UserError, WandbTrackerConfig
+from ebft.config.sweeps import GridConfig, SweepConfig
 from ebft.output.files import exclusive_lock
 from ebft.sweep.jobs import Job, Manifest, check_folder, read_manifest, write_manifest
 

@@ -9,7 +9,8 @@ from typing import Any
 from ebft.comparison import known_metrics
 from ebft.comparison.runs import Planned
 from ebft.config.identity import CHANGEABLE_KEYS, LENGTH_KEYS
-from ebft.config.schema import GridConfig, UserError
+from ebft.config.schema import UserError
+from ebft.config.sweeps import GridConfig
 
 BASE = "base"  # the cell of the models before training
 CHOOSES_METHOD = ("method", "method.name")  # keys whose values are a name by themselves

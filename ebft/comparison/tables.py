@@ -10,7 +10,7 @@ from ebft.comparison import known_metrics
 from ebft.comparison.cells import BASE, Group, check_comparable, disagreement, groups
 from ebft.comparison.runs import Planned, RunResult, read
 from ebft.comparison.statistics import Estimate, difference, estimate
-from ebft.config.schema import GridConfig
+from ebft.config.sweeps import GridConfig
 
 LOSS = "eval/feature_matching_loss@"
 # What a table shows where sweep.metrics names nothing, beside feature matching at the training length.

@@ -5,7 +5,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
-from ebft.config.schema import LauncherConfig, LocalLauncherConfig, RayLauncherConfig, SlurmLauncherConfig, UserError
+from ebft.config.schema import UserError
+from ebft.config.sweeps import LauncherConfig, LocalLauncherConfig, RayLauncherConfig, SlurmLauncherConfig
 from ebft.sweep import state as states
 from ebft.sweep.attempt import Attempt, AttemptResult, follow, perform
 from ebft.sweep.jobs import Job

@@ -14,7 +14,7 @@ from statistics import fmean
 from typing import Protocol, runtime_checkable
 
 from ebft.comparison.known_metrics import lower_is_better
-from ebft.config.schema import GridConfig
+from ebft.config.sweeps import GridConfig
 from ebft.output.console import clock
 from ebft.sweep import state as states
 from ebft.sweep.attempt import AttemptResult

@@ -6,7 +6,8 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from ebft.config.schema import GridConfig, UserError
+from ebft.config.schema import UserError
+from ebft.config.sweeps import GridConfig
 from ebft.sweep import state as states
 from ebft.sweep.jobs import Job, folder
 

@@ -17,7 +17,8 @@ import pytest
 from ebft import comparison
 from ebft.cli import sweep as cli
 from ebft.cli.planning import Planner
-from ebft.config.schema import GridConfig, UserError
+from ebft.config.schema import UserError
+from ebft.config.sweeps import GridConfig
 from ebft.output import tracking
 from ebft.output.console import Console
 from ebft.sweep import attempt, jobs

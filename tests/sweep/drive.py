@@ -11,7 +11,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from ebft.config.schema import LocalLauncherConfig
+from ebft.config.sweeps import LocalLauncherConfig
 from ebft.sweep import attempt, launchers, runner
 from ebft.sweep.jobs import Job
 from ebft.sweep.runner import GridSource, SweepRunner

@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ebft.config.schema import GridConfig
+from ebft.config.sweeps import GridConfig
 
 ROOT = Path(__file__).parents[2]
 GRID = GridConfig(

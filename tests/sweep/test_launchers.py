@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from ebft.config.schema import LauncherConfig, LocalLauncherConfig, RayLauncherConfig, SlurmLauncherConfig, UserError
+from ebft.config.schema import UserError
+from ebft.config.sweeps import LauncherConfig, LocalLauncherConfig, RayLauncherConfig, SlurmLauncherConfig
 from ebft.sweep import launchers
 from ebft.sweep import state as states
 from ebft.sweep.jobs import Job, folder
