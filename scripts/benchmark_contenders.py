@@ -7,7 +7,7 @@ import re
 import statistics
 import sys
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -77,7 +77,7 @@ class Setting:
         return torch.autocast(self.device, torch.bfloat16, enabled=self.dtype == "bf16")
 
     def build(self, longest: int) -> PreTrainedModel:
-        return build(self.model, longest + SAMPLER.generate_length, SAMPLER.temperature)
+        return build(self.model, longest + SAMPLER.generate_length, SAMPLER.temperature, self.device)
 
     def rows(self, model: PreTrainedModel, length: int) -> Batch:
         return rows(self.model, model.config.vocab_size, length, self.num_documents)
@@ -231,12 +231,17 @@ def contender(name: str, model: PreTrainedModel, setting: Setting) -> Contender 
     policy = LanguageModel(model, setting.dtype)
     if setting.compile and name != "naive":
         policy.decoder.compile()
-    if name == "sft":
-        return Contender(SFT(policy), policy, setting, [])
     if name == "naive":
         twin = Twin(setting, policy, copy.deepcopy(model))
         return Contender(twin, policy, setting, [(twin, "prepare", "sampling"), (twin, "embeddings", "features")])
-    phi = FeatureNetwork(copy.deepcopy(model), FEATURES, setting.dtype)
+    return of_policy(name, policy, lambda: FeatureNetwork(copy.deepcopy(model), FEATURES, setting.dtype), setting)
+
+
+def of_policy(name: str, policy: LanguageModel, phi_of: Callable[[], FeatureNetwork], setting: Setting) -> Contender:
+    """Supervised fine-tuning, or ours with the feature network that `phi_of` makes."""
+    if name == "sft":
+        return Contender(SFT(policy), policy, setting, [])
+    phi = phi_of()
     if setting.compile:
         phi.decoder.compile()
     method = EBFT(METHOD, setting.sampler(name == "reuse"), policy, phi, seed=0, stop_tokens=())

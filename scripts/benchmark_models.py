@@ -90,16 +90,17 @@ def architecture(name: str, longest: int) -> PreTrainedConfig:
     return make(**({"max_position_embeddings": longest} | settings))
 
 
-def build(name: str, longest: int, temperature: float) -> PreTrainedModel:
-    """On the CPU, in fp32; random weights are always the same. `temperature` is that of the rollouts."""
+def build(name: str, longest: int, temperature: float, device: str = "cpu") -> PreTrainedModel:
+    """In fp32; random weights are always the same on a device. `temperature` is that of the rollouts."""
     if name == "tiny":
         transformers.utils.logging.disable_progress_bar()
         model = AutoModelForCausalLM.from_pretrained(TINY, dtype=torch.float32)
         model.generation_config.eos_token_id = None
-        return model.eval()
+        return model.eval().to(device)
     torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_config(architecture(name, longest), dtype=torch.float32).eval()
-    make_repetitive(model, temperature)
+    with torch.device(device):
+        model = AutoModelForCausalLM.from_config(architecture(name, longest), dtype=torch.float32).eval()
+        make_repetitive(model, temperature)
     return model
 
 

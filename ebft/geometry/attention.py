@@ -2,7 +2,8 @@
 
 `transformers` models call `branch_attention` in every layer, with a context that says what the tokens of this forward
 are: a row, whole branches over their row's keys and values, or one more token of every branch. Who sees whom is decided
-in `blocks.py`; how it is computed depends on the device, in `flex.py` for CUDA and in `chunked.py` elsewhere.
+in `blocks.py`; how it is computed depends on the device and the row's length, in `flex.py` for CUDA and in `chunked.py`
+elsewhere.
 Completions, many tokens behind one anchor a row, each have a cache of their own, for which fused attention is the
 fastest.
 
@@ -26,6 +27,11 @@ from ebft.geometry.flex import FlexBranches, FlexRow, FlexSteps
 from ebft.types import Batch, Blocks
 
 Mask = TypeVar("Mask")
+FLEX_FROM = 0  # tokens of a row, on CUDA; shorter rows and their branches go in chunks
+
+
+def uses_flex(document_ids: Int[Tensor, "B T"]) -> bool:
+    return document_ids.is_cuda and document_ids.shape[1] >= FLEX_FROM
 
 
 @dataclass(frozen=True)
@@ -86,7 +92,7 @@ class RowContext(Context):
         return attention(query, key, value, seen, layer.scaling, layer.softcap)
 
     def _seen(self, window: int | None) -> Tensor | FlexRow | None:
-        if self.document_ids.is_cuda:
+        if uses_flex(self.document_ids):
             return FlexRow.of(self.document_ids, window)
         return row_visible(self.document_ids, window)[:, None] if self.masked or window is not None else None
 
@@ -111,7 +117,7 @@ class BranchContext(Context):
         return seen.attend(query, self.row_cache[layer.index], key, value, layer.scaling, layer.softcap)
 
     def _seen(self, window: int | None) -> ChunkedBranches | FlexBranches:
-        if self.document_ids.is_cuda:
+        if uses_flex(self.document_ids):
             return FlexBranches.of(self.document_ids, self.own.anchors, self.own.steps, window)
         return ChunkedBranches.of(self.document_ids, self.own, window)
 
@@ -156,7 +162,7 @@ class StepContext(Context):
         return seen.attend(query, self.row_cache[layer.index], own, self.step, layer.scaling, layer.softcap)
 
     def _seen(self, window: int | None) -> ChunkedSteps | FlexSteps:
-        if self.anchors.is_cuda:
+        if uses_flex(self.document_ids):
             return FlexSteps.of(self.document_ids, self.anchors, self.num_steps, window)
         return ChunkedSteps.of(self.document_ids, self.anchors, window)
 

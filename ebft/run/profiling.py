@@ -113,9 +113,9 @@ class NoProfile(Profile):
         self._profiler, self._done = None, True
 
 
-def operators(averages: Any, device: str, steps: list[int]) -> str:
-    """The ten operators that take most of the device's time themselves, as a Markdown table; `averages` are torch's, in
-    microseconds."""
+def operators(averages: Any, device: str, steps: list[int], most: int = NUM_OPERATORS) -> str:
+    """The operators, ten or `most`, that take most of the device's time themselves, as a Markdown table; `averages` are
+    torch's, in microseconds."""
     where = "GPU" if device == "cuda" else "CPU"
     rows = [(row.key, row.count, *_times(row, device)) for row in averages if _is_operator(row)]
     whole = sum(own for _, _, own, _ in rows)
@@ -128,7 +128,7 @@ def operators(averages: Any, device: str, steps: list[int]) -> str:
         "| operator | calls | own | share | total |",
         "| --- | --- | --- | --- | --- |",
     ]
-    for name, calls, own, total in sorted(rows, key=lambda row: -row[2])[:NUM_OPERATORS]:
+    for name, calls, own, total in sorted(rows, key=lambda row: -row[2])[:most]:
         lines.append(f"| `{name}` | {calls:,} | {own / 1e3:,.2f} | {100 * own / whole:.1f} % | {total / 1e3:,.2f} |")
     return "\n".join(lines) + "\n"
 
