@@ -128,7 +128,18 @@ def tests(record: Record, place: Place) -> None:
     workers = "2" if place.small else "12"
     command = [sys.executable, "-m", "pytest", "tests/gpu", "-n", workers, "--dist", "worksteal", "--tb=short"]
     with subprocess.Popen(
-        [*command, "-p", "no:cacheprovider", f"--junitxml={report}", "-o", "junit_logging=no", "--durations=15", "-vv"],
+        [
+            *command,
+            "-p",
+            "no:cacheprovider",
+            "-p",
+            "no:benchmark",
+            f"--junitxml={report}",
+            "-o",
+            "junit_logging=no",
+            "--durations=15",
+            "-vv",
+        ],
         cwd=ROOT,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -464,7 +475,7 @@ def options(record: Record, place: Place) -> None:
     peak = matmul_peak(DTYPES[setting.dtype], setting.device) / 2
     race = partial(raced, "ours", model, length=place.length, peak=peak, counted=2)
     for power in (25, 27, 28, 29):
-        with _instead(policy_module, LOGITS_AT_A_TIME=2**power):
+        with _instead(policy_module, LOGITS_AT_A_TIME={"cpu": 2**power, "cuda": 2**power}):
             record(**{f"logits_2^{power}": race(setting=setting)})
     record(
         half_the_tokens=race(

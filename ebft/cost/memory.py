@@ -34,7 +34,8 @@ from ebft.cost.workload import FLOAT, HALF, Workload
 
 # float32 copies of the logits at the peak of an update: they and their gradient; one more for rows, at two temperatures
 UPDATE_COPIES = 2
-DRAW_COPIES = 4  # the same of a draw: logits, log-softmax, probabilities, their sums
+DRAW_COPIES = 2  # the same of a draw: logits, under autocast their half; padded to whole runs of the vocabulary
+CHOICE_COPIES = 4  # the same of a completion's next token: logits, log-softmax, probabilities, their sums
 PACKED = (
     0.5 + 1 / 64 + 4 / (64 * 256)
 )  # bytes a weight in nf4: four bits, a byte for 64 of them, and a float32 for 256 such bytes
@@ -69,7 +70,9 @@ def estimate(work: Workload) -> dict[str, int]:
         "row logits": FLOAT * (UPDATE_COPIES + 1) * _logits(work, work.held_row_tokens) if work.updated_branches else 0,
         "kept rows": activations(work.of_rows) if work.keeps_rows else 0,
         "cache": _cache(work),
-        "draws": FLOAT * DRAW_COPIES * _logits(work, work.rows_at_a_time * work.branches),
+        "draws": FLOAT
+        * (CHOICE_COPIES if work.own_rows else DRAW_COPIES)
+        * _logits(work, work.sampled_rows * work.branches),
         "temporaries": weights if work.steps_at_once else 0,  # square roots of all second moments
     }
     return {name: round(size) for name, size in parts.items()}
@@ -153,7 +156,7 @@ def _cache(work: Workload) -> float:
     if not work.branches:
         return 0.0
     each = work.branch_tokens + (work.row_tokens if work.own_rows else 0)
-    tokens = work.rows_at_a_time * ((0 if work.keeps_rows else work.row_tokens) + work.branches * each)
+    tokens = work.sampled_rows * ((0 if work.keeps_rows else work.row_tokens) + work.branches * each)
     return work.network.layers * work.network.key * (FLOAT + work.element_bytes) * tokens
 
 

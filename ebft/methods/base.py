@@ -16,6 +16,8 @@ from ebft.tasks.grader import Grader
 from ebft.types import Batch
 
 Counts = dict[str, Int[Tensor, ""]]
+# whose blocks' rollouts are drawn together: those of one do not fill a GPU
+MICRO_BATCHES_TOGETHER = {"cpu": 1, "cuda": 8}
 
 
 @dataclass(frozen=True)
@@ -116,3 +118,19 @@ class Method(Protocol[Prepared]):
     def tokens_forwarded(self) -> float:
         """Tokens forwarded so far, in forwards of the full policy; a backward counts as two."""
         ...
+
+
+@runtime_checkable
+class PreparesTogether(Protocol[Prepared]):
+    """A method that prepares several micro-batches faster together than one by one."""
+
+    def prepare_together(self, parts: list[Batch], step: int) -> list[Prepared]:
+        """What `prepare` makes of each part alone."""
+        ...
+
+
+def prepare_all(method: Method[Prepared], parts: list[Batch], step: int) -> list[Prepared]:
+    """Every micro-batch of an optimiser step, prepared."""
+    if len(parts) > 1 and isinstance(method, PreparesTogether):
+        return method.prepare_together(parts, step)
+    return [method.prepare(part, step, len(parts) == 1) for part in parts]

@@ -21,7 +21,7 @@ from ebft.config.methods import EBFTConfig
 from ebft.config.schema import SamplerConfig
 from ebft.geometry.blocks import find_blocks
 from ebft.geometry.reuse import branches_of, leading_matches
-from ebft.methods.base import Counts, Ingredients, Loss, Tally, branch_tokens
+from ebft.methods.base import MICRO_BATCHES_TOGETHER, Counts, Ingredients, Loss, Tally, branch_tokens
 from ebft.methods.metrics import signal
 from ebft.methods.own import own_reward
 from ebft.methods.scoring import scored
@@ -105,6 +105,35 @@ class EBFT:
         reused = matches.minimum(rollout.valid.sum(-1))
         sign = whitening_sign(embeddings) if self.phi.features.whitening == "reference_code" else None
         return EBFTExperience(batch, text, rollout, alignment, diversity, reward, advantage, sign, reused, row)
+
+    def prepare_together(self, parts: list[Batch], step: int) -> list[EBFTExperience]:
+        """Rollouts hold no activations, so that those of several micro-batches can be drawn together."""
+        at_a_time, prepared = MICRO_BATCHES_TOGETHER[self.policy.device.type], list[EBFTExperience]()
+        for first in range(0, len(parts), at_a_time):
+            group = parts[first : first + at_a_time]
+            whole = self.prepare(group[0].with_rows_of(group[1:]), step, is_only_microbatch=False)
+            prepared += self._divided(whole, group) if len(group) > 1 else [whole]
+        return prepared
+
+    def _divided(self, whole: EBFTExperience, parts: list[Batch]) -> Iterator[EBFTExperience]:
+        device, start = self.policy.device, 0
+        for part in parts:
+            stop, blocks = start + len(part), self._blocks(part).to(device)
+            here = slice(start, stop), slice(None), slice(0, blocks.anchors.shape[1])
+            sign = whole.whitening_sign
+            yield EBFTExperience(
+                batch=whole.batch.rows(start, stop),
+                text=row_labels(part).to(device),
+                rollout=whole.rollout.of(start, stop, blocks),
+                alignment=whole.alignment[here],
+                diversity=whole.diversity[here],
+                reward=whole.reward[here],
+                advantages=whole.advantages[here],
+                whitening_sign=None if sign is None else sign[here],
+                reused=whole.reused[here],
+                row=None,
+            )
+            start = stop
 
     def counts(self, prepared: EBFTExperience) -> Counts:
         return {"generated": prepared.rollout.valid.sum(), "targets": prepared.text.wanted.sum()}

@@ -103,6 +103,9 @@ class Decoder:
             with torch.no_grad(), self.shards.gathered():
                 yield
 
+    def autocast_on(self, device: torch.device) -> torch.autocast:
+        return torch.autocast(device.type, torch.bfloat16, enabled=self.autocast)
+
     def run(
         self, tokens: Int[Tensor, "B S"], positions: Int[Tensor, "B S"], context: Context
     ) -> Float[Tensor, "B S H"]:
@@ -111,7 +114,7 @@ class Decoder:
         # nothing is padding; without it transformers would ask the device whether positions make several sequences
         nothing_masked = tokens.new_ones(1, 1, dtype=torch.bool).expand(tokens.shape)
         self.tokens_forwarded += tokens.numel() * self.depth * (3 if torch.is_grad_enabled() else 1)
-        with self.state(), torch.autocast(tokens.device.type, torch.bfloat16, enabled=self.autocast):
+        with self.state(), self.autocast_on(tokens.device):
             output = self.run_gathered(
                 self.module,
                 input_ids=tokens,

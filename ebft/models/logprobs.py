@@ -1,7 +1,8 @@
 """Log-probs of tokens: which are wanted, where they are predicted, and a softmax that keeps one copy of the logits."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
@@ -42,9 +43,22 @@ class Labels:
         return Labels(index.clamp(0, length - 1), self.tokens, self.wanted & inside, self.temperature, max_wanted)
 
 
+FUSED = True  # on CUDA
+
+
+@cache
+def _fused(temperature: float) -> tuple[Callable[[Tensor], Tensor], Callable[[Tensor, Tensor, Tensor], Tensor]]:
+    """What `TokenLogProbs` takes of logits on the way there and back, each compiled into one pass over them."""
+    totals = torch.compile(lambda logits: (logits / temperature).logsumexp(-1), dynamic=True)
+    towards = torch.compile(
+        lambda logits, totals, weights: -weights[:, None] * (logits / temperature - totals[:, None]).exp(), dynamic=True
+    )
+    return totals, towards
+
+
 class TokenLogProbs(torch.autograd.Function):
-    """log softmax(logits / temperature) of tokens, each at its position; one copy of the logits on the way there and
-    one on the way back."""
+    """log softmax(logits / temperature) of tokens, each at its position; at most one copy of the logits on the way
+    there and one on the way back."""
 
     @staticmethod
     def forward(
@@ -54,9 +68,12 @@ class TokenLogProbs(torch.autograd.Function):
         tokens: Int[Tensor, "B M"],
         temperature: float,
     ) -> Float[Tensor, "B M"]:
-        scaled = logits / temperature
-        highest = scaled.amax(-1, keepdim=True)
-        totals = scaled.sub_(highest).exp_().sum(-1).log_().add_(highest.squeeze(-1))
+        if logits.is_cuda and FUSED:
+            totals = _fused(temperature)[0](logits)
+        else:
+            scaled = logits / temperature
+            highest = scaled.amax(-1, keepdim=True)
+            totals = scaled.sub_(highest).exp_().sum(-1).log_().add_(highest.squeeze(-1))
         context.save_for_backward(logits, totals, place, tokens)
         context.temperature = temperature
         return logits[place, tokens] / temperature - totals[place]
@@ -67,7 +84,10 @@ class TokenLogProbs(torch.autograd.Function):
         logits, totals, place, tokens = context.saved_tensors
         scaled, place = gradient.flatten() / context.temperature, place.flatten()
         weights = torch.zeros_like(totals).index_add_(0, place, scaled)
-        towards = (logits / context.temperature).sub_(totals[:, None]).exp_().mul_(-weights[:, None])
+        if logits.is_cuda and FUSED:
+            towards = _fused(context.temperature)[1](logits, totals, weights)
+        else:
+            towards = (logits / context.temperature).sub_(totals[:, None]).exp_().mul_(-weights[:, None])
         towards.view(-1).index_add_(0, place * logits.shape[1] + tokens.flatten(), scaled)
         return towards, None, None, None
 

@@ -20,7 +20,8 @@ from ebft.parallel.world import World
 from ebft.types import Batch, Blocks
 
 NOWHERE = 2**31  # a place in the flat row that no label has
-LOGITS_AT_A_TIME = 2**25  # elements, of 4 bytes each, and a few copies of them
+# elements, of 4 bytes each, and a few copies of them: what caches hold, and what is little of a GPU's memory
+LOGITS_AT_A_TIME = {"cpu": 2**25, "cuda": 2**28}
 
 
 class LanguageModel:
@@ -63,7 +64,7 @@ class LanguageModel:
     @property
     def max_logit_positions(self) -> int:
         """Whose logits may exist together."""
-        return max(1, LOGITS_AT_A_TIME // self.head.weight.shape[0])
+        return max(1, LOGITS_AT_A_TIME[self.device.type] // self.head.weight.shape[0])
 
     def row_hidden(self, batch: Batch) -> Float[Tensor, "B T H"]:
         return self.decoder.run(batch.tokens, row_positions(batch), RowContext.of(batch))
@@ -133,7 +134,7 @@ class LanguageModel:
         return hidden
 
     def logits(self, hidden: Float[Tensor, "*b H"]) -> Float[Tensor, "*b V"]:
-        with torch.autocast(hidden.device.type, torch.bfloat16, enabled=self.decoder.autocast):
+        with self.decoder.autocast_on(hidden.device):
             logits = self.head(hidden).float()
         if self.softcap is not None:
             logits = self.softcap * torch.tanh(logits / self.softcap)
@@ -176,11 +177,12 @@ class LanguageModel:
 
     @contextmanager
     def inference_mode(self) -> Iterator[None]:
-        """Switches dropout and gradients off inside the block (see `Decoder.inference_mode`)."""
+        """Switches dropout and gradients off inside the block (see `Decoder.inference_mode`). Autocast keeps its copies
+        of the weights until the end of the block."""
         was_training = self.model.training
         self.model.eval()
         try:
-            with self.decoder.inference_mode():
+            with self.decoder.inference_mode(), self.decoder.autocast_on(self.device):
                 yield
         finally:
             self.model.train(was_training)

@@ -38,6 +38,10 @@ def uniforms(
     return torch.from_numpy(np.stack([draw(row) for row in row_ids.tolist()])).transpose(1, 2)
 
 
+RUN = 128  # tokens of the vocabulary, whose probabilities are added up at once
+BELOW_ONE = 1 - 2**-23  # of float32
+
+
 @dataclass
 class PartialRollouts:
     """Rollouts that are being drawn, block-major."""
@@ -183,19 +187,30 @@ def _draw(
     logits allow."""
     drawn, size = [], policy.max_logit_positions
     for states, targets in zip(*(x.flatten(0, 1).split(size) for x in (hidden, uniform)), strict=True):
-        log_probs = (policy.logits(states) / temperature).log_softmax(-1)
-        token = inverse_cdf(log_probs.exp(), targets)
-        drawn.append((token, log_probs.gather(-1, token)))
+        scaled = policy.logits(states).div_(temperature)
+        weights = scaled.sub_(scaled.amax(-1, keepdim=True)).exp_()  # in place: logits are large, and nobody else's
+        token = inverse_cdf(weights, targets)
+        drawn.append((token, weights.gather(-1, token).log() - weights.sum(-1, keepdim=True).log()))
     tokens, log_probs = (torch.cat(parts).unflatten(0, uniform.shape[:2]) for parts in zip(*drawn, strict=True))
     return tokens, log_probs
 
 
 def inverse_cdf(probabilities: Float[Tensor, "*b V"], uniform: Float[Tensor, "*b J"]) -> Int[Tensor, "*b J"]:
     """The first token up to which more than the share `uniform` of the distribution lies; `probabilities` need not sum
-    to 1."""
-    cumulative = probabilities.cumsum(-1)
+    to 1. First the run of tokens in which it lies, then its place there: only that run is summed token by token."""
+    size = min(RUN, probabilities.shape[-1])
+    missing = -probabilities.shape[-1] % size
+    runs = torch.nn.functional.pad(probabilities, (0, missing)) if missing else probabilities
+    runs = runs.unflatten(-1, (-1, size))
+    cumulative = runs.sum(-1).cumsum(-1)
     targets = (uniform * cumulative[..., -1:]).contiguous()  # as searchsorted asks, with a warning
-    return torch.searchsorted(cumulative, targets, right=True).clamp_max(probabilities.shape[-1] - 1)
+    run = torch.searchsorted(cumulative, targets, right=True).clamp_max(cumulative.shape[-1] - 1)
+    before = torch.nn.functional.pad(cumulative, (1, 0)).gather(-1, run)
+    within = runs.take_along_dim(run[..., None], dim=-2).cumsum(-1)
+    # rounding must not lead behind the run's last token that can be drawn
+    left = torch.minimum(targets - before, within[..., -1] * BELOW_ONE)
+    place = torch.searchsorted(within, left[..., None].contiguous(), right=True).squeeze(-1)
+    return run * size + place
 
 
 def until_stop(

@@ -14,6 +14,7 @@ from ebft.cost.memory_per_gpu import KEPT_TO_SAMPLE, Sharding, fullest
 from ebft.cost.scaling import Step
 from ebft.cost.workload import Network, Workload
 from ebft.geometry.chunked import CHUNK_BRANCHES, CHUNK_TOKENS
+from ebft.methods.base import MICRO_BATCHES_TOGETHER
 from ebft.models.decoder import FORWARD_TOKENS
 from ebft.models.loading import adapted_modules, feature_architecture, shares_base, without_storage
 from ebft.models.policy import LOGITS_AT_A_TIME
@@ -61,9 +62,10 @@ def workload(
         may_keep_rows=needs.keeps_rows,
         has_reference=needs.reference_policy and not isinstance(config.model.adapter, LoRAConfig),
         max_tokens=trainer.max_tokens_per_microbatch,
-        max_logits=LOGITS_AT_A_TIME,
+        max_logits=LOGITS_AT_A_TIME[device],
         steps_at_once=device == "cuda",
         is_bound=cost.depends_on_rollouts(config),
+        parts_together=MICRO_BATCHES_TOGETHER[device] if needs.rollouts == "blocks" else 1,
     )
 
 

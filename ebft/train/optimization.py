@@ -13,7 +13,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from ebft.config.schema import OptimizerConfig
 from ebft.methods import Method, differentiate
-from ebft.methods.base import Counts, Tally
+from ebft.methods.base import Counts, Tally, prepare_all
 from ebft.models.policy import LanguageModel
 from ebft.parallel.fsdp import clip_gradients, is_sharded, named_tensors
 from ebft.parallel.world import SINGLE_PROCESS, World
@@ -133,7 +133,7 @@ class Optimization:
         """Leaves clipped gradients, and nothing else of the micro-batches. Returns their figures."""
         self.policy.model.train()
         with record_function("prepare"):
-            prepared = [method.prepare(part, step, len(parts) == 1) for part in parts]
+            prepared = prepare_all(method, parts, step)
         totals = self._totals([method.counts(part) for part in prepared])
         losses: dict[str, torch.Tensor] = {}
         with record_function("update"):

@@ -352,13 +352,14 @@ def test_a_limit_of_tokens_limits_what_grows_with_them() -> None:
 
 
 def test_logits_are_bounded_by_what_is_computed_at_a_time() -> None:
-    """48 positions of branches, apart from 34 of rows, of 13 tokens, twice; the next tokens of 12 branches, four
-    times."""
-    assert [memory.estimate(BRANCHED)[name] for name in ("logits", "draws")] == [4 * 2 * 48 * 13, 4 * 4 * 12 * 13]
+    """48 positions of branches, apart from 34 of rows, of 13 tokens, twice; the next tokens of 12 branches, twice;
+    of 12 completions, four times."""
+    assert [memory.estimate(BRANCHED)[name] for name in ("logits", "draws")] == [4 * 2 * 48 * 13, 4 * 2 * 12 * 13]
     assert [memory.estimate(replace(BRANCHED, max_logits=101))[name] for name in ("logits", "draws")] == [
         4 * 2 * 101,
-        4 * 4 * 101,
+        4 * 2 * 101,
     ]
+    assert memory.estimate(replace(BRANCHED, own_rows=True))["draws"] == 4 * 4 * 12 * 13
     assert memory.estimate(SUPERVISED)["draws"] == 0
 
 

@@ -62,7 +62,7 @@ def test_steps_move_the_adapters_and_not_the_features(dtype: str, packed: bool) 
     if dtype == "bf16":
         round_to_bfloat16(copy)
     frozen = LanguageModel(copy, dtype)
-    batch, before = rows().to("cuda"), [weight.clone() for weight in policy.trained.parameters()]
+    batch, before = rows().to(torch.device("cuda")), [weight.clone() for weight in policy.trained.parameters()]
     rollout = method.prepare(rows(), 0, is_only_microbatch=False).rollout
     optimization = Optimization(OPTIMIZER, policy, max_steps=3)
     found = [phi.continuations(batch, rollout, reuse=True)]
@@ -80,15 +80,16 @@ def test_packed_weights_are_merged_as_numbers(dtype: str) -> None:
     """Logits of the adapters over four bits are those of the merged model, a float32 model on the CPU."""
     pytest.importorskip("bitsandbytes")
     policy = adapted(dtype, packed=True)
+    torch.manual_seed(1)
     with torch.no_grad():
         for weight in policy.trained.parameters():
             weight.add_(0.1 * torch.randn_like(weight))
     assert policy.adapters is not None
     merged = LanguageModel(policy.adapters.merged(), "fp32")
     with torch.inference_mode():
-        expected = policy.logits(policy.row_hidden(rows().to("cuda"))).cpu()
+        expected = policy.logits(policy.row_hidden(rows().to(torch.device("cuda")))).cpu()
         found = merged.logits(merged.row_hidden(rows()))
-    assert (found - expected).abs().max() < (1e-3 if dtype == "fp32" else 5e-2) * expected.abs().max()
+    assert (found - expected).norm() < (1e-3 if dtype == "fp32" else 3e-2) * expected.norm()
 
 
 def test_four_bits_hold_less() -> None:

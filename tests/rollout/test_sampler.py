@@ -200,7 +200,7 @@ class Fixed(LanguageModel):
     distribution: Tensor
 
     def logits(self, hidden: Tensor) -> Tensor:
-        return self.distribution.log().expand(*hidden.shape[:-1], -1)
+        return self.distribution.log().repeat(*hidden.shape[:-1], 1)
 
 
 @pytest.mark.parametrize(
