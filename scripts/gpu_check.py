@@ -66,7 +66,7 @@ def run_all(arguments: argparse.Namespace) -> int:
             continue
         seconds = min(left, STAGES[stage]) if arguments.device == "cuda" else left
         before = time.monotonic()
-        outcome = run_one(stage, arguments.device, seconds, out)
+        outcome = run_one(stage, arguments.device, seconds, out, arguments.only)
         print(f"{stage:8}  {outcome}, {time.monotonic() - before:.0f} s", flush=True)
         if outcome != "done":
             failed.append(stage)
@@ -75,9 +75,9 @@ def run_all(arguments: argparse.Namespace) -> int:
     return 1 if failed else 0
 
 
-def run_one(stage: str, device: str, seconds: float, out: Path) -> str:
+def run_one(stage: str, device: str, seconds: float, out: Path, only: str) -> str:
     """How it went: done, failed, or cut off with all the processes that it started."""
-    command = [sys.executable, __file__, "--run", stage, "--device", device, "--out", str(out)]
+    command = [sys.executable, __file__, "--run", stage, "--device", device, "--out", str(out), "--only", only]
     with open(out / f"{stage}.log", "w", encoding="utf-8") as log:
         process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
         try:
@@ -105,7 +105,8 @@ def run_here(arguments: argparse.Namespace) -> None:
     from gpu_stages import Place, Record
 
     FUNCTIONS[arguments.run](
-        Record(arguments.out / f"{arguments.run}.json"), Place(arguments.device, small=arguments.device == "cpu")
+        Record(arguments.out / f"{arguments.run}.json"),
+        Place(arguments.device, small=arguments.device == "cpu", only=arguments.only),
     )
 
 
@@ -124,6 +125,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--minutes", type=float, default=20.0, help="that all stages may take together")
     parser.add_argument("--out", type=Path, default=Path("outputs/gpu"), help="the folder for what is found")
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda", help="cpu: a rehearsal in small shapes")
+    parser.add_argument("--only", default="", metavar="EXPR", help="of the tests, those that match, as pytest's -k")
     parser.add_argument("--tables", type=Path, metavar="DIR", help="print the tables of what was found there")
     parser.add_argument("--run", choices=list(STAGES), help=argparse.SUPPRESS)
     arguments = parser.parse_args()

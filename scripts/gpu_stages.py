@@ -36,6 +36,8 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 import ebft.geometry.attention as attention
 import ebft.geometry.flex as flex
+import ebft.methods.ebft as ebft_module
+import ebft.models.logprobs as logprobs
 import ebft.models.policy as policy_module
 from ebft.cli.compose import compose
 from ebft.config.schema import LoRAConfig, TrainConfig, UserError
@@ -63,6 +65,7 @@ class Place:
 
     device: str
     small: bool  # shapes for a rehearsal
+    only: str = ""  # tests, by pytest's -k
 
     @property
     def model(self) -> str:
@@ -126,7 +129,19 @@ def tests(record: Record, place: Place) -> None:
     """`tests/gpu`, several at a time."""
     report = record.path.with_suffix(".xml")
     workers = "2" if place.small else "12"
-    command = [sys.executable, "-m", "pytest", "tests/gpu", "-n", workers, "--dist", "worksteal", "--tb=short"]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "tests/gpu",
+        "-n",
+        workers,
+        "--dist",
+        "worksteal",
+        "--tb=short",
+        "-k",
+        place.only,
+    ]
     with subprocess.Popen(
         [
             *command,
@@ -474,7 +489,13 @@ def options(record: Record, place: Place) -> None:
     model = setting.build(place.length)
     peak = matmul_peak(DTYPES[setting.dtype], setting.device) / 2
     race = partial(raced, "ours", model, length=place.length, peak=peak, counted=2)
-    for power in (25, 27, 28, 29):
+    record(operators=_profiled(model, setting, place.length))
+    with _instead(logprobs, FUSED=False):
+        record(unfused=race(setting=setting))
+    record(compiled=race(setting=replace(setting, compile=True)))
+    with _instead(ebft_module, MICRO_BATCHES_TOGETHER={"cpu": 1, "cuda": 1}):
+        record(sampled_by_micro_batch=race(setting=setting))
+    for power in (25, 27, 29):
         with _instead(policy_module, LOGITS_AT_A_TIME={"cpu": 2**power, "cuda": 2**power}):
             record(**{f"logits_2^{power}": race(setting=setting)})
     record(
@@ -482,10 +503,8 @@ def options(record: Record, place: Place) -> None:
             setting=replace(setting, max_tokens=setting.max_tokens // 2 if setting.max_tokens else None)
         )
     )
-    record(operators=_profiled(model, setting, place.length))
     with _flex_for_any_shape():
         record(flex_dynamic=race(setting=setting))
-    record(compiled=race(setting=replace(setting, compile=True)))
     if place.device == "cuda" and _has("liger_kernel"):
         kept = copy.deepcopy(model)
         use_liger(kept)

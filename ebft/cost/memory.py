@@ -70,9 +70,7 @@ def estimate(work: Workload) -> dict[str, int]:
         "row logits": FLOAT * (UPDATE_COPIES + 1) * _logits(work, work.held_row_tokens) if work.updated_branches else 0,
         "kept rows": activations(work.of_rows) if work.keeps_rows else 0,
         "cache": _cache(work),
-        "draws": FLOAT
-        * (CHOICE_COPIES if work.own_rows else DRAW_COPIES)
-        * _logits(work, work.sampled_rows * work.branches),
+        "draws": FLOAT * _draw_copies(work) * _logits(work, work.sampled_rows * work.branches),
         "temporaries": weights if work.steps_at_once else 0,  # square roots of all second moments
     }
     return {name: round(size) for name, size in parts.items()}
@@ -158,6 +156,10 @@ def _cache(work: Workload) -> float:
     each = work.branch_tokens + (work.row_tokens if work.own_rows else 0)
     tokens = work.sampled_rows * ((0 if work.keeps_rows else work.row_tokens) + work.branches * each)
     return work.network.layers * work.network.key * (FLOAT + work.element_bytes) * tokens
+
+
+def _draw_copies(work: Workload) -> int:
+    return CHOICE_COPIES if work.own_rows else DRAW_COPIES
 
 
 def _logits(work: Workload, positions: float) -> float:

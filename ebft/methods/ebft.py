@@ -111,7 +111,7 @@ class EBFT:
         at_a_time, prepared = MICRO_BATCHES_TOGETHER[self.policy.device.type], list[EBFTExperience]()
         for first in range(0, len(parts), at_a_time):
             group = parts[first : first + at_a_time]
-            whole = self.prepare(group[0].with_rows_of(group[1:]), step, is_only_microbatch=False)
+            whole = self.prepare(group[0].with_rows_of(group[1:]), step, False)
             prepared += self._divided(whole, group) if len(group) > 1 else [whole]
         return prepared
 
