@@ -31,7 +31,7 @@ STAGES = {
     "steady": 75,
     "held": 90,
     "real": 150,
-    "options": 150,
+    "pieces": 100,
     "lengths": 120,
     "shapes": 90,
 }

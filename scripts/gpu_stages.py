@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from benchmark_contenders import (
     FEATURES,
+    OPTIMIZER,
     SAMPLER,
     Runs,
     Setting,
@@ -31,27 +32,29 @@ from benchmark_growth import arithmetic
 from benchmark_models import Sizes, architecture, supervised_multiply_adds
 from torch import Tensor
 from torch._dynamo.utils import counters
-from torch.profiler import ProfilerActivity, profile
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 import ebft.geometry.attention as attention
 import ebft.geometry.flex as flex
-import ebft.methods.ebft as ebft_module
 import ebft.models.logprobs as logprobs
 import ebft.models.policy as policy_module
 from ebft.cli.compose import compose
-from ebft.config.schema import LoRAConfig, TrainConfig, UserError
+from ebft.config.schema import LoRAConfig, SamplerConfig, TrainConfig, UserError
 from ebft.cost import memory
+from ebft.geometry.attention import BranchContext, LayerAttention
+from ebft.geometry.blocks import OwnTokens, find_blocks, make_branches
 from ebft.models.adapters import Adapters
 from ebft.models.feature_network import FeatureNetwork
-from ebft.models.kernels import use_liger
 from ebft.models.loading import load_architecture
+from ebft.models.logprobs import Labels
 from ebft.models.policy import LanguageModel
 from ebft.models.quantization import quantize, round_to_bfloat16
 from ebft.output.environment import environment
 from ebft.output.files import atomic_write_text
-from ebft.run.profiling import DTYPES, matmul_peak, now_seconds, operators
+from ebft.parallel.fsdp import clip_gradients
+from ebft.run.profiling import DTYPES, matmul_peak, now_seconds
 from ebft.train import budget
+from ebft.train.optimization import Optimization
 
 ROOT = Path(__file__).parents[1]
 COPY_BYTES = {"cpu": 2**24, "cuda": 2**32}
@@ -128,7 +131,7 @@ def machine(record: Record, place: Place) -> None:
 def tests(record: Record, place: Place) -> None:
     """`tests/gpu`, several at a time."""
     report = record.path.with_suffix(".xml")
-    workers = "2" if place.small else "12"
+    workers = "2" if place.small else "10"
     command = [
         sys.executable,
         "-m",
@@ -482,43 +485,115 @@ def _held_by_lora(config: TrainConfig, setting: Setting, length: int, name: str)
     }
 
 
-def options(record: Record, place: Place) -> None:
-    """What settings are worth on the 1.5 B shape without reuse: logits at a time, tokens at a time, compiled layers,
-    Liger's kernels, flex attention compiled for any shape."""
-    setting = place.setting(place.model)
+def pieces(record: Record, place: Place) -> None:
+    """Seconds of the parts of an update of two rows of the 1.5 B shape, forward and backward: attention of branches in
+    its kernels' options and in chunks, layers, logits, optimiser."""
+    setting = place.setting(place.model, num_documents=2)
     model = setting.build(place.length)
-    peak = matmul_peak(DTYPES[setting.dtype], setting.device) / 2
-    race = partial(raced, "ours", model, length=place.length, peak=peak, counted=2)
-    record(operators=_profiled(model, setting, place.length))
-    with _instead(logprobs, FUSED=False):
-        record(unfused=race(setting=setting))
-    record(compiled=race(setting=replace(setting, compile=True)))
-    with _instead(ebft_module, MICRO_BATCHES_TOGETHER={"cpu": 1, "cuda": 1}):
-        record(sampled_by_micro_batch=race(setting=setting))
-    for power in (25, 27, 29):
-        with _instead(policy_module, LOGITS_AT_A_TIME={"cpu": 2**power, "cuda": 2**power}):
-            record(**{f"logits_2^{power}": race(setting=setting)})
-    record(
-        half_the_tokens=race(
-            setting=replace(setting, max_tokens=setting.max_tokens // 2 if setting.max_tokens else None)
-        )
+    policy = LanguageModel(model, setting.dtype)
+    heads = model.config.num_attention_heads, model.config.num_key_value_heads
+    head_dim = model.config.hidden_size // heads[0]
+    batch = setting.rows(model, place.length).to(policy.device)
+    sampler = setting.sampler(False)
+    blocks = find_blocks(setting.rows(model, place.length), *_geometry(sampler)).to(policy.device)
+    tokens = batch.tokens[:, None, None, :1].expand(
+        -1, sampler.n_samples, blocks.anchors.shape[1], sampler.generate_length - 1
     )
-    with _flex_for_any_shape():
-        record(flex_dynamic=race(setting=setting))
-    if place.device == "cuda" and _has("liger_kernel"):
-        kept = copy.deepcopy(model)
-        use_liger(kept)
-        record(liger=raced("ours", kept, setting, place.length, peak, counted=2))
+    branches = make_branches(blocks, tokens)
+    time_of = partial(_seconds, place.device)
+
+    def attention_of(num_rows: int) -> Callable[[], None]:
+        rows, dtype = batch.rows(0, num_rows), DTYPES[setting.dtype]
+        own = branches.tokens.shape[1]
+        sizes = (heads[0], own), (heads[1], place.length), (heads[1], place.length), (heads[1], own), (heads[1], own)
+        query, *others = (
+            torch.randn(num_rows, number, length, head_dim, device=policy.device, dtype=dtype, requires_grad=True)
+            for number, length in sizes
+        )
+        cut = OwnTokens(
+            *(x[:num_rows] for x in (branches.tokens, branches.anchors, branches.steps)), branches.reach, branches.depth
+        )
+        context = BranchContext.of(rows, cut, {0: (others[0], others[1])})
+        weight = torch.randn(num_rows, own, heads[0], head_dim, device=policy.device, dtype=dtype)
+
+        def run() -> None:
+            out = context.attend(LayerAttention(0, head_dim**-0.5), query, others[2], others[3])
+            (out * weight).sum().backward()
+
+        return run
+
+    record(attention=time_of(attention_of(2)), attention_of_one_row=time_of(attention_of(1)))
+    with _instead(attention, FLEX_FROM=2**31):
+        record(attention_in_chunks=time_of(attention_of(2)))
+    row = policy.decoder.forward_rows(batch).detached()
+    leaves = {layer: (key.requires_grad_(), value.requires_grad_()) for layer, (key, value) in row.cache.items()}
+
+    def of_branches() -> None:
+        policy.decoder.run(
+            branches.tokens, branches.positions, BranchContext.of(batch, branches, leaves)
+        ).sum().backward()
+
+    def of_rows() -> None:
+        policy.row_hidden(batch).sum().backward()
+
+    hidden = torch.randn(
+        2, branches.tokens.shape[1], model.config.hidden_size, device=policy.device, requires_grad=True
+    )
+    index = torch.arange(hidden.shape[1], device=policy.device).expand(2, -1)
+    labels = Labels(index, torch.zeros_like(index), torch.ones_like(index, dtype=torch.bool), 0.6, index.numel())
+
+    def of_logits() -> None:
+        policy.log_probs(hidden, labels)[0].sum().backward()
+
+    record(branches=time_of(of_branches), rows=time_of(of_rows), tokens=[branches.tokens.numel(), batch.tokens.numel()])
+    for power in (25, 27, 28, 29):
+        with _instead(policy_module, LOGITS_AT_A_TIME={"cpu": 2**power, "cuda": 2**power}):
+            record(**{f"logits_2^{power}": time_of(of_logits)})
+    with _instead(logprobs, FUSED=False):
+        record(logits_unfused=time_of(of_logits))
+    for number, kernel in enumerate(KERNELS):
+        with _instead(flex, KERNEL_OPTIONS=kernel):
+            try:
+                record(**{f"kernel_{number}": {"options": kernel, **time_of(attention_of(2))}})
+            except Exception as error:  # an option that this device or version does not take
+                record(**{f"kernel_{number}": {"options": kernel, "error": str(error)[-300:]}})
+    optimization = Optimization(OPTIMIZER, policy, 1)
+
+    def of_optimizer() -> None:
+        clip_gradients(optimization.parameters, 1.0)
+        optimization.optimizer.step()
+
+    record(optimizer=time_of(of_optimizer))
+    policy.decoder.compile()
+    record(compiled_branches=time_of(of_branches), compiled_rows=time_of(of_rows))
 
 
-def _profiled(model: PreTrainedModel, setting: Setting, length: int) -> str:
-    racer, batch = contender("ours", copy.deepcopy(model), setting), setting.rows(model, length)
-    racer.step(batch, 0)
-    activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if setting.device == "cuda" else [])]
-    with profile(activities=activities) as profiler:
-        racer.step(batch, 1)
-        now_seconds(setting.device)
-    return operators(profiler.key_averages(), setting.device, [1], most=40)
+KERNELS: list[dict[str, int | bool]] = [
+    {"BLOCKS_ARE_CONTIGUOUS": True},
+    {"BLOCK_M1": 32, "BLOCK_N1": 64, "BLOCK_M2": 64, "BLOCK_N2": 32},
+    {"BLOCK_M1": 64, "BLOCK_N1": 64, "BLOCK_M2": 64, "BLOCK_N2": 64},
+    {"BLOCK_M1": 64, "BLOCK_N1": 128, "BLOCK_M2": 128, "BLOCK_N2": 64},
+    {"bwd_num_warps": 8},
+    {"bwd_num_stages": 2},
+]
+
+
+def _geometry(sampler: SamplerConfig) -> tuple[str, int, int, int]:
+    return sampler.anchors, sampler.context_length, sampler.stride, sampler.generate_length
+
+
+def _seconds(device: str, run: Callable[[], None], repetitions: int = 7) -> dict[str, float]:
+    """Median of a few runs after two, the first of which compiles."""
+    started = now_seconds(device)
+    run()
+    first = now_seconds(device) - started
+    run()
+    times = []
+    for _ in range(repetitions):
+        started = now_seconds(device)
+        run()
+        times.append(now_seconds(device) - started)
+    return {"seconds": statistics.median(times), "first_seconds": first}
 
 
 @contextmanager
@@ -532,15 +607,6 @@ def _instead(module: Any, **values: Any) -> Iterator[None]:
     finally:
         for name, value in before.items():
             setattr(module, name, value)
-
-
-@contextmanager
-def _flex_for_any_shape() -> Iterator[None]:
-    compiled = torch.compile(
-        flex.flex_attention, fullgraph=True, dynamic=True, backend="inductor" if torch.cuda.is_available() else "eager"
-    )
-    with _instead(flex, _kernel=lambda device: compiled):
-        yield
 
 
 def lengths(record: Record, place: Place) -> None:
@@ -558,5 +624,5 @@ def lengths(record: Record, place: Place) -> None:
 
 
 STAGES: dict[str, Callable[[Record, Place], None]] = {
-    stage.__name__: stage for stage in (machine, tests, parity, step, steady, held, options, lengths, shapes)
+    stage.__name__: stage for stage in (machine, tests, parity, step, steady, held, pieces, lengths, shapes)
 }
