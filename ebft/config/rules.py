@@ -19,6 +19,7 @@ from ebft.config.schema import (
     HubDataConfig,
     LoRAConfig,
     MixtureDataConfig,
+    PackagesDataConfig,
     SamplerConfig,
     TrainConfig,
     TrainerConfig,
@@ -244,8 +245,10 @@ def _mixture_conflicts(data: MixtureDataConfig) -> Iterator[str]:
 
 
 def _task_conflicts(data: DataConfig, pairs: bool) -> Iterator[str]:
-    if data.task == "parses" and data.source != "stdlib":
-        yield "data.task=parses takes functions out of modules, so it needs data=stdlib."
+    if data.task == "parses" and data.source not in ("stdlib", "packages"):
+        yield "data.task=parses takes functions out of modules, so it needs data=stdlib or data=packages."
+    if isinstance(data, PackagesDataConfig) and not data.packages:
+        yield "data.packages is empty; name installed packages, such as [networkx,sympy]."
     if data.task not in (None, "parses") and not pairs:
         yield f"data.task={data.task} judges answers, so it needs data with a prompt and a completion column."
     if isinstance(data, ColumnsDataConfig) and data.task == "unit_tests":

@@ -14,6 +14,7 @@ from ebft.config.schema import (
     FileDataConfig,
     HubDataConfig,
     MixtureDataConfig,
+    PackagesDataConfig,
     RowsDataConfig,
     UserError,
 )
@@ -22,6 +23,7 @@ from ebft.data.chat import ChatTemplate
 from ebft.data.columns import read_function, read_hub, read_jsonl, read_parquet
 from ebft.data.documents import Document, held_out, in_hash_order, in_part, of_question
 from ebft.data.epochs import order, steps_per_epoch
+from ebft.data.packages import read_packages
 from ebft.data.rows import Rows, num_tokens, share_that_cuts_a_word, to_rows
 from ebft.data.stdlib import read_stdlib
 from ebft.data.tokenization import Tokenization
@@ -267,6 +269,8 @@ def _whole(config: DataConfig, sieve: Sieve) -> Iterator[Document]:
         return _reader(config)(config, config.path, sieve)
     if isinstance(config, RowsDataConfig):
         return read_function(config, config.function, "data.function", sieve)
+    if isinstance(config, PackagesDataConfig):
+        return read_packages(config.packages, sieve)
     return EMBEDDED[config.source]()
 
 
