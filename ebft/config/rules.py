@@ -268,6 +268,11 @@ def _task_conflicts(data: DataConfig, pairs: bool) -> Iterator[str]:
             )
     if isinstance(data, HubDataConfig) and data.validation_path is not None and data.validation_split is None:
         yield "data.validation_path needs data.validation_split, the split of that data set to evaluate on."
+    if isinstance(data, HubDataConfig) and data.validation_path is None and _holds(data.train_split, data):
+        yield (
+            f"data.validation_split={data.validation_split} is part of data.train_split={data.train_split}; train on "
+            f"the rest, such as {data.train_split}[100:]."
+        )
     if is_door(data.task):  # which reads what it likes
         return
     unread = {
@@ -278,6 +283,11 @@ def _task_conflicts(data: DataConfig, pairs: bool) -> Iterator[str]:
     if unread:
         task, tasks = data.task or "null", " or ".join(next(iter(unread.values())))
         yield f"data.task={task} does not read {', '.join(unread)}; set data.task={tasks}, or make them null or false."
+
+
+def _holds(split: str, data: HubDataConfig) -> bool:
+    """Whether the held-out split is a part of `split`, as train[:100] is of train."""
+    return data.validation_split is not None and data.validation_split.startswith(f"{split}[")
 
 
 def _feature_conflicts(features: FeaturesConfig) -> Iterator[str]:

@@ -20,7 +20,7 @@ from ebft.config.schema import (
 )
 from ebft.data.bad_rows import FAILING, LONG, UNTESTABLE, BadRows, Sieve, counted, too_long
 from ebft.data.chat import ChatTemplate
-from ebft.data.columns import read_function, read_hub, read_jsonl, read_parquet
+from ebft.data.columns import is_slice, read_function, read_hub, read_jsonl, read_parquet
 from ebft.data.documents import Document, held_out, in_hash_order, in_part, of_question
 from ebft.data.epochs import order, steps_per_epoch
 from ebft.data.packages import read_packages
@@ -276,8 +276,8 @@ def _whole(config: DataConfig, sieve: Sieve) -> Iterator[Document]:
 
 def _own_validation(config: DataConfig, sieve: Sieve) -> Iterator[Document] | None:
     if isinstance(config, HubDataConfig) and config.validation_split is not None:
-        if config.validation_path is None and Path(config.path).is_file():
-            return None  # a file has no splits
+        if config.validation_path is None and Path(config.path).is_file() and not is_slice(config.validation_split):
+            return None  # a file has no other split
         own = (
             config
             if config.validation_path is None

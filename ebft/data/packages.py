@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from hashlib import sha256
 from importlib.machinery import ModuleSpec
-from importlib.metadata import packages_distributions
+from importlib.metadata import PackageNotFoundError, distribution
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -28,9 +28,7 @@ def read_packages(packages: Iterable[str], sieve: Sieve) -> Iterator[Document]:
     for package in packages:
         files = source_files(package)
         if not files:
-            raise UserError(
-                f"data.packages names {package}, which is installed without Python source; leave it out."
-            )
+            raise UserError(f"data.packages names {package}, which is installed without Python source; leave it out.")
         for name, path in files.items():
             document = _document(name, path, sieve)
             if document is not None:
@@ -55,7 +53,7 @@ def source_files(package: str) -> dict[str, Path]:
 
 def _spec(package: str) -> ModuleSpec:
     found = None
-    with suppress(ValueError):  # of a module that no file stands behind
+    with suppress(ValueError):  # of a module that was made by hand
         found = find_spec(package) if package.isidentifier() else None  # which imports what lies before a dot
     if found is None:
         raise UserError(f"data.packages names {package}, which is not installed here; {_advice(package)}.")
@@ -63,8 +61,12 @@ def _spec(package: str) -> ModuleSpec:
 
 
 def _advice(package: str) -> str:
-    imports = sorted(name for name, owners in packages_distributions().items() if package in owners)
-    return f"write it as it is imported, {', '.join(imports)}" if imports else "install it, or leave it out"
+    try:
+        files = distribution(package).files or []
+    except (PackageNotFoundError, ValueError):  # ValueError: of an empty name
+        return "install it, or leave it out"
+    names = sorted({file.parts[0] for file in files if file.name == "__init__.py" and len(file.parts) == 2})
+    return f"write it as it is imported, {', '.join(names)}"
 
 
 def _is_wanted(name: str) -> bool:
