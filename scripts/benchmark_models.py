@@ -27,7 +27,7 @@ from transformers import (
 
 from ebft.config.schema import SamplerConfig, StdlibDataConfig
 from ebft.cost.tokens import num_blocks
-from ebft.models.loading import TINY
+from ebft.models.named import TINY
 from ebft.types import Batch
 
 SMALL = {

@@ -19,6 +19,7 @@ from ebft.config.schema import (
     HubDataConfig,
     LoRAConfig,
     MixtureDataConfig,
+    PackagesDataConfig,
     SamplerConfig,
     TrainConfig,
     TrainerConfig,
@@ -244,8 +245,10 @@ def _mixture_conflicts(data: MixtureDataConfig) -> Iterator[str]:
 
 
 def _task_conflicts(data: DataConfig, pairs: bool) -> Iterator[str]:
-    if data.task == "parses" and data.source != "stdlib":
-        yield "data.task=parses takes functions out of modules, so it needs data=stdlib."
+    if data.task == "parses" and data.source not in ("stdlib", "packages"):
+        yield "data.task=parses takes functions out of modules, so it needs data=stdlib or data=packages."
+    if isinstance(data, PackagesDataConfig) and not data.packages:
+        yield "data.packages is empty; name installed packages, such as [networkx,sympy]."
     if data.task not in (None, "parses") and not pairs:
         yield f"data.task={data.task} judges answers, so it needs data with a prompt and a completion column."
     if isinstance(data, ColumnsDataConfig) and data.task == "unit_tests":
@@ -265,6 +268,11 @@ def _task_conflicts(data: DataConfig, pairs: bool) -> Iterator[str]:
             )
     if isinstance(data, HubDataConfig) and data.validation_path is not None and data.validation_split is None:
         yield "data.validation_path needs data.validation_split, the split of that data set to evaluate on."
+    if isinstance(data, HubDataConfig) and data.validation_path is None and _holds(data.train_split, data):
+        yield (
+            f"data.validation_split={data.validation_split} is part of data.train_split={data.train_split}; train on "
+            f"the rest, such as {data.train_split}[100:]."
+        )
     if is_door(data.task):  # which reads what it likes
         return
     unread = {
@@ -275,6 +283,11 @@ def _task_conflicts(data: DataConfig, pairs: bool) -> Iterator[str]:
     if unread:
         task, tasks = data.task or "null", " or ".join(next(iter(unread.values())))
         yield f"data.task={task} does not read {', '.join(unread)}; set data.task={tasks}, or make them null or false."
+
+
+def _holds(split: str, data: HubDataConfig) -> bool:
+    """Whether the held-out split is a part of `split`, as train[:100] is of train."""
+    return data.validation_split is not None and data.validation_split.startswith(f"{split}[")
 
 
 def _feature_conflicts(features: FeaturesConfig) -> Iterator[str]:

@@ -152,6 +152,13 @@ class StdlibDataConfig(DataConfig):
 
 
 @dataclass(frozen=True)
+class PackagesDataConfig(DataConfig):
+    """The Python source of installed packages, split by module."""
+
+    packages: list[str]  # as they are imported
+
+
+@dataclass(frozen=True)
 class GeneratedDataConfig(DataConfig):
     """Questions and answers that a task generates."""
 
@@ -375,6 +382,7 @@ class EvaluateConfig(TrainConfig):
 ADAPTERS = {"none": AdapterConfig, "lora": LoRAConfig}
 SOURCES = {
     "stdlib": StdlibDataConfig,
+    "packages": PackagesDataConfig,
     "code_qa": GeneratedDataConfig,
     "translation": GeneratedDataConfig,
     "mixture": MixtureDataConfig,

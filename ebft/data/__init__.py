@@ -14,14 +14,16 @@ from ebft.config.schema import (
     FileDataConfig,
     HubDataConfig,
     MixtureDataConfig,
+    PackagesDataConfig,
     RowsDataConfig,
     UserError,
 )
 from ebft.data.bad_rows import FAILING, LONG, UNTESTABLE, BadRows, Sieve, counted, too_long
 from ebft.data.chat import ChatTemplate
-from ebft.data.columns import read_function, read_hub, read_jsonl, read_parquet
+from ebft.data.columns import is_slice, read_function, read_hub, read_jsonl, read_parquet
 from ebft.data.documents import Document, held_out, in_hash_order, in_part, of_question
 from ebft.data.epochs import order, steps_per_epoch
+from ebft.data.packages import read_packages
 from ebft.data.rows import Rows, num_tokens, share_that_cuts_a_word, to_rows
 from ebft.data.stdlib import read_stdlib
 from ebft.data.tokenization import Tokenization
@@ -267,13 +269,15 @@ def _whole(config: DataConfig, sieve: Sieve) -> Iterator[Document]:
         return _reader(config)(config, config.path, sieve)
     if isinstance(config, RowsDataConfig):
         return read_function(config, config.function, "data.function", sieve)
+    if isinstance(config, PackagesDataConfig):
+        return read_packages(config.packages, sieve)
     return EMBEDDED[config.source]()
 
 
 def _own_validation(config: DataConfig, sieve: Sieve) -> Iterator[Document] | None:
     if isinstance(config, HubDataConfig) and config.validation_split is not None:
-        if config.validation_path is None and Path(config.path).is_file():
-            return None  # a file has no splits
+        if config.validation_path is None and Path(config.path).is_file() and not is_slice(config.validation_split):
+            return None  # a file has no other split
         own = (
             config
             if config.validation_path is None

@@ -94,11 +94,11 @@ def _hub_rows(config: HubDataConfig, split: str) -> Iterator[Named]:
     import datasets
 
     is_file = Path(config.path).is_file()
-    label = config.path if is_file else f"{config.path} split {split}"
+    label = f"{config.path} split {split}" if is_slice(split) or not is_file else config.path
     try:
         if is_file:
             kind = "parquet" if config.path.endswith(".parquet") else "json"
-            dataset = datasets.load_dataset(kind, data_files=config.path, split="train")
+            dataset = datasets.load_dataset(kind, data_files=config.path, split=split if is_slice(split) else "train")
         else:
             dataset = datasets.load_dataset(config.path, config.name, revision=config.revision, split=split)
     except (OSError, ValueError, RecursionError, datasets.exceptions.DatasetsError) as error:
@@ -113,6 +113,11 @@ def _hub_rows(config: HubDataConfig, split: str) -> Iterator[Named]:
         for row in _transposed(batch)
     )
     yield from enumerated(f"{label} row ", rows)
+
+
+def is_slice(split: str) -> bool:
+    """Whether a split names parts of `train`, which is all that a file has, such as train[10:510]."""
+    return split.startswith("train[")
 
 
 def _read_columns(config: ColumnsDataConfig) -> list[str] | None:

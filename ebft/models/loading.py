@@ -31,22 +31,26 @@ from ebft.config.schema import (
 )
 from ebft.models.adapters import ADAPTER_FILE, Adapters, fingerprint, target_modules
 from ebft.models.feature_network import FeatureNetwork
+from ebft.models.gguf import converted
 from ebft.models.kernels import check_kernels, use_liger
+from ebft.models.named import named_folder
 from ebft.models.policy import LanguageModel
 from ebft.models.quantization import quantize, round_to_bfloat16
 from ebft.models.self_check import self_check
 from ebft.objective.features import tap_indices
 
-TINY = Path(__file__).parents[1] / "assets" / "tiny"
 OTHER_HEADS = ("classifier_", "summary_")  # whose dropout a language model never reaches
 LAYER_TYPES = {"full_attention", "sliding_attention"}
 
 
 def model_path(path: str, key: str) -> str:
-    """`tiny` is the model shipped with the package; everything else is a folder or a hub id. UserError for a folder
-    without a model."""
-    if path == "tiny":
-        return str(TINY)
+    """A folder or a hub id: that of a model's name, that which a GGUF file was converted into, or the path itself.
+    UserError for a folder without a model."""
+    named = named_folder(path, key)
+    if named is not None:
+        return str(named)
+    if path.endswith(".gguf"):
+        return str(converted(Path(path), key))
     folder = Path(path)
     if (folder / ADAPTER_FILE).is_file():
         raise UserError(

@@ -11,11 +11,16 @@ SENTENCES = {
     "modle=tiny": "modle is not a key of the configuration; did you mean model?",
     "+typo=1": "typo is not a key of the configuration; see ebft-train --cfg job for all keys.",
     "+trainer.max_stepz=1": "trainer.max_stepz is not a key of the configuration; did you mean trainer.max_steps?",
-    "model=tny": "model=tny does not exist; did you mean tiny? The options are debug, hf, llama_7b, tiny.",
-    "data=base": ("data.source=base is not one of stdlib, code_qa, translation, mixture, jsonl, parquet, hub, rows."),
+    "model=tny": (
+        "model=tny does not exist; did you mean tiny? The options are debug, gemma3_270m, hf, llama_7b, smollm2, tiny."
+    ),
+    "data=base": (
+        "data.source=base is not one of stdlib, packages, code_qa, translation, mixture, jsonl, parquet, hub, rows."
+    ),
     "data=bass": (
         "data=bass does not exist; the options are alma, code_qa, hub, humaneval, jsonl, mbpp, mbpp_sanitized, "
-        "mixture, nvidia_opencode_instruct, opencode_instruct, parquet, rows, stdlib, swallow_code, translation."
+        "mixture, nvidia_opencode_instruct, opencode_instruct, packages, parquet, rows, stdlib, swallow_code, "
+        "translation."
     ),
     "mode=plan": "mode belongs to ebft-sweep; leave it out (for a plan, ebft-train has plan_only=true).",
     "tracker=mlflow": "tracker=mlflow does not exist; the options are none, wandb.",

@@ -192,6 +192,25 @@ def test_a_mixture_has_no_task() -> None:
     )
 
 
+def test_packages_are_named() -> None:
+    sentence = "data.packages is empty; name installed packages, such as [networkx,sympy]."
+    assert refusal(compose(["data=packages", "data.packages=[json]"]), data__packages=[]) == sentence
+
+
+def test_functions_come_out_of_modules(default: TrainConfig, pairs: TrainConfig) -> None:
+    sentence = "data.task=parses takes functions out of modules, so it needs data=stdlib or data=packages."
+    assert refusal(pairs, data__task="parses") == sentence
+
+
+def test_a_held_out_split_is_no_part_of_what_is_trained_on() -> None:
+    config = compose(["data=mbpp", "sandbox.allow_code_execution=true"])
+    check(changed(config, data__train_split="train[510:]", data__validation_split="train[10:510]"))
+    assert refusal(config, data__validation_split="train[10:510]") == (
+        "data.validation_split=train[10:510] is part of data.train_split=train; train on the rest, such as train[100:]."
+    )
+    check(changed(config, data__validation_split="train[10:510]", data__validation_path="another"))
+
+
 def test_pairs_allow_completion_anchors_and_loss(pairs: TrainConfig) -> None:
     check(changed(pairs, sampler__anchors="completion", data__loss_tokens="completion"))
 

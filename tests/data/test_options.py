@@ -262,6 +262,78 @@ def test_a_hub_option_reads_a_file_of_its_rows_which_has_no_splits(tmp_path: Any
     assert all(document.question is not None for document in train)
 
 
+@pytest.mark.slow
+def test_parts_of_one_file_are_trained_on_and_held_out(tmp_path: Any) -> None:
+    """MBPP's splits are ranges of its one file; errors count from the beginning of a part."""
+    rows = [
+        {"text": str(n), "test_list": [f"assert f() == {n}"], "test_setup_code": "", "code": str(n)} for n in range(9)
+    ]
+    config = compose(
+        [
+            "data=mbpp",
+            f"data.path={written(tmp_path, 'mbpp.jsonl', rows)}",
+            "data.train_split='train[:2]+train[6:]'",
+            "data.validation_split='train[2:6]'",
+            "data.validation_part=all",
+        ]
+    ).data
+    train, validation = read(config)
+    assert sorted(document.completion for document in train) == ["0", "1", "6", "7", "8"]
+    assert sorted(document.completion for document in validation) == ["2", "3", "4", "5"]
+    assert isinstance(config, HubDataConfig)
+    with pytest.raises(UserError, match=r"Cannot load .*mbpp\.jsonl split train\[a:\] \(.*\); check data\.path, "):
+        read(replace(config, train_split="train[a:]"))
+
+
+def written(folder: Any, name: str, rows: Sequence[dict[str, Any]]) -> Any:
+    text = "".join(json.dumps(row) + "\n" for row in rows).encode()
+    (folder / name).write_bytes(gzip.compress(text) if name.endswith(".gz") else text)
+    return folder / name
+
+
+ANOTHER = [{"id": number, "note": "n"} for number in range(3)]
+
+
+@pytest.mark.parametrize(
+    ("name", "missing"),
+    [
+        ("mbpp", "code, text, test_list, test_setup_code"),
+        ("humaneval", "prompt, canonical_solution, test, entry_point"),
+        ("alma", "question, answer, source"),
+    ],
+)
+def test_a_file_with_other_columns_is_refused(name: str, missing: str, tmp_path: Any) -> None:
+    config = compose([f"data={name}", f"data.path={written(tmp_path, 'rows.jsonl.gz', ANOTHER)}"]).data
+    with pytest.raises(UserError) as error:
+        read(config)
+    columns = set(missing.split(", "))
+    before, _, after = str(error.value).partition(" but not ")
+    assert before == f"{tmp_path / 'rows.jsonl.gz'} has the columns id, note"
+    assert set(after.partition(";")[0].split(", ")) == columns
+
+
+@pytest.mark.slow
+def test_translations_come_from_two_files(tmp_path: Any) -> None:
+    """As ALMA's training data and WMT22's tests lie on a disk: each whole, by direction."""
+    train, test = (
+        [
+            {"question": f"{word} {number}:", "answer": f"{word} {number}", "source": direction}
+            for number in range(4)
+            for direction in ("de-en", "en-de")
+            for word in [f"{name} {direction}"]
+        ]
+        for name in ("alma", "wmt")
+    )
+    files = [
+        f"data.path={written(tmp_path, 'alma.jsonl.gz', train)}",
+        f"data.validation_path={written(tmp_path, 'wmt22.jsonl.gz', test)}",
+    ]
+    documents, held_out = read(compose(["data=alma", *files]).data)
+    assert (len(documents), len(held_out)) == (8, 8)
+    assert {document.question.direction for document in held_out if document.question} == {"de-en", "en-de"}
+    assert all(document.completion.startswith("wmt") for document in held_out)
+
+
 def test_rows_whose_reference_fails_are_dropped_and_counted() -> None:
     config = option("mbpp", "data.drop_failing_references=true")
     asked: list[str] = []
