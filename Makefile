@@ -38,6 +38,9 @@ lint: env ## ruff and mypy
 benchmark: env ## tokens and seconds per step by phase, beside a naive twin
 	$(VENV)/bin/python scripts/benchmark.py
 
+gpu-bundle: env ## what a machine with a GPU and no network needs, into .gpu-bundle/ (docs/gpu.md)
+	$(VENV)/bin/python scripts/gpu_bundle.py
+
 clean: ## remove caches and builds; keeps the environment and outputs/
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +

@@ -2,9 +2,9 @@
 
 `tiny` is the base that ships with the package, on rows of the standard library's text. All others have random weights,
 which know no text; so that reuse has something to reuse, they are made to repeat themselves and get rows that do.
-Embeddings are so large that layers hardly turn them. With a head of its own (`small`) the likeliest token is the one
-above the latest, and a row counts up; where the head is the embeddings, as in the published models, it is the latest
-token again, and a row is one token throughout.
+Embeddings are so large that layers hardly turn them. With a head of its own (`small`, and `toy` for rehearsals) the
+likeliest token is the one above the latest, and a row counts up; where the head is the embeddings, as in the published
+models, it is the latest token again, and a row is one token throughout.
 """
 
 import json
@@ -38,10 +38,18 @@ SMALL = {
     "vocab_size": 2048,
     "eos_token_id": None,
 }
+TOY = SMALL | {
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 4,
+    "vocab_size": 256,
+    "num_attention_heads": 4,
+}
 QWEN = {"vocab_size": 151936, "num_key_value_heads": 2, "rms_norm_eps": 1e-6, "tie_word_embeddings": True}
 QWEN_ROPE = {"rope_type": "default", "rope_theta": 1e6}
 LLAMA_ROPE = {"rope_type": "llama3", "rope_theta": 5e5, "factor": 32.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
 SHAPES: dict[str, tuple[Callable[..., PreTrainedConfig], dict[str, Any]]] = {
+    "toy": (LlamaConfig, TOY),
     "small": (LlamaConfig, SMALL),
     "qwen2.5-0.5b": (
         Qwen2Config,
@@ -73,7 +81,7 @@ SHAPES: dict[str, tuple[Callable[..., PreTrainedConfig], dict[str, Any]]] = {
     ),
 }
 MODELS = (*SHAPES, "tiny")
-LIGHT = ("small", "tiny")  # models of which memory holds many copies
+LIGHT = ("toy", "small", "tiny")  # models of which memory holds many copies
 # probability of the row's next token behind the row: its first 8 powers have the mean 0.45, which leaves 55 % live
 FOLLOWED = 0.82
 EMBEDDING_SCALE = 32.0  # 28 layers of the initial weights add about 5
@@ -132,7 +140,7 @@ def rows(name: str, vocab_size: int, length: int, num_documents: int) -> Batch:
     first = torch.arange(num_documents)[:, None]
     tokens = (
         (first * length + torch.arange(length)) % vocab_size
-        if name == "small"
+        if name in ("toy", "small")
         else first.expand(-1, length).contiguous()
     )
     every = torch.ones_like(tokens, dtype=torch.bool)

@@ -18,7 +18,7 @@ from tempfile import TemporaryDirectory
 ROOT = Path(__file__).parents[1]
 PACKAGES = (
     "hydra-core", "omegaconf", "datasets", "wandb", "dill", "multiprocess", "beartype", "jaxtyping",
-    "sacrebleu", "portalocker", "rich", "bitsandbytes",
+    "sacrebleu", "portalocker", "rich", "bitsandbytes", "gguf",
 )  # fmt: skip
 PURE = ("antlr4-python3-runtime",)  # a source archive alone, built here
 NEWEST = ("liger-kernel",)  # not in this environment
@@ -26,7 +26,7 @@ PYTHON = "3.12"
 PLATFORMS = [f"manylinux_2_{minor}_x86_64" for minor in (17, 24, 27, 28)] + ["manylinux2014_x86_64"]
 UNUSED = ("wandb/bin/*", "bitsandbytes/libbitsandbytes_*.so", "**/__pycache__", "**/*.pyi", "bin", "*.dist-info/RECORD")
 USED = ("libbitsandbytes_cuda130.so", "libbitsandbytes_cpu.so")
-LIMIT = 20 * 2**20
+LIMIT, PART = 20 * 2**20, 40 * 10**6
 RUNNER = """#!/bin/bash
 # Unpacks the packages, runs scripts/gpu_check.py with the arguments given, and leaves its results in $OUT/gpu.tgz.
 cd "$(dirname "$0")/.." || exit
@@ -44,8 +44,16 @@ exit $status
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=ROOT / ".gpu-bundle")
-    out = parser.parse_args().out
+    parser.add_argument("--out", type=Path, default=ROOT / ".gpu-bundle", help="the folder to fill")
+    parser.add_argument(
+        "--weights", type=Path, nargs=2, metavar=("GGUF", "MBPP"), help="fill .gpu-weights/ instead, for the stage real"
+    )
+    arguments = parser.parse_args()
+    if arguments.weights is not None:
+        weights, data = arguments.weights
+        divide(weights, data, ROOT / ".gpu-weights")
+        return
+    out = arguments.out
     out.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory() as folder:
         site = Path(folder) / "site"
@@ -60,6 +68,23 @@ def main() -> None:
     print(f"{out}: {size / 2**20:.1f} MiB")
     if size > LIMIT:
         sys.exit(f"{out} is over the {LIMIT / 2**20:.0f} MiB that travel quickly; leave out more in {__file__}.")
+
+
+def divide(weights: Path, data: Path, out: Path) -> None:
+    """A weights file in parts that travel one or two at a time, and the data beside them."""
+    for file in (weights, data):
+        if not file.is_file():
+            sys.exit(f"--weights: {file} is no file; name a GGUF file and mbpp.jsonl.gz.")
+    shutil.rmtree(out, ignore_errors=True)
+    out.mkdir()
+    shutil.copy(data, out / "mbpp.jsonl.gz")
+    with open(weights, "rb") as whole:
+        for number in range(100):
+            part = whole.read(PART)
+            if not part:
+                break
+            (out / f"part.{number:02d}").write_bytes(part)
+    print(*(f"{file}: {file.stat().st_size / 2**20:.1f} MiB" for file in sorted(out.iterdir())), sep="\n")
 
 
 def unpack(site: Path) -> None:

@@ -77,9 +77,10 @@ def run_all(arguments: argparse.Namespace) -> int:
 
 def run_one(stage: str, device: str, seconds: float, out: Path, only: str) -> str:
     """How it went: done, failed, or cut off with all the processes that it started."""
-    command = [sys.executable, __file__, "--run", stage, "--device", device, "--out", str(out), "--only", only]
     with open(out / f"{stage}.log", "w", encoding="utf-8") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
+        process = subprocess.Popen(
+            command_of(stage, device, out, only), stdout=log, stderr=subprocess.STDOUT, start_new_session=True
+        )
         try:
             status = process.wait(seconds)
         except subprocess.TimeoutExpired:
@@ -87,6 +88,10 @@ def run_one(stage: str, device: str, seconds: float, out: Path, only: str) -> st
             process.wait()
             return f"cut off after {seconds:.0f} s"
     return "done" if status == 0 else f"failed with exit status {status}"
+
+
+def command_of(stage: str, device: str, out: Path, only: str) -> list[str]:
+    return [sys.executable, __file__, "--run", stage, "--device", device, "--out", str(out), "--only", only]
 
 
 def decisive(log: Path) -> str:

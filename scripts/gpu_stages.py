@@ -72,11 +72,11 @@ class Place:
 
     @property
     def model(self) -> str:
-        return "small" if self.small else "qwen2.5-1.5b"
+        return "toy" if self.small else "qwen2.5-1.5b"
 
     @property
     def others(self) -> tuple[str, ...]:
-        return ("small",) if self.small else ("qwen2.5-0.5b", "llama-3.2-1b")
+        return ("toy",) if self.small else ("qwen2.5-0.5b", "llama-3.2-1b")
 
     @property
     def length(self) -> int:
@@ -117,7 +117,8 @@ def machine(record: Record, place: Place) -> None:
         command = ["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"]
         driver = subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
         record(driver=driver, cuda=torch.version.cuda, free_bytes=free, total_bytes=total)
-    record(matmul_flops={name: matmul_peak(dtype, place.device) for name, dtype in DTYPES.items()})
+    dtypes = {"fp32": DTYPES["fp32"]} if place.small else DTYPES  # which many processors only imitate
+    record(matmul_flops={name: matmul_peak(dtype, place.device) for name, dtype in dtypes.items()})
     source = torch.empty(COPY_BYTES[place.device], dtype=torch.uint8, device=place.device)
     target = torch.empty_like(source)
     times = []
@@ -187,7 +188,7 @@ def parity(record: Record, place: Place) -> None:
     with pool:
         jobs = [(family, dtype, place.device) for dtype in DTYPES for family in names]
         found: dict[str, dict[str, Any]] = {dtype: {} for dtype in DTYPES}
-        for (family, dtype, _), figures in zip(jobs, pool.imap(_family, jobs), strict=True):
+        for (family, dtype, _), figures in zip(jobs, pool.imap(compared, jobs), strict=True):
             found[dtype][family] = figures
             record(**found)
     broken = [
@@ -200,7 +201,7 @@ def parity(record: Record, place: Place) -> None:
         sys.exit("\n".join(broken))
 
 
-def _family(job: tuple[str, str, str]) -> dict[str, Any]:
+def compared(job: tuple[str, str, str]) -> dict[str, Any]:
     """One family in one precision. An error is told, so that the others still run."""
     family, dtype, device = job
     torch.set_num_threads(2)
@@ -400,7 +401,7 @@ def planned_bytes(setting: Setting, length: int, name: str) -> dict[str, int]:
 
 def steady(record: Record, place: Place) -> None:
     """Two hundred steps over rows of mixed lengths, with reuse: memory held, graphs compiled, seconds."""
-    setting = place.setting("small", max_tokens=None, num_documents=3)
+    setting = place.setting("toy" if place.small else "small", max_tokens=None, num_documents=3)
     lengths = [32, 24, 28] if place.small else [512, 300, 700, 411, 640, 555, 222, 680]
     model = setting.build(max(lengths))
     racer = contender("reuse", model, setting)
@@ -510,9 +511,8 @@ def pieces(record: Record, place: Place) -> None:
             torch.randn(num_rows, number, length, head_dim, device=policy.device, dtype=dtype, requires_grad=True)
             for number, length in sizes
         )
-        cut = OwnTokens(
-            *(x[:num_rows] for x in (branches.tokens, branches.anchors, branches.steps)), branches.reach, branches.depth
-        )
+        tokens, anchors, steps = (x[:num_rows] for x in (branches.tokens, branches.anchors, branches.steps))
+        cut = OwnTokens(tokens, anchors, steps, branches.reach, branches.depth)
         context = BranchContext.of(rows, cut, {0: (others[0], others[1])})
         weight = torch.randn(num_rows, own, heads[0], head_dim, device=policy.device, dtype=dtype)
 
@@ -609,9 +609,39 @@ def _instead(module: Any, **values: Any) -> Iterator[None]:
             setattr(module, name, value)
 
 
+def real(record: Record, place: Place) -> None:
+    """Runs of `ebft-train` on a real model and real data, where `scripts/gpu_bundle.py --weights` brought them."""
+    parts = sorted(WEIGHTS.glob("part.*"))
+    if not parts:
+        record(skipped="no weights travelled")
+        return
+    folder = record.path.parent / "real"
+    folder.mkdir(exist_ok=True)
+    model = folder / "model.gguf"
+    with open(model, "wb") as whole:
+        for part in parts:
+            whole.write(part.read_bytes())
+    (data,) = WEIGHTS.glob("*.jsonl.gz")
+    for method in ("sft", "ebft"):
+        run = folder / method
+        settings = [f"method={method}", f"model.path={model}", f"data.path={data}", f"trainer.device={place.device}"]
+        command = [sys.executable, "-m", "ebft.cli.train", *settings, *REAL_RUN, f"hydra.run.dir={run}"]
+        subprocess.run(command, check=True, cwd=ROOT)
+        record(**{method: json.loads((run / "summary.json").read_text(encoding="utf-8"))})
+
+
+WEIGHTS = ROOT / ".gpu-weights"
+REAL_RUN = [
+    *("model=hf", "data=mbpp", "data.sequence_length=512", "data.bad_rows=drop", "data.drop_failing_references=false"),
+    *("data.task=none", "trainer.max_steps=60", "trainer.batch_size=8", "trainer.micro_batch_size=8"),
+    *("trainer.dtype=bf16", "optimizer.lr=1e-5", "eval=quick", "eval.num_documents=128", "eval.micro_batch_size=32"),
+    "tracker=none",
+]
+
+
 def lengths(record: Record, place: Place) -> None:
     """Flex attention beside chunks, at row lengths of which a step has as many tokens."""
-    name = "small" if place.small else "qwen2.5-0.5b"
+    name = "toy" if place.small else "qwen2.5-0.5b"
     all_lengths = (24, 32) if place.small else (256, 512, 1024, 2048)
     tokens = place.length * place.rows // 2
     setting = place.setting(name)
@@ -624,5 +654,5 @@ def lengths(record: Record, place: Place) -> None:
 
 
 STAGES: dict[str, Callable[[Record, Place], None]] = {
-    stage.__name__: stage for stage in (machine, tests, parity, step, steady, held, pieces, lengths, shapes)
+    stage.__name__: stage for stage in (machine, tests, parity, step, steady, held, real, pieces, lengths, shapes)
 }

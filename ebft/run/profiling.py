@@ -74,7 +74,7 @@ class Profile:
             return
         if self._profiler is None:
             activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if self._device == "cuda" else [])]
-            self._profiler = profile(activities=activities)
+            self._profiler = profile(activities=activities, acc_events=True)  # some versions warn of the default
             self._profiler.start()
         with record_function(f"step {number}"):
             yield

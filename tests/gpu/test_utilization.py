@@ -10,7 +10,7 @@ from ebft.run.profiling import matmul_peak
 from ebft.train.loop import train
 from tests.debug_run import miniature, rows
 
-pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
+pytestmark = [pytest.mark.gpu, pytest.mark.filterwarnings("default")]  # what compiler and profiler warn of is not ours
 OVERRIDES = ["trainer.device=cuda", "trainer.max_steps=4", "eval.every_steps=10", "trainer.checkpoint_every_steps=10"]
 
 

@@ -15,6 +15,7 @@ from ebft.geometry import chunked
 from ebft.geometry import reuse as reuse_module
 from ebft.geometry.reuse import leading_matches
 from ebft.methods import differentiate, ebft
+from ebft.methods.base import MICRO_BATCHES_TOGETHER, prepare_all
 from ebft.methods.ebft import EBFT, EBFTExperience
 from ebft.models.feature_network import FeatureNetwork
 from ebft.models.policy import LanguageModel
@@ -264,6 +265,29 @@ def test_a_kept_row_changes_no_rollout_no_reward_and_no_gradient(
     largest = max(float(gradient.abs().max()) for gradient in gradients.values())
     for name, gradient in gradients.items():
         torch.testing.assert_close(found[name], gradient, rtol=1e-5, atol=1e-6 * largest, msg=name)
+
+
+@pytest.mark.parametrize("reuse", [False, True])
+def test_micro_batches_drawn_together_are_those_drawn_alone(reuse: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a GPU: three at a time, of rows with different numbers of blocks."""
+    sampler = geometry(stride=3, generate_length=5, reuse=reuse)
+    parts = [EIGHT.rows(start, start + 2) for start in range(0, 8, 2)]
+    alone, method = method_of(sampler, (7,)), method_of(sampler, (7,))
+    expected = prepare_all(alone, parts, 3)
+    monkeypatch.setitem(MICRO_BATCHES_TOGETHER, "cpu", 3)
+    assert len({part.rollout.tokens.shape[2] for part in expected}) > 1
+    for found, one in zip(prepare_all(method, parts, 3), expected, strict=True):
+        assert torch.equal(found.rollout.tokens, one.rollout.tokens)
+        assert torch.equal(found.rollout.valid, one.rollout.valid)
+        assert torch.equal(found.batch.tokens, one.batch.tokens)
+        assert found.rollout.blocks.reach == one.rollout.blocks.reach
+        assert found.text.max_wanted == one.text.max_wanted
+        exists = one.rollout.blocks.valid[:, None].expand(one.advantages.shape)
+        torch.testing.assert_close(found.advantages[exists], one.advantages[exists], rtol=1e-4, atol=1e-5)
+        totals = [method.counts(found), alone.counts(one)]
+        assert totals[0] == totals[1]
+        losses = [differentiate(*each, None) for each in ((method, found, totals[0]), (alone, one, totals[1]))]
+        torch.testing.assert_close(losses[0]["loss"], losses[1]["loss"], rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.filterwarnings(

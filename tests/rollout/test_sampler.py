@@ -14,7 +14,7 @@ from ebft.geometry.blocks import find_blocks, make_branches
 from ebft.geometry.reuse import branches_of
 from ebft.models.logprobs import branch_labels
 from ebft.models.policy import LanguageModel
-from ebft.rollout.sampler import sample, uniforms
+from ebft.rollout.sampler import inverse_cdf, sample, uniforms
 from ebft.types import Batch, Blocks, Rollout
 from tests.helpers import (
     FAMILIES,
@@ -215,6 +215,25 @@ def test_inverse_cdf_by_hand_never_draws_a_token_of_probability_zero(draw: float
     rollout, _ = sample(policy, random_batch([[0] * 7]), blocks, torch.full((1, 2, 1, 2), draw), 1.0, (), reuse=False)
     assert rollout.tokens.eq(token).all()
     torch.testing.assert_close(rollout.log_probs, policy.distribution[token].log().expand(1, 2, 1, 2))
+
+
+@pytest.mark.parametrize("vocabulary", [1, 127, 128, 129, 1009])
+def test_inverse_cdf_by_runs_is_that_of_one_sum(vocabulary: int) -> None:
+    """Up to and beyond a run of 128 tokens, many of which cannot be drawn. Draws within rounding of a step are left
+    out."""
+    draw = torch.Generator().manual_seed(vocabulary)
+    weights = torch.rand(7, vocabulary, generator=draw) * (torch.rand(7, vocabulary, generator=draw) < 0.3)
+    weights[:, vocabulary // 2] = 0.5
+    uniform = torch.rand(7, 211, generator=draw)
+    uniform[:, :2] = torch.tensor([0.0, ALMOST_ONE])
+    token = inverse_cdf(weights, uniform)
+    assert (weights.gather(1, token) > 0).all()
+    cumulative = weights.double().cumsum(1)
+    targets = uniform.double() * cumulative[:, -1:]
+    expected = torch.searchsorted(cumulative, targets, right=True).clamp_max(vocabulary - 1)
+    near = (cumulative[:, None] - targets[..., None]).abs().amin(-1) < 1e-5 * cumulative[:, -1:]
+    assert torch.equal(token[~near], expected[~near])
+    assert near.float().mean() < 0.1 + 2 / 211
 
 
 def test_temperature_divides_the_logits_before_the_draw() -> None:
