@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ebft.comparison.known_metrics import family, lower_is_better
+from ebft.comparison.known_metrics import family, lower_is_better, short
 from ebft.comparison.runs import SECONDS, TOKENS, RunResult
 from ebft.comparison.statistics import Estimate, estimate
-from ebft.comparison.tables import LOSS, Table, TableRow, short
+from ebft.comparison.tables import LOSS, Table, TableRow
 from ebft.report import plots
 
 if TYPE_CHECKING:
@@ -51,14 +51,15 @@ def draw(folder: Path, table: Table, prefix: str) -> list[Plot]:
     with matplotlib.rc_context(plots.STYLE):
         figures: dict[str, tuple[str, Figure | None]] = {
             short(metric): (
-                f"{short(metric)} by step, tokens and seconds: mean over seeds and its 95 % interval.",
+                f"{short(metric)} by step, tokens and seconds: means with 95 % intervals over seeds alone.",
                 _course(cells, metric),
             )
             for metric in table.metrics
         }
         if table.incomparable is None:
             figures["feature_matching_by_horizon"] = (
-                "Feature-matching loss after training, by rollout length; dotted: the length in training.",
+                "Feature-matching loss after training, by rollout length, 95 % intervals over seeds alone; dotted: "
+                "the length in training.",
                 _by_horizon([*bases, *cells], table.trained_length),
             )
             figures["losses"] = (

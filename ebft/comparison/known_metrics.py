@@ -90,6 +90,11 @@ def check_known(metric: str) -> None:
     )
 
 
+def short(metric: str) -> str:
+    """A metric's name as people read it."""
+    return metric.removeprefix("eval/")
+
+
 def family(metric: str) -> str:
     """A metric's name without its number or its direction of translation: eval/pass@4 -> eval/pass@, eval/bleu_en_de
     -> eval/bleu."""

@@ -1,8 +1,9 @@
 """A run folder: opened, written while the run lives, and closed with its report and summary.
 
     config.yaml  environment.json  metrics.jsonl  samples.jsonl  answers.jsonl  train.log  checkpoints/  model/  plots/
-    report.html  summary.json
+    rows/  report.html  summary.json
 
+`rows/` has the scores of every held-out row before training and at the latest evaluation (`output/row_scores.py`).
 `summary.json` is written last; its absence means that the run is going on or was killed.
 """
 
@@ -21,9 +22,10 @@ import yaml
 from ebft.config import doors
 from ebft.config.identity import CHANGEABLE_KEYS, CODE, LENGTH_KEYS, flat, resolved
 from ebft.config.schema import RunFailure, TrainConfig, UserError
-from ebft.output import files, tracking
+from ebft.output import files, row_scores, tracking
 from ebft.output.console import Bar, Console
 from ebft.output.environment import environment
+from ebft.output.row_scores import RowScores
 from ebft.output.tracking import Metrics
 from ebft.report import run_page as report
 from ebft.run import checkpoint
@@ -132,6 +134,16 @@ class Run:
         ]
         self.tracker.table("samples", step, flat, ["context", "reference", "rollout", "reward"])
 
+    def rows(self, name: str, scores: Sequence[RowScores]) -> None:
+        """Every held-out row's scores of the base or the latest evaluation (`row_scores.BASE`, `row_scores.LATEST`).
+        None are written where a checkpoint of an older version kept none."""
+        folder = self.directory / row_scores.FOLDER
+        if scores:
+            folder.mkdir(exist_ok=True)
+            row_scores.write(folder / name, scores)
+        else:
+            (folder / name).unlink(missing_ok=True)
+
     def answers(self, step: int, rows: Sequence[Mapping[str, Any]]) -> None:
         """Rows with `prompt`, `reference`, `answer`, `verdict` and `score`."""
         for row in rows:
@@ -212,6 +224,9 @@ class SilentRun(Run):
         _check_finite(step, metrics)
 
     def samples(self, step: int, rows: Sequence[Mapping[str, Any]]) -> None:
+        pass
+
+    def rows(self, name: str, scores: Sequence[RowScores]) -> None:
         pass
 
     def answers(self, step: int, rows: Sequence[Mapping[str, Any]]) -> None:

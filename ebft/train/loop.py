@@ -20,6 +20,7 @@ from ebft.data import order
 from ebft.evaluation import Evaluation
 from ebft.models.adapters import is_of_adapters, same_base
 from ebft.output.files import atomic_file
+from ebft.output.row_scores import BASE, LATEST
 from ebft.parallel.fsdp import named_tensors
 from ebft.parallel.pulse import PULSE
 from ebft.parallel.world import SINGLE_PROCESS, World, in_contact
@@ -245,9 +246,15 @@ class Loop:
         )
         self.latest, self.evaluated = result, self.step
         self.base = self.base or result
+        self._write_rows()
         tokenization = self.setup.material.tokenization
         self.run.samples(self.step, [sample.as_row(tokenization) for sample in result.samples])
         self.run.answers(self.step, [answer.as_row() for answer in result.answers])
+
+    def _write_rows(self) -> None:
+        """A resumed run writes them anew: its checkpoint may lie before the evaluation that the folder has."""
+        for name, evaluation in ((BASE, self.base), (LATEST, self.latest)):
+            self.run.rows(name, [] if evaluation is None else evaluation.rows())
 
     def state(self) -> dict[str, Any]:
         """What a resumed run needs beside the optimisation's tensors, as numbers, strings, small tensors and their
@@ -279,6 +286,7 @@ class Loop:
         if self.world.rank < len(state["random"]):  # there may have been fewer processes
             checkpoint.restore_random_state(state["random"][self.world.rank])
         self.run.rewind(self.step, self.evaluated)
+        self._write_rows()
         self.run.say(f"Resumed at step {self.step} of {self.setup.max_steps}.")
 
     def _export(self) -> None:

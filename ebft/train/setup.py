@@ -85,6 +85,7 @@ class Material:
             self.stop_tokens,
             self.verification.examiner(),
             self.world,
+            self.data.validation.documents,
         )
 
 
