@@ -72,7 +72,11 @@ def draw(folder: Path, table: Table, prefix: str) -> list[Plot]:
             _calibration([*bases, *cells]),
         )
         return [
-            Plot(name, caption + left_out, plots.save(figure, folder, f"{prefix}{name.replace('@', '_')}"))
+            Plot(
+                name,
+                caption + left_out,
+                plots.save(figure, folder, f"{prefix}{name.replace('@', '_').replace('/', '_')}"),
+            )
             for name, (caption, figure) in figures.items()
             if figure is not None
         ]

@@ -41,7 +41,8 @@ EVALUATION = (
     "data.", "eval.", "sandbox.seconds", "sandbox.memory_mb", "sandbox.output_kb", "sandbox.processes",
     "sandbox.strict", "sandbox.packages",
 )  # fmt: skip
-NOT_EVALUATION = ("data.max_train_documents", "eval.every_steps", "eval.micro_batch_size")
+SETS = "eval.sets."  # further held-out sets, of which runs are compared on those that they share
+NOT_EVALUATION = ("data.max_train_documents", "eval.every_steps", "eval.micro_batch_size", SETS)
 FEATURES = (
     "features.feature_layers",
     "features.embed_method",
@@ -95,9 +96,15 @@ def short(metric: str) -> str:
     return metric.removeprefix("eval/")
 
 
+def in_own_set(metric: str) -> str:
+    """A metric of a further held-out set by its name on the run's own rows: eval/NAME/greedy -> eval/greedy."""
+    return re.sub(r"^eval/[^/]+/", "eval/", metric)
+
+
 def family(metric: str) -> str:
-    """A metric's name without its number or its direction of translation: eval/pass@4 -> eval/pass@, eval/bleu_en_de
-    -> eval/bleu."""
+    """A metric's name without its set, its number or its direction of translation: eval/pass@4 -> eval/pass@,
+    eval/NAME/bleu_en_de -> eval/bleu."""
+    metric = in_own_set(metric)
     if match := re.fullmatch(r"(eval/\w+@)\d+", metric):
         return match[1]
     return next((name for name in BY_DIRECTION if metric.startswith(f"{name}_")), metric)
@@ -106,6 +113,13 @@ def family(metric: str) -> str:
 def expected(config: Mapping[str, Any]) -> set[str]:
     """The metrics that a run of this flat configuration measures, as far as the configuration tells: a horizon that no
     row holds is left out of the run, and of a translation only the mean over directions is named."""
+    own = {f"eval/{name}" for name in _expected_of(config, config["data.task"])}
+    further = {f"eval/{name}/{each}" for name, task in _sets(config) for each in _expected_of(config, task)}
+    return own | further | (set(OWN) if is_door(config["data.task"]) else set())
+
+
+def _expected_of(config: Mapping[str, Any], task: str | None) -> set[str]:
+    """Of one held-out set, whose answers are judged by `task`."""
     horizons = {*config["eval.horizons"], config["sampler.generate_length"]}
     names = {
         "cross_entropy",
@@ -113,12 +127,18 @@ def expected(config: Mapping[str, Any]) -> set[str]:
         "whitened_feature_reward",
         *(f"feature_matching_loss@{horizon}" for horizon in horizons),
     }
-    if config["data.task"] is not None and config["eval.num_questions"]:
-        of_task = OF_TASK.get(config["data.task"], ())
-        names |= {*COMMON_ANSWERS, *of_task}
+    if task is not None and config["eval.num_questions"]:
+        names |= {*COMMON_ANSWERS, *OF_TASK.get(task, ())}
         names |= {f"{name}@{2**power}" for name in ("entropy", "text_cross_entropy") for power in range(7)}
         names |= {f"pass@{k}" for k in config["eval.pass_at"]} if config["eval.num_completions"] else set()
-    return {f"eval/{name}" for name in names} | (set(OWN) if is_door(config["data.task"]) else set())
+    return names
+
+
+def _sets(config: Mapping[str, Any]) -> Iterator[tuple[str, str | None]]:
+    """The names and tasks of a run's further held-out sets."""
+    for key in config:
+        if key.startswith(SETS) and key.endswith(".task"):
+            yield key.removeprefix(SETS).removesuffix(".task"), config[key]
 
 
 def evaluation_settings(config: Mapping[str, Any], split: Sequence[str]) -> dict[str, Any]:

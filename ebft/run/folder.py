@@ -1,7 +1,7 @@
 """A run folder: opened, written while the run lives, and closed with its report and summary.
 
     config.yaml  environment.json  metrics.jsonl  samples.jsonl  answers.jsonl  train.log  checkpoints/  model/  plots/
-    rows/  report.html  summary.json
+    rows/  contamination.json  report.html  summary.json
 
 `rows/` has the scores of every held-out row before training and at the latest evaluation (`output/row_scores.py`).
 `summary.json` is written last; its absence means that the run is going on or was killed.
@@ -31,7 +31,7 @@ from ebft.report import run_page as report
 from ebft.run import checkpoint
 
 CONFIG, ENVIRONMENT, METRICS, SUMMARY = "config.yaml", "environment.json", "metrics.jsonl", "summary.json"
-SAMPLES, ANSWERS = "samples.jsonl", "answers.jsonl"
+SAMPLES, ANSWERS, CONTAMINATION = "samples.jsonl", "answers.jsonl", "contamination.json"
 WANDB_RUN_ID = "wandb_run_id"
 
 
@@ -104,6 +104,10 @@ class Run:
         """What the run is going to do; shown now and again in the report."""
         self._plan = rows
         self._console.pairs(title, rows)
+
+    def contamination(self, shares: Mapping[str, Mapping[str, Any]]) -> None:
+        """What of each held-out set is in the training data, as `contamination.json`."""
+        files.atomic_write_text(self.directory / CONTAMINATION, json.dumps(shares, indent=2) + "\n")
 
     def say(self, text: str) -> None:
         """One line to the console and train.log."""
@@ -222,6 +226,9 @@ class SilentRun(Run):
 
     def log(self, step: int, metrics: Metrics) -> None:
         _check_finite(step, metrics)
+
+    def contamination(self, shares: Mapping[str, Mapping[str, Any]]) -> None:
+        pass
 
     def samples(self, step: int, rows: Sequence[Mapping[str, Any]]) -> None:
         pass

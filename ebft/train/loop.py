@@ -8,6 +8,7 @@ bit.
 
 import resource
 import time
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -62,6 +63,7 @@ def train(config: TrainConfig, run_dir: Path, world: World = SINGLE_PROCESS) -> 
     with StopSignals(quiet=not world.is_rank_zero) as stop:
         loop = Loop(config, setup, run, stop)
         loop.restore(saved)
+        run.contamination({name: asdict(share) for name, share in setup.material.contamination.items()})
         run.plan(plan(config, setup), title=f"{config.method.name} in {run_dir}")
         for note in setup.material.verification.references.notes():
             run.note(note)
@@ -89,7 +91,7 @@ def check_continues(config: TrainConfig, setup: Setup, saved: dict[str, Any]) ->
             f"optimizer.ema_decay={config.optimizer.ema_decay}, but the checkpoint of resume={config.resume} is not "
             "from such a run."
         )
-    _check_rows(config, setup.material.data.digests(), saved)
+    _check_rows(config, setup.material.digests(), saved)
     if saved["step"] > setup.max_steps:
         raise UserError(
             f"The checkpoint of resume={config.resume} is at step {saved['step']}, beyond this run's "
@@ -261,7 +263,7 @@ class Loop:
         containers."""
         return {
             **self.optimization.state(),
-            ROWS: self.setup.material.data.digests(),
+            ROWS: self.setup.material.digests(),
             "step": self.step,
             "evaluated": self.evaluated,
             "base": None if self.base is None else self.base.state(),

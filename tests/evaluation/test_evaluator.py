@@ -35,6 +35,7 @@ CONFIG = EvalConfig(
     pass_at=[1],
     temperature=0.7,
     top_p=1.0,
+    sets={},
 )
 
 
