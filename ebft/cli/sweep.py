@@ -130,8 +130,8 @@ def settings(own: Sequence[str], runs: Sequence[str] = ()) -> SweepConfig:
 
     from ebft.cli.compose import typed
     from ebft.cli.overrides import as_typed
-    from ebft.comparison.known_metrics import check_known, lower_is_better
     from ebft.config.rules import check_limits
+    from ebft.output.metric_names import check_known, lower_is_better
 
     with hydra.initialize_config_module("ebft.conf", version_base="1.3"), as_user_error(list(own)):
         tree = hydra.compose("sweep", as_typed(own))
@@ -152,8 +152,8 @@ def settings(own: Sequence[str], runs: Sequence[str] = ()) -> SweepConfig:
 
 def _add_own_metrics(overrides: Sequence[str]) -> None:
     from ebft.cli.grid import parse, values
-    from ebft.comparison.known_metrics import add_own
     from ebft.config import doors
+    from ebft.output.metric_names import add_own
 
     tasks = [
         value for override in parse(overrides) if override.key_or_group == "data.task" for value in values(override)
@@ -182,7 +182,7 @@ def search(own: Sequence[str], runs: Sequence[str], config: SweepConfig, planner
     """Optuna's choice of runs."""
     from ebft.cli import searching
     from ebft.comparison import check_comparable
-    from ebft.comparison.known_metrics import lower_is_better
+    from ebft.output.metric_names import lower_is_better
     from ebft.sweep.launchers import num_at_a_time
     from ebft.sweep.search import Search
 

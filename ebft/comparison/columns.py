@@ -9,9 +9,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from statistics import fmean
 
-from ebft.comparison import known_metrics
 from ebft.comparison.cells import BASE
 from ebft.comparison.statistics import CONFIDENCE, Estimate, difference, estimate, holm
+from ebft.output.metric_names import lower_is_better, short
 from ebft.output.row_scores import RowScores
 
 LEAST_SEEDS = 2  # of which anything can be said beyond them
@@ -127,7 +127,7 @@ def paired(ours: Values, theirs: Values, who: str, notes: dict[str, None]) -> Es
     known = [rows for rows in (*mine, *other) if rows is not None]
     if not seeds or len(known) < 2 * len(seeds):
         return difference(*({seed: of[seed].value for seed in seeds} for of in (ours, theirs)))
-    metric, found = known_metrics.short(known[0].metric), layout(known[: len(seeds)], known[len(seeds) :])
+    metric, found = short(known[0].metric), layout(known[: len(seeds)], known[len(seeds) :])
     if found is None:
         notes[f"{metric}: {who} are not compared, because they were evaluated on no common row."] = None
         return None
@@ -138,7 +138,7 @@ def paired(ours: Values, theirs: Values, who: str, notes: dict[str, None]) -> Es
 
 
 def _standing(metric: str, cells: Cells, notes: dict[str, None]) -> Standing | None:
-    lower = known_metrics.lower_is_better(metric)
+    lower = lower_is_better(metric)
     measured = {name: own for name, own in cells.values.items() if own}
     if lower is None or len(measured) < 2:
         return None

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ebft.comparison.known_metrics import family, lower_is_better, short
 from ebft.comparison.runs import SECONDS, TOKENS, RunResult
 from ebft.comparison.statistics import Estimate, estimate
 from ebft.comparison.tables import LOSS, Table, TableRow
+from ebft.output.metric_names import family, in_own_set, lower_is_better, short
 from ebft.report import plots
 
 if TYPE_CHECKING:
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 COLOURS = (*plots.COLOURS, "#e69f00", "#56b4e9", "#8c564b", "#7f7f7f")  # after Okabe and Ito, then brown and grey
 LINES = ("-", "--", ":")
 MAX_CELLS = 12  # in one plot
+ENTROPY = "eval/cross_entropy"
 PLACES = {"step": "optimiser steps", TOKENS: "tokens forwarded in training", SECONDS: "seconds of training"}
 
 
@@ -64,7 +65,13 @@ def draw(folder: Path, table: Table, prefix: str) -> list[Plot]:
             )
             figures["losses"] = (
                 "Whether cross-entropy follows the feature-matching loss: means from evaluation to evaluation.",
-                _losses(table, cells),
+                _losses(table, cells, f"{LOSS}{table.trained_length}"),
+            )
+        for metric in (metric for metric in table.metrics if in_own_set(metric) == ENTROPY != metric):
+            figures[f"elsewhere_{short(metric)}"] = (
+                f"{short(metric)} against the run's own cross_entropy: what a method knows elsewhere when it knows as "
+                "much here.",
+                _losses(table, cells, metric),
             )
         figures["calibration"] = (
             "Entropy of the model's own answers minus its loss on the real ones, by token of the answer; 0 is "
@@ -235,14 +242,15 @@ def _points(
     return figure
 
 
-def _losses(table: Table, cells: Sequence[TableRow]) -> "Figure | None":
+def _losses(table: Table, cells: Sequence[TableRow], loss: str) -> "Figure | None":
+    """The run's own cross-entropy against another loss, from evaluation to evaluation."""
     from matplotlib.figure import Figure
 
-    loss, entropy = f"{LOSS}{table.trained_length}", "eval/cross_entropy"
+    entropy = ENTROPY
     measured = [
         row for row in cells if all(loss in outcome.final and entropy in outcome.final for outcome in row.outcomes)
     ]
-    if table.trained_length is None or not measured:
+    if not measured:
         return None
     figure = Figure(figsize=(10.4, 4.2), layout="constrained")
     axes = figure.subplots()

@@ -62,6 +62,8 @@ def _section(compared: Compared, number: int, table: Table, plots: Sequence[Plot
             "<details><summary>What these intervals are made of: standard errors over seeds / over rows</summary>"
             f"{_grid(made_of)}</details>"
         )
+    if (equal := layout.equal_points(table)).rows:
+        parts += [f"<h3>{escape(layout.equal_point_title(table))}</h3>", _grid(equal)]
     figures = (
         f"<div>{plot(drawn.name, drawn.svg)}<p class='note'>{escape(drawn.caption)}</p></div>" for drawn in plots
     )

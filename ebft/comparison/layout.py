@@ -6,9 +6,9 @@ from typing import Any
 
 from ebft.comparison.cells import BASE
 from ebft.comparison.columns import LEAST_SEEDS, Figure
-from ebft.comparison.known_metrics import lower_is_better, short
 from ebft.comparison.statistics import POWER, Estimate
 from ebft.comparison.tables import Compared, Table, TableRow
+from ebft.output.metric_names import lower_is_better, short
 from ebft.report.html_parts import count, number
 
 BEST, BETTER, WORSE = "best", "better", "worse"
@@ -106,6 +106,30 @@ def differences(table: Table) -> Grid:
             grid.append([Entry(row.name), Entry(str(pairs)), *entries])
     has_any = any(row.figures[metric].difference is not None for row in table.rows for metric in table.metrics)
     return Grid(["cell", "pairs", *map(arrow, table.metrics)], grid if has_any else [])
+
+
+def equal_points(table: Table) -> Grid:
+    """Every cell's figures at the equal point; no rows where there is none."""
+    point = table.equal_point
+    if point is None:
+        return Grid([], [])
+    metrics = list(next(iter(point.figures.values())))
+    rows = [
+        [Entry(name), *(Entry(spread(found[metric], "", None)) for metric in metrics)]
+        for name, found in point.figures.items()
+    ]
+    return Grid(["cell", *map(arrow, metrics)], rows)
+
+
+def equal_point_title(table: Table) -> str:
+    """What the table of `equal_points` shows, and which cells it leaves out."""
+    assert table.equal_point is not None
+    left_out = table.equal_point.never
+    without = f"; without {', '.join(left_out)}, where a run never falls below its base" if left_out else ""
+    return (
+        f"At equal cross_entropy, {number(table.equal_point.place)}, interpolated between evaluations, with 95 % "
+        f"intervals over seeds alone{without}"
+    )
 
 
 def detectable(table: Table) -> str:

@@ -87,6 +87,8 @@ def markdown(compared: Compared) -> str:
                 _markdown(gaps),
                 *([seen] if (seen := layout.detectable(table)) else []),
             ]
+        if (equal := layout.equal_points(table)).rows:
+            parts += [f"{_inline(layout.equal_point_title(table))}:", _markdown(equal)]
     if compared.reported_source:
         parts.append(f"Reported figures, which were not measured here: {_inline(compared.reported_source)}")
     if lost := layout.missing(compared):

@@ -15,11 +15,11 @@ import numpy as np
 
 from ebft.comparison.columns import LEAST_SEEDS
 from ebft.comparison.crossed import degrees_of
-from ebft.comparison.known_metrics import short
 from ebft.comparison.statistics import Estimate, smallest_difference
 from ebft.comparison.tables import Compared, Table
 from ebft.config.schema import UserError
 from ebft.output.console import aligned
+from ebft.output.metric_names import short
 from ebft.report.html_parts import number
 
 SEEDS = (2, 3, 4, 5, 6, 8, 10, 15, 20)

@@ -9,11 +9,11 @@ from typing import Any, NoReturn
 
 import yaml
 
-from ebft.comparison import known_metrics
 from ebft.config.identity import flat
 from ebft.config.schema import UserError
 from ebft.output import row_scores
 from ebft.output.files import read_rows
+from ebft.output.metric_names import add_own
 from ebft.output.row_scores import RowScores
 
 CONFIG, METRICS, SUMMARY = "config.yaml", "metrics.jsonl", "summary.json"
@@ -151,7 +151,7 @@ def _read(directory: Path, plan: Planned) -> RunResult | Planned:
     summary = _summary(folder / SUMMARY)
     if summary is None or summary["status"] != "completed":
         return plan if plan.note else replace(plan, note=_why(summary))
-    known_metrics.add_own(summary.get("directions", {}))
+    add_own(summary.get("directions", {}))
     course = read_rows(folder / METRICS, mentioning='"eval/')
     return RunResult(
         plan,

@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 
 from ebft.comparison.columns import LEAST_SEEDS, Standing, is_small
-from ebft.comparison.known_metrics import lower_is_better, short
 from ebft.comparison.statistics import Estimate
 from ebft.comparison.tables import Table, TableRow
+from ebft.output.metric_names import lower_is_better, short
 from ebft.report.html_parts import number
 
 MOST_NAMES = 3  # of cells in one clause

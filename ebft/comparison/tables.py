@@ -5,13 +5,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ebft.comparison import known_metrics
 from ebft.comparison.cells import BASE, Group, check_comparable, disagreement, groups
 from ebft.comparison.columns import Cells, Figure, Measured, Standing, column
-from ebft.comparison.known_metrics import short
+from ebft.comparison.equal_point import EqualPoint, equal_point
 from ebft.comparison.runs import Planned, RunResult, read
 from ebft.comparison.statistics import Estimate, estimate
 from ebft.config.sweeps import GridConfig
+from ebft.output.metric_names import family, short
 
 LOSS = "eval/feature_matching_loss@"
 # What a table shows where sweep.metrics names nothing, beside feature matching at the training length.
@@ -54,6 +54,7 @@ class Table:
     trained_length: int | None  # tokens of a rollout in training, where all runs have the same
     incomparable: str | None  # the key in which runs differ so that their feature matching cannot be compared
     standings: Mapping[str, Standing]  # by metric, where there are cells to compare
+    equal_point: EqualPoint | None  # figures at one cross-entropy; None where there are not two cells to compare at it
     notes: Sequence[str]  # what cannot be seen, and why
 
     @property
@@ -135,7 +136,8 @@ def _table(group: Group, done: Mapping[str, RunResult], sweep: GridConfig) -> Ta
         *(note for found in columns.values() for note in found.notes),
     ]
     standings = {metric: found.standing for metric, found in columns.items() if found.standing is not None}
-    return Table(group.title, chosen, reference, rows, trained, incomparable, standings, notes)
+    point = equal_point(cells, chosen)
+    return Table(group.title, chosen, reference, rows, trained, incomparable, standings, point, notes)
 
 
 def _usual(outcomes: Sequence[RunResult], trained: int | None, kinds: Sequence[str]) -> list[str]:
@@ -147,7 +149,7 @@ def _usual(outcomes: Sequence[RunResult], trained: int | None, kinds: Sequence[s
 
 
 def _is_usual(metric: str, kind: str, trained: int | None) -> bool:
-    return known_metrics.family(metric) == kind and (kind != LOSS or metric == f"{LOSS}{trained}")
+    return family(metric) == kind and (kind != LOSS or metric == f"{LOSS}{trained}")
 
 
 def _unshown(

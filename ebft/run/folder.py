@@ -27,6 +27,7 @@ from ebft.output.console import Bar, Console
 from ebft.output.environment import environment
 from ebft.output.row_scores import RowScores
 from ebft.output.tracking import Metrics
+from ebft.report import last_table
 from ebft.report import run_page as report
 from ebft.run import checkpoint
 
@@ -203,9 +204,10 @@ class Run:
         self._say_results(summary, report_path)
 
     def _say_results(self, summary: dict[str, Any], report_path: Path | None) -> None:
-        results = report.comparison(summary)
+        results = last_table.rows(summary, self._resolved["sampler"]["generate_length"])
         if results:
-            self._console.table("Evaluation", report.COMPARISON_HEADER, results)
+            self._console.table("Evaluation", last_table.HEADER, results)
+            self.say(last_table.LEGEND)
         if "error" in summary:
             self.say(f"Error: {summary['error']}")
         self.say(f"Run {summary['status']} after {summary['steps']} steps.")

@@ -1,15 +1,9 @@
 import pytest
 
-from ebft.comparison.known_metrics import (
-    check_known,
-    evaluation_settings,
-    expected,
-    family,
-    feature_settings,
-    lower_is_better,
-)
+from ebft.comparison.known_metrics import evaluation_settings, expected, feature_settings
 from ebft.config.identity import flat
 from ebft.config.schema import UserError
+from ebft.output.metric_names import check_known, family, lower_is_better
 from tests.comparison.helpers import config
 
 
