@@ -55,7 +55,9 @@ def _section(compared: Compared, number: int, table: Table, plots: Sequence[Plot
     if any(table.has_reported(metric) for metric in table.metrics) and compared.reported_source:
         parts.append(f'<p class="note">Reported figures were not measured here: {escape(compared.reported_source)}</p>')
     if gaps.rows:
-        parts += [f"<h3>Difference to {escape(table.reference)}, in pairs of one seed and row</h3>", _grid(gaps)]
+        what = f"Difference to {table.reference}, in pairs of one seed and row"
+        parts.append(f"<h3>{escape(what)}; bold where told apart from 0 after Holm's correction over the cells</h3>")
+        parts.append(_grid(gaps))
         parts += [f'<p class="note">{escape(layout.detectable(table))}</p>']
     if made_of.rows:
         parts.append(

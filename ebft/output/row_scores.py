@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import isfinite
 from pathlib import Path
+from typing import Any
 
 from ebft.config.schema import UserError
 from ebft.output.files import atomic_file
@@ -49,7 +50,7 @@ def write(path: Path, scores: Sequence[RowScores]) -> None:
         parquet.write_table(table, file, compression="zstd")
 
 
-def _schema() -> "object":
+def _schema() -> Any:
     import pyarrow
 
     text = pyarrow.dictionary(pyarrow.int32(), pyarrow.string())
@@ -66,11 +67,12 @@ def read(path: Path) -> list[RowScores] | None:
         return None
     try:
         table = parquet.read_table(path, schema=_schema())
-        metric, row, document, draw, sums, counts = (table[name].to_pylist() for name in COLUMNS)
+        if any(table[name].null_count for name in COLUMNS if name != "draw"):
+            raise _refusal(path)
+        metric, row, document = (_texts(table[name]) for name in ("metric", "row", "document"))
+        draw, sums, counts = (table[name].to_pylist() for name in ("draw", "sum", "count"))
     except (pyarrow.ArrowException, OSError) as error:
         raise _refusal(path) from error
-    if any(cell is None for column in (metric, row, document, sums, counts) for cell in column):
-        raise _refusal(path)
     if not all(map(isfinite, (*sums, *counts))) or min(counts, default=0) < 0:
         raise _refusal(path)
     places: dict[tuple[str, int | None], list[int]] = {}
@@ -87,6 +89,15 @@ def read(path: Path) -> list[RowScores] | None:
         )
         for (name, number), own in places.items()
     ]
+
+
+def _texts(column: Any) -> list[str]:
+    """A column of texts without gaps, each of them read once; pyarrow's own way of it takes ten times as long."""
+    found: list[str] = []
+    for chunk in column.chunks:
+        texts = chunk.dictionary.to_pylist()
+        found += [texts[place] for place in chunk.indices.to_pylist()]
+    return found
 
 
 def _refusal(path: Path) -> UserError:

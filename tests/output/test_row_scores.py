@@ -45,6 +45,12 @@ def test_no_file_is_no_error_and_another_kind_of_file_is_named(tmp_path: Path) -
     pandas.DataFrame({"metric": ["eval/greedy"], "row": ["a"]}).to_parquet(path)
     with pytest.raises(UserError, match="does not hold the scores"):
         row_scores.read(path)
+    row_scores.write(path, SCORES)
+    table = pandas.read_parquet(path)
+    table.loc[1, "document"] = None
+    table.to_parquet(path)
+    with pytest.raises(UserError, match="does not hold the scores"):
+        row_scores.read(path)
 
 
 @pytest.mark.parametrize(("number", "count"), [(math.nan, 1.0), (math.inf, 1.0), (1.0, -1.0)])
