@@ -1,5 +1,5 @@
-"""Keeps what a comparison is made from beside a text, in one archive: configs, environments, summaries, evaluations and
-why runs failed, without models and samples.
+"""Keeps what a comparison is made from beside a text, in one archive: configs, environments, summaries, evaluations,
+scores by held-out row and why runs failed, without models and samples.
 
 python scripts/keep_results.py outputs/sweeps/laptop_code_qa docs/results/laptop/code_qa
 ebft-sweep mode=collect sweep.dir=docs/results/laptop/code_qa      # the same tables and plots again, from what was kept
@@ -13,10 +13,13 @@ from pathlib import Path
 
 from ebft.comparison.kept import ARCHIVE
 from ebft.comparison.runs import CONFIG, METRICS, SUMMARY
+from ebft.output import row_scores
 from ebft.output.files import atomic_folder, read_rows
 from ebft.run.folder import ENVIRONMENT
 from ebft.sweep.jobs import MANIFEST
 from ebft.sweep.state import RECORDS
+
+ROWS = tuple(f"{row_scores.FOLDER}/{name}" for name in (row_scores.BASE, row_scores.LATEST))
 
 
 def main() -> None:
@@ -41,16 +44,17 @@ def main() -> None:
     print(f"{len(runs)} runs kept in {arguments.target / ARCHIVE}")
 
 
-def contents(sweep: Path, runs: list[Path]) -> Iterator[tuple[str, str]]:
+def contents(sweep: Path, runs: list[Path]) -> Iterator[tuple[str, bytes]]:
     """Names below the sweep's folder and what is kept under them."""
     copied = [sweep / MANIFEST, *sorted((sweep / RECORDS).glob("*.json"))]
-    copied += [run / name for run in runs for name in (CONFIG, ENVIRONMENT, SUMMARY)]
+    copied += [run / name for run in runs for name in (CONFIG, ENVIRONMENT, SUMMARY, *ROWS)]
     for path in copied:
         if path.is_file():
-            yield path.relative_to(sweep).as_posix(), path.read_text(encoding="utf-8")
+            yield path.relative_to(sweep).as_posix(), path.read_bytes()
     for run in runs:
         evaluations = read_rows(run / METRICS, mentioning='"eval/')
-        yield (run / METRICS).relative_to(sweep).as_posix(), "".join(json.dumps(row) + "\n" for row in evaluations)
+        lines = "".join(json.dumps(row) + "\n" for row in evaluations)
+        yield (run / METRICS).relative_to(sweep).as_posix(), lines.encode()
 
 
 if __name__ == "__main__":

@@ -99,6 +99,8 @@ def assert_same_run(run: Path, straight: Path) -> None:
     assert same([random["torch"] for random in mine["random"]], [random["torch"] for random in theirs["random"]])
     for name in ("metrics.jsonl", "samples.jsonl"):
         assert rows(run / name) == rows(straight / name), name
+    for name in ("base.parquet", "latest.parquet"):
+        assert (run / "rows" / name).read_bytes() == (straight / "rows" / name).read_bytes(), name
     for name in ("status", "steps", "tokens_forwarded", "base", "final", "change"):
         assert summary(run)[name] == summary(straight)[name], name
     assert (run / "model" / "model.safetensors").read_bytes() == (straight / "model" / "model.safetensors").read_bytes()

@@ -33,6 +33,13 @@ ADVICE = {
         "and the others keep what they had. Find what LoRA's forward asks now, or whether enable_adapters leaves "
         "requires_grad alone, and run tests/train/test_data_parallel.py -k 'adapters or reference'."
     ),
+    "sacrebleu.metrics.base:Metric._compute_score_from_stats": (
+        "A corpus without each sentence in turn (ebft/tasks/text_match.py) is scored from sums of the statistics with "
+        "it; corpus_score of the remaining texts says the same in a hundred times the time."
+    ),
+    "sacrebleu.metrics.base:Metric._extract_corpus_statistics": (
+        "It gives those statistics, one list a sentence; see _compute_score_from_stats."
+    ),
     "torch:_foreach_mul_": (
         "clip_gradients (ebft/parallel/fsdp.py) scales all gradients in one kernel with it; a loop over Tensor.mul_ "
         "does the same."

@@ -1,7 +1,7 @@
 """From Hydra's composed tree of strings and numbers to a typed, checked `TrainConfig`."""
 
 from collections.abc import Iterator
-from dataclasses import fields, is_dataclass
+from dataclasses import fields, is_dataclass, replace
 from functools import cache
 from typing import Any
 
@@ -32,7 +32,7 @@ def to_config(cfg: DictConfig) -> TrainConfig:
     # a copy costs a sixth of a plan's time
     tree = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"]) if "hydra" in cfg else cfg
     # the only key that ebft-eval has and ebft-train has not
-    config: TrainConfig = settled(typed(tree, EvaluateConfig if "models" in tree else TrainConfig))
+    config: TrainConfig = settled(with_sets(typed(tree, EvaluateConfig if "models" in tree else TrainConfig)))
     check(config)
     return config
 
@@ -46,6 +46,24 @@ def typed(tree: DictConfig, whole: Any) -> Any:
         return OmegaConf.to_object(merged)
     except OmegaConfBaseException as error:
         raise UserError(explain(error, [], tree)) from error
+
+
+def with_sets(config: TrainConfig) -> TrainConfig:
+    """The config, of which every held-out set is a data config of its own source's class. Raises UserError."""
+    sets = {name: _typed_set(name, values) for name, values in config.eval.sets.items()}
+    return replace(config, eval=replace(config.eval, sets=sets))
+
+
+def _typed_set(name: str, values: Any) -> Any:
+    key, (selector, classes) = f"eval.sets.{name}", SELECTORS["data"]
+    if not isinstance(values, dict):
+        raise UserError(f"{key}={values} is no data config; add one with +data@{key}={values}.")
+    if values.get(selector) not in classes:
+        raise UserError(f"{key}.{selector}={values.get(selector)} is not one of {', '.join(classes)}.")
+    try:
+        return typed(OmegaConf.create(values), classes[values[selector]])
+    except UserError as error:
+        raise UserError(f"{key}: {error}") from error
 
 
 def _refuse_nested_lists(tree: DictConfig) -> None:

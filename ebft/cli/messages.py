@@ -27,6 +27,7 @@ MAPPINGS = (
     "sweep.variants",
     "sweep.reported",
     "launcher.parameters",
+    "eval.sets",
 )  # whose keys are the user's
 KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a string", dict: "a mapping, as {a: 1}"}
 

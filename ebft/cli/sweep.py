@@ -24,11 +24,12 @@ from ebft.output.files import exclusive_lock
 from ebft.sweep.jobs import Job, Manifest, check_folder, read_manifest, write_manifest
 
 OWN = ("mode", "sweep", "launcher")
+READING = ("status", "collect", "power")  # modes that run nothing
 HELP = """\
 ebft-sweep [sweep=NAME] [mode=MODE] [launcher=WHERE] [KEY=VALUE[,VALUE...] ...]
 
-Runs a grid of ebft-train, each run in a process of its own, and writes the comparison: mean, standard deviation and
-95 % interval over seeds, paired differences to a reference, plots.
+Runs a grid of ebft-train, each run in a process of its own, and writes the comparison: a verdict in words, means and
+95 % intervals over seeds and held-out rows, paired differences to a reference, plots.
 Without arguments: the three methods with two seeds each on the embedded default.
 Killed, interrupted or with new failures fixed, the same command goes on where it was: done runs are skipped, started
 ones resume.
@@ -40,6 +41,8 @@ mode=plan           says what would run, what is done and what it costs, and run
 mode=run            runs what is not done (the default)
 mode=status         says how far sweep.dir is
 mode=collect        writes the comparison of sweep.dir: any folder of runs, or of an archive of them (runs.zip)
+mode=power          says from the runs in sweep.dir how many seeds and held-out rows tell a difference of sweep.metric
+                    apart: for sweep.difference=0.01, or what given numbers would see
 
 Often changed:
   sweep.dir=outputs/mine             the sweep's folder
@@ -57,6 +60,7 @@ Examples:
   ebft-sweep method=sft,ebft data=translation 'seed=range(5)' sweep.dir=outputs/translation
   ebft-sweep sweep=laptop_code_qa mode=plan
   ebft-sweep mode=collect sweep.dir=outputs/multirun/2026-11-24
+  ebft-sweep mode=power sweep.dir=outputs/pilots sweep.reference=sft sweep.metric=eval/greedy sweep.difference=0.02
   ebft-sweep sweep.search=optuna method=ebft 'optimizer.lr=tag(log,interval(1e-5,1e-3))' sweep.dir=outputs/search
 
 Exit codes: 0 done, 1 some runs failed, 2 a mistake on the command line, 130 interrupted."""
@@ -105,12 +109,12 @@ def sweep(arguments: Sequence[str]) -> int:
     from ebft.cli.planning import Planner
 
     config = settings(own, runs)
-    if config.mode in ("status", "collect"):
+    if config.mode in READING:
         if runs:
             raise UserError(
                 f"mode={config.mode} reads what lies in sweep.dir={config.sweep.dir}; leave out {' '.join(runs)}."
             )
-        return (status if config.mode == "status" else collect)(own, config)
+        return {"status": status, "collect": collect, "power": power}[config.mode](own, config)
     planner = Planner(Path(config.sweep.dir), config.sweep, found)
     return (search if config.sweep.search == "optuna" else grid)(own, runs, config, planner)
 
@@ -126,14 +130,14 @@ def settings(own: Sequence[str], runs: Sequence[str] = ()) -> SweepConfig:
 
     from ebft.cli.compose import typed
     from ebft.cli.overrides import as_typed
-    from ebft.comparison.known_metrics import check_known, lower_is_better
     from ebft.config.rules import check_limits
+    from ebft.output.metric_names import check_known, lower_is_better
 
     with hydra.initialize_config_module("ebft.conf", version_base="1.3"), as_user_error(list(own)):
         tree = hydra.compose("sweep", as_typed(own))
     config: SweepConfig = typed(tree, SweepConfig)
     check_limits(config)
-    if config.mode == "collect":  # where the runs tell what metrics there are
+    if config.mode in ("collect", "power"):  # where the runs tell what metrics there are
         return config
     _add_own_metrics([*config.sweep.grid, *runs])
     for metric in (*config.sweep.metrics, config.sweep.metric):
@@ -148,8 +152,8 @@ def settings(own: Sequence[str], runs: Sequence[str] = ()) -> SweepConfig:
 
 def _add_own_metrics(overrides: Sequence[str]) -> None:
     from ebft.cli.grid import parse, values
-    from ebft.comparison.known_metrics import add_own
     from ebft.config import doors
+    from ebft.output.metric_names import add_own
 
     tasks = [
         value for override in parse(overrides) if override.key_or_group == "data.task" for value in values(override)
@@ -178,7 +182,7 @@ def search(own: Sequence[str], runs: Sequence[str], config: SweepConfig, planner
     """Optuna's choice of runs."""
     from ebft.cli import searching
     from ebft.comparison import check_comparable
-    from ebft.comparison.known_metrics import lower_is_better
+    from ebft.output.metric_names import lower_is_better
     from ebft.sweep.launchers import num_at_a_time
     from ebft.sweep.search import Search
 
@@ -312,16 +316,48 @@ def status(own: Sequence[str], config: SweepConfig) -> int:
 def collect(own: Sequence[str], config: SweepConfig) -> int:
     """Writes the comparison of a sweep's folder with the settings of the sweep, of any other with those of the
     command line."""
+    directory = _existing(config)
+    with unpacked(directory) as runs:
+        sweep, jobs = _as_planned(own, config, runs)
+        write_comparison(sweep, directory, jobs, print, runs)
+    return 0
+
+
+def power(own: Sequence[str], config: SweepConfig) -> int:
+    """Says what seeds and rows would see, from the runs that are there. Writes nothing."""
+    from ebft import comparison
+    from ebft.comparison import power as pilots
+
+    with unpacked(_existing(config)) as runs:
+        sweep, jobs = _as_planned(own, config, runs)
+        compared = comparison.compare(runs, replace(sweep, metrics=[sweep.metric]), _noted(jobs, runs))
+    print(pilots.text(compared, sweep.metric, sweep.difference))
+    return 0
+
+
+def _existing(config: SweepConfig) -> Path:
     directory = Path(config.sweep.dir)
     if not directory.is_dir():
         raise UserError(f"sweep.dir={directory} is no folder; name one that holds runs.")
-    with unpacked(directory) as runs:
-        manifest = read_manifest(runs)
-        if manifest is None:
-            write_comparison(config.sweep, directory, None, print, runs)
-        else:
-            write_comparison(settings([*manifest.arguments, *own]).sweep, directory, manifest.jobs, print, runs)
-    return 0
+    return directory
+
+
+def _as_planned(own: Sequence[str], config: SweepConfig, runs: Path) -> tuple[GridConfig, Sequence[Job] | None]:
+    """The settings of a comparison and the jobs of its sweep; None where the folder is not a sweep's."""
+    manifest = read_manifest(runs)
+    if manifest is None:
+        return config.sweep, None
+    return settings([*manifest.arguments, *own]).sweep, manifest.jobs
+
+
+def _noted(jobs: Sequence[Job] | None, runs: Path) -> list[Planned] | None:
+    """Jobs as planned runs, with why each is not done."""
+    from ebft.sweep import state as states
+
+    if jobs is None:
+        return None
+    known = {job.name: states.state(runs, job) for job in jobs}
+    return [_planned(job, _note(known[job.name])) for job in jobs]
 
 
 def _manifest(directory: Path) -> Manifest:
@@ -336,16 +372,11 @@ def write_comparison(
 ) -> None:
     """Into `directory`, from the runs there or in the folder `runs`."""
     from ebft import comparison
-    from ebft.sweep import state as states
 
     runs = runs or directory
-    planned = None
-    if jobs is not None:
-        known = {job.name: states.state(runs, job) for job in jobs}
-        planned = [_planned(job, _note(known[job.name])) for job in jobs]
     try:
         with exclusive_lock(directory / ".comparison.lock"):
-            compared = comparison.compare(runs, sweep, planned)
+            compared = comparison.compare(runs, sweep, _noted(jobs, runs))
             *_, page = comparison.write(compared, directory)
     except OSError as error:
         raise UserError(

@@ -11,6 +11,7 @@ from ebft.comparison.runs import Planned
 from ebft.config.identity import CHANGEABLE_KEYS, LENGTH_KEYS
 from ebft.config.schema import UserError
 from ebft.config.sweeps import GridConfig
+from ebft.output.metric_names import BY_DIRECTION, check_known
 
 BASE = "base"  # the cell of the models before training
 CHOOSES_METHOD = ("method", "method.name")  # keys whose values are a name by themselves
@@ -200,17 +201,13 @@ def _check_names(together: Sequence[Group], sweep: GridConfig) -> None:
                 f"{key} names the cell {name}, which no run belongs to; cells are {', '.join((BASE, *cells))}."
             )
     for metric in {metric for reported in sweep.reported.values() for metric in reported}:
-        known_metrics.check_known(metric)
+        check_known(metric)
 
 
 def _check_measured(configs: Sequence[Mapping[str, Any]], sweep: GridConfig) -> None:
     there = set().union(*map(known_metrics.expected, configs))
     for key, metric in _wanted(sweep):
-        if (
-            configs
-            and metric not in there
-            and not metric.startswith(tuple(f"{name}_" for name in known_metrics.BY_DIRECTION))
-        ):
+        if configs and metric not in there and not metric.startswith(tuple(f"{name}_" for name in BY_DIRECTION)):
             raise UserError(
                 f"{key} names {metric}, which no run measures; leave it out, or set what it needs under eval. and "
                 "data.task."

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ebft.comparison.known_metrics import family, lower_is_better
 from ebft.comparison.runs import SECONDS, TOKENS, RunResult
 from ebft.comparison.statistics import Estimate, estimate
-from ebft.comparison.tables import LOSS, Table, TableRow, short
+from ebft.comparison.tables import LOSS, Table, TableRow
+from ebft.output.metric_names import family, in_own_set, lower_is_better, short
 from ebft.report import plots
 
 if TYPE_CHECKING:
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 COLOURS = (*plots.COLOURS, "#e69f00", "#56b4e9", "#8c564b", "#7f7f7f")  # after Okabe and Ito, then brown and grey
 LINES = ("-", "--", ":")
 MAX_CELLS = 12  # in one plot
+ENTROPY = "eval/cross_entropy"
 PLACES = {"step": "optimiser steps", TOKENS: "tokens forwarded in training", SECONDS: "seconds of training"}
 
 
@@ -51,19 +52,26 @@ def draw(folder: Path, table: Table, prefix: str) -> list[Plot]:
     with matplotlib.rc_context(plots.STYLE):
         figures: dict[str, tuple[str, Figure | None]] = {
             short(metric): (
-                f"{short(metric)} by step, tokens and seconds: mean over seeds and its 95 % interval.",
+                f"{short(metric)} by step, tokens and seconds: means with 95 % intervals over seeds alone.",
                 _course(cells, metric),
             )
             for metric in table.metrics
         }
         if table.incomparable is None:
             figures["feature_matching_by_horizon"] = (
-                "Feature-matching loss after training, by rollout length; dotted: the length in training.",
+                "Feature-matching loss after training, by rollout length, 95 % intervals over seeds alone; dotted: "
+                "the length in training.",
                 _by_horizon([*bases, *cells], table.trained_length),
             )
             figures["losses"] = (
                 "Whether cross-entropy follows the feature-matching loss: means from evaluation to evaluation.",
-                _losses(table, cells),
+                _losses(table, cells, f"{LOSS}{table.trained_length}"),
+            )
+        for metric in (metric for metric in table.metrics if in_own_set(metric) == ENTROPY != metric):
+            figures[f"elsewhere_{short(metric)}"] = (
+                f"{short(metric)} against the run's own cross_entropy: what a method knows elsewhere when it knows as "
+                "much here.",
+                _losses(table, cells, metric),
             )
         figures["calibration"] = (
             "Entropy of the model's own answers minus its loss on the real ones, by token of the answer; 0 is "
@@ -71,7 +79,11 @@ def draw(folder: Path, table: Table, prefix: str) -> list[Plot]:
             _calibration([*bases, *cells]),
         )
         return [
-            Plot(name, caption + left_out, plots.save(figure, folder, f"{prefix}{name.replace('@', '_')}"))
+            Plot(
+                name,
+                caption + left_out,
+                plots.save(figure, folder, f"{prefix}{name.replace('@', '_').replace('/', '_')}"),
+            )
             for name, (caption, figure) in figures.items()
             if figure is not None
         ]
@@ -230,14 +242,15 @@ def _points(
     return figure
 
 
-def _losses(table: Table, cells: Sequence[TableRow]) -> "Figure | None":
+def _losses(table: Table, cells: Sequence[TableRow], loss: str) -> "Figure | None":
+    """The run's own cross-entropy against another loss, from evaluation to evaluation."""
     from matplotlib.figure import Figure
 
-    loss, entropy = f"{LOSS}{table.trained_length}", "eval/cross_entropy"
+    entropy = ENTROPY
     measured = [
         row for row in cells if all(loss in outcome.final and entropy in outcome.final for outcome in row.outcomes)
     ]
-    if table.trained_length is None or not measured:
+    if not measured:
         return None
     figure = Figure(figsize=(10.4, 4.2), layout="constrained")
     axes = figure.subplots()

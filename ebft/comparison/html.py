@@ -8,6 +8,7 @@ from urllib.parse import quote
 from ebft.comparison import layout
 from ebft.comparison.figures import Plot
 from ebft.comparison.layout import Entry, Grid
+from ebft.comparison.sentences import sentences
 from ebft.comparison.tables import Compared, Table
 from ebft.report.html_parts import count, escape, facts, page, plot
 
@@ -48,17 +49,32 @@ def _contents(tables: Sequence[Table]) -> str:
 
 
 def _section(compared: Compared, number: int, table: Table, plots: Sequence[Plot], directory: Path) -> str:
-    gaps = layout.differences(table)
-    parts = [f'<h2 id="table-{number}">{escape(table.title or compared.name)}</h2>', _grid(layout.measured(table))]
-    parts += [f'<p class="note">{escape(note)}</p>' for note in table.notes]
+    gaps, made_of = layout.differences(table), layout.parts(table)
+    parts = [f'<h2 id="table-{number}">{escape(table.title or compared.name)}</h2>', _verdicts(table)]
+    parts += [_grid(layout.measured(table)), *(f'<p class="note">{escape(note)}</p>' for note in layout.notes(table))]
     if any(table.has_reported(metric) for metric in table.metrics) and compared.reported_source:
         parts.append(f'<p class="note">Reported figures were not measured here: {escape(compared.reported_source)}</p>')
     if gaps.rows:
-        parts += [f"<h3>Difference to {escape(table.reference)}, in pairs of one seed</h3>", _grid(gaps)]
+        what = f"Difference to {table.reference}, in pairs of one seed and row"
+        parts.append(f"<h3>{escape(what)}; bold where told apart from 0 after Holm's correction over the cells</h3>")
+        parts.append(_grid(gaps))
+        parts += [f'<p class="note">{escape(layout.detectable(table))}</p>']
+    if made_of.rows:
+        parts.append(
+            "<details><summary>What these intervals are made of: standard errors over seeds / over rows</summary>"
+            f"{_grid(made_of)}</details>"
+        )
+    if (equal := layout.equal_points(table)).rows:
+        parts += [f"<h3>{escape(layout.equal_point_title(table))}</h3>", _grid(equal)]
     figures = (
         f"<div>{plot(drawn.name, drawn.svg)}<p class='note'>{escape(drawn.caption)}</p></div>" for drawn in plots
     )
     return "\n".join([*parts, '<div class="wide-plots">', *figures, "</div>", _runs(table, directory)])
+
+
+def _verdicts(table: Table) -> str:
+    found = sentences(table)
+    return f'<ul class="verdicts">{"".join(f"<li>{escape(line)}</li>" for line in found)}</ul>' if found else ""
 
 
 def _grid(grid: Grid) -> str:

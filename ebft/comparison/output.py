@@ -7,7 +7,8 @@ from typing import Any
 
 from ebft.comparison import figures, layout
 from ebft.comparison.html import html
-from ebft.comparison.layout import BEST, Entry, Grid
+from ebft.comparison.layout import Entry, Grid
+from ebft.comparison.sentences import sentences
 from ebft.comparison.tables import Compared, Table
 from ebft.output.console import aligned
 from ebft.output.files import atomic_write_text
@@ -47,9 +48,12 @@ def text(compared: Compared) -> str:
     """The comparison as text for a terminal."""
     parts = []
     for table in compared.tables:
-        parts.append("\n".join([_heading(compared, table), *_plain(layout.measured(table)), *table.notes]))
+        parts.append("\n".join([_heading(compared, table), *sentences(table)]))
+        parts.append("\n".join([*_plain(layout.measured(table)), *layout.notes(table)]))
         if (gaps := layout.differences(table)).rows:
-            parts.append("\n".join([f"Difference to {table.reference}", *_plain(gaps)]))
+            seen = layout.detectable(table)
+            head = f"Difference to {table.reference}, * told apart from 0 after Holm's correction"
+            parts.append("\n".join([head, *_plain(gaps), *([seen] if seen else [])]))
     lost = layout.missing(compared)
     return "\n\n".join([*parts, *(["\n".join(["Not done:", *(f"  {line}" for line in lost)])] if lost else [])])
 
@@ -62,7 +66,7 @@ def _plain(grid: Grid) -> list[str]:
     return aligned(
         [
             list(grid.header),
-            *([entry.whole + ("*" if entry.kind == BEST else "") for entry in row] for row in grid.rows),
+            *([entry.whole + ("*" if entry.kind else "") for entry in row] for row in grid.rows),
         ]
     )
 
@@ -72,15 +76,19 @@ def markdown(compared: Compared) -> str:
     for table in compared.tables:
         parts += [
             f"## {_inline(table.title or compared.name)}",
+            *(["\n".join(f"- {_inline(line)}" for line in found)] if (found := sentences(table)) else []),
             _markdown(layout.measured(table)),
-            *map(_inline, table.notes),
+            *map(_inline, layout.notes(table)),
         ]
         if (gaps := layout.differences(table)).rows:
             parts += [
-                f"Difference to {_inline(table.reference)}, in pairs of one seed; **bold** where its interval "
-                "excludes 0:",
+                f"Difference to {_inline(table.reference)}, in pairs of one seed and row; **bold** where it is told "
+                "apart from 0 after Holm's correction over the cells:",
                 _markdown(gaps),
+                *([seen] if (seen := layout.detectable(table)) else []),
             ]
+        if (equal := layout.equal_points(table)).rows:
+            parts += [f"{_inline(layout.equal_point_title(table))}:", _markdown(equal)]
     if compared.reported_source:
         parts.append(f"Reported figures, which were not measured here: {_inline(compared.reported_source)}")
     if lost := layout.missing(compared):
@@ -110,7 +118,12 @@ def latex(compared: Compared) -> str:
     """Tabulars for \\input, with the rest as comments; they need the package booktabs."""
     parts = [_comment(f"{compared.name}: {layout.LEGEND}")]
     for table in compared.tables:
-        parts += [_comment(table.title), _latex(layout.measured(table)), *map(_comment, table.notes)]
+        parts += [
+            _comment(table.title),
+            *map(_comment, sentences(table)),
+            _latex(layout.measured(table)),
+            *map(_comment, layout.notes(table)),
+        ]
         if (gaps := layout.differences(table)).rows:
             parts += [_comment(f"{table.title}: difference to {table.reference}"), _latex(gaps)]
     if compared.reported_source:
@@ -175,7 +188,8 @@ def as_json(compared: Compared) -> dict[str, Any]:
                 "title": table.title,
                 "metrics": list(table.metrics),
                 "reference": table.reference,
-                "notes": list(table.notes),
+                "verdicts": sentences(table),
+                "notes": layout.notes(table),
                 "rows": rows,
             }
         )

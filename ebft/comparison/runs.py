@@ -9,10 +9,12 @@ from typing import Any, NoReturn
 
 import yaml
 
-from ebft.comparison import known_metrics
 from ebft.config.identity import flat
 from ebft.config.schema import UserError
+from ebft.output import row_scores
 from ebft.output.files import read_rows
+from ebft.output.metric_names import add_own
+from ebft.output.row_scores import RowScores
 
 CONFIG, METRICS, SUMMARY = "config.yaml", "metrics.jsonl", "summary.json"
 FROM_RUN = "run:"  # model.path=run:NAME, of a run that starts from another's model
@@ -62,6 +64,9 @@ class RunResult:
     tokens: float  # forwarded in training
     seconds: float  # of training alone
     course: Sequence[Mapping[str, float]]  # every evaluation: step, metrics and cost until then
+    base_rows: Mapping[str, RowScores] = field(repr=False)  # by metric; empty where the run kept none
+    final_rows: Mapping[str, RowScores] = field(repr=False)
+    steps: int | None  # of the optimiser; None where the summary is of an older version
     root: Mapping[str, Any]  # config of the run that the base belongs to, its own or the one it starts from
 
     @property
@@ -133,6 +138,7 @@ def _from_the_start(outcome: RunResult, outcomes: Mapping[str, RunResult]) -> Ru
     return replace(
         outcome,
         base=first.base,
+        base_rows=first.base_rows,
         root=first.root,
         tokens=outcome.tokens + first.tokens,
         seconds=outcome.seconds + first.seconds,
@@ -145,7 +151,7 @@ def _read(directory: Path, plan: Planned) -> RunResult | Planned:
     summary = _summary(folder / SUMMARY)
     if summary is None or summary["status"] != "completed":
         return plan if plan.note else replace(plan, note=_why(summary))
-    known_metrics.add_own(summary.get("directions", {}))
+    add_own(summary.get("directions", {}))
     course = read_rows(folder / METRICS, mentioning='"eval/')
     return RunResult(
         plan,
@@ -154,8 +160,17 @@ def _read(directory: Path, plan: Planned) -> RunResult | Planned:
         summary["tokens_forwarded"],
         summary["train_seconds"],
         course,
+        _rows(folder, row_scores.BASE),
+        _rows(folder, row_scores.LATEST),
+        summary.get("steps"),
         plan.config,
     )
+
+
+def _rows(folder: Path, name: str) -> dict[str, RowScores]:
+    """Scores by held-out row, by metric."""
+    found = row_scores.read(folder / row_scores.FOLDER / name) or []
+    return {scores.metric: scores for scores in found if scores.draw is None}
 
 
 def _why(summary: Mapping[str, Any] | None) -> str:
@@ -189,6 +204,7 @@ def _summary(path: Path) -> dict[str, Any] | None:
         and summary.keys() >= FIELDS
         and isinstance(summary["base"], dict)
         and isinstance(summary["final"], dict)
+        and isinstance(summary.get("steps", 0), int)
         and isinstance(summary.get("directions", {}), dict)
         and all(isinstance(way, str) for way in summary.get("directions", {}).values())
     )

@@ -3,14 +3,15 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
-from ebft.comparison import known_metrics
 from ebft.comparison.cells import BASE, Group, check_comparable, disagreement, groups
+from ebft.comparison.columns import Cells, Figure, Measured, Standing, column
+from ebft.comparison.equal_point import EqualPoint, equal_point
 from ebft.comparison.runs import Planned, RunResult, read
-from ebft.comparison.statistics import Estimate, difference, estimate
+from ebft.comparison.statistics import Estimate, estimate
 from ebft.config.sweeps import GridConfig
+from ebft.output.metric_names import family, short
 
 LOSS = "eval/feature_matching_loss@"
 # What a table shows where sweep.metrics names nothing, beside feature matching at the training length.
@@ -25,19 +26,6 @@ USUAL = (
     "eval/chrf",
 )
 
-Values = Mapping[int, float]  # by seed
-
-
-@dataclass(frozen=True)
-class Figure:
-    """One metric of one cell, over its seeds."""
-
-    estimate: Estimate | None  # None where no run of the cell has it
-    difference: Estimate | None  # to the reference cell, in pairs of one seed
-    # the cell is complete, and the interval of its paired difference to every other one lies on the better side of 0
-    is_best: bool
-    reported: float | None  # by a publication
-
 
 @dataclass(frozen=True)
 class TableRow:
@@ -50,6 +38,7 @@ class TableRow:
     figures: Mapping[str, Figure]  # by metric
     tokens: Estimate | None  # forwarded in training
     seconds: Estimate | None  # of training alone
+    steps: tuple[int, ...]  # of the optimiser, those of its runs; none where runs are of an older version
 
     @property
     def is_base(self) -> bool:
@@ -64,6 +53,8 @@ class Table:
     rows: Sequence[TableRow]  # the base's first
     trained_length: int | None  # tokens of a rollout in training, where all runs have the same
     incomparable: str | None  # the key in which runs differ so that their feature matching cannot be compared
+    standings: Mapping[str, Standing]  # by metric, where there are cells to compare
+    equal_point: EqualPoint | None  # figures at one cross-entropy; None where there are not two cells to compare at it
     notes: Sequence[str]  # what cannot be seen, and why
 
     @property
@@ -99,10 +90,6 @@ def compare(directory: Path, sweep: GridConfig, planned: Sequence[Planned] | Non
     return Compared(name, [_table(group, outcomes, sweep) for group in together], missing, sweep.reported_source)
 
 
-def short(metric: str) -> str:
-    return metric.removeprefix("eval/")
-
-
 def _table(group: Group, done: Mapping[str, RunResult], sweep: GridConfig) -> Table:
     cells = {
         name: [done[plan.folder] for plan in members if plan.folder in done] for name, members in group.cells.items()
@@ -115,7 +102,10 @@ def _table(group: Group, done: Mapping[str, RunResult], sweep: GridConfig) -> Ta
     chosen = list(sweep.metrics) or _usual(outcomes, trained, kinds)
     bases = _bases(outcomes)
     planned = {name: len(members) for name, members in group.cells.items()}
-    columns = {metric: _column(metric, cells, bases, planned, sweep) for metric in chosen}
+    reference = sweep.reference or BASE
+    columns = {
+        metric: column(metric, _measured(metric, cells, bases, planned), reference, sweep.reported) for metric in chosen
+    }
     finals = {
         name: _distinct([outcome.base for outcome in outcomes if bases[_model(outcome.root)] == name])
         for name in bases.values()
@@ -127,20 +117,27 @@ def _table(group: Group, done: Mapping[str, RunResult], sweep: GridConfig) -> Ta
             cells.get(name, []),
             own,
             planned.get(name, 0),
-            {metric: column[name] for metric, column in columns.items()},
+            {metric: found.figures[name] for metric, found in columns.items()},
             estimate([outcome.tokens for outcome in cells.get(name, [])]),
             estimate([outcome.seconds for outcome in cells.get(name, [])]),
+            tuple(sorted({outcome.steps for outcome in cells.get(name, []) if outcome.steps is not None})),
         )
         for name, own in finals.items()
     ]
-    reference = sweep.reference or BASE
     matching = (
         []
         if incomparable is None
         else [f"Feature matching is not compared, because runs differ in {incomparable}, which shapes it."]
     )
-    notes = [*matching, *_unshown(outcomes, chosen, kinds, trained, sweep), *_absent(reference, cells)]
-    return Table(group.title, chosen, reference, rows, trained, incomparable, notes)
+    notes = [
+        *matching,
+        *_unshown(outcomes, chosen, kinds, trained, sweep),
+        *_absent(reference, cells),
+        *(note for found in columns.values() for note in found.notes),
+    ]
+    standings = {metric: found.standing for metric, found in columns.items() if found.standing is not None}
+    point = equal_point(cells, chosen)
+    return Table(group.title, chosen, reference, rows, trained, incomparable, standings, point, notes)
 
 
 def _usual(outcomes: Sequence[RunResult], trained: int | None, kinds: Sequence[str]) -> list[str]:
@@ -152,7 +149,7 @@ def _usual(outcomes: Sequence[RunResult], trained: int | None, kinds: Sequence[s
 
 
 def _is_usual(metric: str, kind: str, trained: int | None) -> bool:
-    return known_metrics.family(metric) == kind and (kind != LOSS or metric == f"{LOSS}{trained}")
+    return family(metric) == kind and (kind != LOSS or metric == f"{LOSS}{trained}")
 
 
 def _unshown(
@@ -211,57 +208,18 @@ def _distinct(models: Sequence[Mapping[str, float]]) -> list[Mapping[str, float]
     return [model for place, model in enumerate(models) if model not in models[:place]]
 
 
-def _column(
-    metric: str,
-    cells: Mapping[str, Sequence[RunResult]],
-    bases: Mapping[str, str],
-    planned: Mapping[str, int],
-    sweep: GridConfig,
-) -> dict[str, Figure]:
-    """The figures of one metric by cell."""
-    values: dict[str, dict[int, float]] = {name: {} for name in (*bases.values(), *cells)}
-    starts: dict[str, dict[int, float]] = {name: {} for name in values}  # of each cell's own runs, before training
+def _measured(
+    metric: str, cells: Mapping[str, Sequence[RunResult]], bases: Mapping[str, str], planned: Mapping[str, int]
+) -> Cells:
+    """What all runs have for one metric."""
+    values: dict[str, dict[int, Measured]] = {name: {} for name in (*bases.values(), *cells)}
+    starts: dict[str, dict[int, Measured]] = {name: {} for name in values}
     for cell, members in cells.items():
         for outcome in members:
             if metric in outcome.final:
-                values[cell][outcome.seed] = outcome.final[metric]
+                values[cell][outcome.seed] = Measured(outcome.final[metric], outcome.final_rows.get(metric))
             if metric in outcome.base:
-                values[bases[_model(outcome.root)]][outcome.seed] = starts[cell][outcome.seed] = outcome.base[metric]
+                start = Measured(outcome.base[metric], outcome.base_rows.get(metric))
+                values[bases[_model(outcome.root)]][outcome.seed] = starts[cell][outcome.seed] = start
     complete = {name for name, own in values.items() if name not in cells or len(own) == planned[name]}
-    best, reference = _best(metric, values, complete), sweep.reference or BASE
-
-    def gap(name: str) -> Estimate | None:
-        """A run's difference to the reference; a run's base is its own model's, and a base has none."""
-        if name == reference or (reference == BASE and name not in cells):
-            return None
-        return difference(values[name], starts[name] if reference == BASE else values.get(reference, {}))
-
-    return {
-        name: Figure(
-            _estimate(own, name not in cells), gap(name), name == best, sweep.reported.get(name, {}).get(metric)
-        )
-        for name, own in values.items()
-    }
-
-
-def _estimate(values: Values, is_base: bool) -> Estimate | None:
-    """A base that every seed shares is one figure, however often it was measured."""
-    distinct = set(values.values())
-    return estimate([*distinct] if is_base and len(distinct) == 1 else [*values.values()])
-
-
-def _best(metric: str, values: Mapping[str, Values], complete: set[str]) -> str | None:
-    """The complete cell that is better than every other one with a figure, as far as the interval of each paired
-    difference says; None where none is."""
-    lower = known_metrics.lower_is_better(metric)
-    measured = {name: own for name, own in values.items() if own}
-    if lower is None or len(measured) < 2:
-        return None
-    sign = -1 if lower else 1
-
-    def beats(one: str, other: str) -> bool:
-        gap = difference(measured[one], measured[other])
-        return gap is not None and gap.excludes_zero and sign * gap.mean > 0
-
-    leader = max(measured, key=lambda name: sign * fmean(measured[name].values()))
-    return leader if leader in complete and all(beats(leader, other) for other in measured if other != leader) else None
+    return Cells(values, starts, frozenset(complete), frozenset(bases.values()))

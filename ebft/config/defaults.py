@@ -17,11 +17,27 @@ def has_pairs(data: DataConfig) -> bool:
 def settled(config: Run) -> Run:
     """The config without `auto`: a pair has a row of its own, and only its completion is trained on and rolled out;
     plain text is packed, and all of it counts."""
-    layout, tokens = ("padded", "completion") if has_pairs(config.data) else ("packed", "all")
-    data = replace(
-        config.data,
-        layout=layout if config.data.layout == AUTO else config.data.layout,
-        loss_tokens=tokens if config.data.loss_tokens == AUTO else config.data.loss_tokens,
-    )
+    data = _settled_data(config.data)
     anchors = data.loss_tokens if config.sampler.anchors == AUTO else config.sampler.anchors
-    return replace(config, data=data, sampler=replace(config.sampler, anchors=anchors))
+    sets = {name: _settled_data(each) for name, each in config.eval.sets.items()}
+    return replace(
+        config,
+        data=data,
+        sampler=replace(config.sampler, anchors=anchors),
+        eval=replace(config.eval, sets=sets),
+    )
+
+
+def _settled_data(data: DataConfig) -> DataConfig:
+    layout, tokens = ("padded", "completion") if has_pairs(data) else ("packed", "all")
+    return replace(
+        data,
+        layout=layout if data.layout == AUTO else data.layout,
+        loss_tokens=tokens if data.loss_tokens == AUTO else data.loss_tokens,
+    )
+
+
+def on_set(config: Run, name: str) -> Run:
+    """The config of the run as it is evaluated on a set: on its rows, with rollouts where its loss is."""
+    data = config.eval.sets[name]
+    return replace(config, data=data, sampler=replace(config.sampler, anchors=data.loss_tokens))

@@ -1,11 +1,12 @@
 """Values outside their limits and combinations of knobs that cannot work, each refused in one sentence. Needs no model
 and no data."""
 
+import re
 from collections.abc import Iterator
 from dataclasses import fields, is_dataclass
 from typing import Any
 
-from ebft.config.defaults import has_pairs
+from ebft.config.defaults import has_pairs, on_set
 from ebft.config.doors import FORM, installed, is_door
 from ebft.config.doors import check as check_door
 from ebft.config.schema import (
@@ -77,6 +78,7 @@ def _conflicts(config: TrainConfig) -> Iterator[str]:
     yield from _question_conflicts(config)
     yield from _geometry_conflicts(config)
     yield from _evaluation_conflicts(config.eval)
+    yield from _set_conflicts(config)
     yield from _data_conflicts(config.data, config.sampler)
     yield from _feature_conflicts(config.features)
     trainer, optimizer, model = config.trainer, config.optimizer, config.model
@@ -182,6 +184,22 @@ def _evaluation_conflicts(evaluation: EvalConfig) -> Iterator[str]:
             f"eval.pass_at={list(evaluation.pass_at)} must hold numbers from 1 to "
             f"eval.num_completions={evaluation.num_completions}."
         )
+
+
+def _set_conflicts(config: TrainConfig) -> Iterator[str]:
+    """Each set is held to the rules of a run's own data; it may not bring code, which nobody would see it name."""
+    for name, data in config.eval.sets.items():
+        key = f"eval.sets.{name}"
+        if not re.fullmatch(r"[A-Za-z0-9_-]+", name):
+            yield f"{key} is no name for figures eval/NAME/...; use letters, digits, _ and -."
+        for item, value, metadata in _walk(data, f"{key}."):
+            if metadata.get("door") and is_door(value):
+                yield f"{item}={value} is code of your own, which only the run's own data may name; leave the set out."
+            else:
+                _check_limits(item, value, metadata)
+        seen = on_set(config, name)
+        conflicts = (*_data_conflicts(data, seen.sampler), *_geometry_conflicts(seen))
+        yield from (f"{key}: {message}" for message in conflicts)
 
 
 def _geometry_conflicts(config: TrainConfig) -> Iterator[str]:

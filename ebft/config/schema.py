@@ -327,6 +327,7 @@ class EvalConfig:
     pass_at: list[int]  # the k of pass@k
     temperature: float = above(0)  # of the completions for pass@k
     top_p: float = above(0)
+    sets: dict[str, Any]  # name -> DataConfig of a further held-out set, as far as num_documents and num_questions go
 
     def first_context(self, anchors: str) -> int:
         """Tokens before the first anchor; of a completion, its prompt is context enough."""

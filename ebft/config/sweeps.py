@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from ebft.config.schema import at_least, one_of
+from ebft.config.schema import above, at_least, one_of
 
 
 @dataclass(frozen=True)
@@ -16,7 +16,7 @@ class GridConfig:
     variants: dict[str, list[str]]  # name -> further overrides; each is a grid of its own, empty: one grid
     search: str = one_of("grid", "optuna")  # every run of the grid, or Optuna's choice of its axes
     num_trials: int = at_least(1)  # of search=optuna
-    metric: str  # what search and early stopping go by
+    metric: str  # what search, early stopping and mode=power go by
     # median: stop a run that does worse than the median of the others at the same step
     early_stopping: str = one_of("none", "median")
     early_stopping_after: int = at_least(1)  # evaluations after the base before a run can be stopped
@@ -28,6 +28,7 @@ class GridConfig:
     metrics: list[str]
     split: list[str]  # keys that tell one table from another
     by: list[str]  # keys that tell one cell from another where variants do not; empty: those in which runs differ
+    difference: float | None = above(0)  # that mode=power is to find seeds and rows for; null: it shows what some see
     reported: dict[str, dict[str, float]]  # cell -> metric -> what a publication reports
     reported_source: str | None  # where that stands
 
@@ -75,7 +76,7 @@ class RayLauncherConfig(LauncherConfig):
 
 @dataclass(frozen=True)
 class SweepConfig:
-    mode: str = one_of("plan", "run", "status", "collect")
+    mode: str = one_of("plan", "run", "status", "collect", "power")
     sweep: GridConfig
     launcher: LauncherConfig
 

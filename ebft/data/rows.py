@@ -41,6 +41,7 @@ class Rows:
     completion_mask: Bool[Tensor, "rows T"]
     masked: bool  # attention stays inside a document
     num_documents: int
+    documents: tuple[str, ...]  # by row: the key of the document that most of its tokens belong to
     starts: Bool[Tensor, "rows T"] | None = None  # BOS; None: there is none
 
     def __len__(self) -> int:
@@ -77,7 +78,8 @@ def to_rows(documents: Sequence[Document], config: DataConfig, tokenization: Tok
     stream = tokenise(documents, tokenization)
     if config.layout == "padded":
         _check_pairs_fit(documents, stream, config.sequence_length)
-    return _fill(stream, _places(stream, config, tokenization.bos), config, tokenization, len(documents))
+    keys = [document.key for document in documents]
+    return _fill(stream, _places(stream, config, tokenization.bos), config, tokenization, keys)
 
 
 def num_tokens(documents: Sequence[Document], tokenization: Tokenization) -> list[int]:
@@ -174,7 +176,7 @@ def _check_pairs_fit(documents: Sequence[Document], stream: Stream, sequence_len
 
 
 def _fill(
-    stream: Stream, places: Int[np.ndarray, "S"], config: DataConfig, tokenization: Tokenization, num_documents: int
+    stream: Stream, places: Int[np.ndarray, "S"], config: DataConfig, tokenization: Tokenization, keys: Sequence[str]
 ) -> Rows:
     length = config.sequence_length
     shape = (int(places[-1]) // length + 1, length)
@@ -201,8 +203,17 @@ def _fill(
         completion_mask=completion_mask,
         starts=None if tokenization.bos is None else starts,
         masked=config.document_masking,
-        num_documents=num_documents,
+        num_documents=len(keys),
+        documents=tuple(keys[number] for number in _mostly(stream.document, places // length)),
     )
+
+
+def _mostly(document: Int[np.ndarray, "S"], row: Int[np.ndarray, "S"]) -> list[int]:
+    """For every row the document that has most of its tokens, the first of those that have as many."""
+    pairs, counts = np.unique(np.stack([row, document], axis=1), axis=0, return_counts=True)
+    first_best = np.lexsort((pairs[:, 1], -counts, pairs[:, 0]))
+    _, starts = np.unique(pairs[first_best, 0], return_index=True)
+    return pairs[first_best[starts], 1].tolist()
 
 
 def has_context(document_ids: Int[Tensor, "rows T"]) -> Bool[Tensor, "rows T"]:

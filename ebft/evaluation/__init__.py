@@ -10,11 +10,13 @@ from torch import Tensor
 from ebft.config.schema import EvalConfig, SamplerConfig
 from ebft.data.tokenization import Tokenization
 from ebft.evaluation.answers import Answer, Answers, Examiner
-from ebft.evaluation.ratios import Ratio, concatenate
+from ebft.evaluation.names import names_of
+from ebft.evaluation.ratios import Ratio, concatenate, named
 from ebft.evaluation.scores import cross_entropy, feature_matching
 from ebft.geometry.blocks import find_blocks, reaches
 from ebft.models.own_features import Phi
 from ebft.models.policy import LanguageModel
+from ebft.output.row_scores import RowScores
 from ebft.parallel.world import SINGLE_PROCESS, World
 from ebft.rollout.sampler import sample, uniforms
 from ebft.types import Batch, Rollout
@@ -46,41 +48,76 @@ class Evaluation:
 
     scores: dict[str, Ratio]
     samples: list[Sample]
-    figures: dict[str, float] = field(default_factory=dict)  # of a corpus as a whole, without an error of their own
+    figures: dict[str, float] = field(default_factory=dict)  # of a corpus as a whole
     answers: list[Answer] = field(default_factory=list)
+    shares: dict[str, Ratio] = field(default_factory=dict)  # of answers in a figure of the corpus, where they are known
+    draws: dict[str, list[Ratio]] = field(default_factory=dict)  # verdicts on each of several answers to a question
 
     def metrics(self) -> dict[str, float]:
-        """Every score as `eval/NAME` with its standard error over documents as `eval/NAME_stderr`, and every figure as
-        `eval/NAME`."""
-        named = _named({name: (score.value, score.stderr) for name, score in self.scores.items()})
-        return named | {f"eval/{name}": value for name, value in self.figures.items()}
+        """Every score and figure as `eval/NAME`, with its standard error over documents, where that can be computed, as
+        `eval/NAME_stderr`."""
+        figures = {
+            name: (value, self.shares[name].stderr if name in self.shares else None)
+            for name, value in self.figures.items()
+        }
+        return _named({name: (score.value, score.stderr) for name, score in self.scores.items()} | figures)
 
     def change(self, base: "Evaluation") -> dict[str, float]:
         """Every score minus the base's on the same documents and draws, with the standard error of that paired
         difference."""
-        changes = _named(
-            {name: score.change(base.scores[name]) for name, score in self.scores.items() if name in base.scores}
-        )
-        return changes | {
-            f"eval/{name}": value - base.figures[name] for name, value in self.figures.items() if name in base.figures
-        }
+        scores = {name: score.change(base.scores[name]) for name, score in self.scores.items() if name in base.scores}
+        figures: dict[str, tuple[float, float | None]] = {}
+        for name in (name for name in self.figures if name in base.figures):
+            known = name in self.shares and name in base.shares
+            error = self.shares[name].change(base.shares[name])[1] if known else None
+            figures[name] = (self.figures[name] - base.figures[name], error)
+        return _named(scores | figures)
+
+    def rows(self) -> list[RowScores]:
+        """Everything by held-out row; nothing of what a checkpoint of an older version brought without names."""
+        ratios: list[tuple[str, int | None, Ratio]] = [
+            (name, None, ratio) for name, ratio in (self.scores | self.shares).items()
+        ]
+        ratios += [(name, number, ratio) for name, each in self.draws.items() for number, ratio in enumerate(each)]
+        return [
+            RowScores(
+                f"eval/{name}",
+                ratio.names.rows,
+                ratio.names.documents,
+                ratio.sums.tolist(),
+                ratio.counts.tolist(),
+                draw,
+            )
+            for name, draw, ratio in ratios
+            if ratio.names is not None
+        ]
 
     def state(self) -> dict[str, Any]:
-        scores = {name: {"sums": score.sums, "counts": score.counts} for name, score in self.scores.items()}
-        return {"scores": scores, "figures": self.figures}
+        return {
+            "scores": {name: score.state() for name, score in self.scores.items()},
+            "figures": self.figures,
+            "shares": {name: share.state() for name, share in self.shares.items()},
+            "draws": {name: [ratio.state() for ratio in each] for name, each in self.draws.items()},
+        }
 
     @classmethod
     def from_state(cls, state: dict[str, Any]) -> "Evaluation":
+        """Checkpoints of older versions hold no shares and no draws."""
         return cls(
-            {name: Ratio(**score) for name, score in state["scores"].items()}, samples=[], figures=state["figures"]
+            {name: Ratio.from_state(score) for name, score in state["scores"].items()},
+            samples=[],
+            figures=state["figures"],
+            shares={name: Ratio.from_state(share) for name, share in state.get("shares", {}).items()},
+            draws={name: [Ratio.from_state(one) for one in each] for name, each in state.get("draws", {}).items()},
         )
 
 
-def _named(scores: dict[str, tuple[float, float]]) -> dict[str, float]:
+def _named(scores: dict[str, tuple[float, float | None]]) -> dict[str, float]:
     return {
         f"eval/{name}{suffix}": value
         for name, score in scores.items()
         for suffix, value in zip(("", "_stderr"), score, strict=True)
+        if value is not None
     }
 
 
@@ -112,8 +149,10 @@ class Evaluator:
         stop_tokens: tuple[int, ...],
         examiner: Examiner | None = None,
         world: World = SINGLE_PROCESS,
+        documents: Sequence[str] | None = None,
     ) -> None:
-        self.examiner, self.world = examiner, world
+        """`documents` are those that rows belong to, by row id; None: every row is a document of its own."""
+        self.examiner, self.world, self.documents = examiner, world, documents
         self.config, self.sampler, self.batches, self.phi, self.stop_tokens = config, sampler, batches, phi, stop_tokens
         self.first_context = config.first_context(sampler.anchors)
         self.short, self.long = horizons(config, sampler, batches[0].tokens.shape[1])
@@ -131,10 +170,17 @@ class Evaluator:
         with policy.inference_mode():
             parts = self.world.map(self.batches, lambda batch: self._score(policy, batch), tick)
             long_parts = self.world.map(self.long_batches, lambda batch: self._score_long(policy, batch), tick)
-            answers = Answers({}, {}, []) if self.examiner is None else self.examiner(policy, tick, self.world)
+            answers = Answers() if self.examiner is None else self.examiner(policy, tick, self.world)
         scores = concatenate([scores for scores, _ in parts]) | concatenate(long_parts) | answers.scores
         samples = [sample for _, shown in parts for sample in shown]
-        return Evaluation(scores, samples[:NUM_SAMPLES_SHOWN], answers.figures, answers.answers[:NUM_ANSWERS_SHOWN])
+        return Evaluation(
+            scores,
+            samples[:NUM_SAMPLES_SHOWN],
+            answers.figures,
+            answers.answers[:NUM_ANSWERS_SHOWN],
+            answers.shares,
+            answers.draws,
+        )
 
     def _score(self, policy: LanguageModel, batch: Batch) -> tuple[dict[str, Ratio], list[Sample]]:
         trained, on_device = self.sampler.generate_length, batch.to(policy.device)
@@ -145,7 +191,7 @@ class Evaluator:
         assert rewards is not None
         shown = [_show(on_device, rollout, rewards.tolist(), row, self.sampler) for row in range(min(len(batch), 2))]
         scores = {"cross_entropy": cross_entropy(policy, on_device, hidden)} | matching
-        return scores, [sample for sample in shown if sample is not None]
+        return named(scores, names_of(batch, self.documents)), [sample for sample in shown if sample is not None]
 
     def _score_long(self, policy: LanguageModel, batch: Batch) -> dict[str, Ratio]:
         rollout, _ = self._roll_out(policy, batch, self.config.long_stride, self.long)
@@ -153,7 +199,7 @@ class Evaluator:
         scores, _ = feature_matching(
             self.phi, on_device, rollout, self.sampler.anchors, self.long, trained, self.sampler.reuse
         )
-        return scores
+        return named(scores, names_of(batch, self.documents))
 
     def _roll_out(
         self, policy: LanguageModel, batch: Batch, stride: int, horizons: list[int]

@@ -12,7 +12,7 @@ An answer that the verifier's machinery failed on counts nowhere but in `verifie
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import comb
 from typing import Any
 
@@ -21,16 +21,18 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from ebft.config.schema import EvalConfig
-from ebft.evaluation.ratios import Ratio, concatenate
+from ebft.evaluation.names import Names, joined, names_of
+from ebft.evaluation.ratios import Ratio, concatenate, join, named
 from ebft.geometry.blocks import completion_blocks
 from ebft.models.logprobs import row_labels
 from ebft.models.policy import LanguageModel
 from ebft.parallel.world import SINGLE_PROCESS, World
 from ebft.rollout.completions import Completions, Decoding, complete
-from ebft.tasks.base import Verdict
+from ebft.tasks.base import Question, RowFigures, Verdict
 from ebft.tasks.grader import Grader
 from ebft.types import Batch
 
+VERDICTS = "sampled"  # the name of single verdicts among per-row scores
 DEPTHS = (1, 2, 4, 8, 16, 32, 64)
 GREEDY, CALIBRATION = Decoding(temperature=0.0, top_p=1.0), Decoding(temperature=1.0, top_p=1.0)
 
@@ -60,8 +62,20 @@ class Answer:
 
 @dataclass(frozen=True)
 class Answers:
+    scores: dict[str, Ratio] = field(default_factory=dict)
+    figures: dict[str, float] = field(default_factory=dict)  # of the corpus as a whole
+    answers: list[Answer] = field(default_factory=list)
+    shares: dict[str, Ratio] = field(default_factory=dict)  # of answers in those figures, where the verifier knows them
+    draws: dict[str, list[Ratio]] = field(default_factory=dict)  # verdicts on each of several answers to a question
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a batch of questions gave."""
+
+    names: Names
     scores: dict[str, Ratio]
-    figures: dict[str, float]  # of the corpus as a whole, without an error of their own
+    draws: list[Ratio]  # by sampled answer
     answers: list[Answer]
 
 
@@ -73,14 +87,38 @@ class Examiner:
 
     def __call__(self, policy: LanguageModel, tick: Callable[[], None], world: World = SINGLE_PROCESS) -> Answers:
         results = world.map(self.batches, lambda batch: self._ask(policy, batch), tick)
-        answers = [answer for _, given in results for answer in given]
+        answers = [answer for asked in results for answer in asked.answers]
+        texts = [answer.text for answer in answers]
         questions = [self.grader.questions[row] for batch in self.batches for row in batch.row_ids.tolist()]
-        figures = self.grader.verifier.metrics([answer.text for answer in answers], questions)
-        return Answers(concatenate([scores for scores, _ in results]), figures, answers)
+        names = joined([asked.names for asked in results])
+        draws = [join(parts, names) for parts in zip(*(asked.draws for asked in results), strict=True)]
+        return Answers(
+            concatenate([asked.scores for asked in results]),
+            self.grader.verifier.metrics(texts, questions),
+            answers,
+            self._shares(texts, questions, names),
+            {VERDICTS: draws} if draws else {},
+        )
 
-    def _ask(self, policy: LanguageModel, batch: Batch) -> tuple[dict[str, Ratio], list[Answer]]:
+    def _shares(self, texts: list[str], questions: list[Question], names: Names) -> dict[str, Ratio]:
+        verifier = self.grader.verifier
+        if not isinstance(verifier, RowFigures):
+            return {}
+        return {
+            name: Ratio(
+                torch.tensor([value or 0.0 for value in values], dtype=torch.float64),
+                torch.tensor([value is not None for value in values], dtype=torch.float64),
+                names,
+            )
+            for name, values in verifier.row_figures(texts, questions).items()
+        }
+
+    def _ask(self, policy: LanguageModel, batch: Batch) -> Asked:
+        names = names_of(batch, [question.key for question in self.grader.questions])
         scores, answers = self._greedy(policy, batch)
-        return scores | self._samples(policy, batch) | self._calibration(policy, batch), answers
+        verdicts = self._verdicts(policy, batch)
+        scores |= self._pass_at(verdicts) | self._calibration(policy, batch)
+        return Asked(names, named(scores, names), _by_draw(verdicts), answers)
 
     def _complete(self, policy: LanguageModel, batch: Batch, num: int, decoding: Decoding, purpose: str) -> Completions:
         blocks, device = completion_blocks(batch), policy.device
@@ -119,22 +157,26 @@ class Examiner:
             Answer(question.prompt, question.answer, text, verdict, cut) for question, text, verdict, cut in rows
         ]
 
-    def _samples(self, policy: LanguageModel, batch: Batch) -> dict[str, Ratio]:
+    def _verdicts(self, policy: LanguageModel, batch: Batch) -> list[list[bool | None]]:
+        """Whether each of `num_completions` sampled answers to every question passes; None where it could not be
+        judged."""
         config = self.config
         if not config.num_completions:
-            return {}
+            return []
         done = self._complete(policy, batch, config.num_completions, Decoding(config.temperature, config.top_p), "pass")
-        rows = [
+        return [
             [
-                verdict.passed and (verdict.ended or not cut)
+                None if verdict.score is None else verdict.passed and (verdict.ended or not cut)
                 for verdict, cut in zip(verdicts, truncated, strict=True)
-                if verdict.score is not None
             ]
             for verdicts, truncated in zip(
                 self.grader(done.rollout, batch.row_ids), done.truncated[..., 0].tolist(), strict=True
             )
         ]
-        return {f"pass@{k}": _pass_at(k, rows) for k in config.pass_at}
+
+    def _pass_at(self, verdicts: list[list[bool | None]]) -> dict[str, Ratio]:
+        judged = [[passed for passed in row if passed is not None] for row in verdicts]
+        return {f"pass@{k}": _pass_at(k, judged) for k in self.config.pass_at} if verdicts else {}
 
     def _calibration(self, policy: LanguageModel, batch: Batch) -> dict[str, Ratio]:
         done, on_device = self._complete(policy, batch, 1, CALIBRATION, "calibration"), batch.to(policy.device)
@@ -149,6 +191,14 @@ class Examiner:
             inside = (start + depth - 1 < batch.tokens.shape[1]) & on_device.completion_mask[:, 1:].gather(1, place)
             scores[f"text_cross_entropy@{depth}"] = _ratio(-log_probs.gather(1, place)[:, 0], inside[:, 0])
         return scores
+
+
+def _by_draw(verdicts: list[list[bool | None]]) -> list[Ratio]:
+    """For every sampled answer, its verdicts over questions."""
+    return [
+        _ratio(torch.tensor([bool(passed) for passed in draw]), torch.tensor([passed is not None for passed in draw]))
+        for draw in zip(*verdicts, strict=True)
+    ]
 
 
 def _ratio(values: Tensor, counted: Bool[Tensor, "B"]) -> Ratio:

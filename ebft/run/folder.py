@@ -1,8 +1,9 @@
 """A run folder: opened, written while the run lives, and closed with its report and summary.
 
     config.yaml  environment.json  metrics.jsonl  samples.jsonl  answers.jsonl  train.log  checkpoints/  model/  plots/
-    report.html  summary.json
+    rows/  contamination.json  report.html  summary.json
 
+`rows/` has the scores of every held-out row before training and at the latest evaluation (`output/row_scores.py`).
 `summary.json` is written last; its absence means that the run is going on or was killed.
 """
 
@@ -21,15 +22,17 @@ import yaml
 from ebft.config import doors
 from ebft.config.identity import CHANGEABLE_KEYS, CODE, LENGTH_KEYS, flat, resolved
 from ebft.config.schema import RunFailure, TrainConfig, UserError
-from ebft.output import files, tracking
+from ebft.output import files, row_scores, tracking
 from ebft.output.console import Bar, Console
 from ebft.output.environment import environment
+from ebft.output.row_scores import RowScores
 from ebft.output.tracking import Metrics
+from ebft.report import last_table
 from ebft.report import run_page as report
 from ebft.run import checkpoint
 
 CONFIG, ENVIRONMENT, METRICS, SUMMARY = "config.yaml", "environment.json", "metrics.jsonl", "summary.json"
-SAMPLES, ANSWERS = "samples.jsonl", "answers.jsonl"
+SAMPLES, ANSWERS, CONTAMINATION = "samples.jsonl", "answers.jsonl", "contamination.json"
 WANDB_RUN_ID = "wandb_run_id"
 
 
@@ -103,6 +106,10 @@ class Run:
         self._plan = rows
         self._console.pairs(title, rows)
 
+    def contamination(self, shares: Mapping[str, Mapping[str, Any]]) -> None:
+        """What of each held-out set is in the training data, as `contamination.json`."""
+        files.atomic_write_text(self.directory / CONTAMINATION, json.dumps(shares, indent=2) + "\n")
+
     def say(self, text: str) -> None:
         """One line to the console and train.log."""
         self._console.say(text)
@@ -131,6 +138,16 @@ class Run:
             for rollout in row["rollouts"]
         ]
         self.tracker.table("samples", step, flat, ["context", "reference", "rollout", "reward"])
+
+    def rows(self, name: str, scores: Sequence[RowScores]) -> None:
+        """Every held-out row's scores of the base or the latest evaluation (`row_scores.BASE`, `row_scores.LATEST`).
+        None are written where a checkpoint of an older version kept none."""
+        folder = self.directory / row_scores.FOLDER
+        if scores:
+            folder.mkdir(exist_ok=True)
+            row_scores.write(folder / name, scores)
+        else:
+            (folder / name).unlink(missing_ok=True)
 
     def answers(self, step: int, rows: Sequence[Mapping[str, Any]]) -> None:
         """Rows with `prompt`, `reference`, `answer`, `verdict` and `score`."""
@@ -187,9 +204,10 @@ class Run:
         self._say_results(summary, report_path)
 
     def _say_results(self, summary: dict[str, Any], report_path: Path | None) -> None:
-        results = report.comparison(summary)
+        results = last_table.rows(summary, self._resolved["sampler"]["generate_length"])
         if results:
-            self._console.table("Evaluation", report.COMPARISON_HEADER, results)
+            self._console.table("Evaluation", last_table.HEADER, results)
+            self.say(last_table.LEGEND)
         if "error" in summary:
             self.say(f"Error: {summary['error']}")
         self.say(f"Run {summary['status']} after {summary['steps']} steps.")
@@ -211,7 +229,13 @@ class SilentRun(Run):
     def log(self, step: int, metrics: Metrics) -> None:
         _check_finite(step, metrics)
 
+    def contamination(self, shares: Mapping[str, Mapping[str, Any]]) -> None:
+        pass
+
     def samples(self, step: int, rows: Sequence[Mapping[str, Any]]) -> None:
+        pass
+
+    def rows(self, name: str, scores: Sequence[RowScores]) -> None:
         pass
 
     def answers(self, step: int, rows: Sequence[Mapping[str, Any]]) -> None:

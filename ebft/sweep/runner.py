@@ -13,9 +13,9 @@ from pathlib import Path
 from statistics import fmean
 from typing import Protocol, runtime_checkable
 
-from ebft.comparison.known_metrics import lower_is_better
 from ebft.config.sweeps import GridConfig
 from ebft.output.console import clock
+from ebft.output.metric_names import lower_is_better
 from ebft.sweep import state as states
 from ebft.sweep.attempt import AttemptResult
 from ebft.sweep.jobs import Job, folder

@@ -56,3 +56,13 @@ class Verifier(Protocol):
     def metrics(self, texts: Sequence[str], questions: Sequence[Question]) -> dict[str, float]:
         """Figures of a corpus that are no means of verdicts, such as BLEU; empty for most verifiers."""
         ...
+
+
+@runtime_checkable
+class RowFigures(Protocol):
+    """A verifier that knows what each answer adds to the figures of a corpus."""
+
+    def row_figures(self, texts: Sequence[str], questions: Sequence[Question]) -> dict[str, list[float | None]]:
+        """For every figure of `metrics` one number an answer, None where it has no part in it: their mean is the
+        figure, and their spread that of its jackknife."""
+        ...

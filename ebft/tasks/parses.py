@@ -3,6 +3,7 @@ something; it is never run."""
 
 import ast
 from collections.abc import Iterator, Sequence
+from statistics import fmean
 
 from ebft.config.schema import UserError
 from ebft.tasks.base import Question, Verdict
@@ -90,5 +91,10 @@ class Parses:
 
     def metrics(self, texts: Sequence[str], questions: Sequence[Question]) -> dict[str, float]:
         """The share of texts whose function compiles and does something, whether or not the text came to an end."""
-        verdicts = self.verify_all(texts, questions)
-        return {"parse_rate": sum(verdict.passed for verdict in verdicts) / len(verdicts)} if verdicts else {}
+        return {"parse_rate": fmean(self._parsed(texts, questions))} if texts else {}
+
+    def row_figures(self, texts: Sequence[str], questions: Sequence[Question]) -> dict[str, list[float | None]]:
+        return {"parse_rate": list(self._parsed(texts, questions))}
+
+    def _parsed(self, texts: Sequence[str], questions: Sequence[Question]) -> list[float]:
+        return [float(verdict.passed) for verdict in self.verify_all(texts, questions)]

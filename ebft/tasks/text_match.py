@@ -8,6 +8,7 @@ language, and averaged over directions.
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import cache
 from itertools import zip_longest
 from statistics import fmean
@@ -18,7 +19,13 @@ from ebft.tasks.base import Question, Verdict
 
 TOKENIZERS = {"zh": "zh", "ja": "ja-mecab", "ko": "ko-mecab"}  # by target language; 13a for all others
 
-CorpusMetric = Callable[[list[str], list[Question]], float]  # of texts of one direction
+
+@dataclass(frozen=True)
+class CorpusMetric:
+    """A figure of texts of one direction, and what it becomes without each of them in turn."""
+
+    value: Callable[[list[str], list[Question]], float]
+    without_each: Callable[[list[str], list[Question]], list[float]]  # of two texts at least
 
 
 class TextMatch(ABC):
@@ -51,18 +58,32 @@ class TextMatch(ABC):
     def metrics(self, texts: Sequence[str], questions: Sequence[Question]) -> dict[str, float]:
         """NAME: the mean over directions. With several directions also NAME_en_fr for each, and NAME_en_xx and
         NAME_xx_en, the means of those out of and into English."""
-        by_direction: dict[str, tuple[list[str], list[Question]]] = {}
-        for text, question in zip(texts, questions, strict=True):
-            group = by_direction.setdefault(question.direction, ([], []))
-            group[0].append(text.strip())
-            group[1].append(question)
+        places = _by_direction(questions)
         return {
             name: value
             for metric_name, metric in self.corpus_metrics().items()
             for name, value in averaged(
-                metric_name, {direction: metric(*group) for direction, group in sorted(by_direction.items())}
+                metric_name,
+                {direction: metric.value(*_chosen(texts, questions, own)) for direction, own in places.items()},
             )
         }
+
+    def row_figures(self, texts: Sequence[str], questions: Sequence[Question]) -> dict[str, list[float | None]]:
+        """Jackknife pseudo-values: with the n texts of a direction, v_i = f + (n - 1) (mean_j f_(-j) - f_(-i)), where
+        f_(-i) is the figure without text i. The mean over directions has those of each, times n_all / (n D)."""
+        places = _by_direction(questions)
+        found: dict[str, list[float | None]] = {}
+        for metric_name, metric in self.corpus_metrics().items():
+            values = {direction: _pseudo_values(metric, texts, questions, own) for direction, own in places.items()}
+            for name, shown in averaged_over(metric_name, list(places)):
+                row: list[float | None] = [None] * len(texts)
+                total = sum(len(places[direction]) for direction in shown)
+                for direction in shown:
+                    weight = total / (len(places[direction]) * len(shown))
+                    for place, value in zip(places[direction], values[direction], strict=True):
+                        row[place] = weight * value
+                found[name] = row
+        return found
 
 
 class ExactMatch(TextMatch):
@@ -72,7 +93,7 @@ class ExactMatch(TextMatch):
         return float(is_reference(text, question))
 
     def corpus_metrics(self) -> dict[str, CorpusMetric]:
-        return {"exact_match": exact_match}
+        return {"exact_match": EXACT_MATCH}
 
 
 class SentenceScore(TextMatch):
@@ -82,7 +103,8 @@ class SentenceScore(TextMatch):
         sacrebleu_metrics()  # complains before anything expensive starts
 
     def corpus_metrics(self) -> dict[str, CorpusMetric]:
-        return {"bleu": corpus_bleu, "chrf": corpus_chrf, "exact_match": exact_match}
+        bleu, chrf = CorpusMetric(corpus_bleu, bleu_without_each), CorpusMetric(corpus_chrf, chrf_without_each)
+        return {"bleu": bleu, "chrf": chrf, "exact_match": EXACT_MATCH}
 
 
 class ChrF(SentenceScore):
@@ -108,23 +130,59 @@ def unit(score: float) -> float:
     return min(score / 100, 1.0)
 
 
+def _by_direction(questions: Sequence[Question]) -> dict[str, list[int]]:
+    """The places of each direction's questions."""
+    places: dict[str, list[int]] = {}
+    for place, question in enumerate(questions):
+        places.setdefault(question.direction, []).append(place)
+    return dict(sorted(places.items()))
+
+
+def _chosen(
+    texts: Sequence[str], questions: Sequence[Question], places: Sequence[int]
+) -> tuple[list[str], list[Question]]:
+    return [texts[place].strip() for place in places], [questions[place] for place in places]
+
+
+def _pseudo_values(
+    metric: CorpusMetric, texts: Sequence[str], questions: Sequence[Question], places: Sequence[int]
+) -> list[float]:
+    chosen = _chosen(texts, questions, places)
+    value, number = metric.value(*chosen), len(places)
+    if number < 2:
+        return [value]
+    without = metric.without_each(*chosen)
+    return [value + (number - 1) * (fmean(without) - one) for one in without]
+
+
 def averaged(name: str, by_direction: dict[str, float]) -> Iterator[tuple[str, float]]:
-    yield name, fmean(by_direction.values())
-    if len(by_direction) < 2:
+    for shown_name, shown in averaged_over(name, list(by_direction)):
+        yield shown_name, fmean(by_direction[direction] for direction in shown)
+
+
+def averaged_over(name: str, directions: Sequence[str]) -> Iterator[tuple[str, Sequence[str]]]:
+    """Names of figures, and the directions over whose figures each is the mean."""
+    yield name, directions
+    if len(directions) < 2:
         return
-    for direction, value in by_direction.items():
-        yield f"{name}_{direction.replace('-', '_')}", value
-    out_of_english = [value for direction, value in by_direction.items() if direction.startswith("en-")]
-    into_english = [value for direction, value in by_direction.items() if direction.endswith("-en")]
-    yield from (
-        (f"{name}_{side}", fmean(values))
-        for side, values in (("en_xx", out_of_english), ("xx_en", into_english))
-        if values
-    )
+    for direction in directions:
+        yield f"{name}_{direction.replace('-', '_')}", [direction]
+    out_of_english = [direction for direction in directions if direction.startswith("en-")]
+    into_english = [direction for direction in directions if direction.endswith("-en")]
+    sides = (("en_xx", out_of_english), ("xx_en", into_english))
+    yield from ((f"{name}_{side}", shown) for side, shown in sides if shown)
 
 
 def exact_match(texts: list[str], questions: list[Question]) -> float:
     return fmean(is_reference(text, question) for text, question in zip(texts, questions, strict=True))
+
+
+def exact_match_without_each(texts: list[str], questions: list[Question]) -> list[float]:
+    passed = [is_reference(text, question) for text, question in zip(texts, questions, strict=True)]
+    return [(sum(passed) - one) / (len(passed) - 1) for one in passed]
+
+
+EXACT_MATCH = CorpusMetric(exact_match, exact_match_without_each)
 
 
 def corpus_chrf(texts: list[str], questions: list[Question]) -> float:
@@ -133,6 +191,25 @@ def corpus_chrf(texts: list[str], questions: list[Question]) -> float:
 
 def corpus_bleu(texts: list[str], questions: list[Question]) -> float:
     return float(bleu_metric(questions[0].direction, False).corpus_score(texts, reference_streams(questions)).score)
+
+
+def chrf_without_each(texts: list[str], questions: list[Question]) -> list[float]:
+    return _without_each(chrf_metric(), texts, questions)
+
+
+def bleu_without_each(texts: list[str], questions: list[Question]) -> list[float]:
+    return _without_each(bleu_metric(questions[0].direction, False), texts, questions)
+
+
+def _without_each(metric: Any, texts: list[str], questions: list[Question]) -> list[float]:
+    """Corpus scores are functions of sums of statistics over sentences, which sacrebleu gives for its own tests of
+    significance; scoring every corpus anew would take a hundred times as long."""
+    statistics = metric._extract_corpus_statistics(texts, reference_streams(questions))
+    totals = [sum(column) for column in zip(*statistics, strict=True)]
+    return [
+        float(metric._compute_score_from_stats([total - one for total, one in zip(totals, own, strict=True)]).score)
+        for own in statistics
+    ]
 
 
 def reference_streams(questions: Sequence[Question]) -> list[list[str | None]]:

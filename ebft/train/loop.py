@@ -8,6 +8,7 @@ bit.
 
 import resource
 import time
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from ebft.data import order
 from ebft.evaluation import Evaluation
 from ebft.models.adapters import is_of_adapters, same_base
 from ebft.output.files import atomic_file
+from ebft.output.row_scores import BASE, LATEST
 from ebft.parallel.fsdp import named_tensors
 from ebft.parallel.pulse import PULSE
 from ebft.parallel.world import SINGLE_PROCESS, World, in_contact
@@ -61,6 +63,7 @@ def train(config: TrainConfig, run_dir: Path, world: World = SINGLE_PROCESS) -> 
     with StopSignals(quiet=not world.is_rank_zero) as stop:
         loop = Loop(config, setup, run, stop)
         loop.restore(saved)
+        run.contamination({name: asdict(share) for name, share in setup.material.contamination.items()})
         run.plan(plan(config, setup), title=f"{config.method.name} in {run_dir}")
         for note in setup.material.verification.references.notes():
             run.note(note)
@@ -88,7 +91,7 @@ def check_continues(config: TrainConfig, setup: Setup, saved: dict[str, Any]) ->
             f"optimizer.ema_decay={config.optimizer.ema_decay}, but the checkpoint of resume={config.resume} is not "
             "from such a run."
         )
-    _check_rows(config, setup.material.data.digests(), saved)
+    _check_rows(config, setup.material.digests(), saved)
     if saved["step"] > setup.max_steps:
         raise UserError(
             f"The checkpoint of resume={config.resume} is at step {saved['step']}, beyond this run's "
@@ -245,16 +248,22 @@ class Loop:
         )
         self.latest, self.evaluated = result, self.step
         self.base = self.base or result
+        self._write_rows()
         tokenization = self.setup.material.tokenization
         self.run.samples(self.step, [sample.as_row(tokenization) for sample in result.samples])
         self.run.answers(self.step, [answer.as_row() for answer in result.answers])
+
+    def _write_rows(self) -> None:
+        """A resumed run writes them anew: its checkpoint may lie before the evaluation that the folder has."""
+        for name, evaluation in ((BASE, self.base), (LATEST, self.latest)):
+            self.run.rows(name, [] if evaluation is None else evaluation.rows())
 
     def state(self) -> dict[str, Any]:
         """What a resumed run needs beside the optimisation's tensors, as numbers, strings, small tensors and their
         containers."""
         return {
             **self.optimization.state(),
-            ROWS: self.setup.material.data.digests(),
+            ROWS: self.setup.material.digests(),
             "step": self.step,
             "evaluated": self.evaluated,
             "base": None if self.base is None else self.base.state(),
@@ -279,6 +288,7 @@ class Loop:
         if self.world.rank < len(state["random"]):  # there may have been fewer processes
             checkpoint.restore_random_state(state["random"][self.world.rank])
         self.run.rewind(self.step, self.evaluated)
+        self._write_rows()
         self.run.say(f"Resumed at step {self.step} of {self.setup.max_steps}.")
 
     def _export(self) -> None:

@@ -9,7 +9,7 @@ from ebft.cost import tokens as cost
 from ebft.data.bad_rows import counted
 from ebft.evaluation import horizons
 from ebft.train import budget
-from ebft.train.setup import Groundwork, Material
+from ebft.train.setup import OWN_SET, Groundwork, Material
 
 
 def plan(config: TrainConfig, setup: Groundwork) -> dict[str, str]:
@@ -34,6 +34,11 @@ def plan(config: TrainConfig, setup: Groundwork) -> dict[str, str]:
         **setup.material.verification.plan(),
         "steps": f"{setup.max_steps} of {trainer.batch_size} rows, {epochs:.2f} epochs",
         "held out": _held_out(config, setup.material),
+        **_held_out_sets(setup.material),
+        "held out and trained on": "; ".join(
+            str(share) if name == OWN_SET else f"{name}: {share}"
+            for name, share in setup.material.contamination.items()
+        ),
         "device": f"{setup.device}, {trainer.dtype}"
         + (f", {setup.num_processes} processes by {trainer.parallel}" if setup.num_processes > 1 else ""),
     }
@@ -106,6 +111,17 @@ def _held_out(config: TrainConfig, material: Material) -> str:
     short, long = horizons(config.eval, config.sampler, config.data.sequence_length)
     longer = f", {_join(long)} on {long_rows} of them" if long else ""
     return f"{rows} rows every {config.eval.every_steps} steps, horizons {_join(short)}{longer}"
+
+
+def _held_out_sets(material: Material) -> dict[str, str]:
+    """A line for every further set."""
+    lines = {}
+    for name, each in material.sets.items():
+        examiner = each.verification.examiner()
+        questions = 0 if examiner is None else sum(map(len, examiner.batches))
+        asked = f", {questions} questions" if questions else ""
+        lines[f"held out as {name}"] = f"{sum(map(len, each.batches))} rows of {each.config.data.source}{asked}"
+    return lines
 
 
 def _cost(config: TrainConfig, setup: Groundwork) -> str:

@@ -3,7 +3,7 @@
 import math
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
@@ -11,11 +11,13 @@ import transformers
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 from ebft import data
+from ebft.config.defaults import has_pairs, on_set
 from ebft.config.doors import is_door
 from ebft.config.schema import EvalConfig, LoRAConfig, TrainConfig, UserError
 from ebft.cost.workload import Workload
 from ebft.data import Data, Rows, Tokenization
 from ebft.evaluation import Evaluator
+from ebft.evaluation.sets import SetsEvaluator
 from ebft.geometry.blocks import find_blocks
 from ebft.methods import Ingredients, Method, build
 from ebft.methods import check as check_method
@@ -38,11 +40,23 @@ from ebft.models.policy import LanguageModel
 from ebft.parallel.pulse import VERDICT
 from ebft.parallel.world import SINGLE_PROCESS, World
 from ebft.train import budget
+from ebft.train.contamination import Contamination, contamination
 from ebft.train.references import References
 from ebft.train.verification import Verification
 from ebft.types import Batch
 
 ROWS_AT_A_TIME = 1024
+OWN_SET = "own"  # the run's own held-out rows among several sets
+
+
+@dataclass(frozen=True)
+class HeldOutSet:
+    """A further held-out set, gathered and checked as the run's own data."""
+
+    config: TrainConfig  # of the run as it is evaluated on the set
+    data: Data
+    batches: list[Batch]
+    verification: Verification
 
 
 @dataclass(frozen=True)
@@ -60,6 +74,7 @@ class Material:
     verification: Verification
     world: World
     own_phi: OwnFeatureNetwork | None  # a user's own feature map
+    sets: dict[str, HeldOutSet]
 
     @property
     def tokenizer(self) -> PreTrainedTokenizerBase:
@@ -71,21 +86,60 @@ class Material:
 
     @property
     def stop_tokens(self) -> tuple[int, ...]:
-        """What ends a branch; a packed stream runs on."""
-        return self.tokenization.stop_tokens if self.config.data.layout == "padded" else ()
+        return stop_tokens(self.config, self.tokenization)
 
-    def evaluator(self, phi: Phi) -> Evaluator:
-        config = self.config
+    def digests(self) -> dict[str, str]:
+        """Of all rows, by what they are called."""
+        further = {f"eval.sets.{name}": each.data.digests()["held-out"] for name, each in self.sets.items()}
+        return self.data.digests() | further
+
+    @cached_property
+    def contamination(self) -> dict[str, Contamination]:
+        """What of each held-out set is in the training data; `own` is the run's own."""
+        own = contamination(self.data.train, self.held_out, _is_padded_pairs(self.config, self.config))
+        further = {
+            name: contamination(self.data.train, each.batches, _is_padded_pairs(self.config, each.config))
+            for name, each in self.sets.items()
+        }
+        return {OWN_SET: own} | further
+
+    def evaluator(self, phi: Phi) -> Evaluator | SetsEvaluator:
+        own = self._evaluator(phi, self.config, self.data, self.held_out, self.held_out_long, self.verification)
+        further = {
+            name: self._evaluator(phi, each.config, each.data, each.batches, [], each.verification)
+            for name, each in self.sets.items()
+        }
+        return SetsEvaluator(own, further) if further else own
+
+    def _evaluator(
+        self,
+        phi: Phi,
+        config: TrainConfig,
+        loaded: Data,
+        batches: list[Batch],
+        long_batches: list[Batch],
+        verification: Verification,
+    ) -> Evaluator:
         return Evaluator(
             config.eval,
             config.sampler,
-            self.held_out,
-            self.held_out_long,
+            batches,
+            long_batches,
             phi,
-            self.stop_tokens,
-            self.verification.examiner(),
+            stop_tokens(config, loaded.tokenization),
+            verification.examiner(),
             self.world,
+            loaded.validation.documents,
         )
+
+
+def _is_padded_pairs(*configs: TrainConfig) -> bool:
+    return all(has_pairs(config.data) and config.data.layout == "padded" for config in configs)
+
+
+def stop_tokens(config: TrainConfig, tokenization: Tokenization) -> tuple[int, ...]:
+    """What ends a branch; a packed stream runs on."""
+    return tokenization.stop_tokens if config.data.layout == "padded" else ()
 
 
 def gather(config: TrainConfig, world: World = SINGLE_PROCESS, also_ends: Sequence[int] = ()) -> Material:
@@ -101,12 +155,14 @@ def gather(config: TrainConfig, world: World = SINGLE_PROCESS, also_ends: Sequen
     check_architecture(architecture, config, device)
     trained, examined = config.method.needs(config.sampler).asks_questions, config.eval.num_questions > 0
     references = References(config, world)
-    tokenization = Tokenization.of(config.data, tokenizer, [*end_tokens(config.model, architecture), *also_ends])
+    ends = [*end_tokens(config.model, architecture), *also_ends]
+    tokenization = Tokenization.of(config.data, tokenizer, ends)
     loaded = data.load(config.data, tokenization, trained, examined, references.drop_failing)
     _check_vocabulary(loaded, architecture.vocab_size, config)
     held_out, held_out_long = (evaluation_batches(loaded.validation, config, size) for size in _evaluated(config.eval))
     limit = position_limit(architecture, f"model.path={config.model.path}")
     verification = Verification(config, loaded, loaded.tokenization, limit, world, references)
+    sets = {name: _gather_set(config, name, tokenizer, ends, architecture, device, world) for name in config.eval.sets}
     return Material(
         config,
         device,
@@ -119,7 +175,36 @@ def gather(config: TrainConfig, world: World = SINGLE_PROCESS, also_ends: Sequen
         verification,
         world,
         own_phi,
+        sets,
     )
+
+
+def _gather_set(
+    run: TrainConfig,
+    name: str,
+    tokenizer: PreTrainedTokenizerBase,
+    ends: Sequence[int],
+    architecture: PreTrainedConfig,
+    device: str,
+    world: World,
+) -> HeldOutSet:
+    """Raises UserError as `gather`, naming the set."""
+    config = on_set(run, name)
+    try:
+        check_architecture(architecture, config, device)
+        references = References(config, world)
+        # of its training side a set needs nothing; one document is the least that a side may have
+        held_out_alone = replace(config.data, max_train_documents=1)
+        tokenization = Tokenization.of(config.data, tokenizer, ends)
+        examined = config.eval.num_questions > 0
+        loaded = data.load(held_out_alone, tokenization, False, examined, references.drop_failing)
+        _check_vocabulary(loaded, architecture.vocab_size, config)
+        batches = evaluation_batches(loaded.validation, config, config.eval.num_documents)
+        limit = position_limit(architecture, f"model.path={config.model.path}")
+        verification = Verification(config, loaded, loaded.tokenization, limit, world, references)
+    except UserError as error:
+        raise UserError(f"eval.sets.{name}: {error}") from error
+    return HeldOutSet(config, loaded, batches, verification)
 
 
 @dataclass(frozen=True)
@@ -161,7 +246,7 @@ class Setup(Groundwork):
 
     policy: LanguageModel
     method: Method
-    evaluator: Evaluator
+    evaluator: Evaluator | SetsEvaluator
 
 
 def survey(config: TrainConfig, world: World = SINGLE_PROCESS) -> Groundwork:

@@ -2,6 +2,7 @@
 
 import re
 import shlex
+from dataclasses import replace
 from pathlib import Path
 
 import hydra
@@ -190,3 +191,30 @@ def test_keys_know_their_owners() -> None:
 )
 def test_nearest(name: str, found: str | None) -> None:
     assert nearest(name, all_keys()) == found
+
+
+def test_a_further_held_out_set_is_the_data_config_of_its_source() -> None:
+    chosen = compose(["+data@eval.sets.other=translation", "eval.sets.other.max_validation_documents=5"]).eval.sets
+    assert chosen == {"other": replace(compose(["data=translation"]).data, max_validation_documents=5)}
+    assert compose([]).eval.sets == {}
+    text = compose(["eval=forgetting", "+data@eval.sets.text=stdlib"]).eval.sets["text"]
+    assert (text.layout, text.loss_tokens) == ("packed", "all")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "sentence"),
+    [
+        (["eval.sets={x:3}"], "eval.sets.x=3 is no data config; add one with +data@eval.sets.x=3."),
+        (["eval.sets={x:{source:3}}"], "eval.sets.x.source=3 is not one of stdlib, code_qa,"),
+        (["+data@eval.sets.x=translation", "+eval.sets.x.foo=3"], "eval.sets.x: foo is not a key of the configuration"),
+        (["+data@eval.sets.x=translation", "eval.sets.x.sequence_length=5"], "eval.sets.x: sampler.context_length=8 "),
+        (["+data@eval.sets.x=translation", "eval.sets.x.sequence_length=1"], "eval.sets.x.sequence_length=1 must be"),
+        (["+data@eval.sets.x=translation", "eval.sets.x.task=a.py:B"], "eval.sets.x.task=a.py:B is code of your own"),
+        (["+data@eval.sets.x=code_qa", "+data@eval.sets.x=stdlib"], "Multiple values for data@eval.sets.x"),
+        (["eval.sets={x y:{source:code_qa}}"], "eval.sets.x y: sequence_length is missing; add "),
+    ],
+)
+def test_a_set_that_is_none_is_refused_by_its_name(overrides: list[str], sentence: str) -> None:
+    with pytest.raises(UserError) as refusal:
+        compose(overrides)
+    assert str(refusal.value).startswith(sentence)

@@ -25,6 +25,7 @@ from ebft.sweep import attempt, jobs
 from ebft.sweep import state as states
 from ebft.sweep.jobs import Job, Manifest, read_manifest, write_manifest
 from tests.cli.conftest import AttemptResult
+from tests.comparison.test_rows import SFT, pilots
 from tests.sweep.helpers import ROOT, diary, grid
 
 HELP = cli.help_text()
@@ -93,7 +94,7 @@ def test_every_key_of_the_help_is_one() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("example", EXAMPLES, ids=" ".join)
 def test_every_example_of_the_help_can_be_planned(command: Command, example: list[str]) -> None:
-    assert len(EXAMPLES) == 5
+    assert len(EXAMPLES) == 6
     if "mode=collect" in example:
         cli.settings(example)
     else:
@@ -225,7 +226,7 @@ SENTENCES = {
     "--multirun seed=0": (
         "--multirun is no option of ebft-sweep; besides --help and --config-dir it takes KEY=VALUE alone."
     ),
-    "mode=plam": "mode=plam is not one of plan, run, status, collect.",
+    "mode=plam": "mode=plam is not one of plan, run, status, collect, power.",
     "mode=null": "mode=null is not a string.",
     "mode=run,plan": (
         "mode=run,plan lists several values, and ebft-sweep takes one; put brackets around a list: KEY=[1,2]."
@@ -236,6 +237,8 @@ SENTENCES = {
         "mode=collect reads what lies in sweep.dir=x; leave out method=sft seed=1."
     ),
     "mode=status sweep.dir=x": "sweep.dir=x holds no sweep; name the folder of one.",
+    "mode=power sweep.dir=x": "sweep.dir=x is no folder; name one that holds runs.",
+    "mode=power sweep.dir=x sweep.difference=0": "sweep.difference=0.0 must be above 0.",
     "mode=collect sweep.dir=x": "sweep.dir=x is no folder; name one that holds runs.",
     "sweep=laptop_code": "sweep=laptop_code does not exist; did you mean laptop_code_qa? The options are ",
     "sweep=null": "sweep=null names no option of sweep; ebft-sweep --help lists them.",
@@ -528,6 +531,20 @@ def test_any_folder_of_runs_can_be_collected(command: Command) -> None:
     assert command("mode=collect sweep.dir=runs sweep.name=mine").code == 0
     ((settings, directory, compared),) = command.compared
     assert (settings.name, directory, compared) == ("mine", Path("runs"), None)
+
+
+def test_pilots_say_what_more_seeds_and_rows_would_see(command: Command) -> None:
+    pilots(command.folder / "pilots", SFT, "sft")
+    before = command.files()
+    outcome = command("mode=power sweep.dir=pilots sweep.difference=2")
+    assert outcome.code == 0
+    assert "To tell a difference of 2.0000 from 0 at 5 % with a chance of 80 %:" in outcome.out
+    assert command.files() == before
+    refused = command("mode=power sweep.dir=pilots sweep.metric=eval/greedy")
+    assert (refused.code, refused.out) == (2, "")
+    assert refused.err.startswith(
+        "mode=power found no pilots for eval/greedy: it needs a cell and its reference with 2"
+    )
 
 
 def test_a_folder_where_no_comparison_can_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

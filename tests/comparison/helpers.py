@@ -1,7 +1,7 @@
 """Run folders as `ebft-train` leaves them, without the training."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +9,8 @@ import yaml
 
 from ebft.comparison import Planned
 from ebft.config.identity import flat
+from ebft.output import row_scores
+from ebft.output.row_scores import RowScores
 
 CONFIG: dict[str, Any] = {
     "seed": 0,
@@ -90,6 +92,19 @@ def run(
     summary = {"status": status, "base": dict(base), "final": last, "tokens_forwarded": tokens, "train_seconds": 7.0}
     (folder / "summary.json").write_text(json.dumps(summary))
     return folder
+
+
+def keep_rows(
+    folder: Path, final: Mapping[str, Sequence[float]], base: Mapping[str, Sequence[float]], documents: str = ""
+) -> None:
+    """Per-row scores of a run by metric, for rows a, b, c, ... of one count each; `documents` names theirs."""
+    (folder / "rows").mkdir()
+    for name, metrics in (("latest.parquet", final), ("base.parquet", base)):
+        scores = []
+        for metric, values in metrics.items():
+            rows = [chr(ord("a") + place) for place in range(len(values))]
+            scores.append(RowScores(metric, rows, list(documents) or rows, list(values), [1.0] * len(rows)))
+        row_scores.write(folder / "rows" / name, scores)
 
 
 def planned(

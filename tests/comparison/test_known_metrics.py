@@ -1,15 +1,9 @@
 import pytest
 
-from ebft.comparison.known_metrics import (
-    check_known,
-    evaluation_settings,
-    expected,
-    family,
-    feature_settings,
-    lower_is_better,
-)
+from ebft.comparison.known_metrics import evaluation_settings, expected, feature_settings
 from ebft.config.identity import flat
 from ebft.config.schema import UserError
+from ebft.output.metric_names import check_known, family, lower_is_better
 from tests.comparison.helpers import config
 
 
@@ -80,3 +74,25 @@ def test_feature_matching_sees_through_the_runs_own_features() -> None:
     assert feature_settings(loss, flat(config(**fixed))) == feature_settings(
         loss, flat(config(**fixed, model__path="other"))
     )
+
+
+@pytest.mark.parametrize(
+    ("metric", "kind", "lower"),
+    [
+        ("eval/wmt22/cross_entropy", "eval/cross_entropy", True),
+        ("eval/wmt22/bleu_en_de", "eval/bleu", False),
+        ("eval/other-task/pass@4", "eval/pass@", False),
+    ],
+)
+def test_a_figure_on_a_further_set_is_of_the_same_kind(metric: str, kind: str, lower: bool) -> None:
+    check_known(metric)
+    assert (family(metric), lower_is_better(metric)) == (kind, lower)
+
+
+def test_a_configuration_tells_what_is_measured_on_further_sets_and_that_they_may_differ() -> None:
+    sets = {"wmt22": {"source": "alma", "task": "bleu"}, "text": {"source": "jsonl", "task": None}}
+    here, without = flat(config(eval__sets=sets)), flat(config())
+    found = expected(here) - expected(without)
+    assert {"eval/wmt22/cross_entropy", "eval/wmt22/bleu", "eval/wmt22/greedy", "eval/text/cross_entropy"} <= found
+    assert "eval/text/greedy" not in found
+    assert evaluation_settings(here, split=[]) == evaluation_settings(without, split=[])

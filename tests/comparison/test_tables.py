@@ -372,3 +372,13 @@ def test_a_file_of_something_else_is_named(tmp_path: Path, name: str, content: s
         UserError, match=rf"a/{name} was not written by this version of ebft-train; take its folder out"
     ):
         compare(tmp_path, grid(), None)
+
+
+def test_runs_are_compared_on_the_sets_that_they_share_and_the_rest_is_said(tmp_path: Path) -> None:
+    on_sets = {"eval/wmt22/cross_entropy": 1.5, "eval/wmt22/feature_matching_loss@2": 0.5}
+    wmt22 = {"wmt22": {"source": "alma", "task": None}}
+    run(tmp_path / "a", on_sets, eval__sets=wmt22)
+    run(tmp_path / "b", {**on_sets, "eval/more/cross_entropy": 1.0}, method__name="sft", eval__sets=wmt22)
+    table = compare(tmp_path, grid(), None).tables[0]
+    assert table.metrics == ["eval/cross_entropy", "eval/wmt22/cross_entropy", LOSS, "eval/greedy"]
+    assert table.notes == ["more/cross_entropy: not shown, because a lacks it; sweep.metrics shows it."]

@@ -89,3 +89,13 @@ def test_batch_is_the_named_rows_in_order() -> None:
 def test_a_tokenizer_without_eos_is_refused() -> None:
     with pytest.raises(UserError, match=r"The tokenizer of toy has no end-of-sequence token .*; set data\.end_token"):
         to_rows([text("a")], stdlib_config(), tokenizer(eos_token=None))
+
+
+def test_a_row_is_of_the_document_that_most_of_it_is_from() -> None:
+    """`a b c EOS d | e EOS a b c | d EOS`: four of five tokens, then two against three; the last is the third's."""
+    documents = [text("a b c"), text("d e"), text("a b c d")]
+    rows = to_rows(documents, stdlib_config(), tokenizer())
+    assert rows.documents == tuple(documents[place].key for place in (0, 2, 2))
+    padded = to_rows([text("a b c d e a b"), text("c d")], stdlib_config(layout="padded"), tokenizer())
+    assert len(padded.documents) == 3
+    assert padded.documents[0] == padded.documents[1] != padded.documents[2]

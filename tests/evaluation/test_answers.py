@@ -132,3 +132,17 @@ def test_an_evaluation_holds_its_answers_and_survives_a_checkpoint() -> None:
     assert {"eval/greedy", "eval/greedy_stderr", "eval/pass@2", "eval/cross_entropy"} <= set(result.metrics())
     assert type(result).from_state(result.state()).metrics() == result.metrics()
     assert result.change(result)["eval/greedy"] == 0
+
+
+def test_verdicts_on_single_answers_are_kept_by_question_and_draw() -> None:
+    class Sometimes(Parity):
+        def verify(self, text: str, question: Question) -> Verdict:
+            return replace(super().verify(text, question), passed=len(text.split()) <= 3, ended=True)
+
+    result = examiner(3, verifier=Sometimes())(policy_of(), quiet)
+    draws = result.draws["sampled"]
+    right = torch.stack([draw.sums for draw in draws]).sum(0)
+    assert len(draws) == 5
+    assert 0 < right.sum() < 20
+    assert result.scores["pass@1"].sums.tolist() == pytest.approx((right / 5).tolist())
+    assert all(draw.names == result.scores["greedy"].names for draw in draws)

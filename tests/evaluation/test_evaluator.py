@@ -11,6 +11,7 @@ from ebft import evaluation
 from ebft.config.schema import EvalConfig
 from ebft.data.tokenization import Tokenization
 from ebft.evaluation import Evaluation, Evaluator
+from ebft.evaluation.names import names_of
 from ebft.models.policy import LanguageModel
 from ebft.rollout.sampler import sample
 from ebft.types import Batch, Blocks, Rollout
@@ -34,6 +35,7 @@ CONFIG = EvalConfig(
     pass_at=[1],
     temperature=0.7,
     top_p=1.0,
+    sets={},
 )
 
 
@@ -228,3 +230,31 @@ def test_a_better_policy_is_told_from_a_worse_one_in_pairs() -> None:
     name = "eval/cross_entropy"
     assert final.change(base)[name] == pytest.approx(final.metrics()[name] - base.metrics()[name], abs=1e-12)
     assert 0 < final.change(base)[f"{name}_stderr"] < base.metrics()[f"{name}_stderr"] / 20
+
+
+@pytest.mark.slow
+def test_rows_have_the_same_names_whatever_the_batches_and_other_tokens_have_others() -> None:
+    whole, parts = evaluator()(policy_of(), quiet), evaluator(2)(policy_of(), quiet)
+    names = whole.scores["cross_entropy"].names
+    assert names is not None
+    assert len(set(names.rows)) == 5
+    for scores in (parts.scores["cross_entropy"], parts.scores["feature_matching_loss@7"]):
+        assert scores.names == names
+    other = names_of(replace(batches(5)[0], tokens=batches(5)[0].tokens + 1), None)
+    assert not set(other.rows) & set(names.rows)
+
+
+@pytest.mark.slow
+def test_every_score_is_kept_by_row_and_document() -> None:
+    documents = ["module"] * 12
+    result = Evaluator(
+        CONFIG, geometry(generate_length=3), batches(5), batches(5), phi_of(seed=1), (), documents=documents
+    )(policy_of(), quiet)
+    assert {score.metric for score in result.rows()} == {f"eval/{name}" for name in result.scores}
+    for score in result.rows():
+        assert len(score.rows) == 5
+        assert len(set(score.documents)) == 1
+        assert sum(score.sums) / sum(score.counts) == pytest.approx(result.metrics()[score.metric])
+    assert not any(name.endswith("_stderr") for name in result.metrics()), "one document tells nothing of its spread"
+    again = Evaluation.from_state(result.state())
+    assert [score.rows for score in again.rows()] == [score.rows for score in result.rows()]

@@ -1,9 +1,13 @@
 """Means over documents with unequal counts, by hand and against numpy."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
+from ebft.evaluation import Evaluation
+from ebft.evaluation.names import Names, joined
 from ebft.evaluation.ratios import Ratio, concatenate
 
 
@@ -54,3 +58,31 @@ def test_documents_of_batches_join_and_figures_without_any_count_go() -> None:
     assert list(whole) == ["a"]
     assert whole["a"].sums.tolist() == [1, 3, 5]
     assert whole["a"].counts.tolist() == [2, 4, 1]
+
+
+def test_rows_of_one_document_are_one_observation() -> None:
+    """r = 12 / 6 = 2; deviations 1 - 2, 4 - 4 and 7 - 6 are -1, 0 and 1. The first two rows are of one document: -1 and
+    1, sqrt(2 / 1 * (1 + 1)) / 6 = 1 / 3; as three documents sqrt(3 / 2 * 2) / 6."""
+    alone = ratio([1, 4, 7], [1, 2, 3])
+    together = replace(alone, names=Names(["a", "b", "c"], ["x", "x", "y"]))
+    assert together.value == alone.value == 2
+    assert together.stderr == pytest.approx(1 / 3)
+    assert alone.stderr == pytest.approx(np.sqrt(3) / 6)
+
+
+def test_one_document_has_no_standard_error() -> None:
+    """It once was a division by zero."""
+    only = replace(ratio([1, 4], [1, 2]), names=Names(["a", "b"], ["x", "x"]))
+    assert (only.stderr, only.change(only)) == (None, (0.0, None))
+    assert Evaluation({"greedy": only}, []).metrics() == {"eval/greedy": 5 / 3}
+
+
+def test_a_ratio_survives_a_checkpoint_and_an_older_one_has_no_names() -> None:
+    known = replace(ratio([1, 4], [1, 2]), names=Names(["a", "b"], ["x", "y"]))
+    assert Ratio.from_state(known.state()).names == known.names
+    assert Ratio.from_state({"sums": known.sums, "counts": known.counts}).names is None
+
+
+def test_a_second_copy_of_a_row_is_another_row() -> None:
+    parts = [Names(["a", "b"], ["x", "x"]), Names(["a"], ["x"])]
+    assert joined(parts) == Names(["a", "b", "a-2"], ["x", "x", "x"])

@@ -14,6 +14,7 @@ import yaml
 from ebft.cli.compose import compose
 from ebft.config.schema import FileDataConfig, RunFailure, TrainConfig, UserError, WandbTrackerConfig
 from ebft.output import tracking
+from ebft.report import last_table
 from ebft.run import checkpoint
 from ebft.run.folder import Run, StopSignals
 
@@ -292,8 +293,9 @@ def test_summary_report_and_last_lines(tmp_path: Path, config: TrainConfig, caps
         "Plan",
         "  steps: 7",
         "Evaluation",
-        "  metric           base   final   change  its standard error",
-        "  cross_entropy  3.5000  3.0000  -0.5000              0.1250",
+        "  metric             base   final    change  standard error",
+        "  cross_entropy ↓  3.5000  3.0000  -0.5000*          0.1250",
+        last_table.LEGEND,
         "Run completed after 7 steps.",
         f"Run folder: {tmp_path}",
         f"Report: {tmp_path}/report.html",

@@ -6,6 +6,7 @@ import pytest
 
 from ebft.comparison import compare, write
 from ebft.comparison.kept import ARCHIVE, unpacked
+from tests.comparison.helpers import keep_rows
 from tests.comparison.test_tables import three_seeds
 from tests.sweep.helpers import grid
 
@@ -20,6 +21,7 @@ def test_what_is_kept_gives_the_same_comparison(tmp_path: Path, monkeypatch: pyt
     sweep, kept = tmp_path / "sweep", tmp_path / "docs" / "kept"
     three_seeds(sweep)
     for run in sweep.iterdir():
+        keep_rows(run, {"eval/greedy": [1, 0, 1]}, {"eval/greedy": [0, 0, 1]})
         (run / "environment.json").write_text("{}")
         (run / "model").mkdir()
     keep(monkeypatch, sweep, kept)

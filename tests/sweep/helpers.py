@@ -29,6 +29,7 @@ GRID = GridConfig(
     metrics=[],
     split=[],
     by=[],
+    difference=None,
     reported={},
     reported_source=None,
 )

@@ -1,12 +1,21 @@
 import sys
 from dataclasses import replace
+from statistics import fmean
 
 import pytest
 import sacrebleu
 
 from ebft.config.schema import UserError
-from ebft.tasks.base import Question, Verdict, Verifier
-from ebft.tasks.text_match import BLEU, ChrF, ExactMatch, bleu_metric, reference_streams
+from ebft.tasks.base import Question, RowFigures, Verdict, Verifier
+from ebft.tasks.text_match import (
+    BLEU,
+    ChrF,
+    ExactMatch,
+    bleu_metric,
+    corpus_bleu,
+    corpus_chrf,
+    reference_streams,
+)
 
 CATS = Question(
     key="cats",
@@ -124,3 +133,31 @@ def test_sacrebleu_is_asked_for_before_anything_starts(monkeypatch: pytest.Monke
         with pytest.raises(UserError, match=r"pip install 'ebft\[translation\]'"):
             verifier()
     assert ExactMatch().metrics(["x"], [DOG]) == {"exact_match": 0.0}
+
+
+TEXTS = ["les chats dort.", " le chien court.\n", "le chat court", "rien"]
+ASKED = [CATS, DOG, replace(CATS, direction="fr-en"), replace(DOG, direction="fr-en")]
+
+
+@pytest.mark.parametrize("verifier", VERIFIERS, ids=lambda verifier: type(verifier).__name__)
+@pytest.mark.parametrize("number", [2, 4])
+def test_what_each_answer_adds_has_the_corpus_s_figure_as_its_mean(verifier: RowFigures, number: int) -> None:
+    assert isinstance(verifier, Verifier)
+    figures, rows = (f(TEXTS[:number], ASKED[:number]) for f in (verifier.metrics, verifier.row_figures))
+    assert figures.keys() == rows.keys()
+    for name, values in rows.items():
+        counted = [value for value in values if value is not None]
+        assert len(values) == number
+        assert fmean(counted) == pytest.approx(figures[name], abs=1e-9), name
+
+
+def test_pseudo_values_are_those_of_the_corpus_without_each_answer() -> None:
+    """v_i = f + (n - 1) (mean_j f_(-j) - f_(-i)), every f_(-i) by sacrebleu's own function for a corpus."""
+    texts, questions = TEXTS[:3], [CATS, DOG, CATS]
+    for name, metric in (("chrf", corpus_chrf), ("bleu", corpus_bleu)):
+        rest = [[0, 1, 2][:left] + [0, 1, 2][left + 1 :] for left in range(3)]
+        stripped = [text.strip() for text in texts]
+        without = [metric([stripped[i] for i in kept], [questions[i] for i in kept]) for kept in rest]
+        whole = metric(stripped, questions)
+        expected = [whole + 2 * (fmean(without) - one) for one in without]
+        assert ChrF().row_figures(texts, questions)[name] == pytest.approx(expected)

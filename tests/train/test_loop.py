@@ -15,7 +15,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from ebft import methods
 from ebft.cli.compose import compose
-from ebft.config.schema import RunFailure
+from ebft.config.schema import RunFailure, UserError
+from ebft.output import row_scores
 from ebft.report import run_page as report
 from ebft.run.folder import Run
 from ebft.train import loop
@@ -268,3 +269,36 @@ def test_the_loop_names_no_method() -> None:
         if isinstance(node, ast.Constant) and isinstance(node.value, str) and len(node.value.split()) == 1
     ]
     assert not [word for word in words if any(method in word.lower() for method in ("sft", "rlvr", "ebft"))]
+
+
+@pytest.mark.slow
+def test_further_held_out_sets_are_evaluated_by_the_same_code(tmp_path: Path) -> None:
+    """The set is the run's own held-out file, so every figure of a row is twice there; and the run resumes."""
+    own = ["+data@eval.sets.again=jsonl", f"eval.sets.again.path={tmp_path / 'train.jsonl'}"]
+    own += [f"eval.sets.again.validation_path={tmp_path / 'validation.jsonl'}", "eval.sets.again.sequence_length=23"]
+    config, run = miniature(tmp_path, "method=sft", "trainer.max_steps=2", *own), tmp_path / "run"
+    train(config, run)
+    final = summary(run)["final"]
+    further = {name: value for name, value in final.items() if name.startswith("eval/again/")}
+    assert {"eval/again/cross_entropy", "eval/again/cross_entropy_stderr", "eval/again/reward"} <= further.keys()
+    assert further == {name: final[name.replace("again/", "")] for name in further}
+    kept = row_scores.read(run / "rows" / "latest.parquet")
+    assert kept is not None
+    rows_of = {scores.metric: scores.rows for scores in kept}
+    assert rows_of["eval/again/cross_entropy"] == rows_of["eval/cross_entropy"]
+    assert json.loads((run / "contamination.json").read_text())["again"]["num_rows"] == 3
+    assert train(miniature(tmp_path, "method=sft", "trainer.max_steps=3", *own), run) == "completed"
+    (tmp_path / "other.jsonl").write_text((tmp_path / "train.jsonl").read_text())
+    changed = [*own, f"eval.sets.again.validation_path={tmp_path / 'other.jsonl'}"]
+    with pytest.raises(UserError, match=r"holds a run of another config \(eval\.sets\.again\.validation_path is "):
+        train(miniature(tmp_path, "method=sft", "trainer.max_steps=3", *changed), run)
+
+
+def test_a_set_without_room_for_a_rollout_is_named(tmp_path: Path) -> None:
+    (tmp_path / "short.jsonl").write_text('{"text": "a"}\n{"text": "b"}\n')
+    own = ["+data@eval.sets.short=jsonl", f"eval.sets.short.path={tmp_path / 'short.jsonl'}"]
+    config = miniature(
+        tmp_path, "method=sft", *own, "eval.sets.short.layout=padded", "eval.sets.short.sequence_length=23"
+    )
+    with pytest.raises(UserError, match=r"^eval\.sets\.short: The validation data has 1 row"):
+        train(config, tmp_path / "run")

@@ -50,7 +50,7 @@ def composed(tmp_path: Path) -> Composed:
 def rows_of(lengths: list[int], length: int = 23) -> Rows:
     """Padded rows with so many real tokens."""
     ids = torch.where(torch.arange(length) < torch.tensor(lengths)[:, None], 0, -1)
-    return Rows(torch.zeros_like(ids), ids, ids == 0, ids == 0, masked=False, num_documents=len(lengths))
+    return Rows(torch.zeros_like(ids), ids, ids == 0, ids == 0, masked=False, num_documents=len(lengths), documents=())
 
 
 def refusal(call: Callable[[], object]) -> str:

@@ -40,7 +40,7 @@ def questions(lengths: Sequence[int], width: int = 23) -> Questions:
     prompt = torch.tensor(lengths)[:, None]
     completion = (place >= prompt) & (place < prompt + 2)
     ids = torch.where(place < prompt + 2, 0, -1)
-    rows = Rows(place, ids, completion, completion, masked=False, num_documents=len(lengths))
+    rows = Rows(place, ids, completion, completion, masked=False, num_documents=len(lengths), documents=())
     return Questions(rows, [Question(str(i), "?", f"answer {i}", origin=f"file:{i}") for i in range(len(lengths))])
 
 

@@ -1,0 +1,77 @@
+"""What evaluation metrics there are, what they are called, and which way is better."""
+
+import re
+from collections.abc import Mapping
+from difflib import get_close_matches
+
+from ebft.config.schema import UserError
+
+LOWER, HIGHER, NEITHER = True, False, None
+# A name, with `@` where a number follows, -> whether lower is better.
+DIRECTIONS: dict[str, bool | None] = {
+    "eval/cross_entropy": LOWER,
+    "eval/feature_matching_loss@": LOWER,
+    "eval/reward": HIGHER,
+    "eval/whitened_feature_reward": HIGHER,
+    "eval/greedy": HIGHER,
+    "eval/score": HIGHER,
+    "eval/pass@": HIGHER,
+    "eval/parse_rate": HIGHER,
+    "eval/exact_match": HIGHER,
+    "eval/bleu": HIGHER,
+    "eval/chrf": HIGHER,
+    "eval/text_cross_entropy@": LOWER,
+    "eval/truncated_share": LOWER,
+    "eval/verifier_errors": LOWER,
+    "eval/in_process": NEITHER,
+    "eval/entropy@": NEITHER,
+    "eval/answer_tokens": NEITHER,
+}
+WAYS = {"lower": LOWER, "higher": HIGHER, "neither": NEITHER}  # as a user's own task says it
+OWN: dict[str, bool | None] = {}  # metrics of users' own tasks
+BY_DIRECTION = ("eval/bleu", "eval/chrf", "eval/exact_match")  # of translation: NAME_en_de is NAME of that direction
+
+
+def add_own(directions: Mapping[str, str]) -> None:
+    """Make metrics of a user's own task known, NAME -> lower, higher or neither; evaluations call them eval/NAME.
+    Raises UserError for a name that is taken, and for another direction."""
+    for name, way in directions.items():
+        if f"eval/{name}" in DIRECTIONS or way not in WAYS:
+            raise UserError(f"directions of a task give {name}={way}; a name of its own is lower, higher or neither.")
+        OWN[f"eval/{name}"] = WAYS[way]
+
+
+def lower_is_better(metric: str) -> bool | None:
+    """Whether lower is better; None where neither is, or where the metric is unknown."""
+    return OWN.get(metric, DIRECTIONS.get(family(metric), NEITHER))
+
+
+def check_known(metric: str) -> None:
+    """Raises UserError for a name that no evaluation gives."""
+    known = [*DIRECTIONS, *OWN]
+    if family(metric) in known:
+        return
+    close = get_close_matches(metric, known, 1) or get_close_matches(f"eval/{metric}", known, 1)
+    raise UserError(
+        f"{metric} is not a metric of an evaluation; "
+        + (f"did you mean {close[0]}?" if close else f"there are {', '.join(known)}.")
+    )
+
+
+def short(metric: str) -> str:
+    """A metric's name as people read it."""
+    return metric.removeprefix("eval/")
+
+
+def in_own_set(metric: str) -> str:
+    """A metric of a further held-out set by its name on the run's own rows: eval/NAME/greedy -> eval/greedy."""
+    return re.sub(r"^eval/[^/]+/", "eval/", metric)
+
+
+def family(metric: str) -> str:
+    """A metric's name without its set, its number or its direction of translation: eval/pass@4 -> eval/pass@,
+    eval/NAME/bleu_en_de -> eval/bleu."""
+    metric = in_own_set(metric)
+    if match := re.fullmatch(r"(eval/\w+@)\d+", metric):
+        return match[1]
+    return next((name for name in BY_DIRECTION if metric.startswith(f"{name}_")), metric)

@@ -1,0 +1,69 @@
+"""What a run says at its end in the terminal: its main figures in a fixed order, once each; the rest is in
+`report.html`."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from ebft.output.metric_names import WAYS, family, in_own_set, lower_is_better, short
+from ebft.report.html_parts import number
+
+HEADER = ("metric", "base", "final", "change", "standard error")
+LEGEND = (
+    "* changed by more than 1.96 standard errors over held-out documents; ↓ lower is better, ↑ higher; the report has "
+    "all figures"
+)
+ARROWS = {True: " ↓", False: " ↑", None: ""}
+NOISE = 1.96
+LOSS = "eval/feature_matching_loss@"
+# Kinds in their order; of the feature-matching loss the training length alone. What a user's own task measures comes
+# before the last two.
+ORDER = (
+    "eval/cross_entropy", LOSS, "eval/greedy", "eval/score", "eval/pass@", "eval/parse_rate", "eval/exact_match",
+    "eval/bleu", "eval/chrf", "own", "eval/truncated_share", "eval/verifier_errors",
+)  # fmt: skip
+
+
+def rows(summary: Mapping[str, Any], trained_length: int) -> list[tuple[str, ...]]:
+    """Rows of HEADER from the summary's base, final, change and directions: the run's own held-out rows, then set by
+    set. A figure that is 0 before and after is left out, and one that equals an earlier one of its set before and
+    after. A dash stands for what was not measured."""
+    base, final, own = summary["base"], summary["final"], summary.get("directions", {})
+    sets: dict[str, list[str]] = {}
+    for name in (name for name in {**base, **final} if not name.endswith("_stderr")):
+        sets.setdefault(name.removesuffix(in_own_set(name).removeprefix("eval/")), []).append(name)
+    found = []
+    for names in sets.values():
+        ranked = sorted((rank, name) for name in names if (rank := _rank(name, own, trained_length)) is not None)
+        found += [_row(name, summary) for name in _distinct([name for _, name in ranked], base, final)]
+    return found
+
+
+def _rank(metric: str, own: Mapping[str, str], trained_length: int) -> int | None:
+    """The place of a metric's kind; None for what the report alone shows."""
+    kind = "own" if short(in_own_set(metric)) in own else family(metric)
+    if kind not in ORDER or (kind == LOSS and in_own_set(metric) != f"{LOSS}{trained_length}"):
+        return None
+    return ORDER.index(kind)
+
+
+def _distinct(names: list[str], base: Mapping[str, float], final: Mapping[str, float]) -> Iterator[str]:
+    seen: set[tuple[float | None, float | None]] = {(0.0, 0.0), (None, 0.0), (0.0, None)}
+    for name in names:
+        pair = base.get(name), final.get(name)
+        if pair not in seen:
+            yield name
+        seen.add(pair)
+
+
+def _row(metric: str, summary: Mapping[str, Any]) -> tuple[str, ...]:
+    change, error = (summary["change"].get(f"{metric}{suffix}") for suffix in ("", "_stderr"))
+    way = summary.get("directions", {}).get(short(in_own_set(metric)))
+    lower = lower_is_better(metric) if way is None else WAYS[way]
+    is_beyond_noise = change is not None and error is not None and abs(change) > NOISE * error
+    return (
+        f"{short(metric)}{ARROWS[lower]}",
+        number(summary["base"].get(metric)),
+        number(summary["final"].get(metric)),
+        number(change, "+") + ("*" if is_beyond_noise else ""),
+        number(error),
+    )
