@@ -7,11 +7,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NoReturn
 
-import yaml
-
 from ebft.comparison import known_metrics
 from ebft.config.identity import flat
 from ebft.config.schema import UserError
+from ebft.config.stored import read_config
 from ebft.output.files import read_rows
 
 CONFIG, METRICS, SUMMARY = "config.yaml", "metrics.jsonl", "summary.json"
@@ -24,9 +23,8 @@ KEYS = {  # of a config, that are read here
     "features.path", "sampler.anchors", "sampler.generate_length", "eval.horizons", "eval.num_questions",
     "eval.num_completions", "eval.pass_at",
 }  # fmt: skip
-LOADER = getattr(
-    yaml, "CSafeLoader", yaml.SafeLoader
-)  # libyaml, where PyYAML was built with it, reads ten times as fast
+REWRITE = "take its folder out of the comparison, or run it again"
+NOT_OURS = "was not written by this version of ebft-train"
 
 
 @dataclass(frozen=True)
@@ -168,11 +166,7 @@ def _why(summary: Mapping[str, Any] | None) -> str:
 
 def _config(path: Path) -> dict[str, Any]:
     """Flat."""
-    try:
-        nested = yaml.load(path.read_text(encoding="utf-8"), LOADER)
-    except (yaml.YAMLError, UnicodeDecodeError):
-        _refuse(path)
-    config = flat(nested) if isinstance(nested, dict) else {}
+    config = flat(read_config(path, REWRITE, NOT_OURS))
     return config if config.keys() >= KEYS else _refuse(path)
 
 
@@ -196,6 +190,4 @@ def _summary(path: Path) -> dict[str, Any] | None:
 
 
 def _refuse(path: Path) -> NoReturn:
-    raise UserError(
-        f"{path} was not written by this version of ebft-train; take its folder out of the comparison, or run it again."
-    )
+    raise UserError(f"{path} {NOT_OURS}; {REWRITE}.")

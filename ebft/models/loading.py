@@ -120,6 +120,8 @@ def load_architecture(config: ModelConfig, key: str = "model.path") -> PreTraine
 
 
 def _first_line(error: Exception) -> str:
+    if "trust_remote_code" in str(error):
+        return "it brings code of its own; if you trust that, say so by typing model.trust_remote_code=true."
     return str(error).strip().splitlines()[0]
 
 

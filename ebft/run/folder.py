@@ -21,6 +21,7 @@ import yaml
 from ebft.config import doors
 from ebft.config.identity import CHANGEABLE_KEYS, CODE, LENGTH_KEYS, flat, resolved
 from ebft.config.schema import RunFailure, TrainConfig, UserError
+from ebft.config.stored import read_config
 from ebft.output import files, tracking
 from ebft.output.console import Bar, Console
 from ebft.output.environment import environment
@@ -271,7 +272,7 @@ def _is_changeable(key: str) -> bool:
 
 def _changes(directory: Path, config: TrainConfig) -> Iterator[tuple[str, str]]:
     """Keys in which the folder's config differs from this one, and how."""
-    stored = flat(_read_config(directory / CONFIG))
+    stored = flat(read_config(directory / CONFIG, "choose another hydra.run.dir"))
     current = flat(tracking.without_secrets(resolved(config)))
     for key in [*current, *(key for key in stored if key not in current)]:
         there, here = (side.get(key, "absent") for side in (stored, current))
@@ -284,13 +285,3 @@ def _change(key: str, there: Any, here: Any) -> str:
     if group == CODE and "absent" not in (there, here):
         return f"the file of {reference} has changed since; the run's own is in its folder {doors.FOLDER}/"
     return f"{key} is {there} there, {here} here"
-
-
-def _read_config(path: Path) -> dict[str, Any]:
-    try:
-        config = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is not a config of ebft; choose another hydra.run.dir.") from error
-    if not isinstance(config, dict):
-        raise UserError(f"{path} is not a config of ebft; choose another hydra.run.dir.")
-    return config
