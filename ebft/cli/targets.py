@@ -1,5 +1,5 @@
-"""What Hydra may call while it starts: the package's own callback, launchers and sweepers that are plug-ins of Hydra, and
-Python's logging. A YAML file that names anything else to call is refused, wherever it was found."""
+"""What Hydra may call while it starts: the package's own callback, launchers and sweepers that are plug-ins of Hydra,
+and Python's logging. A YAML file that names anything else to call is refused, wherever it was found."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -35,7 +35,7 @@ class OwnTargets(ConfigLoaderImpl):
 
 def restrict() -> None:
     """Makes programs in this process that Hydra starts load their configurations by `OwnTargets`."""
-    hydra_itself.ConfigLoaderImpl = OwnTargets  # type: ignore[attr-defined,misc]
+    hydra_itself.ConfigLoaderImpl = OwnTargets  # type: ignore[misc]
 
 
 def _leaves(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
