@@ -18,6 +18,7 @@ from ebft.config.doors import is_door
 from ebft.config.quoting import plain
 from ebft.config.schema import UserError
 from ebft.config.stored import read_config
+from ebft.config.sweeps import SweepConfig
 
 GROUP = "brought"  # of the config store
 PERMISSIONS = ("model.trust_remote_code", "sandbox.allow_code_execution", "sandbox.require")
@@ -41,9 +42,7 @@ class Brought:
     def overrides(self, arguments: Sequence[str]) -> list[str]:
         """Overrides with which Hydra composes it, to stand in front of the command line's `arguments`, which replace
         it. Raises UserError where what is left names code, or an option or a key that this version does not have."""
-        names = {argument.split("=", 1)[0].lstrip("+~").replace("/", ".") for argument in arguments}
-        choices = {group: option for group, option in self.choices.items() if not _is_replaced(group, names)}
-        values = {key: value for key, value in self.values.items() if not _is_replaced(key, names)}
+        choices, values = not_replaced(self.choices, arguments), not_replaced(self.values, arguments)
         _refuse_code(self.path, values)
         if unknown := sorted(values.keys() - all_keys().keys()):
             raise UserError(
@@ -62,6 +61,14 @@ def of_run(folder: Path, groups: Collection[str]) -> Brought:
     selectors = {group: f"{group}.{key}" for group, (key, _) in SELECTORS.items()}
     choices = {group: found[key] for group, key in selectors.items() if key in found}
     return Brought(path, choices, {key: value for key, value in found.items() if key not in PERMISSIONS})
+
+
+def of_sweep(path: Path, settings: Mapping[str, Any], arguments: Sequence[str]) -> list[str]:
+    """Overrides that compose the settings in a sweep's manifest, to stand in front of the command line's `arguments`,
+    which replace them. Raises UserError for what is no setting of this version's sweeps."""
+    if unknown := sorted(settings.keys() - {key for key in all_keys(SweepConfig) if key.startswith("sweep.")}):
+        raise UserError(f"{path} has {unknown[0]}, which is no setting of a sweep; run its ebft-sweep again.")
+    return in_store(not_replaced(settings, arguments))
 
 
 def _keys(path: Path, name: str, node: Any) -> Iterator[tuple[str, Any]]:
@@ -86,12 +93,17 @@ def _choice(path: Path, group: str, option: Any) -> str:
     return f"{name}={option}"
 
 
-def _is_replaced(key: str, names: set[str]) -> bool:
-    """Whether a command line with those names replaces a key: by the same key, by a choice of a group that it is in, or
-    by what its default depends on."""
-    parts = key.split(".")
-    groups = {".".join(parts[:length]) for length in range(1, len(parts) + 1)}
-    return bool((groups | FOLLOWS.get(key, set())) & names)
+def not_replaced(values: Mapping[str, Any], arguments: Sequence[str]) -> dict[str, Any]:
+    """The dotted keys and groups that a command line does not replace: by the same one, by a choice of a group that it
+    is in, or by what its default depends on."""
+    names = {argument.split("=", 1)[0].lstrip("+~").replace("/", ".") for argument in arguments}
+
+    def is_replaced(key: str) -> bool:
+        parts = key.split(".")
+        groups = {".".join(parts[:length]) for length in range(1, len(parts) + 1)}
+        return bool((groups | FOLLOWS.get(key, set())) & names)
+
+    return {key: value for key, value in values.items() if not is_replaced(key)}
 
 
 def _refuse_code(path: Path, values: Mapping[str, Any]) -> None:

@@ -21,7 +21,7 @@ from ebft.comparison.runs import FROM_RUN, Planned
 from ebft.config.schema import UserError, WandbTrackerConfig
 from ebft.config.sweeps import GridConfig, SweepConfig
 from ebft.output.files import exclusive_lock
-from ebft.sweep.jobs import Job, Manifest, check_folder, read_manifest, write_manifest
+from ebft.sweep.jobs import MANIFEST, Job, Manifest, check_folder, read_manifest, write_manifest
 
 OWN = ("mode", "sweep", "launcher")
 HELP = """\
@@ -170,7 +170,9 @@ def grid(own: Sequence[str], runs: Sequence[str], config: SweepConfig, planner: 
     check_comparable([_planned(job) for job in jobs], config.sweep)
     print_plan(config, directory, jobs)
     return (
-        0 if config.mode == "plan" else run(config, directory, GridSource(jobs), Manifest(_kept(own), (), tuple(jobs)))
+        0
+        if config.mode == "plan"
+        else run(config, directory, GridSource(jobs), Manifest(_kept(config.sweep), (), tuple(jobs)))
     )
 
 
@@ -197,7 +199,7 @@ def search(own: Sequence[str], runs: Sequence[str], config: SweepConfig, planner
     if config.mode == "plan":
         return 0
     source = Search(directory, config.sweep, plan.space, plan.jobs, earlier, lower, num_at_a_time(config.launcher))
-    code = run(config, directory, source, Manifest(_kept(own), (*plan.axes, *plan.fixed), tuple(earlier)))
+    code = run(config, directory, source, Manifest(_kept(config.sweep), (*plan.axes, *plan.fixed), tuple(earlier)))
     if (best := source.best()) is not None:
         print(
             f"Best trial: {' '.join(f'{key}={value}' for key, value in best[0].items())} with {metric} = {best[1]:.4f}"
@@ -205,10 +207,9 @@ def search(own: Sequence[str], runs: Sequence[str], config: SweepConfig, planner
     return code
 
 
-def _kept(own: Sequence[str]) -> tuple[str, ...]:
-    """The arguments that say what a sweep's comparison looks like; not where configurations are looked for, which is
-    for whoever reads the folder to say."""
-    return tuple(argument for argument in own if argument.lstrip("+~").startswith("sweep"))
+def _kept(sweep: GridConfig) -> dict[str, Any]:
+    """The settings by which a sweep's comparison is made again; not its folder, which may have moved."""
+    return {f"sweep.{key}": value for key, value in asdict(sweep).items() if key != "dir"}
 
 
 def print_plan(config: SweepConfig, directory: Path, jobs: Sequence[Job]) -> None:
@@ -316,11 +317,14 @@ def collect(own: Sequence[str], config: SweepConfig) -> int:
     if not directory.is_dir():
         raise UserError(f"sweep.dir={directory} is no folder; name one that holds runs.")
     with unpacked(directory) as runs:
+        from ebft.cli.brought import of_sweep
+
         manifest = read_manifest(runs)
         if manifest is None:
             write_comparison(config.sweep, directory, None, print, runs)
         else:
-            write_comparison(settings([*manifest.arguments, *own]).sweep, directory, manifest.jobs, print, runs)
+            theirs = of_sweep(runs / MANIFEST, manifest.settings, own)
+            write_comparison(settings([*theirs, *own]).sweep, directory, manifest.jobs, print, runs)
     return 0
 
 

@@ -112,11 +112,18 @@ def _linked(directory: Path, plans: list[Planned]) -> list[Planned]:
     return [link(plan) for plan in plans]
 
 
-def _from_the_start(outcome: RunResult, outcomes: Mapping[str, RunResult]) -> RunResult:
+def _from_the_start(
+    outcome: RunResult, outcomes: Mapping[str, RunResult], after: frozenset[str] = frozenset()
+) -> RunResult:
+    """The run with what came before it, where it starts from others. Raises UserError where it starts from itself,
+    which only a file that nobody's run has written says."""
     start = outcomes.get(outcome.plan.starts_from or "")
     if start is None:
         return outcome
-    first = _from_the_start(start, outcomes)
+    after |= {outcome.plan.folder}
+    if start.plan.folder in after:
+        raise UserError(f"{start.plan.folder} starts from its own model; take it out of the comparison.")
+    first = _from_the_start(start, outcomes, after)
     course = [
         {
             **row,

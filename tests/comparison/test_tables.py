@@ -372,3 +372,11 @@ def test_a_file_of_something_else_is_named(tmp_path: Path, name: str, content: s
         UserError, match=rf"a/{name} was not written by this version of ebft-train; take its folder out"
     ):
         compare(tmp_path, grid(), None)
+
+
+def test_runs_that_start_from_one_another_are_refused(tmp_path: Path) -> None:
+    """No run can; a stranger's files once made the comparison follow them for ever."""
+    run(tmp_path / "a", model__path=str(tmp_path / "b" / "model"))
+    run(tmp_path / "b", model__path=str(tmp_path / "a" / "model"), seed=1)
+    with pytest.raises(UserError, match=r"^a starts from its own model; take it out of the comparison\.$"):
+        compare(tmp_path, grid(), None)

@@ -138,7 +138,7 @@ JOBS = (
 
 
 def test_a_manifest_comes_back_as_it_was(tmp_path: Path) -> None:
-    manifest = Manifest(("sweep.dir=é", "sweep.reference=sft"), ("optimizer.lr=interval(1,2)",), JOBS)
+    manifest = Manifest({"sweep.name": "é", "sweep.reported": {"a": {"b": 1.5}}}, ("optimizer.lr=interval(1,2)",), JOBS)
     write_manifest(tmp_path, replace(manifest, jobs=tuple(replace(job, config=CONFIG) for job in JOBS)))
     assert read_manifest(tmp_path) == manifest
     assert all(job.config is None for job in manifest.jobs)
@@ -165,25 +165,40 @@ JOB = '{"name": "a", "variant": "", "keys": {}, "seed": 0, "overrides": []'
         "3",
         "{}",
         '{"runs": []}',
-        '{"arguments": [], "search": [], "runs": 3}',
-        '{"arguments": [], "search": [], "runs": [3]}',
-        '{"arguments": [], "search": null, "runs": []}',
-        f'{{"arguments": [], "search": [], "runs": [{JOB.replace("[]", "3")}}}]}}',
-        f'{{"arguments": [], "search": [], "runs": [{JOB}, "colour": "red"}}]}}',
-        '{"arguments": [], "search": [], "runs": [{"overrides": []}]}',
+        '{"settings": {}, "search": [], "runs": 3}',
+        '{"settings": {}, "search": [], "runs": [3]}',
+        '{"settings": {}, "search": null, "runs": []}',
+        f'{{"settings": {{}}, "search": [], "runs": [{JOB.replace("[]", "3")}}}]}}',
+        f'{{"settings": {{}}, "search": [], "runs": [{JOB}, "colour": "red"}}]}}',
+        '{"settings": {}, "search": [], "runs": [{"overrides": []}]}',
+        '{"settings": [], "search": [], "runs": []}',
+        '{"settings": {}, "search": [1], "runs": []}',
+        *(
+            f'{{"settings": {{}}, "search": [], "runs": [{JOB.replace(there, here)}}}]}}'
+            for there, here in {
+                '"a"': '"../../../home/me"',
+                '"name": "a"': '"name": ".."',
+                '"seed": 0': '"seed": "0", "needs": null',
+                "[]": '[], "needs": "/etc"',
+                '"keys": {}': '"keys": {"seed": 0}',
+                '"variant": ""': '"variant": null',
+                '"seed": 0,': '"seed": 0, "settings": [],',
+            }.items()
+        ),
+        "[" * 100_000,
+        f'{{"settings": {{"sweep.name": {"[" * 50}{"]" * 50}}}, "search": [], "runs": []}}',
     ],
 )
 def test_a_manifest_that_is_not_one(tmp_path: Path, text: str) -> None:
     (tmp_path / "sweep.json").write_text(text)
-    with pytest.raises(
-        UserError, match=rf"^{tmp_path}/sweep\.json is not a manifest of ebft-sweep; choose another sweep\.dir\.$"
-    ):
+    sentence = rf"^{tmp_path}/sweep\.json is not a manifest of this version of ebft-sweep; choose another sweep\.dir\.$"
+    with pytest.raises(UserError, match=sentence):
         read_manifest(tmp_path)
 
 
 def test_a_manifest_that_is_no_text(tmp_path: Path) -> None:
     (tmp_path / "sweep.json").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(UserError, match="is not a manifest of ebft-sweep"):
+    with pytest.raises(UserError, match="is not a manifest of this version"):
         read_manifest(tmp_path)
 
 
@@ -194,7 +209,7 @@ def test_hidden_files_do_not_make_a_folder_another_s(tmp_path: Path) -> None:
 
 
 def test_a_folder_of_fewer_of_the_same_runs_is_this_sweep_s(tmp_path: Path) -> None:
-    stored = Manifest((), (), JOBS[:2])
+    stored = Manifest({}, (), JOBS[:2])
     write_manifest(tmp_path, stored)
     assert check_folder(tmp_path, JOBS) == stored
     with pytest.raises(
@@ -204,7 +219,7 @@ def test_a_folder_of_fewer_of_the_same_runs_is_this_sweep_s(tmp_path: Path) -> N
 
 
 def test_a_search_is_told_from_another_by_its_axes(tmp_path: Path) -> None:
-    stored = Manifest((), ("optimizer.lr=interval(1,2)", "seed=0"), JOBS[2:])
+    stored = Manifest({}, ("optimizer.lr=interval(1,2)", "seed=0"), JOBS[2:])
     write_manifest(tmp_path, stored)
     assert check_folder(tmp_path, (), ["optimizer.lr=interval(1,2)", "seed=0"]) == stored
     for other in ((), ["optimizer.lr=interval(1,2)"], ["optimizer.lr=interval(1,3)", "seed=0"]):
