@@ -10,7 +10,7 @@ from ebft.comparison.html import html
 from ebft.comparison.layout import BEST, Entry, Grid
 from ebft.comparison.tables import Compared, Table
 from ebft.output.console import aligned
-from ebft.output.files import atomic_write_text
+from ebft.output.files import atomic_write_text, make_folder
 
 LATEX = {letter: f"\\{letter}" for letter in "_%#&${}"} | {
     "\\": r"\textbackslash{}", "^": r"\textasciicircum{}", "~": r"\textasciitilde{}",
@@ -21,7 +21,7 @@ LATEX = {letter: f"\\{letter}" for letter in "_%#&${}"} | {
 
 def write(compared: Compared, directory: Path) -> list[Path]:
     """comparison.md, .csv, .tex, .json and, last, the page; plots in `plots/`."""
-    (directory / "plots").mkdir(exist_ok=True)
+    make_folder(directory / "plots")
     several = len(compared.tables) > 1
     plots = [
         figures.draw(directory / "plots", table, f"{number}_{_slug(table.title)}_" if several else "")

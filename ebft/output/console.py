@@ -14,7 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.table import Table
 from rich.text import Text
 
-from ebft.output.files import naming_full_disk
+from ebft.output.files import append
 from ebft.output.tracking import Metrics
 
 SECONDS_BETWEEN_LINES = 10.0
@@ -106,10 +106,8 @@ class Console:
         self._rich.print(Text(text), soft_wrap=True)
 
     def _write(self, text: str) -> None:
-        if self._log_path is None:
-            return
-        with naming_full_disk(self._log_path), self._log_path.open("a", encoding="utf-8") as log:
-            log.write(text + "\n")
+        if self._log_path is not None:
+            append(self._log_path, text + "\n")
 
 
 class Bar:

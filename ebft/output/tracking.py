@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
 from ebft.config.schema import TrackerConfig, UserError, WandbTrackerConfig
+from ebft.output.files import refuse_links
 
 Metrics = Mapping[str, float]
 
@@ -74,6 +75,7 @@ class WandbTracker(Tracker):
     ) -> None:
         import wandb
 
+        refuse_links([directory / "wandb"])
         mode, reason = _mode()
         try:
             self._run = wandb.init(

@@ -31,7 +31,25 @@ from ebft.run import checkpoint
 
 CONFIG, ENVIRONMENT, METRICS, SUMMARY = "config.yaml", "environment.json", "metrics.jsonl", "summary.json"
 SAMPLES, ANSWERS = "samples.jsonl", "answers.jsonl"
-WANDB_RUN_ID = "wandb_run_id"
+LOG, WANDB_RUN_ID = "train.log", "wandb_run_id"
+WRITTEN = (
+    CONFIG,
+    ENVIRONMENT,
+    METRICS,
+    SUMMARY,
+    SAMPLES,
+    ANSWERS,
+    LOG,
+    WANDB_RUN_ID,
+    "report.html",
+    "checkpoints",
+    "model",
+    "adapter",
+    "plots",
+    "profile",
+    "code",
+    "wandb",
+)
 
 
 class Run:
@@ -45,6 +63,7 @@ class Run:
             raise UserError(f"The run folder {directory} is a file; choose another hydra.run.dir.")
         if not os.access(_existing(directory), os.W_OK | os.X_OK):
             raise UserError(f"The run folder {directory} cannot be written; choose another hydra.run.dir.")
+        files.refuse_links(directory / name for name in WRITTEN)
         if not (directory / CONFIG).exists():
             if directory.exists() and any(not entry.name.startswith(".") for entry in directory.iterdir()):
                 raise UserError(f"{directory} holds files but no run; choose an empty or a new hydra.run.dir.")
@@ -70,12 +89,21 @@ class Run:
         if not self.is_complete:
             (directory / SUMMARY).unlink(missing_ok=True)
             files.atomic_write_text(directory / CONFIG, yaml.safe_dump(self._resolved, sort_keys=False))
-            doors.copy_files(doors.doors(config).values(), directory)
+            self._copy_code(config)
             files.atomic_write_text(
                 directory / ENVIRONMENT, json.dumps(environment(config.trainer.device), indent=2) + "\n"
             )
-        self._console = Console(directory / "train.log")
+        self._console = Console(directory / LOG)
         self.tracker = self._start_tracker(config)
+
+    def _copy_code(self, config: TrainConfig) -> None:
+        """The files behind doors as `code/HASH_name.py`; those of installed packages stay where they are."""
+        for reference, digest in doors.digests(doors.doors(config).values()).items():
+            path = Path(reference.rpartition(":")[0])
+            if path.suffix == ".py":
+                copy = files.make_folder(self.directory / doors.FOLDER) / f"{digest[:8]}_{path.name}"
+                with files.atomic_file(copy) as file:
+                    file.write(path.read_bytes())
 
     def _start_tracker(self, config: TrainConfig) -> tracking.Tracker:
         if self.is_complete:

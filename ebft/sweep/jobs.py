@@ -15,6 +15,7 @@ from ebft.output import files
 from ebft.output.tracking import without_secrets
 
 MANIFEST = "sweep.json"
+WRITTEN = (MANIFEST, "sweep.log", "runs", "records", "locks", "logs", "slurm", "plots", "wandb", ".comparison.lock")
 ID_DIGITS = 12
 
 
@@ -115,6 +116,7 @@ def _texts(values: Any) -> tuple[str, ...]:
 def check_folder(directory: Path, jobs: Sequence[Job], search: Sequence[str] = ()) -> Manifest | None:
     """The manifest of this sweep, perhaps with fewer runs, or None for a new folder. UserError for one that holds
     something else."""
+    files.refuse_links(directory / name for name in WRITTEN)
     stored = read_manifest(directory)
     if directory.exists() and not directory.is_dir():
         raise UserError(f"sweep.dir={directory} is a file; choose another sweep.dir.")

@@ -224,9 +224,8 @@ def write(
     for name, rows in (("samples.jsonl", samples), ("answers.jsonl", answers)):
         files.atomic_write_text(directory / name, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
     files.atomic_write_text(directory / "eval.md", markdown(results, failures))
-    (directory / "plots").mkdir(exist_ok=True)
     metrics = {name: result.metrics() for name, result in results.items()}
-    plots.compare(directory / "plots", metrics)
+    plots.compare(files.make_folder(directory / "plots"), metrics)
     content: dict[str, Any] = {
         "models": metrics,
         "reference": next(iter(results)),

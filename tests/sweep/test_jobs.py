@@ -1,5 +1,6 @@
 """Names of runs, and what a sweep's folder keeps of its plan."""
 
+import re
 import subprocess
 import sys
 import typing
@@ -228,3 +229,11 @@ def test_a_search_is_told_from_another_by_its_axes(tmp_path: Path) -> None:
             match=r"holds another sweep \(optimizer\.lr=interval\(1,2\) seed=0 there\); choose another sweep\.dir\.$",
         ):
             check_folder(tmp_path, (), other)
+
+
+@pytest.mark.parametrize("name", ["runs", "locks", "records", "sweep.json", "sweep.log", ".comparison.lock"])
+def test_a_sweep_s_folder_with_links_in_it_is_refused(tmp_path: Path, name: str) -> None:
+    (tmp_path / "sweep").mkdir()
+    (tmp_path / "sweep" / name).symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(UserError, match=rf"sweep/{re.escape(name)} is a link, and nothing is written through it"):
+        check_folder(tmp_path / "sweep", JOBS)
