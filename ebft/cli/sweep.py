@@ -21,6 +21,7 @@ from ebft.comparison.runs import FROM_RUN, Planned
 from ebft.config.schema import UserError, WandbTrackerConfig
 from ebft.config.sweeps import GridConfig, SweepConfig
 from ebft.output.files import exclusive_lock
+from ebft.output.visible import visible
 from ebft.sweep.jobs import MANIFEST, Job, Manifest, check_folder, read_manifest, write_manifest
 
 OWN = ("mode", "sweep", "launcher")
@@ -115,6 +116,11 @@ def sweep(arguments: Sequence[str]) -> int:
     return (search if config.sweep.search == "optuna" else grid)(own, runs, config, planner)
 
 
+def say(text: str) -> None:
+    """To the terminal; names and notes may come from anybody's folder."""
+    print(visible(text), flush=True)
+
+
 def _is_own(argument: str) -> bool:
     return argument.lstrip("+~").split("=")[0].split(".")[0] in OWN
 
@@ -191,19 +197,17 @@ def search(own: Sequence[str], runs: Sequence[str], config: SweepConfig, planner
     check_comparable([_planned(job) for job in examples], config.sweep)
     stored = check_folder(directory, (), (*plan.axes, *plan.fixed))
     earlier = () if stored is None else stored.jobs
-    print(
+    say(
         f"{config.sweep.name}: {config.sweep.num_trials} trials in {directory}, {len({job.trial for job in earlier})} "
         f"begun, for {metric}"
     )
-    print("\n".join(f"  {line}" for line in (*plan.axes, *plan.fixed)), flush=True)
+    say("\n".join(f"  {line}" for line in (*plan.axes, *plan.fixed)))
     if config.mode == "plan":
         return 0
     source = Search(directory, config.sweep, plan.space, plan.jobs, earlier, lower, num_at_a_time(config.launcher))
     code = run(config, directory, source, Manifest(_kept(config.sweep), (*plan.axes, *plan.fixed), tuple(earlier)))
     if (best := source.best()) is not None:
-        print(
-            f"Best trial: {' '.join(f'{key}={value}' for key, value in best[0].items())} with {metric} = {best[1]:.4f}"
-        )
+        say(f"Best trial: {' '.join(f'{key}={value}' for key, value in best[0].items())} with {metric} = {best[1]:.4f}")
     return code
 
 
@@ -223,7 +227,7 @@ def print_plan(config: SweepConfig, directory: Path, jobs: Sequence[Job]) -> Non
         cells.setdefault(label(job.variant, job.keys), []).append(job)
     known = {job.name: states.state(directory, job).kind for job in jobs}
     counts = Counter(known.values())
-    print(
+    say(
         f"{config.sweep.name}: {len(jobs)} runs in {directory}, "
         f"{', '.join(f'{count} {kind}' for kind, count in counts.items())}"
     )
@@ -241,7 +245,7 @@ def print_plan(config: SweepConfig, directory: Path, jobs: Sequence[Job]) -> Non
                 cost.line(first),
             ]
         )
-    print("\n".join(aligned(rows)), flush=True)
+    say("\n".join(aligned(rows)))
 
 
 def run(config: SweepConfig, directory: Path, source: Any, manifest: Manifest) -> int:
@@ -292,7 +296,7 @@ def status(own: Sequence[str], config: SweepConfig) -> int:
     with unpacked(directory) as runs:
         jobs = _manifest(runs).jobs
         known = {job.name: states.state(runs, job) for job in jobs}
-    print(
+    say(
         "\n".join(
             aligned(
                 [
@@ -304,9 +308,9 @@ def status(own: Sequence[str], config: SweepConfig) -> int:
     )
     for job in jobs:
         if known[job.name].note:
-            print(f"{job.name}: {known[job.name].note}")
+            say(f"{job.name}: {known[job.name].note}")
     counts = Counter(state.kind for state in known.values())
-    print(f"{len(jobs)} runs in {directory}: {', '.join(f'{count} {kind}' for kind, count in counts.items())}")
+    say(f"{len(jobs)} runs in {directory}: {', '.join(f'{count} {kind}' for kind, count in counts.items())}")
     return 0
 
 
@@ -321,10 +325,10 @@ def collect(own: Sequence[str], config: SweepConfig) -> int:
 
         manifest = read_manifest(runs)
         if manifest is None:
-            write_comparison(config.sweep, directory, None, print, runs)
+            write_comparison(config.sweep, directory, None, say, runs)
         else:
             theirs = of_sweep(runs / MANIFEST, manifest.settings, own)
-            write_comparison(settings([*theirs, *own]).sweep, directory, manifest.jobs, print, runs)
+            write_comparison(settings([*theirs, *own]).sweep, directory, manifest.jobs, say, runs)
     return 0
 
 

@@ -10,6 +10,7 @@ from ebft.comparison.known_metrics import family, lower_is_better
 from ebft.comparison.runs import SECONDS, TOKENS, RunResult
 from ebft.comparison.statistics import Estimate, estimate
 from ebft.comparison.tables import LOSS, Table, TableRow, short
+from ebft.output.visible import visible
 from ebft.report import plots
 
 if TYPE_CHECKING:
@@ -94,7 +95,7 @@ def leading(table: Table) -> Sequence[TableRow]:
 
 def _plain(label: str) -> str:
     """Matplotlib leaves out labels that begin with _, and takes what is between dollars for mathematics."""
-    return label.replace("$", r"\$").removeprefix("_")
+    return visible(label).replace("$", r"\$").removeprefix("_")
 
 
 def course(outcomes: Sequence[RunResult], metric: str, place: str) -> list[Point]:

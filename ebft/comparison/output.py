@@ -11,6 +11,8 @@ from ebft.comparison.layout import BEST, Entry, Grid
 from ebft.comparison.tables import Compared, Table
 from ebft.output.console import aligned
 from ebft.output.files import atomic_write_text, make_folder
+from ebft.output.visible import markdown as inline
+from ebft.output.visible import spreadsheet, visible
 
 LATEX = {letter: f"\\{letter}" for letter in "_%#&${}"} | {
     "\\": r"\textbackslash{}", "^": r"\textasciicircum{}", "~": r"\textasciitilde{}",
@@ -68,23 +70,23 @@ def _plain(grid: Grid) -> list[str]:
 
 
 def markdown(compared: Compared) -> str:
-    parts = [f"# {_inline(compared.name)}", layout.LEGEND.replace("Marked as best", "**Bold**")]
+    parts = [f"# {inline(compared.name)}", layout.LEGEND.replace("Marked as best", "**Bold**")]
     for table in compared.tables:
         parts += [
-            f"## {_inline(table.title or compared.name)}",
+            f"## {inline(table.title or compared.name)}",
             _markdown(layout.measured(table)),
-            *map(_inline, table.notes),
+            *map(inline, table.notes),
         ]
         if (gaps := layout.differences(table)).rows:
             parts += [
-                f"Difference to {_inline(table.reference)}, in pairs of one seed; **bold** where its interval "
+                f"Difference to {inline(table.reference)}, in pairs of one seed; **bold** where its interval "
                 "excludes 0:",
                 _markdown(gaps),
             ]
     if compared.reported_source:
-        parts.append(f"Reported figures, which were not measured here: {_inline(compared.reported_source)}")
+        parts.append(f"Reported figures, which were not measured here: {inline(compared.reported_source)}")
     if lost := layout.missing(compared):
-        parts += ["## Not done", "\n".join(f"- {_inline(line)}" for line in lost)]
+        parts += ["## Not done", "\n".join(f"- {inline(line)}" for line in lost)]
     return "\n\n".join(parts) + "\n"
 
 
@@ -94,12 +96,7 @@ def _markdown(grid: Grid) -> str:
         ["---"] * len(grid.header),
         *([_bold(entry, "**{}**") for entry in row] for row in grid.rows),
     ]
-    return "\n".join(f"| {' | '.join(map(_inline, line))} |" for line in lines)
-
-
-def _inline(plain: str) -> str:
-    """A text on one line that is neither HTML nor the end of a cell."""
-    return " ".join(plain.split()).replace("<", "&lt;").replace("|", r"\|")
+    return "\n".join(f"| {' | '.join(map(inline, line))} |" for line in lines)
 
 
 def _bold(entry: Entry, form: str) -> str:
@@ -119,7 +116,7 @@ def latex(compared: Compared) -> str:
 
 
 def _comment(plain: str) -> str:
-    return f"% {' '.join(plain.split())}"
+    return f"% {' '.join(visible(plain).split())}"
 
 
 def _latex(grid: Grid) -> str:
@@ -131,14 +128,18 @@ def _latex(grid: Grid) -> str:
 
 
 def _escaped(plain: str) -> str:
-    return "".join(LATEX.get(letter, letter) for letter in plain)
+    return "".join(LATEX.get(letter, letter) for letter in visible(plain))
 
 
 def comma_separated(compared: Compared) -> str:
     """One row for every cell and metric, with full precision."""
     from pandas import DataFrame
 
-    table = DataFrame(layout.long_rows(compared), columns=layout.COLUMNS, dtype=object)  # whole numbers stay whole
+    rows = [
+        {name: spreadsheet(value) if isinstance(value, str) else value for name, value in row.items()}
+        for row in layout.long_rows(compared)
+    ]
+    table = DataFrame(rows, columns=layout.COLUMNS, dtype=object)  # whole numbers stay whole
     return table.to_csv(index=False, lineterminator="\n")
 
 

@@ -25,6 +25,7 @@ from ebft.config.stored import read_config
 from ebft.output import files, tracking
 from ebft.output.console import Bar, Console
 from ebft.output.environment import environment
+from ebft.output.masking import without_secrets
 from ebft.output.tracking import Metrics
 from ebft.report import run_page as report
 from ebft.run import checkpoint
@@ -84,7 +85,7 @@ class Run:
         directory.mkdir(parents=True, exist_ok=True)
         self.directory = directory
         self.is_complete = _is_complete(directory, config)
-        self._resolved = tracking.without_secrets(resolved(config))
+        self._resolved = without_secrets(resolved(config))
         self._plan: dict[str, str] = {}
         if not self.is_complete:
             (directory / SUMMARY).unlink(missing_ok=True)
@@ -301,7 +302,7 @@ def _is_changeable(key: str) -> bool:
 def _changes(directory: Path, config: TrainConfig) -> Iterator[tuple[str, str]]:
     """Keys in which the folder's config differs from this one, and how."""
     stored = flat(read_config(directory / CONFIG, "choose another hydra.run.dir"))
-    current = flat(tracking.without_secrets(resolved(config)))
+    current = flat(without_secrets(resolved(config)))
     for key in [*current, *(key for key in stored if key not in current)]:
         there, here = (side.get(key, "absent") for side in (stored, current))
         if there != here and not (there == "absent" and here is None):  # a key that is younger than the run, and off

@@ -12,7 +12,7 @@ from ebft.config.identity import CHANGEABLE_KEYS, LENGTH_KEYS, flat, resolved
 from ebft.config.schema import TrainConfig, UserError
 from ebft.config.stored import is_plain
 from ebft.output import files
-from ebft.output.tracking import without_secrets
+from ebft.output.masking import masked, without_secrets
 
 MANIFEST = "sweep.json"
 WRITTEN = (MANIFEST, "sweep.log", "runs", "records", "locks", "logs", "slurm", "plots", "wandb", ".comparison.lock")
@@ -67,7 +67,11 @@ class Manifest:
 
 
 def write_manifest(directory: Path, manifest: Manifest) -> None:
-    runs = [{key: value for key, value in vars(job).items() if key != "config"} for job in manifest.jobs]
+    runs = [
+        {key: value for key, value in vars(job).items() if key != "config"}
+        | {"overrides": [*map(masked, job.overrides)]}
+        for job in manifest.jobs
+    ]
     content = {"settings": dict(manifest.settings), "search": manifest.search, "runs": runs}
     files.atomic_write_text(directory / MANIFEST, json.dumps(content, indent=1) + "\n")
 

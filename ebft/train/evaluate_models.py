@@ -35,6 +35,8 @@ from ebft.models.policy import LanguageModel
 from ebft.output import files, tracking
 from ebft.output.console import Console
 from ebft.output.environment import environment
+from ebft.output.masking import without_secrets
+from ebft.output.visible import markdown as cell
 from ebft.parallel.fsdp import named_tensors
 from ebft.report import plots
 from ebft.run import checkpoint
@@ -55,7 +57,7 @@ def evaluate(config: EvaluateConfig, directory: Path) -> dict[str, str]:
     directory.mkdir(parents=True, exist_ok=True)
     console = Console(directory / "evaluate.log")
     console.say(f"tokens: {tokens_line(material)}")
-    tracker = tracking.start(config.tracker, directory, tracking.without_secrets(resolved(config)), None)
+    tracker = tracking.start(config.tracker, directory, without_secrets(resolved(config)), None)
     results: dict[str, Evaluation] = {}
     failures: dict[str, str] = {}
     for name, source in labels(config.models or [BASE]).items():
@@ -197,8 +199,8 @@ def _cell(metrics: dict[str, float], name: str, sign: str) -> str:
 def markdown(results: dict[str, Evaluation], failures: dict[str, str]) -> str:
     header, rows = table(results)
     lines = [header, ["---"] * len(header), *rows]
-    text = "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
-    return text + "".join(f"\n{name} was left out: {why}\n" for name, why in failures.items())
+    text = "".join(f"| {' | '.join(map(cell, cells))} |\n" for cells in lines)
+    return text + "".join(f"\n{cell(name)} was left out: {cell(why)}\n" for name, why in failures.items())
 
 
 def write(
@@ -210,7 +212,7 @@ def write(
 ) -> None:
     """config.yaml, environment.json, samples.jsonl, answers.jsonl, eval.md, plots/, and last of all eval.json."""
     files.atomic_write_text(
-        directory / "config.yaml", yaml.safe_dump(tracking.without_secrets(resolved(config)), sort_keys=False)
+        directory / "config.yaml", yaml.safe_dump(without_secrets(resolved(config)), sort_keys=False)
     )
     files.atomic_write_text(
         directory / "environment.json", json.dumps(environment(config.trainer.device), indent=2) + "\n"

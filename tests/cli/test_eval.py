@@ -304,6 +304,15 @@ def test_mistakes_end_in_one_sentence_without_a_folder(
     assert (door.calls, list(tmp_path.iterdir())) == ([], [])
 
 
+@pytest.mark.slow
+def test_a_stranger_s_sentence_does_not_act_on_the_terminal(
+    run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    change(run, data={"source": "\x1b]0;theirs\x07\u202e"})
+    assert Door(monkeypatch, {})(f"model.path={run}") == 2
+    assert r"has data=\x1b]0;theirs\x07\u202e, which is none of" in capsys.readouterr().err
+
+
 def test_help_names_what_can_be_evaluated(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     assert Door(monkeypatch, {})("--help") == 0
     assert "models=[base,outputs/sft,outputs/ebft]" in capsys.readouterr().out

@@ -146,6 +146,11 @@ def test_a_manifest_comes_back_as_it_was(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["sweep.json"]
 
 
+def test_a_manifest_keeps_no_secrets(tmp_path: Path) -> None:
+    write_manifest(tmp_path, Manifest({}, (), (replace(JOBS[0], overrides=("data.path=https://me:hu@sh@host/x",)),)))
+    assert "hu@sh" not in (tmp_path / "sweep.json").read_text()
+
+
 def test_no_manifest_is_none(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     assert read_manifest(tmp_path) is None
