@@ -95,8 +95,9 @@ def _ends(config: EvaluateConfig) -> list[int]:
             continue
         other = _model(str(folder / "model") if is_run else source, config)
         with suppress(UserError):  # which `load` raises again
+            architecture = load_architecture(other)
             if load_tokenizer(other).get_vocab() == load_tokenizer(config.model).get_vocab():
-                found += end_tokens(other, load_architecture(other))
+                found += end_tokens(other, architecture)
     return found
 
 
@@ -129,6 +130,7 @@ def load(source: str, config: EvaluateConfig, material: Material) -> LanguageMod
         attach(policy.model, folder, config.model.path)
         return policy
     other = _model(path, config)
+    described = load_architecture(other)
     tokenizer = load_tokenizer(other)
     if tokenizer.get_vocab() != material.tokenizer.get_vocab():
         raise UserError(f"{source} has another tokenizer than model.path={config.model.path}; evaluate it on its own.")
@@ -138,7 +140,7 @@ def load(source: str, config: EvaluateConfig, material: Material) -> LanguageMod
             f"{one} begins texts with a BOS and {another} does not, but all are asked about the same rows; evaluate "
             "each on its own, or set data.bos=true or false."
         )
-    theirs, (architecture, _) = replace(config, model=other), without_dropout(load_architecture(other))
+    theirs, (architecture, _) = replace(config, model=other), without_dropout(described)
     check_architecture(architecture, theirs, material.device)
     return load_policy(theirs, architecture, material.device, unknown_tokens(architecture, material.tokenizer))
 
