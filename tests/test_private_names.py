@@ -19,6 +19,11 @@ ADVICE = {
         "has merged the files, and let tests/cli/test_grid.py compare; or have Composer.config call compose for every "
         "list of overrides, which is right and several times as slow. Then move hydra-core's bound in pyproject.toml."
     ),
+    "hydra._internal.hydra:ConfigLoaderImpl": (
+        "restrict (ebft/cli/targets.py) puts OwnTargets in its place, so that a configuration is looked through before "
+        "Hydra calls what it names. Find who loads a configuration for hydra.main now; tests/cli/test_targets.py says "
+        "whether it is looked through."
+    ),
     "atexit:_run_exitfuncs": (
         "A whole program (ebft/sandbox/script.py) ends as the interpreter ends one, though its process goes on to say "
         "what it wrote; Python's Py_FinalizeEx calls the same. A program of the tests registers an exit function."

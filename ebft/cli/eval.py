@@ -1,6 +1,6 @@
 """`ebft-eval`: models on held-out data, from overrides on the command line to a table.
 
-A run folder brings its configuration along: its keys go in front of those on the command line, which win. So `ebft-eval
+A run folder brings its configuration along (`brought.py`), and what stands on the command line wins. So `ebft-eval
 model.path=RUN` repeats the run's own final evaluation, and `data=...` behind it asks the same model about other data.
 """
 
@@ -15,12 +15,6 @@ from omegaconf import DictConfig
 from ebft.cli.refusals import as_user_error, one_sentence
 
 TAKEN = ("seed", "model", "data", "features", "sampler", "eval", "sandbox")  # of a run's configuration
-# Keys whose defaults depend on another: on the source, and on whether its rows are texts or pairs.
-FOLLOWS = {
-    "data.layout": {"data.text_column"},
-    "data.loss_tokens": {"data.text_column"},
-    "sampler.anchors": {"data", "data.text_column", "data.loss_tokens"},
-}
 HELP = """\
 ebft-eval model.path=MODEL [GROUP=OPTION ...] [KEY=VALUE ...]
 ebft-eval 'models=[base,MODEL,...]' [GROUP=OPTION ...] [KEY=VALUE ...]
@@ -51,8 +45,10 @@ def main() -> None:
         print(HELP)
         return
     from ebft.cli.own import with_config_dirs
+    from ebft.cli.targets import restrict
 
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises instead of printing
+    restrict()
     try:
         with one_sentence():
             sys.argv[1:] = with_run(with_config_dirs(sys.argv[1:]))
@@ -65,7 +61,8 @@ def main() -> None:
 
 def with_run(arguments: list[str]) -> list[str]:
     """The command line with the configuration of the run folder that it names in front. Raises UserError for one that
-    cannot be read."""
+    cannot be read, or that names code."""
+    from ebft.cli.brought import of_run
     from ebft.cli.overrides import as_typed
     from ebft.config.quoting import literal
 
@@ -77,37 +74,7 @@ def with_run(arguments: list[str]) -> list[str]:
     if named and _run_folder(named[0]):  # the run's own model is what is evaluated, its base what it is held against
         arguments = [argument for argument in arguments if not argument.startswith("model.path=")]
         arguments += [] if models else [f"models={literal(named)}"]
-    mentioned = {argument.split("=", 1)[0].lstrip("+~") for argument in arguments}
-    kept = [
-        override
-        for override in overrides_of(folder)
-        if not _is_replaced(override.split("=", 1)[0].lstrip("+~"), mentioned)
-    ]
-    _refuse_code(folder, kept)
-    return kept + arguments
-
-
-def _refuse_code(folder: Path, overrides: list[str]) -> None:
-    """Code runs for whoever types its name: a folder may come from anybody."""
-    from ebft.cli.keys import door_keys
-    from ebft.config.schema import UserError
-
-    keys = door_keys()
-    for key, _, value in (override.lstrip("+~").partition("=") for override in overrides):
-        reference = value.strip('"')
-        if key in keys and ":" in reference:
-            raise UserError(
-                f"{folder / 'config.yaml'} names code to run, {key}={reference}; if you trust it, say so by typing "
-                f"{key}={reference}."
-            )
-
-
-def _is_replaced(key: str, mentioned: set[str]) -> bool:
-    """Whether a key is replaced: by the same key on the command line, by a choice of a group that it is in, or by what
-    its default depends on."""
-    parts = key.replace("/", ".").split(".")
-    groups = {".".join(parts[:length]) for length in range(1, len(parts) + 1)}
-    return bool((groups | FOLLOWS.get(key, set())) & {name.replace("/", ".") for name in mentioned})
+    return [*of_run(folder, TAKEN).overrides(arguments), *arguments]
 
 
 def _given(arguments: list[str], key: str) -> list[str]:
@@ -132,34 +99,6 @@ def _run_folder(source: str) -> Path | None:
         ),
         None,
     )
-
-
-def overrides_of(folder: Path) -> list[str]:
-    """A run's configuration as overrides, its groups' options first."""
-    import yaml
-
-    from ebft.config.quoting import literal
-    from ebft.config.schema import UserError
-
-    try:
-        config = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
-        groups = {name: config[name] for name in TAKEN if name in config}
-        adapter = config["model"].pop("adapter", {})  # which runs had not from the start
-        overrides = [
-            f"data={config['data']['source']}",
-            *(f"model/adapter={adapter[key]}" for key in adapter if key == "name"),
-        ]
-    except (yaml.YAMLError, UnicodeDecodeError, TypeError, KeyError) as error:
-        raise UserError(
-            f"{folder / 'config.yaml'} is not a config of ebft; name a run folder of ebft-train."
-        ) from error
-    for name, values in {**groups, "model.adapter": adapter}.items():
-        keys = {f"{name}.{key}": value for key, value in values.items()} if isinstance(values, dict) else {name: values}
-        for key, value in keys.items():  # a mapping's place is taken, whatever keys the option has
-            overrides += (
-                [f"~{key}", f"+{key}={literal(value)}"] if isinstance(value, dict) else [f"{key}={literal(value)}"]
-            )
-    return overrides
 
 
 def _run(cfg: DictConfig) -> None:

@@ -14,8 +14,10 @@ from ebft.cli.compose import to_config
 from ebft.cli.grid import cells
 from ebft.cli.refusals import as_user_error, one_sentence
 from ebft.config.schema import UserError
+from ebft.output.files import refuse_links
 from ebft.parallel.launched import num_processes
 
+NOTE = "multirun.yaml"  # Hydra's, of what it is about to do
 _created: list[Path] = []  # folders that did not exist before this launch, innermost first
 
 
@@ -39,6 +41,7 @@ class CheckFirst(Callback):
         with one_sentence(), as_user_error(grid):
             for cell in cells(grid):
                 to_config(loader.load_sweep_config(config, cell))
+            refuse_links([Path(config.hydra.sweep.dir) / NOTE])
             _remember(Path(config.hydra.sweep.dir))
 
 
@@ -59,7 +62,7 @@ def remove_created_folders() -> None:
     jobs_own = [Path(hydra.runtime.output_dir)] if hydra.mode is RunMode.MULTIRUN else []
     for folder in jobs_own + _created:
         entries = list(folder.iterdir()) if folder.is_dir() else [folder]
-        if entries == [folder / "multirun.yaml"]:  # Hydra's note of what it is about to do
+        if entries == [folder / NOTE]:
             entries.pop().unlink()
         if not entries:
             folder.rmdir()

@@ -20,7 +20,9 @@ def one_sentence() -> Iterator[None]:
 
         if not isinstance(error, UserError | RunFailure):
             raise
-        print(error, file=sys.stderr)
+        from ebft.output.visible import visible
+
+        print(visible(str(error)), file=sys.stderr)
         sys.exit(2 if isinstance(error, UserError) else 1)
 
 

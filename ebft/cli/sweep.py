@@ -21,7 +21,8 @@ from ebft.comparison.runs import FROM_RUN, Planned
 from ebft.config.schema import UserError, WandbTrackerConfig
 from ebft.config.sweeps import GridConfig, SweepConfig
 from ebft.output.files import exclusive_lock
-from ebft.sweep.jobs import Job, Manifest, check_folder, read_manifest, write_manifest
+from ebft.output.visible import visible
+from ebft.sweep.jobs import MANIFEST, Job, Manifest, check_folder, read_manifest, write_manifest
 
 OWN = ("mode", "sweep", "launcher")
 READING = ("status", "collect", "power")  # modes that run nothing
@@ -119,6 +120,11 @@ def sweep(arguments: Sequence[str]) -> int:
     return (search if config.sweep.search == "optuna" else grid)(own, runs, config, planner)
 
 
+def say(text: str) -> None:
+    """To the terminal; names and notes may come from anybody's folder."""
+    print(visible(text), flush=True)
+
+
 def _is_own(argument: str) -> bool:
     return argument.lstrip("+~").split("=")[0].split(".")[0] in OWN
 
@@ -174,7 +180,9 @@ def grid(own: Sequence[str], runs: Sequence[str], config: SweepConfig, planner: 
     check_comparable([_planned(job) for job in jobs], config.sweep)
     print_plan(config, directory, jobs)
     return (
-        0 if config.mode == "plan" else run(config, directory, GridSource(jobs), Manifest(_kept(own), (), tuple(jobs)))
+        0
+        if config.mode == "plan"
+        else run(config, directory, GridSource(jobs), Manifest(_kept(config.sweep), (), tuple(jobs)))
     )
 
 
@@ -193,26 +201,23 @@ def search(own: Sequence[str], runs: Sequence[str], config: SweepConfig, planner
     check_comparable([_planned(job) for job in examples], config.sweep)
     stored = check_folder(directory, (), (*plan.axes, *plan.fixed))
     earlier = () if stored is None else stored.jobs
-    print(
+    say(
         f"{config.sweep.name}: {config.sweep.num_trials} trials in {directory}, {len({job.trial for job in earlier})} "
         f"begun, for {metric}"
     )
-    print("\n".join(f"  {line}" for line in (*plan.axes, *plan.fixed)), flush=True)
+    say("\n".join(f"  {line}" for line in (*plan.axes, *plan.fixed)))
     if config.mode == "plan":
         return 0
     source = Search(directory, config.sweep, plan.space, plan.jobs, earlier, lower, num_at_a_time(config.launcher))
-    code = run(config, directory, source, Manifest(_kept(own), (*plan.axes, *plan.fixed), tuple(earlier)))
+    code = run(config, directory, source, Manifest(_kept(config.sweep), (*plan.axes, *plan.fixed), tuple(earlier)))
     if (best := source.best()) is not None:
-        print(
-            f"Best trial: {' '.join(f'{key}={value}' for key, value in best[0].items())} with {metric} = {best[1]:.4f}"
-        )
+        say(f"Best trial: {' '.join(f'{key}={value}' for key, value in best[0].items())} with {metric} = {best[1]:.4f}")
     return code
 
 
-def _kept(own: Sequence[str]) -> tuple[str, ...]:
-    """The arguments that say what a sweep's comparison looks like; not where configurations are looked for, which is
-    for whoever reads the folder to say."""
-    return tuple(argument for argument in own if argument.lstrip("+~").startswith("sweep"))
+def _kept(sweep: GridConfig) -> dict[str, Any]:
+    """The settings by which a sweep's comparison is made again; not its folder, which may have moved."""
+    return {f"sweep.{key}": value for key, value in asdict(sweep).items() if key != "dir"}
 
 
 def print_plan(config: SweepConfig, directory: Path, jobs: Sequence[Job]) -> None:
@@ -226,7 +231,7 @@ def print_plan(config: SweepConfig, directory: Path, jobs: Sequence[Job]) -> Non
         cells.setdefault(label(job.variant, job.keys), []).append(job)
     known = {job.name: states.state(directory, job).kind for job in jobs}
     counts = Counter(known.values())
-    print(
+    say(
         f"{config.sweep.name}: {len(jobs)} runs in {directory}, "
         f"{', '.join(f'{count} {kind}' for kind, count in counts.items())}"
     )
@@ -244,7 +249,7 @@ def print_plan(config: SweepConfig, directory: Path, jobs: Sequence[Job]) -> Non
                 cost.line(first),
             ]
         )
-    print("\n".join(aligned(rows)), flush=True)
+    say("\n".join(aligned(rows)))
 
 
 def run(config: SweepConfig, directory: Path, source: Any, manifest: Manifest) -> int:
@@ -295,7 +300,7 @@ def status(own: Sequence[str], config: SweepConfig) -> int:
     with unpacked(directory) as runs:
         jobs = _manifest(runs).jobs
         known = {job.name: states.state(runs, job) for job in jobs}
-    print(
+    say(
         "\n".join(
             aligned(
                 [
@@ -307,9 +312,9 @@ def status(own: Sequence[str], config: SweepConfig) -> int:
     )
     for job in jobs:
         if known[job.name].note:
-            print(f"{job.name}: {known[job.name].note}")
+            say(f"{job.name}: {known[job.name].note}")
     counts = Counter(state.kind for state in known.values())
-    print(f"{len(jobs)} runs in {directory}: {', '.join(f'{count} {kind}' for kind, count in counts.items())}")
+    say(f"{len(jobs)} runs in {directory}: {', '.join(f'{count} {kind}' for kind, count in counts.items())}")
     return 0
 
 
@@ -319,7 +324,7 @@ def collect(own: Sequence[str], config: SweepConfig) -> int:
     directory = _existing(config)
     with unpacked(directory) as runs:
         sweep, jobs = _as_planned(own, config, runs)
-        write_comparison(sweep, directory, jobs, print, runs)
+        write_comparison(sweep, directory, jobs, say, runs)
     return 0
 
 
@@ -331,7 +336,7 @@ def power(own: Sequence[str], config: SweepConfig) -> int:
     with unpacked(_existing(config)) as runs:
         sweep, jobs = _as_planned(own, config, runs)
         compared = comparison.compare(runs, replace(sweep, metrics=[sweep.metric]), _noted(jobs, runs))
-    print(pilots.text(compared, sweep.metric, sweep.difference))
+    say(pilots.text(compared, sweep.metric, sweep.difference))
     return 0
 
 
@@ -344,10 +349,13 @@ def _existing(config: SweepConfig) -> Path:
 
 def _as_planned(own: Sequence[str], config: SweepConfig, runs: Path) -> tuple[GridConfig, Sequence[Job] | None]:
     """The settings of a comparison and the jobs of its sweep; None where the folder is not a sweep's."""
+    from ebft.cli.brought import of_sweep
+
     manifest = read_manifest(runs)
     if manifest is None:
         return config.sweep, None
-    return settings([*manifest.arguments, *own]).sweep, manifest.jobs
+    theirs = of_sweep(runs / MANIFEST, manifest.settings, own)
+    return settings([*theirs, *own]).sweep, manifest.jobs
 
 
 def _noted(jobs: Sequence[Job] | None, runs: Path) -> list[Planned] | None:

@@ -27,8 +27,10 @@ def main() -> None:
         return
     from ebft.cli.overrides import as_typed
     from ebft.cli.own import with_config_dirs
+    from ebft.cli.targets import restrict
 
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises instead of printing
+    restrict()
     try:
         with one_sentence():
             sys.argv[1:] = as_typed(with_config_dirs(sys.argv[1:]))

@@ -10,6 +10,7 @@ from ebft.comparison.runs import SECONDS, TOKENS, RunResult
 from ebft.comparison.statistics import Estimate, estimate
 from ebft.comparison.tables import LOSS, Table, TableRow
 from ebft.output.metric_names import family, in_own_set, lower_is_better, short
+from ebft.output.visible import visible
 from ebft.report import plots
 
 if TYPE_CHECKING:
@@ -106,7 +107,7 @@ def leading(table: Table) -> Sequence[TableRow]:
 
 def _plain(label: str) -> str:
     """Matplotlib leaves out labels that begin with _, and takes what is between dollars for mathematics."""
-    return label.replace("$", r"\$").removeprefix("_")
+    return visible(label).replace("$", r"\$").removeprefix("_")
 
 
 def course(outcomes: Sequence[RunResult], metric: str, place: str) -> list[Point]:

@@ -11,7 +11,9 @@ from ebft.comparison.layout import Entry, Grid
 from ebft.comparison.sentences import sentences
 from ebft.comparison.tables import Compared, Table
 from ebft.output.console import aligned
-from ebft.output.files import atomic_write_text
+from ebft.output.files import atomic_write_text, make_folder
+from ebft.output.visible import markdown as inline
+from ebft.output.visible import spreadsheet, visible
 
 LATEX = {letter: f"\\{letter}" for letter in "_%#&${}"} | {
     "\\": r"\textbackslash{}", "^": r"\textasciicircum{}", "~": r"\textasciitilde{}",
@@ -22,7 +24,7 @@ LATEX = {letter: f"\\{letter}" for letter in "_%#&${}"} | {
 
 def write(compared: Compared, directory: Path) -> list[Path]:
     """comparison.md, .csv, .tex, .json and, last, the page; plots in `plots/`."""
-    (directory / "plots").mkdir(exist_ok=True)
+    make_folder(directory / "plots")
     several = len(compared.tables) > 1
     plots = [
         figures.draw(directory / "plots", table, f"{number}_{_slug(table.title)}_" if several else "")
@@ -72,27 +74,27 @@ def _plain(grid: Grid) -> list[str]:
 
 
 def markdown(compared: Compared) -> str:
-    parts = [f"# {_inline(compared.name)}", layout.LEGEND.replace("Marked as best", "**Bold**")]
+    parts = [f"# {inline(compared.name)}", layout.LEGEND.replace("Marked as best", "**Bold**")]
     for table in compared.tables:
         parts += [
-            f"## {_inline(table.title or compared.name)}",
-            *(["\n".join(f"- {_inline(line)}" for line in found)] if (found := sentences(table)) else []),
+            f"## {inline(table.title or compared.name)}",
+            *(["\n".join(f"- {inline(line)}" for line in found)] if (found := sentences(table)) else []),
             _markdown(layout.measured(table)),
-            *map(_inline, layout.notes(table)),
+            *map(inline, layout.notes(table)),
         ]
         if (gaps := layout.differences(table)).rows:
             parts += [
-                f"Difference to {_inline(table.reference)}, in pairs of one seed and row; **bold** where it is told "
+                f"Difference to {inline(table.reference)}, in pairs of one seed and row; **bold** where it is told "
                 "apart from 0 after Holm's correction over the cells:",
                 _markdown(gaps),
                 *([seen] if (seen := layout.detectable(table)) else []),
             ]
         if (equal := layout.equal_points(table)).rows:
-            parts += [f"{_inline(layout.equal_point_title(table))}:", _markdown(equal)]
+            parts += [f"{inline(layout.equal_point_title(table))}:", _markdown(equal)]
     if compared.reported_source:
-        parts.append(f"Reported figures, which were not measured here: {_inline(compared.reported_source)}")
+        parts.append(f"Reported figures, which were not measured here: {inline(compared.reported_source)}")
     if lost := layout.missing(compared):
-        parts += ["## Not done", "\n".join(f"- {_inline(line)}" for line in lost)]
+        parts += ["## Not done", "\n".join(f"- {inline(line)}" for line in lost)]
     return "\n\n".join(parts) + "\n"
 
 
@@ -102,12 +104,7 @@ def _markdown(grid: Grid) -> str:
         ["---"] * len(grid.header),
         *([_bold(entry, "**{}**") for entry in row] for row in grid.rows),
     ]
-    return "\n".join(f"| {' | '.join(map(_inline, line))} |" for line in lines)
-
-
-def _inline(plain: str) -> str:
-    """A text on one line that is neither HTML nor the end of a cell."""
-    return " ".join(plain.split()).replace("<", "&lt;").replace("|", r"\|")
+    return "\n".join(f"| {' | '.join(map(inline, line))} |" for line in lines)
 
 
 def _bold(entry: Entry, form: str) -> str:
@@ -132,7 +129,7 @@ def latex(compared: Compared) -> str:
 
 
 def _comment(plain: str) -> str:
-    return f"% {' '.join(plain.split())}"
+    return f"% {' '.join(visible(plain).split())}"
 
 
 def _latex(grid: Grid) -> str:
@@ -144,14 +141,18 @@ def _latex(grid: Grid) -> str:
 
 
 def _escaped(plain: str) -> str:
-    return "".join(LATEX.get(letter, letter) for letter in plain)
+    return "".join(LATEX.get(letter, letter) for letter in visible(plain))
 
 
 def comma_separated(compared: Compared) -> str:
     """One row for every cell and metric, with full precision."""
     from pandas import DataFrame
 
-    table = DataFrame(layout.long_rows(compared), columns=layout.COLUMNS, dtype=object)  # whole numbers stay whole
+    rows = [
+        {name: spreadsheet(value) if isinstance(value, str) else value for name, value in row.items()}
+        for row in layout.long_rows(compared)
+    ]
+    table = DataFrame(rows, columns=layout.COLUMNS, dtype=object)  # whole numbers stay whole
     return table.to_csv(index=False, lineterminator="\n")
 
 

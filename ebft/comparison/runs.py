@@ -7,10 +7,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NoReturn
 
-import yaml
-
 from ebft.config.identity import flat
 from ebft.config.schema import UserError
+from ebft.config.stored import read_config
 from ebft.output import row_scores
 from ebft.output.files import read_rows
 from ebft.output.metric_names import add_own
@@ -26,9 +25,8 @@ KEYS = {  # of a config, that are read here
     "features.path", "sampler.anchors", "sampler.generate_length", "eval.horizons", "eval.num_questions",
     "eval.num_completions", "eval.pass_at",
 }  # fmt: skip
-LOADER = getattr(
-    yaml, "CSafeLoader", yaml.SafeLoader
-)  # libyaml, where PyYAML was built with it, reads ten times as fast
+REWRITE = "take its folder out of the comparison, or run it again"
+NOT_OURS = "was not written by this version of ebft-train"
 
 
 @dataclass(frozen=True)
@@ -119,11 +117,18 @@ def _linked(directory: Path, plans: list[Planned]) -> list[Planned]:
     return [link(plan) for plan in plans]
 
 
-def _from_the_start(outcome: RunResult, outcomes: Mapping[str, RunResult]) -> RunResult:
+def _from_the_start(
+    outcome: RunResult, outcomes: Mapping[str, RunResult], after: frozenset[str] = frozenset()
+) -> RunResult:
+    """The run with what came before it, where it starts from others. Raises UserError where it starts from itself,
+    which only a file that nobody's run has written says."""
     start = outcomes.get(outcome.plan.starts_from or "")
     if start is None:
         return outcome
-    first = _from_the_start(start, outcomes)
+    after |= {outcome.plan.folder}
+    if start.plan.folder in after:
+        raise UserError(f"{start.plan.folder} starts from its own model; take it out of the comparison.")
+    first = _from_the_start(start, outcomes, after)
     course = [
         {
             **row,
@@ -183,11 +188,7 @@ def _why(summary: Mapping[str, Any] | None) -> str:
 
 def _config(path: Path) -> dict[str, Any]:
     """Flat."""
-    try:
-        nested = yaml.load(path.read_text(encoding="utf-8"), LOADER)
-    except (yaml.YAMLError, UnicodeDecodeError):
-        _refuse(path)
-    config = flat(nested) if isinstance(nested, dict) else {}
+    config = flat(read_config(path, REWRITE, NOT_OURS))
     return config if config.keys() >= KEYS else _refuse(path)
 
 
@@ -212,6 +213,4 @@ def _summary(path: Path) -> dict[str, Any] | None:
 
 
 def _refuse(path: Path) -> NoReturn:
-    raise UserError(
-        f"{path} was not written by this version of ebft-train; take its folder out of the comparison, or run it again."
-    )
+    raise UserError(f"{path} {NOT_OURS}; {REWRITE}.")

@@ -2,14 +2,12 @@
 `file.py:Name` or `package.module:Name`.
 
 A door is found and parsed before anything runs (`check`), opened only for whoever typed it (`load`), and goes into the
-run folder with its hash (`digests`, `copy_files`). What stands in somebody else's folder never opens one: see
-`cli/evaluate.py`.
+run folder with its hash (`digests`). What stands in somebody else's folder never opens one: see `cli/brought.py`.
 """
 
 import ast
 import hashlib
 import importlib.util
-import shutil
 import sys
 import traceback
 from collections.abc import Iterable, Iterator
@@ -104,16 +102,6 @@ def digests(references: Iterable[str]) -> dict[str, str]:
         if path is not None and path.is_file():
             found[reference] = hashlib.sha256(path.read_bytes()).hexdigest()
     return found
-
-
-def copy_files(references: Iterable[str], directory: Path) -> None:
-    """The files behind doors as `code/HASH_name.py` of a run folder; those of installed packages stay where they
-    are."""
-    for reference, digest in digests(references).items():
-        path = Path(reference.rpartition(":")[0])
-        if path.suffix == ".py":
-            (directory / FOLDER).mkdir(exist_ok=True)
-            shutil.copyfile(path, directory / FOLDER / f"{digest[:8]}_{path.name}")
 
 
 def installed(group: str | None) -> dict[str, str]:

@@ -28,6 +28,7 @@ from ebft.parallel.world import SINGLE_PROCESS, World
 BASE = "base"  # the fingerprint's name among the trained weights
 ADAPTER_FILE = "adapter_config.json"  # of a folder with adapters, by peft
 BASE_FILE = "base.json"  # of a folder with adapters: the model that they were trained over
+MEGATRON = "megatron.core"  # the module that peft imports for models of Megatron, unless a file names another
 FROZEN, TRAINED = ".base_layer", ".lora_"  # what peft puts into the names of weights
 
 
@@ -166,22 +167,37 @@ class Adapters:
 
 
 def attach(model: PreTrainedModel, folder: Path, source: str) -> None:
-    """Adapters from a folder of peft's, where they were trained over this model, which is `source`. Raises UserError
-    where they were not."""
+    """Adapters from a folder of peft's, which may be anybody's, where they were trained over this model, which is
+    `source`. Raises UserError where they were not, and for files that peft cannot read."""
     check_peft(str(folder))
     import peft
 
-    settings = json.loads((folder / ADAPTER_FILE).read_text(encoding="utf-8"))
-    stored = json.loads((folder / BASE_FILE).read_text(encoding="utf-8")) if (folder / BASE_FILE).is_file() else None
-    path = settings["base_model_name_or_path"] if stored is None else stored["path"]
-    fits = path in (source, model.name_or_path) if stored is None else stored["fingerprint"] == int(fingerprint(model))
+    try:
+        settings = json.loads((folder / ADAPTER_FILE).read_text(encoding="utf-8"))
+        stored = (
+            json.loads((folder / BASE_FILE).read_text(encoding="utf-8")) if (folder / BASE_FILE).is_file() else None
+        )
+        path = settings["base_model_name_or_path"] if stored is None else stored["path"]
+        named = path in (source, model.name_or_path)
+        fits = named if stored is None else stored["fingerprint"] == int(fingerprint(model))
+        module = settings.get("megatron_core")
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise UserError(f"{folder} holds no adapters that can be read; leave it out.") from error
     if not fits:
         raise UserError(
             f"{folder} holds adapters of {path}, and model.path={source} is another base; set model.path as it was "
             "there."
         )
-    with _quiet():
-        peft.PeftModel.from_pretrained(model, str(folder))
+    if module not in (None, MEGATRON):
+        raise UserError(f"{folder / ADAPTER_FILE} names a module to import, megatron_core={module}; take that out.")
+    try:
+        with _quiet():
+            peft.PeftModel.from_pretrained(model, str(folder))
+    except Exception as error:  # peft trusts these files, and throws what comes
+        reason = str(error).strip().partition("\n")[0]
+        raise UserError(
+            f"{folder} holds no adapters that peft can load ({type(error).__name__}: {reason}); leave it out."
+        ) from error
 
 
 def is_of_adapters(weights: Mapping[str, Tensor]) -> bool:

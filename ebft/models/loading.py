@@ -1,10 +1,15 @@
 """From a model config to tokenizer, policy and feature network, with every check that needs no weights made before any
 are loaded."""
 
-from collections.abc import Sequence
+import json
+import pickle
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
@@ -40,6 +45,13 @@ from ebft.models.self_check import self_check
 from ebft.objective.features import tap_indices
 
 OTHER_HEADS = ("classifier_", "summary_")  # whose dropout a language model never reaches
+LARGEST = {  # sizes that a config.json may have: some times those of any model
+    "num_hidden_layers": 1000,
+    "hidden_size": 10**6,
+    "vocab_size": 10**7,
+    "num_attention_heads": 10**4,
+    "num_key_value_heads": 10**4,
+}
 LAYER_TYPES = {"full_attention", "sliding_attention"}
 
 
@@ -68,28 +80,52 @@ def model_path(path: str, key: str) -> str:
     return path
 
 
+@contextmanager
+def _reading(failure: str) -> Iterator[None]:
+    """Whatever a library throws over the files of a model, which may be anybody's, is a UserError: `failure`, and what
+    the library says."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:  # a KeyError, a ZeroDivisionError, an ImportError: libraries trust these files
+        raise UserError(f"{failure}: {_reason(error)}") from error
+
+
 def load_tokenizer(config: ModelConfig) -> PreTrainedTokenizerBase:
     """The model's tokenizer. Raises UserError where there is none."""
     path = model_path(config.path, "model.path")
-    try:
-        return AutoTokenizer.from_pretrained(path, revision=config.revision, trust_remote_code=config.trust_remote_code)
-    except (OSError, ValueError) as error:
-        raise UserError(
-            f"model.path={config.path} has no tokenizer that can be loaded: {_first_line(error)}"
-        ) from error
+    with _reading(f"model.path={config.path} has no tokenizer that can be loaded"):
+        tokenizer = AutoTokenizer.from_pretrained(
+            path, revision=config.revision, trust_remote_code=config.trust_remote_code
+        )
+        tokenizer.get_vocab()
+    templates = tokenizer.chat_template
+    named = templates if isinstance(templates, dict) else {"default": templates}
+    for name, template in named.items():
+        if not re.fullmatch(r"[\w-]+", str(name)) or not isinstance(template, str | None):
+            raise UserError(
+                f"model.path={config.path} has a chat template {name!r}, which could not be exported; name a model "
+                "whose templates are texts with plain names."
+            )
+    return tokenizer
 
 
 def end_tokens(config: ModelConfig, architecture: PreTrainedConfig) -> list[int]:
     """Tokens that end what the model says: those of its generation_config.json, and of its config.json where there is
     none."""
     path = model_path(config.path, "model.path")
-    try:
-        ends = GenerationConfig.from_pretrained(path, revision=config.revision).eos_token_id
-    except OSError as error:
-        if (Path(path) / "generation_config.json").is_file():
-            raise UserError(f"{path}/generation_config.json cannot be read: {_first_line(error)}") from error
-        ends = architecture.to_dict().get("eos_token_id")
-    return ends if isinstance(ends, list) else [] if ends is None else [ends]
+    with _reading(f"{path}/generation_config.json cannot be read"):
+        try:
+            ends = GenerationConfig.from_pretrained(path, revision=config.revision).eos_token_id
+        except OSError:
+            if (Path(path) / "generation_config.json").is_file():
+                raise
+            ends = architecture.to_dict().get("eos_token_id")
+    found = ends if isinstance(ends, list) else [] if ends is None else [ends]
+    if not all(isinstance(token, int) for token in found):
+        raise UserError(f"model.path={config.path} has eos_token_id={ends}, which is no token's number; correct it.")
+    return found
 
 
 def unknown_tokens(architecture: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase) -> list[int]:
@@ -98,15 +134,15 @@ def unknown_tokens(architecture: PreTrainedConfig, tokenizer: PreTrainedTokenize
 
 
 def load_architecture(config: ModelConfig, key: str = "model.path") -> PreTrainedConfig:
-    """The model's configuration with `config_overrides` applied. Raises UserError where there is none, or for an
-    override it does not have."""
-    path = model_path(config.path, key)
-    try:
+    """The model's configuration with `config_overrides` applied. Raises UserError where there is none, for one that
+    this program cannot train, and for an override it does not have."""
+    path, name = model_path(config.path, key), f"{key}={config.path}"
+    with _reading(f"{name} holds no model that can be loaded"):
+        _check_described(PreTrainedConfig.get_config_dict(path, revision=config.revision)[0], name)
         architecture = AutoConfig.from_pretrained(
             path, revision=config.revision, trust_remote_code=config.trust_remote_code
         )
-    except (OSError, ValueError) as error:
-        raise UserError(f"{key}={config.path} holds no model that can be loaded: {_first_line(error)}") from error
+        _check_sizes(architecture.to_dict(), name)
     known = architecture.to_dict()
     for name, value in config.config_overrides.items():
         if name not in known:
@@ -123,8 +159,46 @@ def load_architecture(config: ModelConfig, key: str = "model.path") -> PreTraine
     return architecture
 
 
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0]
+def _check_described(described: dict[str, Any], name: str) -> None:
+    """Raises UserError for a config.json that names kernels, which transformers would download and run, or packed
+    weights."""
+    for setting, value in described.items():
+        if isinstance(value, dict):
+            _check_described(value, name)
+        if "implementation" in setting and value is not None and not re.fullmatch(r"\w+", str(value)):
+            raise UserError(f"{name} asks for kernels of its own, {setting}={value}; take that out of its config.json.")
+    if described.get("quantization_config") is not None:
+        raise UserError(f"{name} has quantized weights, which cannot be trained; name the model it was made from.")
+
+
+def _check_sizes(settings: dict[str, Any], name: str) -> None:
+    """Raises UserError for sizes that no model has, before anything as large is made."""
+    for size, most in LARGEST.items():
+        value = settings.get(size)
+        if isinstance(value, int) and not 0 < value <= most:  # some families have a list of them
+            raise UserError(f"{name} has {size}={value} in its config.json; a model has from 1 to {most:,}.")
+
+
+def _check_files(folder: Path, name: str) -> None:
+    """Raises UserError for an index of weights that names files elsewhere."""
+    for index in folder.glob("*.index.json"):
+        files = json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()
+        for file in files:
+            if not isinstance(file, str) or Path(file).name != file:
+                raise UserError(f"{name} has {file!r} in its {index.name}, which is no file beside it; correct it.")
+
+
+def _reason(error: Exception) -> str:
+    """What an exception of a library says, in one line."""
+    if "trust_remote_code" in str(error):
+        return "it brings code of its own; if you trust that, say so by typing model.trust_remote_code=true."
+    if isinstance(error, pickle.UnpicklingError):
+        return "they hold more than tensors, which could be code; name a model with safetensors."
+    lines = str(error).strip().splitlines()
+    if isinstance(error, StrictDataclassError):
+        return lines[-1].strip()
+    says_enough = isinstance(error, OSError | ValueError | RuntimeError | ImportError | SafetensorError) and lines
+    return lines[0] if says_enough else ": ".join([type(error).__name__, *lines[:1]])
 
 
 def check_architecture(architecture: PreTrainedConfig, config: TrainConfig, device: str) -> None:
@@ -225,16 +299,11 @@ def _num_positions(architecture: PreTrainedConfig, config: TrainConfig) -> int:
 
 def without_storage(architecture: PreTrainedConfig, name: str, trust_remote_code: bool) -> PreTrainedModel:
     """The model's modules with their shapes alone. Raises UserError where there is no such model."""
-    try:
-        with torch.device("meta"):
-            return AutoModelForCausalLM.from_config(
-                deepcopy(architecture), dtype=torch.float32, trust_remote_code=trust_remote_code
-            )
-    except ValueError as error:
-        raise UserError(
-            f"{name} ({architecture.model_type}) is no causal language model; choose one that AutoModelForCausalLM "
-            "loads."
-        ) from error
+    what = f"{name} ({architecture.model_type}) is no causal language model that AutoModelForCausalLM loads"
+    with _reading(what), torch.device("meta"):
+        return AutoModelForCausalLM.from_config(
+            deepcopy(architecture), dtype=torch.float32, trust_remote_code=trust_remote_code
+        )
 
 
 def adapted_modules(config: TrainConfig, architecture: PreTrainedConfig) -> dict[str, nn.Linear]:
@@ -268,20 +337,21 @@ def _load_model(
         torch.manual_seed(seed)
         own = deepcopy(architecture)  # a feature network is cut config and all
         if config.init == "random":
-            return AutoModelForCausalLM.from_config(
-                own, dtype=torch.float32, trust_remote_code=config.trust_remote_code
-            )
-        try:
+            with _reading(f"{key}={config.path} describes no model that can be made"):
+                return AutoModelForCausalLM.from_config(
+                    own, dtype=torch.float32, trust_remote_code=config.trust_remote_code
+                )
+        path = model_path(config.path, key)
+        with _reading(f"{key}={config.path} holds no weights that can be loaded"):
+            _check_files(Path(path), f"{key}={config.path}")
             model, report = AutoModelForCausalLM.from_pretrained(
-                model_path(config.path, key),
+                path,
                 config=own,
                 revision=config.revision,
                 dtype=torch.float32,
                 trust_remote_code=config.trust_remote_code,
                 output_loading_info=True,
             )
-        except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-            raise UserError(f"{key}={config.path} holds no weights that can be loaded: {_first_line(error)}") from error
     if report["missing_keys"]:  # transformers leaves them at random values
         raise UserError(
             f"{key}={config.path} lacks {len(report['missing_keys'])} weights of its model, such as "

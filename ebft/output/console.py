@@ -14,8 +14,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.table import Table
 from rich.text import Text
 
-from ebft.output.files import naming_full_disk
+from ebft.output.files import append
 from ebft.output.tracking import Metrics
+from ebft.output.visible import visible
 
 SECONDS_BETWEEN_LINES = 10.0
 FIGURES = {
@@ -45,6 +46,7 @@ class Console:
 
     def pairs(self, title: str, rows: Mapping[str, str]) -> None:
         """Named values: a table on a terminal, `key: value` lines elsewhere."""
+        rows = {key: visible(value) for key, value in rows.items()}
         lines = [title, *(f"  {key}: {value}" for key, value in rows.items())]
         if self._rich.is_interactive:
             table = Table(title=title, title_justify="left", show_header=False)
@@ -57,6 +59,7 @@ class Console:
 
     def table(self, title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         """Columns of figures under a header; the first column holds names."""
+        header, rows = [visible(name) for name in header], [[visible(cell) for cell in row] for row in rows]
         lines = [title, *aligned([header, *rows])]
         if self._rich.is_interactive:
             table = Table(title=title, title_justify="left")
@@ -103,13 +106,11 @@ class Console:
                 self._print(line)
 
     def _print(self, text: str) -> None:
-        self._rich.print(Text(text), soft_wrap=True)
+        self._rich.print(Text(visible(text)), soft_wrap=True)
 
     def _write(self, text: str) -> None:
-        if self._log_path is None:
-            return
-        with naming_full_disk(self._log_path), self._log_path.open("a", encoding="utf-8") as log:
-            log.write(text + "\n")
+        if self._log_path is not None:
+            append(self._log_path, visible(text) + "\n")
 
 
 class Bar:

@@ -4,13 +4,12 @@ import os
 import platform
 import shutil
 import subprocess
-import sys
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import torch
 
-from ebft.output.tracking import without_secrets
+from ebft.output.masking import command_line
 
 LIBRARIES = (
     "ebft",
@@ -37,7 +36,7 @@ def environment(device: str) -> dict[str, Any]:
         "device": torch.cuda.get_device_name() if device != "cpu" and torch.cuda.is_available() else _cpu_name(),
         "cpu_count": os.cpu_count(),
         "torch_threads": torch.get_num_threads(),
-        "command": [_without_secret(argument) for argument in sys.argv],
+        "command": command_line(),
     }
 
 
@@ -67,9 +66,3 @@ def _cpu_name() -> str:
                 if line.startswith("model name"):
                     return line.partition(":")[2].strip()
     return platform.processor() or platform.machine()
-
-
-def _without_secret(argument: str) -> str:
-    """An override `a.b=value` with the value hidden where the key or the value calls for it."""
-    key, equals, value = argument.partition("=")
-    return f"{key}{equals}{without_secrets({key.rpartition('.')[2]: value}).popitem()[1]}" if equals else argument

@@ -1,6 +1,9 @@
 """Writing so that a kill or a full disk never leaves something half-written under its final name, and rows of JSON.
 
 Unfinished work lies beside its target under a hidden name (`.NAME.partial`) and takes the final name in one rename.
+
+A folder may be anybody's, and a link in it lead anywhere: nothing is written through one. Files are opened by
+`descriptor` and folders made by `make_folder`, which refuse links; a rename replaces them.
 """
 
 import errno
@@ -8,8 +11,9 @@ import fcntl
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+import stat
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -20,14 +24,60 @@ def partial_name(path: Path) -> Path:
     return path.with_name(f".{path.name}.partial")
 
 
+def descriptor(path: Path, flags: int) -> int:
+    """The descriptor of a file that is opened for writing, and made where there is none. Raises UserError for a link,
+    and for what is no plain file."""
+    try:
+        found = os.open(path, flags | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.EISDIR, errno.ENXIO):  # a link, a folder, a pipe that nobody reads
+            raise _refused(path) from error
+        raise
+    if not stat.S_ISREG(os.fstat(found).st_mode):
+        os.close(found)
+        raise _refused(path)
+    return found
+
+
+def make_folder(path: Path) -> Path:
+    """A folder inside that of a run, a sweep or a comparison, made where there is none. Raises UserError for a link and
+    for a file."""
+    with suppress(FileExistsError):
+        path.mkdir()
+    if path.is_symlink() or not path.is_dir():
+        raise _refused(path)
+    return path
+
+
+def refuse_links(paths: Iterable[Path]) -> None:
+    """Raises UserError for the first that is one."""
+    for path in paths:
+        if path.is_symlink():
+            raise _refused(path)
+
+
+def _refused(path: Path) -> UserError:
+    kind = "a link" if path.is_symlink() else "in the way of what is written there"
+    return UserError(f"{path} is {kind}, and nothing is written through it; remove it, or choose another folder.")
+
+
+def remove(path: Path) -> None:
+    """Removes a file, a link or a folder with all that is in it; what a link leads to stays."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
 @contextmanager
 def atomic_file(path: Path) -> Iterator[BinaryIO]:
     """A file that becomes `path` when the block ends without an error; an older `path` stays until then. RunFailure on
     a full disk."""
     partial = partial_name(path)
     with naming_full_disk(path):
+        remove(partial)  # of a process that was killed
         try:
-            with partial.open("wb") as file:
+            with os.fdopen(descriptor(partial, os.O_WRONLY | os.O_EXCL), "wb") as file:
                 yield file
                 file.flush()
                 os.fsync(file.fileno())
@@ -46,36 +96,46 @@ def atomic_write_text(path: Path, text: str) -> None:
 def atomic_folder(path: Path) -> Iterator[Path]:
     """An empty folder to fill, which becomes `path` when the block ends without an error. RunFailure on a full disk."""
     partial, replaced = partial_name(path), path.with_name(f".{path.name}.replaced")
-    shutil.rmtree(partial, ignore_errors=True)
     with naming_full_disk(path):
+        remove(partial)  # of a process that was killed
+        remove(replaced)
         try:
             partial.mkdir(parents=True)
             yield partial
             for entry in [*partial.rglob("*"), partial]:
                 sync(entry)
-            if path.exists():
+            if path.exists() or path.is_symlink():
                 os.replace(path, replaced)  # a rename cannot replace a folder that is not empty
             os.replace(partial, path)
         finally:
-            shutil.rmtree(partial, ignore_errors=True)
-            shutil.rmtree(replaced, ignore_errors=True)
+            for leftover in (partial, replaced):
+                with suppress(OSError):  # what went wrong above is what the user should hear of
+                    remove(leftover)
         sync(path.parent)
 
 
 @contextmanager
 def exclusive_lock(path: Path) -> Iterator[None]:
-    """Waits for other processes inside such a block of the same `path`, a file of no content that stays."""
-    with path.open("w") as file:
+    """Waits for other processes inside such a block of the same `path`, a file whose content is nobody's and stays."""
+    with os.fdopen(descriptor(path, os.O_RDWR), "rb") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
 
+def append(path: Path, text: str) -> None:
+    """Text at the end of a file. RunFailure on a full disk."""
+    with naming_full_disk(path), appending(path) as file:
+        file.write(text.encode())
+
+
+def appending(path: Path) -> BinaryIO:
+    """A file that is written to at its end."""
+    return os.fdopen(descriptor(path, os.O_WRONLY | os.O_APPEND), "ab")
+
+
 def append_row(path: Path, row: Mapping[str, Any]) -> None:
-    """One JSON object on a line of its own, on disk when this returns. ValueError on NaN and infinity, which JSON does
-    not have."""
-    line = json.dumps(row, allow_nan=False, ensure_ascii=False)
-    with naming_full_disk(path), path.open("a", encoding="utf-8") as file:
-        file.write(line + "\n")
+    """One JSON object on a line of its own. ValueError on NaN and infinity, which JSON does not have."""
+    append(path, json.dumps(row, allow_nan=False, ensure_ascii=False) + "\n")
 
 
 def read_rows(path: Path, mentioning: str = "") -> list[dict[str, Any]]:

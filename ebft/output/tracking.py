@@ -6,25 +6,25 @@ their own instead of W&B's internal step, which may only grow: a run that resume
 steps twice.
 """
 
-import re
 import socket
+import sys
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
 from ebft.config.schema import TrackerConfig, UserError, WandbTrackerConfig
+from ebft.output.files import refuse_links
+from ebft.output.masking import command_line, without_secrets
 
 Metrics = Mapping[str, float]
 
 PROBE_SECONDS = 3.0
 INIT_SECONDS = 30.0
 UPLOAD_SECONDS = 300.0  # at the end of a run; what is left stays on disk for `wandb sync`
-
-_SECRET_KEY = re.compile(r"(^|_)(token|key|secret|password|passwd|credentials?)$", re.IGNORECASE)
-_URL_CREDENTIALS = re.compile(r"(?<=://)[^/@\s]+(?=@)")
 
 
 class Tracker:
@@ -50,22 +50,6 @@ def start(config: TrackerConfig, directory: Path, resolved_config: dict[str, Any
     return Tracker()
 
 
-def without_secrets(config: dict[str, Any]) -> dict[str, Any]:
-    """The nested config with values of keys such as `token`, `api_key` or `password`, and credentials inside URLs,
-    replaced by `***`."""
-    return {
-        key: "***" if value is not None and _SECRET_KEY.search(key) else _hide(value) for key, value in config.items()
-    }
-
-
-def _hide(value: Any) -> Any:
-    if isinstance(value, dict):
-        return without_secrets(value)
-    if isinstance(value, list | tuple):
-        return [_hide(item) for item in value]
-    return _URL_CREDENTIALS.sub("***", value) if isinstance(value, str) else value
-
-
 class WandbTracker(Tracker):
     """One W&B run; `directory/wandb` holds its files."""
 
@@ -74,23 +58,25 @@ class WandbTracker(Tracker):
     ) -> None:
         import wandb
 
-        mode, reason = _mode()
+        refuse_links([directory / "wandb"])
         try:
-            self._run = wandb.init(
-                project=config.project,
-                entity=config.entity,
-                group=config.group,
-                name=config.run_name or directory.name,
-                tags=config.tags,
-                id=run_id,
-                resume="allow",
-                dir=directory,
-                config=resolved_config,
-                mode=mode,  # type: ignore[arg-type]
-                settings=wandb.Settings(
-                    console="off", silent=True, init_timeout=INIT_SECONDS, finish_timeout=UPLOAD_SECONDS
-                ),
-            )
+            with _masked_command_line():
+                mode, reason = _mode()
+                self._run = wandb.init(
+                    project=config.project,
+                    entity=config.entity,
+                    group=config.group,
+                    name=config.run_name or directory.name,
+                    tags=config.tags,
+                    id=run_id,
+                    resume="allow",
+                    dir=directory,
+                    config=resolved_config,
+                    mode=mode,  # type: ignore[arg-type]
+                    settings=wandb.Settings(
+                        console="off", silent=True, init_timeout=INIT_SECONDS, finish_timeout=UPLOAD_SECONDS
+                    ),
+                )
         except wandb.errors.Error as error:
             reason = " ".join(str(error).split())
             raise UserError(
@@ -120,6 +106,16 @@ class WandbTracker(Tracker):
 
     def finish(self, failed: bool) -> None:
         self._run.finish(exit_code=int(failed))
+
+
+@contextmanager
+def _masked_command_line() -> Iterator[None]:
+    """What W&B keeps of the command line, it takes from `sys.argv` while a run is set up."""
+    arguments, sys.argv = sys.argv, command_line()
+    try:
+        yield
+    finally:
+        sys.argv = arguments
 
 
 def _mode() -> tuple[str, str | None]:

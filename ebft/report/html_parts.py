@@ -5,9 +5,7 @@ import html
 from importlib import resources
 from string import Template
 
-_VISIBLE_CONTROLS = {
-    code: 0x2400 + code for code in range(32) if chr(code) not in "\n\t"
-}  # HTML cannot hold control characters
+from ebft.output.visible import visible
 
 
 def page(template: str, **values: str) -> str:
@@ -19,7 +17,7 @@ def page(template: str, **values: str) -> str:
 
 
 def escape(text: str) -> str:
-    return html.escape(text.translate(_VISIBLE_CONTROLS))
+    return html.escape(visible(text))
 
 
 def plot(name: str, svg: str) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 import yaml
 
 from ebft.output.console import clock
-from ebft.output.files import atomic_write_text, read_rows
+from ebft.output.files import atomic_write_text, make_folder, read_rows
 from ebft.report import plots
 from ebft.report.html_parts import count, escape, facts, number, page, plot
 
@@ -23,9 +23,8 @@ def write(directory: Path, summary: Mapping[str, Any], plan: Mapping[str, str]) 
     config_text = (directory / "config.yaml").read_text(encoding="utf-8")
     config = yaml.safe_load(config_text)
     rows = sorted(read_rows(directory / "metrics.jsonl"), key=lambda row: row["step"])
-    (directory / "plots").mkdir(exist_ok=True)
     figures = plots.write(
-        directory / "plots", rows, summary["base"], summary["final"], config["sampler"]["generate_length"]
+        make_folder(directory / "plots"), rows, summary["base"], summary["final"], config["sampler"]["generate_length"]
     )
     text = page(
         "report.html",

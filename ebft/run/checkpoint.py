@@ -10,7 +10,6 @@ import json
 import pickle
 import random
 import re
-import shutil
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -23,7 +22,7 @@ from transformers import PreTrainedModel
 from ebft.config.schema import UserError
 from ebft.data.tokenization import Tokenization
 from ebft.models.adapters import BASE, BASE_FILE, Adapters
-from ebft.output.files import atomic_file, atomic_folder, atomic_write_text
+from ebft.output.files import atomic_file, atomic_folder, atomic_write_text, make_folder, remove
 from ebft.parallel.fsdp import full_tensor, named_tensors
 from ebft.parallel.world import SINGLE_PROCESS, World
 from ebft.run import tensors as stored
@@ -48,7 +47,8 @@ class Saving:
         self._folder = world.broadcast(_unused(self.path / TENSORS))
         self._state, self._keep, self._world = {**state, TENSORS: self._folder.name}, keep, world
         if world.is_rank_zero:
-            self._folder.mkdir(parents=True)
+            make_folder(make_folder(directory / FOLDER) / self.path.name)
+            self._folder.mkdir()
         world.barrier()
         self._writing = stored.Writing(self._folder, tensors, world)
 
@@ -66,10 +66,10 @@ class Saving:
                 torch.save(self._state, file)
             for other in self.path.glob(f"{TENSORS}*"):
                 if other != self._folder:  # of an earlier save of this step
-                    shutil.rmtree(other)
+                    remove(other)
             _remove_unfinished(self.directory)
             for old in _complete(self.directory)[: -self._keep]:
-                shutil.rmtree(old)
+                remove(old)
         self._world.barrier()
         return self.path
 
@@ -122,7 +122,7 @@ def load(path: Path) -> dict[str, Any]:
         raise UserError(
             f"{path} is not a checkpoint that can be read; remove it, or name another with resume=PATH."
         ) from error
-    if not isinstance(state, dict) or TENSORS not in state:
+    if not isinstance(state, dict) or not re.fullmatch(rf"{TENSORS}(_\d+)?", str(state.get(TENSORS))):
         raise UserError(f"{path} is not a checkpoint of ebft, or of an older one; name another with resume=PATH.")
     return state | {TENSORS: path / state[TENSORS]}
 
@@ -131,7 +131,7 @@ def discard_after(directory: Path, step: int) -> None:
     """Removes checkpoints beyond `step`: resuming there abandons them, and `latest` must not find them again."""
     for path in _complete(directory):
         if _step(path) > step:
-            shutil.rmtree(path)
+            remove(path)
 
 
 def random_state() -> dict[str, Any]:
@@ -202,19 +202,19 @@ def gathered(module: nn.Module, world: World = SINGLE_PROCESS) -> dict[str, Tens
 
 
 def _complete(directory: Path) -> list[Path]:
-    """Complete checkpoints, oldest first."""
+    """Complete checkpoints, oldest first; a link is none of this run's."""
     found = [
         path.parent
         for path in (directory / FOLDER).glob(f"step_*/{STATE}")
-        if re.fullmatch(r"step_\d+", path.parent.name)
+        if re.fullmatch(r"step_\d+", path.parent.name) and not path.parent.is_symlink()
     ]
     return sorted(found, key=_step)
 
 
 def _remove_unfinished(directory: Path) -> None:
     for path in (directory / FOLDER).glob("step_*"):
-        if not (path / STATE).is_file():
-            shutil.rmtree(path)
+        if path.is_symlink() or not (path / STATE).is_file():
+            remove(path)
         else:
             for leftover in path.glob(".*.partial"):
                 leftover.unlink()

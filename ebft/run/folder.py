@@ -22,9 +22,11 @@ import yaml
 from ebft.config import doors
 from ebft.config.identity import CHANGEABLE_KEYS, CODE, LENGTH_KEYS, flat, resolved
 from ebft.config.schema import RunFailure, TrainConfig, UserError
+from ebft.config.stored import read_config
 from ebft.output import files, row_scores, tracking
 from ebft.output.console import Bar, Console
 from ebft.output.environment import environment
+from ebft.output.masking import without_secrets
 from ebft.output.row_scores import RowScores
 from ebft.output.tracking import Metrics
 from ebft.report import last_table
@@ -33,7 +35,27 @@ from ebft.run import checkpoint
 
 CONFIG, ENVIRONMENT, METRICS, SUMMARY = "config.yaml", "environment.json", "metrics.jsonl", "summary.json"
 SAMPLES, ANSWERS, CONTAMINATION = "samples.jsonl", "answers.jsonl", "contamination.json"
-WANDB_RUN_ID = "wandb_run_id"
+LOG, WANDB_RUN_ID = "train.log", "wandb_run_id"
+WRITTEN = (
+    CONFIG,
+    ENVIRONMENT,
+    METRICS,
+    SUMMARY,
+    SAMPLES,
+    ANSWERS,
+    CONTAMINATION,
+    row_scores.FOLDER,
+    LOG,
+    WANDB_RUN_ID,
+    "report.html",
+    "checkpoints",
+    "model",
+    "adapter",
+    "plots",
+    "profile",
+    "code",
+    "wandb",
+)
 
 
 class Run:
@@ -47,6 +69,7 @@ class Run:
             raise UserError(f"The run folder {directory} is a file; choose another hydra.run.dir.")
         if not os.access(_existing(directory), os.W_OK | os.X_OK):
             raise UserError(f"The run folder {directory} cannot be written; choose another hydra.run.dir.")
+        files.refuse_links(directory / name for name in WRITTEN)
         if not (directory / CONFIG).exists():
             if directory.exists() and any(not entry.name.startswith(".") for entry in directory.iterdir()):
                 raise UserError(f"{directory} holds files but no run; choose an empty or a new hydra.run.dir.")
@@ -67,17 +90,26 @@ class Run:
         directory.mkdir(parents=True, exist_ok=True)
         self.directory = directory
         self.is_complete = _is_complete(directory, config)
-        self._resolved = tracking.without_secrets(resolved(config))
+        self._resolved = without_secrets(resolved(config))
         self._plan: dict[str, str] = {}
         if not self.is_complete:
             (directory / SUMMARY).unlink(missing_ok=True)
             files.atomic_write_text(directory / CONFIG, yaml.safe_dump(self._resolved, sort_keys=False))
-            doors.copy_files(doors.doors(config).values(), directory)
+            self._copy_code(config)
             files.atomic_write_text(
                 directory / ENVIRONMENT, json.dumps(environment(config.trainer.device), indent=2) + "\n"
             )
-        self._console = Console(directory / "train.log")
+        self._console = Console(directory / LOG)
         self.tracker = self._start_tracker(config)
+
+    def _copy_code(self, config: TrainConfig) -> None:
+        """The files behind doors as `code/HASH_name.py`; those of installed packages stay where they are."""
+        for reference, digest in doors.digests(doors.doors(config).values()).items():
+            path = Path(reference.rpartition(":")[0])
+            if path.suffix == ".py":
+                copy = files.make_folder(self.directory / doors.FOLDER) / f"{digest[:8]}_{path.name}"
+                with files.atomic_file(copy) as file:
+                    file.write(path.read_bytes())
 
     def _start_tracker(self, config: TrainConfig) -> tracking.Tracker:
         if self.is_complete:
@@ -295,8 +327,8 @@ def _is_changeable(key: str) -> bool:
 
 def _changes(directory: Path, config: TrainConfig) -> Iterator[tuple[str, str]]:
     """Keys in which the folder's config differs from this one, and how."""
-    stored = flat(_read_config(directory / CONFIG))
-    current = flat(tracking.without_secrets(resolved(config)))
+    stored = flat(read_config(directory / CONFIG, "choose another hydra.run.dir"))
+    current = flat(without_secrets(resolved(config)))
     for key in [*current, *(key for key in stored if key not in current)]:
         there, here = (side.get(key, "absent") for side in (stored, current))
         if there != here and not (there == "absent" and here is None):  # a key that is younger than the run, and off
@@ -308,13 +340,3 @@ def _change(key: str, there: Any, here: Any) -> str:
     if group == CODE and "absent" not in (there, here):
         return f"the file of {reference} has changed since; the run's own is in its folder {doors.FOLDER}/"
     return f"{key} is {there} there, {here} here"
-
-
-def _read_config(path: Path) -> dict[str, Any]:
-    try:
-        config = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is not a config of ebft; choose another hydra.run.dir.") from error
-    if not isinstance(config, dict):
-        raise UserError(f"{path} is not a config of ebft; choose another hydra.run.dir.")
-    return config

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import IO
 
 from ebft.config.quoting import quoted
+from ebft.output import files
 from ebft.sweep import state as states
-from ebft.sweep.jobs import Job, folder
+from ebft.sweep.jobs import Job
 
 CHILD = "ebft.cli.job"  # ebft-train, ending with the process that started it
 PARENT = "EBFT_SWEEP_PROCESS"  # the environment variable that tells a child which that is
@@ -35,8 +36,8 @@ class Attempt:
     def __init__(self, directory: Path, job: Job, environment: Mapping[str, str], descriptor: int) -> None:
         self.directory, self.job, self._descriptor = directory, job, descriptor
         self.log = directory / "logs" / f"{job.name}.log"
-        self.log.parent.mkdir(parents=True, exist_ok=True)
-        with self.log.open("ab") as log:
+        files.make_folder(self.log.parent)
+        with files.appending(self.log) as log:
             self._process = _start(directory, job, environment, log, [descriptor])
 
     @classmethod
@@ -49,7 +50,11 @@ class Attempt:
         if known.kind in (states.DONE, states.FAILED, states.STOPPED):
             os.close(descriptor)
             return AttemptResult(known.kind, known.note)
-        return cls(directory, job, environment, descriptor)
+        try:
+            return cls(directory, job, environment, descriptor)
+        except BaseException:
+            os.close(descriptor)
+            raise
 
     def poll(self) -> AttemptResult | None:
         """How the attempt ended: None while it runs; afterwards how it ended, which is then on record and the lock
@@ -87,7 +92,9 @@ class Attempt:
 def _start(
     directory: Path, job: Job, environment: Mapping[str, str], log: IO[bytes], descriptors: Sequence[int] = ()
 ) -> "subprocess.Popen[bytes]":
-    command = [sys.executable, "-m", CHILD, *job.overrides, f"hydra.run.dir={quoted(str(folder(directory, job.name)))}"]
+    run = files.make_folder(directory / "runs") / job.name
+    files.refuse_links([run])
+    command = [sys.executable, "-m", CHILD, *job.overrides, f"hydra.run.dir={quoted(str(run))}"]
     variables = {**os.environ, **environment, PARENT: str(os.getpid())}
     return subprocess.Popen(
         command,
@@ -107,8 +114,8 @@ def follow(directory: Path, job: Job, environment: Mapping[str, str]) -> Attempt
     if known.kind in (states.DONE, states.FAILED, states.STOPPED):
         return AttemptResult(known.kind, known.note)
     path = directory / "logs" / f"{job.name}.rank_{os.environ['RANK']}.log"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("ab") as log:
+    files.make_folder(path.parent)
+    with files.appending(path) as log:
         code = _start(directory, job, environment, log).wait()
     return AttemptResult(states.RUNNING, f"exit code {code}")
 

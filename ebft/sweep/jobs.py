@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,10 +10,12 @@ from typing import Any
 
 from ebft.config.identity import CHANGEABLE_KEYS, LENGTH_KEYS, flat, resolved
 from ebft.config.schema import TrainConfig, UserError
+from ebft.config.stored import is_plain
 from ebft.output import files
-from ebft.output.tracking import without_secrets
+from ebft.output.masking import masked, without_secrets
 
 MANIFEST = "sweep.json"
+WRITTEN = (MANIFEST, "sweep.log", "runs", "records", "locks", "logs", "slurm", "plots", "wandb", ".comparison.lock")
 ID_DIGITS = 12
 
 
@@ -58,39 +61,66 @@ def name_of(settings: Mapping[str, Any]) -> str:
 class Manifest:
     """What a sweep's folder keeps of its plan."""
 
-    arguments: tuple[str, ...]  # the sweep's own on the command line, which mode=collect takes up again
+    settings: Mapping[str, Any]  # dotted key -> value of the sweep's own, which mode=collect takes up again
     search: tuple[str, ...]  # the axes and the rest of a grid that is searched, empty where every run of it is planned
     jobs: tuple[Job, ...]
 
 
 def write_manifest(directory: Path, manifest: Manifest) -> None:
-    runs = [{key: value for key, value in vars(job).items() if key != "config"} for job in manifest.jobs]
-    content = {"arguments": manifest.arguments, "search": manifest.search, "runs": runs}
+    runs = [
+        {key: value for key, value in vars(job).items() if key != "config"}
+        | {"overrides": [*map(masked, job.overrides)]}
+        for job in manifest.jobs
+    ]
+    content = {"settings": dict(manifest.settings), "search": manifest.search, "runs": runs}
     files.atomic_write_text(directory / MANIFEST, json.dumps(content, indent=1) + "\n")
 
 
 def read_manifest(directory: Path) -> Manifest | None:
     """The manifest of a sweep's folder; None where it holds no sweep. Raises UserError for a file that is not one of
-    ours, or that may not be read."""
+    this version's, or that may not be read."""
     path = directory / MANIFEST
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        jobs = tuple(
-            Job(**(run | {"overrides": tuple(run["overrides"]), "settings": run["settings"]}))
-            for run in content["runs"]
-        )
-        return Manifest(tuple(content["arguments"]), tuple(content["search"]), jobs)
+        return _manifest(content)
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}); choose another sweep.dir.") from error
-    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
-        raise UserError(f"{path} is not a manifest of ebft-sweep; choose another sweep.dir.") from error
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise UserError(f"{path} is not a manifest of this version of ebft-sweep; choose another sweep.dir.") from error
+
+
+def _manifest(content: Any) -> Manifest:
+    """Raises ValueError, TypeError, KeyError or AttributeError for what is none: names of runs become paths, so that
+    they must be names."""
+    settings, search, jobs = {**content["settings"]}, _texts(content["search"]), tuple(map(_job, content["runs"]))
+    if not is_plain(content):
+        raise ValueError("nested too deep")
+    return Manifest(settings, search, jobs)
+
+
+def _job(run: Any) -> Job:
+    _texts([run["variant"], *run["keys"], *run["keys"].values()])
+    numbers = [run["seed"], *([] if run.get("trial") is None else [run["trial"]])]
+    for name in _texts([run["name"], *([] if run.get("needs") is None else [run["needs"]])]):
+        if not re.fullmatch(r"\w[\w.-]*", name):
+            raise ValueError(f"{name!r} is no name of a run")
+    if not all(isinstance(number, int) for number in numbers) or not isinstance(run.get("settings", {}), dict):
+        raise TypeError("not numbers")
+    return Job(**(run | {"overrides": _texts(run["overrides"])}))
+
+
+def _texts(values: Any) -> tuple[str, ...]:
+    if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
+        raise TypeError("not texts")
+    return tuple(values)
 
 
 def check_folder(directory: Path, jobs: Sequence[Job], search: Sequence[str] = ()) -> Manifest | None:
     """The manifest of this sweep, perhaps with fewer runs, or None for a new folder. UserError for one that holds
     something else."""
+    files.refuse_links(directory / name for name in WRITTEN)
     stored = read_manifest(directory)
     if directory.exists() and not directory.is_dir():
         raise UserError(f"sweep.dir={directory} is a file; choose another sweep.dir.")

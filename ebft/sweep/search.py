@@ -9,7 +9,7 @@ from typing import Any
 from ebft.config.schema import UserError
 from ebft.config.sweeps import GridConfig
 from ebft.sweep import state as states
-from ebft.sweep.jobs import Job, folder
+from ebft.sweep.jobs import MANIFEST, Job, folder
 
 Parameters = Mapping[str, Any]
 
@@ -42,9 +42,18 @@ class Search:
         self.study = optuna.create_study(direction="minimize" if lower_is_better else "maximize", sampler=sampler)
 
     def _parameters(self, job: Job) -> Parameters:
-        """The trial's parameters as numbers again, which `sweep.json` keeps as text."""
-        texts = {key: job.keys[key] for key in self._space}
-        return {key: json.loads(text) if hasattr(self._space[key], "low") else text for key, text in texts.items()}
+        """The trial's parameters as numbers again, which `sweep.json` keeps as text. Raises UserError for what this
+        search cannot have chosen: parameters become overrides, and the file may be anybody's."""
+        found = {}
+        for key, distribution in self._space.items():
+            value = _chosen(distribution, job.keys.get(key, ""))
+            if value is None:
+                raise UserError(
+                    f"{self._directory / MANIFEST} has {key}={job.keys.get(key)} in trial {job.trial}, which this "
+                    "search cannot have chosen; choose another sweep.dir."
+                )
+            found[key] = value
+        return found
 
     def next(self) -> Sequence[Job]:
         """Gives as many trials as may be open at a time; earlier ones first, with the parameters that they had."""
@@ -94,3 +103,16 @@ class Search:
         """Parameters and value of the best trial, None while none is complete."""
         complete = any(trial.state == self._optuna.trial.TrialState.COMPLETE for trial in self.study.trials)
         return (self.study.best_params, self.study.best_value) if complete else None
+
+
+def _chosen(distribution: Any, text: str) -> Any:
+    """The value of one of Optuna's distributions that a text stands for; None where it has no such value."""
+    if not hasattr(distribution, "low"):
+        return text if text in distribution.choices else None
+    try:
+        value = json.loads(text)
+    except ValueError:
+        return None
+    kinds = int if isinstance(distribution.low, int) else int | float
+    is_inside = isinstance(value, kinds) and distribution.low <= value <= distribution.high
+    return value if is_inside else None

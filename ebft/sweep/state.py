@@ -52,7 +52,7 @@ def _read(path: Path) -> dict[str, Any] | None:
 def record(directory: Path, job: Job, kind: str, note: str) -> None:
     """Keeps why a job ended without a result."""
     path = _record(directory, job)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    files.make_folder(path.parent)
     files.atomic_write_text(path, json.dumps({"kind": kind, "note": note}) + "\n")
 
 
@@ -69,14 +69,15 @@ def claim(directory: Path, job: Job) -> int | None:
     """A descriptor that holds the job's lock until it and all copies of it are closed, as they are when a process ends;
     None: another holds it."""
     path = _lock(directory, job)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    return _locked(path, os.O_RDWR | os.O_CREAT, fcntl.LOCK_EX)
+    files.make_folder(path.parent)
+    return _locked(path, files.descriptor(path, os.O_RDWR), fcntl.LOCK_EX)
 
 
 def is_claimed(directory: Path, job: Job) -> bool:
     """Asked with a shared lock, for which it is enough that the sweep can be read: it may be somebody else's."""
     try:
-        descriptor = _locked(_lock(directory, job), os.O_RDONLY, fcntl.LOCK_SH)
+        path = _lock(directory, job)
+        descriptor = _locked(path, os.open(path, os.O_RDONLY | os.O_CLOEXEC), fcntl.LOCK_SH)
     except (FileNotFoundError, NotADirectoryError):
         return False
     if descriptor is None:
@@ -89,9 +90,9 @@ def _lock(directory: Path, job: Job) -> Path:
     return directory / "locks" / job.name
 
 
-def _locked(path: Path, flags: int, kind: int) -> int | None:
-    """A descriptor with the lock, or None where another's is in the way. Raises RunFailure where there are no locks."""
-    descriptor = os.open(path, flags | os.O_CLOEXEC, 0o644)
+def _locked(path: Path, descriptor: int, kind: int) -> int | None:
+    """The descriptor of `path` with the lock, or None where another's is in the way. Raises RunFailure where there are
+    no locks."""
     try:
         fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
     except OSError as error:

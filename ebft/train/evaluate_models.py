@@ -35,6 +35,8 @@ from ebft.models.policy import LanguageModel
 from ebft.output import files, tracking
 from ebft.output.console import Console
 from ebft.output.environment import environment
+from ebft.output.masking import without_secrets
+from ebft.output.visible import markdown as cell
 from ebft.parallel.fsdp import named_tensors
 from ebft.report import plots
 from ebft.run import checkpoint
@@ -55,7 +57,7 @@ def evaluate(config: EvaluateConfig, directory: Path) -> dict[str, str]:
     directory.mkdir(parents=True, exist_ok=True)
     console = Console(directory / "evaluate.log")
     console.say(f"tokens: {tokens_line(material)}")
-    tracker = tracking.start(config.tracker, directory, tracking.without_secrets(resolved(config)), None)
+    tracker = tracking.start(config.tracker, directory, without_secrets(resolved(config)), None)
     results: dict[str, Evaluation] = {}
     failures: dict[str, str] = {}
     for name, source in labels(config.models or [BASE]).items():
@@ -93,8 +95,9 @@ def _ends(config: EvaluateConfig) -> list[int]:
             continue
         other = _model(str(folder / "model") if is_run else source, config)
         with suppress(UserError):  # which `load` raises again
+            architecture = load_architecture(other)
             if load_tokenizer(other).get_vocab() == load_tokenizer(config.model).get_vocab():
-                found += end_tokens(other, load_architecture(other))
+                found += end_tokens(other, architecture)
     return found
 
 
@@ -127,6 +130,7 @@ def load(source: str, config: EvaluateConfig, material: Material) -> LanguageMod
         attach(policy.model, folder, config.model.path)
         return policy
     other = _model(path, config)
+    described = load_architecture(other)
     tokenizer = load_tokenizer(other)
     if tokenizer.get_vocab() != material.tokenizer.get_vocab():
         raise UserError(f"{source} has another tokenizer than model.path={config.model.path}; evaluate it on its own.")
@@ -136,7 +140,7 @@ def load(source: str, config: EvaluateConfig, material: Material) -> LanguageMod
             f"{one} begins texts with a BOS and {another} does not, but all are asked about the same rows; evaluate "
             "each on its own, or set data.bos=true or false."
         )
-    theirs, (architecture, _) = replace(config, model=other), without_dropout(load_architecture(other))
+    theirs, (architecture, _) = replace(config, model=other), without_dropout(described)
     check_architecture(architecture, theirs, material.device)
     return load_policy(theirs, architecture, material.device, unknown_tokens(architecture, material.tokenizer))
 
@@ -197,8 +201,8 @@ def _cell(metrics: dict[str, float], name: str, sign: str) -> str:
 def markdown(results: dict[str, Evaluation], failures: dict[str, str]) -> str:
     header, rows = table(results)
     lines = [header, ["---"] * len(header), *rows]
-    text = "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
-    return text + "".join(f"\n{name} was left out: {why}\n" for name, why in failures.items())
+    text = "".join(f"| {' | '.join(map(cell, cells))} |\n" for cells in lines)
+    return text + "".join(f"\n{cell(name)} was left out: {cell(why)}\n" for name, why in failures.items())
 
 
 def write(
@@ -210,7 +214,7 @@ def write(
 ) -> None:
     """config.yaml, environment.json, samples.jsonl, answers.jsonl, eval.md, plots/, and last of all eval.json."""
     files.atomic_write_text(
-        directory / "config.yaml", yaml.safe_dump(tracking.without_secrets(resolved(config)), sort_keys=False)
+        directory / "config.yaml", yaml.safe_dump(without_secrets(resolved(config)), sort_keys=False)
     )
     files.atomic_write_text(
         directory / "environment.json", json.dumps(environment(config.trainer.device), indent=2) + "\n"
@@ -224,9 +228,8 @@ def write(
     for name, rows in (("samples.jsonl", samples), ("answers.jsonl", answers)):
         files.atomic_write_text(directory / name, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
     files.atomic_write_text(directory / "eval.md", markdown(results, failures))
-    (directory / "plots").mkdir(exist_ok=True)
     metrics = {name: result.metrics() for name, result in results.items()}
-    plots.compare(directory / "plots", metrics)
+    plots.compare(files.make_folder(directory / "plots"), metrics)
     content: dict[str, Any] = {
         "models": metrics,
         "reference": next(iter(results)),

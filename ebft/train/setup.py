@@ -148,10 +148,11 @@ def gather(config: TrainConfig, world: World = SINGLE_PROCESS, also_ends: Sequen
     transformers.utils.logging.disable_progress_bar()  # the run has its own
     device = choose_device(config)
     check_method(config.method)
+    described = load_architecture(config.model)  # first: a tokenizer looks for its kind in the same file
     tokenizer = load_tokenizer(config.model)
     own = is_door(config.features.network)
     own_phi = OwnFeatureNetwork(config.features, tokenizer, device) if own else None
-    architecture, dropout = without_dropout(load_architecture(config.model))
+    architecture, dropout = without_dropout(described)
     check_architecture(architecture, config, device)
     trained, examined = config.method.needs(config.sampler).asks_questions, config.eval.num_questions > 0
     references = References(config, world)

@@ -2,6 +2,7 @@
 
 import json
 import shlex
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -202,3 +203,33 @@ def test_a_search_over_what_shapes_its_own_metric_is_refused(axis: str, sentence
     with pytest.raises(UserError) as refused:
         check_comparable([Planned(job.name, "", job.keys, job.settings) for job in examples], settings)
     assert str(refused.value).startswith(sentence)
+
+
+@pytest.mark.parametrize(
+    ("key", "text"),
+    [
+        ("optimizer.lr", "1"),
+        ("optimizer.lr", "[1e-4]"),
+        ("optimizer.lr", "NaN"),
+        ("optimizer.lr", "${oc.env:HF_TOKEN}"),
+        ("optimizer.lr", None),
+        ("optimizer.schedule", "linear,${oc.env:HF_TOKEN}"),
+        ("trainer.max_steps", "4.5"),
+    ],
+)
+def test_a_trial_that_no_search_has_chosen_is_refused(key: str, text: str | None) -> None:
+    """Its parameters become overrides, and sweep.json may be anybody's."""
+    space = {
+        "optimizer.lr": FloatDistribution(1e-5, 1e-3, log=True),
+        "trainer.max_steps": IntDistribution(3, 9),
+        "optimizer.schedule": CategoricalDistribution(["cosine", "linear"]),
+    }
+    keys = {"optimizer.lr": "1e-05", "trainer.max_steps": "9", "optimizer.schedule": "linear"}
+    changed = {name: value for name, value in {**keys, key: text}.items() if value is not None}
+    sentence = (
+        rf"^out/sweep\.json has {key}=.* in trial 3, which this search cannot have chosen; choose another sweep\.dir\.$"
+    )
+    job = Job("sft-a", "", changed, 0, (), trial=3)
+    with pytest.raises(UserError, match=sentence):
+        Search(Path("out"), grid(search="optuna"), space, lambda number, parameters: [], [job], True, 1)
+    Search(Path("out"), grid(search="optuna"), space, lambda number, parameters: [], [replace(job, keys=keys)], True, 1)

@@ -167,7 +167,7 @@ def begun(command: Command) -> Iterator[list[Job]]:
     out = command.folder / "out"
     planned = Planner(out, grid()).jobs(["method=sft", "seed=range(6)"])
     out.mkdir()
-    write_manifest(out, Manifest((), (), tuple(planned)))
+    write_manifest(out, Manifest({}, (), tuple(planned)))
     done, failed, stopped, running, interrupted, _ = planned
     for job in (done, interrupted):
         jobs.folder(out, job.name).mkdir(parents=True)
@@ -292,18 +292,24 @@ def test_a_mistake_is_one_sentence_and_leaves_nothing(command: Command, line: st
     [
         ("sweep.dir=file", "sweep.dir=file is a file; choose another sweep.dir."),
         ("sweep.dir=others", "sweep.dir=others holds files but no sweep; choose an empty or a new sweep.dir."),
-        ("sweep.dir=broken", "broken/sweep.json is not a manifest of ebft-sweep; choose another sweep.dir."),
-        ("sweep.dir=foreign", "foreign/sweep.json is not a manifest of ebft-sweep; choose another sweep.dir."),
+        (
+            "sweep.dir=broken",
+            "broken/sweep.json is not a manifest of this version of ebft-sweep; choose another sweep.dir.",
+        ),
+        (
+            "sweep.dir=foreign",
+            "foreign/sweep.json is not a manifest of this version of ebft-sweep; choose another sweep.dir.",
+        ),
         ("mode=status sweep.dir=file", "sweep.dir=file holds no sweep; name the folder of one."),
         ("mode=status sweep.dir=others", "sweep.dir=others holds no sweep; name the folder of one."),
         (
             "mode=status sweep.dir=foreign",
-            "foreign/sweep.json is not a manifest of ebft-sweep; choose another sweep.dir.",
+            "foreign/sweep.json is not a manifest of this version of ebft-sweep; choose another sweep.dir.",
         ),
         ("mode=collect sweep.dir=file", "sweep.dir=file is no folder; name one that holds runs."),
         (
             "mode=collect sweep.dir=broken",
-            "broken/sweep.json is not a manifest of ebft-sweep; choose another sweep.dir.",
+            "broken/sweep.json is not a manifest of this version of ebft-sweep; choose another sweep.dir.",
         ),
     ],
 )
@@ -499,8 +505,8 @@ def test_a_resumed_search_keeps_the_trials_that_it_has_not_come_to(
 
 @pytest.mark.slow
 def test_collecting_takes_up_what_the_sweep_was_told_and_more(command: Command, begun: list[Job]) -> None:
-    arguments = ("sweep.metrics=[eval/greedy]", "sweep.reference=a", '+sweep.variants.a=["method=sft"]')
-    write_manifest(command.folder / "out", Manifest(arguments, (), tuple(begun)))
+    told = {"sweep.metrics": ["eval/greedy"], "sweep.reference": "a", "sweep.variants": {"a": ["method=sft"]}}
+    write_manifest(command.folder / "out", Manifest(told, (), tuple(begun)))
     assert command("mode=collect sweep.dir=out sweep.reference=b sweep.split=[seed]").code == 0
     ((settings, directory, compared),) = command.compared
     assert (settings.metrics, settings.reference, settings.split, settings.variants) == (
@@ -523,7 +529,29 @@ def test_a_sweep_keeps_what_it_was_told_of_its_comparison(command: Command) -> N
     )
     stored = read_manifest(command.folder / "out")
     assert stored is not None
-    assert stored.arguments == ("sweep.dir=out", "sweep.reference=short", *shlex.split(GRID), *shlex.split(SHORT))
+    assert stored.settings.keys() == {f"sweep.{item.name}" for item in fields(GridConfig)} - {"sweep.dir"}
+    assert (stored.settings["sweep.reference"], list(stored.settings["sweep.variants"])) == ("short", ["short"])
+
+
+@pytest.mark.slow
+def test_a_stranger_s_sweep_is_data(command: Command, begun: list[Job], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its settings were arguments once, and mode=collect composed whatever they said."""
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    text = "${oc.env:HF_TOKEN}"
+    write_manifest(command.folder / "out", Manifest({"sweep.name": text, "sweep.by": [text]}, (), tuple(begun)))
+    assert command("mode=collect sweep.dir=out").code == 0
+    ((told, _, _),) = command.compared
+    assert (told.name, told.by) == (text, [text])
+    for key, value, sentence in (
+        ("sweep", "../../evil", "out/sweep.json has sweep, which is no setting of a sweep; run its ebft-sweep again."),
+        ("hydra.searchpath", ["file:///x"], "out/sweep.json has hydra.searchpath, which is no setting of a sweep; run"),
+        ("launcher.name", "slurm", "out/sweep.json has launcher.name, which is no setting of a sweep; run"),
+        ("sweep.metrics", "eval/greedy", "sweep.metrics=eval/greedy is not a list of strings in brackets."),
+    ):
+        write_manifest(command.folder / "out", Manifest({key: value}, (), tuple(begun)))
+        outcome = command("mode=collect sweep.dir=out")
+        assert outcome.code == 2
+        assert outcome.err.startswith(sentence)
 
 
 def test_any_folder_of_runs_can_be_collected(command: Command) -> None:

@@ -232,3 +232,22 @@ def test_tables_of_one_page_keep_their_plots_and_ids_apart(tmp_path: Path) -> No
     assert pictures[0] != pictures[1]
     used = set(re.findall(r'(?:url\(#|href="#)([^")]+)', page.read_text()))
     assert used <= set(read.ids)
+
+
+@pytest.mark.slow
+def test_names_of_others_act_nowhere(tmp_path: Path) -> None:
+    """A cell is named by a key of a config, which may be a stranger's: a formula, an image, an escape sequence."""
+    name = '=HYPERLINK("x")\x1b![i](https://there)'
+    for seed in range(2):
+        run(tmp_path / f"a{seed}", cross_entropy(1.0 + seed), seed=seed, data__task=None)
+        run(tmp_path / f"b{seed}", cross_entropy(2.0 + seed), seed=seed, data__task=None)
+    plans = [planned(f"a{seed}", name, seed=seed) for seed in range(2)] + [
+        planned(f"b{seed}", "b", seed=seed) for seed in range(2)
+    ]
+    compared = compare(tmp_path, grid(metrics=["eval/cross_entropy"]), plans)
+    write(compared, tmp_path)
+    cells = {row["cell"] for row in csv.DictReader((tmp_path / "comparison.csv").read_text().splitlines())}
+    assert cells == {"base", "b", '\'=HYPERLINK("x")\\x1b![i](https://there)'}
+    assert r'| =HYPERLINK("x")\\x1b![i\](https://there) |' in (tmp_path / "comparison.md").read_text()
+    for file in ("comparison.md", "comparison.html", "comparison.tex", "comparison.csv"):
+        assert "\x1b" not in (tmp_path / file).read_text(), file

@@ -382,3 +382,11 @@ def test_runs_are_compared_on_the_sets_that_they_share_and_the_rest_is_said(tmp_
     table = compare(tmp_path, grid(), None).tables[0]
     assert table.metrics == ["eval/cross_entropy", "eval/wmt22/cross_entropy", LOSS, "eval/greedy"]
     assert table.notes == ["more/cross_entropy: not shown, because a lacks it; sweep.metrics shows it."]
+
+
+def test_runs_that_start_from_one_another_are_refused(tmp_path: Path) -> None:
+    """No run can; a stranger's files once made the comparison follow them for ever."""
+    run(tmp_path / "a", model__path=str(tmp_path / "b" / "model"))
+    run(tmp_path / "b", model__path=str(tmp_path / "a" / "model"), seed=1)
+    with pytest.raises(UserError, match=r"^a starts from its own model; take it out of the comparison\.$"):
+        compare(tmp_path, grid(), None)

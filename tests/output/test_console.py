@@ -117,3 +117,12 @@ def test_terminal_is_given_back_after_an_error(tmp_path: Path) -> None:
     assert screen.getvalue().rindex("\x1b[?25h") > screen.getvalue().rindex("\x1b[?25l")  # the cursor is visible again
     with shown.bar("step", 2, 0, every_tenth=True) as bar:
         bar.update()
+
+
+def test_what_others_wrote_does_not_act(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    written = Console(tmp_path / "log")
+    written.say("\x1b[2Jsay")
+    written.pairs("Plan", {"model": "\u202eynit"})
+    written.table("Evaluation", ("metric", "\x9b1m"), [("a", "\x07")])
+    shown = "\\x1b[2Jsay\nPlan\n  model: \\u202eynit\nEvaluation\n  metric  \\x9b1m\n  a         \\x07\n"
+    assert capsys.readouterr().out == (tmp_path / "log").read_text() == shown

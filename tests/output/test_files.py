@@ -1,13 +1,26 @@
 import errno
 import json
 import os
+import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
 import pytest
 
 from ebft.config.schema import RunFailure, UserError
-from ebft.output.files import append_row, atomic_folder, atomic_write_text, keep_rows, naming_full_disk, read_rows
+from ebft.output.console import Console
+from ebft.output.files import (
+    append_row,
+    atomic_folder,
+    atomic_write_text,
+    exclusive_lock,
+    keep_rows,
+    make_folder,
+    naming_full_disk,
+    read_rows,
+    remove,
+)
 
 
 def full_disk(*_: object) -> NoReturn:
@@ -129,3 +142,74 @@ def test_broken_line_in_the_middle_is_named(tmp_path: Path, line: str) -> None:
     path.write_text(f"{json.dumps({'step': 1})}\n{line}\n")
     with pytest.raises(UserError, match=rf"^{path}:2 is not a JSON object.*; remove the line\.$"):
         read_rows(path)
+
+
+# Links, in folders that may be anybody's
+
+
+@pytest.fixture
+def precious(tmp_path: Path) -> Path:
+    """A file of the user's, outside the folder `theirs`, in which links lead to it."""
+    (tmp_path / "theirs").mkdir()
+    path = tmp_path / "precious"
+    path.write_text("mine")
+    return path
+
+
+WRITES: dict[str, Callable[[Path], object]] = {
+    "row": lambda path: append_row(path, {"step": 1}),
+    "console": lambda path: Console(path, quiet=True).say("text"),
+    "lock": lambda path: exclusive_lock(path).__enter__(),
+    "folder": make_folder,
+}
+
+
+@pytest.mark.parametrize("write", WRITES.values(), ids=WRITES.keys())
+def test_nothing_is_written_through_a_link(precious: Path, write: Callable[[Path], object]) -> None:
+    """A link called .comparison.lock once emptied the file that it led to."""
+    for name, target in {"file": precious, "folder": precious.parent, "nothing": precious.parent / "new"}.items():
+        path = precious.parent / "theirs" / name
+        path.symlink_to(target)
+        sentence = f"{path} is a link, and nothing is written through it; remove it, or choose another folder."
+        with pytest.raises(UserError, match=f"^{re.escape(sentence)}$"):
+            write(path)
+        assert path.is_symlink()
+    assert precious.read_text() == "mine"
+    assert names(precious.parent) == ["precious", "theirs"]
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir], ids=["pipe", "folder"])
+def test_what_is_no_file_is_refused(tmp_path: Path, make: Callable[[Path], None]) -> None:
+    """A pipe that nobody reads once stopped a run for ever."""
+    make(tmp_path / "metrics.jsonl")
+    with pytest.raises(UserError, match=r"metrics\.jsonl is in the way of what is written there"):
+        append_row(tmp_path / "metrics.jsonl", {"step": 1})
+
+
+def test_a_lock_keeps_what_its_file_holds(tmp_path: Path) -> None:
+    (tmp_path / "lock").write_text("x")
+    with exclusive_lock(tmp_path / "lock"):
+        pass
+    assert (tmp_path / "lock").read_text() == "x"
+
+
+def test_links_under_hidden_and_final_names_are_replaced(precious: Path) -> None:
+    """`.comparison.csv.partial`, a link, was once what the file it led to was overwritten by."""
+    theirs = precious.parent / "theirs"
+    for name in (".a.partial", "a", ".model.partial", ".model.replaced", "model"):
+        (theirs / name).symlink_to(precious.parent if "model" in name else precious)
+    atomic_write_text(theirs / "a", "text")
+    with atomic_folder(theirs / "model") as folder:
+        (folder / "weights").write_text("1")
+    assert (theirs / "a").read_text() == "text"
+    assert names(theirs / "model") == ["weights"]
+    assert names(theirs) == ["a", "model"]
+    assert (precious.read_text(), names(precious.parent)) == ("mine", ["precious", "theirs"])
+
+
+def test_removing_a_link_leaves_what_it_leads_to(precious: Path) -> None:
+    (precious.parent / "link").symlink_to(precious.parent / "theirs")
+    remove(precious.parent / "link")
+    assert names(precious.parent) == ["precious", "theirs"]
+    remove(precious.parent / "theirs")
+    assert names(precious.parent) == ["precious"]

@@ -1,5 +1,6 @@
 import json
 import socket
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -9,7 +10,7 @@ import pytest
 
 from ebft.config.schema import TrackerConfig, WandbTrackerConfig
 from ebft.output import tracking
-from ebft.output.tracking import answers, choose_mode, endpoint, start, without_secrets
+from ebft.output.tracking import answers, choose_mode, endpoint, start
 
 WANDB = WandbTrackerConfig(name="wandb", project="ebft-test", entity=None, group="g", run_name=None, tags=["t"])
 
@@ -21,25 +22,6 @@ def test_no_tracker_keeps_nothing(tmp_path: Path) -> None:
     tracker.finish(failed=True)
     assert tracker.run_id is None
     assert list(tmp_path.iterdir()) == []
-
-
-def test_secrets_are_hidden_and_other_keys_stay() -> None:
-    config = {
-        "api_key": "a",
-        "HF_TOKEN": "b",
-        "hub": {"password": "c", "path": "https://me:secret@example.org/data", "token": None},
-        "loss_tokens": "all",
-        "num_key_value_heads": 2,
-        "urls": ["s3://id:secret@bucket/x", 3],
-    }
-    assert without_secrets(config) == {
-        "api_key": "***",
-        "HF_TOKEN": "***",
-        "hub": {"password": "***", "path": "https://***@example.org/data", "token": None},
-        "loss_tokens": "all",
-        "num_key_value_heads": 2,
-        "urls": ["s3://***@bucket/x", 3],
-    }
 
 
 def test_online_needs_a_key_and_a_server_that_answers() -> None:
@@ -120,7 +102,11 @@ def test_wandb_works_offline_inside_the_run_folder(tmp_path: Path, monkeypatch: 
     run_folder = tmp_path / "run"
     run_folder.mkdir()
 
+    words = ["ebft-train", "hydra.job.env_set={HF_TOKEN: hush}", "data.path=https://me:hu@sh/hush@example.org/rows"]
+    monkeypatch.setattr(sys, "argv", words)
+
     first = start(WANDB, run_folder, {"method": {"name": "sft"}, "password": "hush"}, None)
+    assert sys.argv == words
     first.log(3, {"train/loss": 2.5})
     first.table(
         "samples", 3, [{"context": "a", "reward": 0.5}, {"context": "b", "reward": 0.25}], ["context", "reward"]
@@ -136,7 +122,9 @@ def test_wandb_works_offline_inside_the_run_folder(tmp_path: Path, monkeypatch: 
     content = json.loads(table.read_text())
     assert content["columns"] == ["step", "context", "reward"]
     assert content["data"] == [[3, "a", 0.5], [3, "b", 0.25]]
-    assert not any(b"hush" in path.read_bytes() for path in record.rglob("*") if path.is_file())
+    written = [path.read_bytes() for path in (run_folder / "wandb").rglob("*") if path.is_file()]
+    assert any(b"hydra.job.env_set=***" in content for content in written), "W&B keeps the command line elsewhere now"
+    assert not any(b"hush" in content for content in written)
 
     resumed = start(WANDB, run_folder, {}, first.run_id)
     resumed.finish(failed=True)

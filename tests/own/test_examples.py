@@ -163,9 +163,7 @@ def test_a_sweep_compares_a_user_s_method_with_the_built_in_ones(
     cells = {cell for line in (out / "comparison.csv").read_text().splitlines()[1:] for cell in line.split(",")[:3]}
     assert {"sft", "dft", "ebft", "base"} <= cells
     assert sweep([*arguments, "mode=run"]) == 0  # nothing is left to do
-    assert "searchpath" not in json.dumps(
-        json.loads((out / "sweep.json").read_text())["arguments"]
-    )  # a reader's choice
+    assert "searchpath" not in json.dumps(json.loads((out / "sweep.json").read_text())["settings"])  # a reader's choice
     done = [json.loads(path.read_text()) for path in out.glob("runs/*/summary.json")]
     assert [run["status"] for run in done] == ["completed"] * 3
 

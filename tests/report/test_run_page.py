@@ -131,7 +131,7 @@ def test_page_needs_nothing_else_and_shows_everything(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_samples_are_text_with_their_whitespace(tmp_path: Path) -> None:
     page = Page(report.write(run_folder(tmp_path, ROWS, SAMPLES), SUMMARY, {}).read_text())
-    visible = HOSTILE.replace("\x1b", "␛")
+    visible = HOSTILE.replace("\x1b", r"\x1b")
     assert page.text["h3"] == ["Step 0", "Step 2"]
     assert page.text["code"] == 2 * ["…" + "x" * 391 + "end of it", visible, visible]
 

@@ -71,10 +71,7 @@ def test_full_disk_leaves_the_older_checkpoint(
 
 def test_full_disk_while_torch_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """/dev/full takes the place of the unfinished file: torch then fails in its own way."""
-    monkeypatch.setattr("ebft.output.files.partial_name", lambda path: path.with_name(".full"))
-    folder = tmp_path / "checkpoints" / "step_000005"
-    folder.mkdir(parents=True)
-    (folder / ".full").symlink_to("/dev/full")
+    monkeypatch.setattr("ebft.output.files.descriptor", lambda path, flags: os.open("/dev/full", os.O_WRONLY))
     with pytest.raises(RunFailure, match="disk is full"):
         checkpoint.save(tmp_path, 5, TENSORS, {"large": torch.zeros(1_000_003)}, keep=1)
     assert checkpoint.latest(tmp_path) is None
@@ -119,6 +116,35 @@ def test_tensors_that_are_not_ours_are_refused(tmp_path: Path) -> None:
         tensors.shapes(path / "tensors")
     with pytest.raises(UserError, match="does not hold a checkpoint's tensors"):
         tensors.shapes(path / "nowhere")
+
+
+@pytest.mark.parametrize("where", ["..", "/etc", "tensors/../../step_000003/tensors", "state.pt", 3])
+def test_tensors_lie_in_the_checkpoint_itself(tmp_path: Path, where: Any) -> None:
+    path = checkpoint.save(tmp_path, 3, TENSORS, state(3), keep=1)
+    torch.save({**torch.load(path / "state.pt", weights_only=True), "tensors": where}, path / "state.pt")
+    with pytest.raises(UserError, match="is not a checkpoint of ebft"):
+        checkpoint.load(path)
+
+
+def test_checkpoints_are_neither_taken_nor_removed_through_links(tmp_path: Path) -> None:
+    """A link among a stranger's checkpoints once led to files of the user's that went with the next save."""
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "run").mkdir()
+    elsewhere = checkpoint.save(tmp_path / "elsewhere", 9, TENSORS, state(9), keep=1)
+    (elsewhere / ".mine.partial").touch()
+    checkpoint.save(tmp_path / "run", 3, TENSORS, state(3), keep=1)
+    link = tmp_path / "run" / "checkpoints" / "step_000009"
+    link.symlink_to(elsewhere)
+    assert checkpoint.latest(tmp_path / "run") == link.with_name("step_000003")
+    with pytest.raises(UserError, match=r"step_000009 is a link, and nothing is written through it"):
+        checkpoint.save(tmp_path / "run", 9, TENSORS, state(9), keep=1)
+    checkpoint.save(tmp_path / "run", 5, TENSORS, state(5), keep=1)
+    assert names(tmp_path / "run") == ["step_000005"]
+    assert sorted(path.name for path in elsewhere.iterdir()) == [".mine.partial", "state.pt", "tensors"]
+    (tmp_path / "linked").mkdir()
+    (tmp_path / "linked" / "checkpoints").symlink_to(tmp_path / "run" / "checkpoints")
+    with pytest.raises(UserError, match=r"linked/checkpoints is a link, and nothing is written through it"):
+        checkpoint.save(tmp_path / "linked", 5, TENSORS, state(5), keep=1)
 
 
 def test_resuming_earlier_abandons_later_checkpoints(tmp_path: Path) -> None:

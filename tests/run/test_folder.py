@@ -71,6 +71,15 @@ def test_foreign_files_are_refused(tmp_path: Path, config: TrainConfig) -> None:
         Run.check(tmp_path, config)
 
 
+@pytest.mark.parametrize("name", ["checkpoints", "train.log", "metrics.jsonl", "config.yaml", "wandb", "model"])
+def test_a_folder_with_links_in_it_is_refused(tmp_path: Path, config: TrainConfig, name: str) -> None:
+    """A run would write wherever they lead."""
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / name).symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(UserError, match=rf"^{tmp_path}/run/{name} is a link, and nothing is written through it"):
+        Run.check(tmp_path / "run", config)
+
+
 def test_folder_without_the_right_to_write_is_refused(
     tmp_path: Path, config: TrainConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from ebft.config.schema import UserError
 from ebft.sweep import attempt
 from ebft.sweep import state as states
 from ebft.sweep.attempt import Attempt, AttemptResult, last_line, perform
@@ -50,6 +51,19 @@ def test_a_run_that_ends_is_done_and_its_lock_free(tmp_path: Path) -> None:
     assert states.state(tmp_path, job()) == State("done")
     assert not states.is_claimed(tmp_path, job())
     assert not (tmp_path / "records").exists()
+
+
+@pytest.mark.parametrize("name", ["runs", "runs/a", "logs", "logs/a.log", "locks", "locks/a"])
+def test_nothing_starts_where_a_link_would_lead_it_elsewhere(tmp_path: Path, name: str) -> None:
+    path, elsewhere = tmp_path / "sweep" / name, tmp_path / "elsewhere"
+    path.parent.mkdir(parents=True)
+    path.symlink_to(elsewhere)
+    for there in (False, True):
+        if there:
+            elsewhere.mkdir() if name in ("runs", "runs/a", "logs", "locks") else elsewhere.touch()
+        with pytest.raises(UserError, match=rf"sweep/{name} is a link, and nothing is written through it"):
+            Attempt.start(tmp_path / "sweep", job("steps=3"), {})
+    assert elsewhere.is_file() or not list(elsewhere.iterdir())
 
 
 def test_while_it_runs_it_is_nobody_else_s(tmp_path: Path) -> None:

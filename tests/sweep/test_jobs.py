@@ -1,5 +1,6 @@
 """Names of runs, and what a sweep's folder keeps of its plan."""
 
+import re
 import subprocess
 import sys
 import typing
@@ -138,11 +139,16 @@ JOBS = (
 
 
 def test_a_manifest_comes_back_as_it_was(tmp_path: Path) -> None:
-    manifest = Manifest(("sweep.dir=é", "sweep.reference=sft"), ("optimizer.lr=interval(1,2)",), JOBS)
+    manifest = Manifest({"sweep.name": "é", "sweep.reported": {"a": {"b": 1.5}}}, ("optimizer.lr=interval(1,2)",), JOBS)
     write_manifest(tmp_path, replace(manifest, jobs=tuple(replace(job, config=CONFIG) for job in JOBS)))
     assert read_manifest(tmp_path) == manifest
     assert all(job.config is None for job in manifest.jobs)
     assert [path.name for path in tmp_path.iterdir()] == ["sweep.json"]
+
+
+def test_a_manifest_keeps_no_secrets(tmp_path: Path) -> None:
+    write_manifest(tmp_path, Manifest({}, (), (replace(JOBS[0], overrides=("data.path=https://me:hu@sh@host/x",)),)))
+    assert "hu@sh" not in (tmp_path / "sweep.json").read_text()
 
 
 def test_no_manifest_is_none(tmp_path: Path) -> None:
@@ -165,25 +171,40 @@ JOB = '{"name": "a", "variant": "", "keys": {}, "seed": 0, "overrides": []'
         "3",
         "{}",
         '{"runs": []}',
-        '{"arguments": [], "search": [], "runs": 3}',
-        '{"arguments": [], "search": [], "runs": [3]}',
-        '{"arguments": [], "search": null, "runs": []}',
-        f'{{"arguments": [], "search": [], "runs": [{JOB.replace("[]", "3")}}}]}}',
-        f'{{"arguments": [], "search": [], "runs": [{JOB}, "colour": "red"}}]}}',
-        '{"arguments": [], "search": [], "runs": [{"overrides": []}]}',
+        '{"settings": {}, "search": [], "runs": 3}',
+        '{"settings": {}, "search": [], "runs": [3]}',
+        '{"settings": {}, "search": null, "runs": []}',
+        f'{{"settings": {{}}, "search": [], "runs": [{JOB.replace("[]", "3")}}}]}}',
+        f'{{"settings": {{}}, "search": [], "runs": [{JOB}, "colour": "red"}}]}}',
+        '{"settings": {}, "search": [], "runs": [{"overrides": []}]}',
+        '{"settings": [], "search": [], "runs": []}',
+        '{"settings": {}, "search": [1], "runs": []}',
+        *(
+            f'{{"settings": {{}}, "search": [], "runs": [{JOB.replace(there, here)}}}]}}'
+            for there, here in {
+                '"a"': '"../../../home/me"',
+                '"name": "a"': '"name": ".."',
+                '"seed": 0': '"seed": "0", "needs": null',
+                "[]": '[], "needs": "/etc"',
+                '"keys": {}': '"keys": {"seed": 0}',
+                '"variant": ""': '"variant": null',
+                '"seed": 0,': '"seed": 0, "settings": [],',
+            }.items()
+        ),
+        "[" * 100_000,
+        f'{{"settings": {{"sweep.name": {"[" * 50}{"]" * 50}}}, "search": [], "runs": []}}',
     ],
 )
 def test_a_manifest_that_is_not_one(tmp_path: Path, text: str) -> None:
     (tmp_path / "sweep.json").write_text(text)
-    with pytest.raises(
-        UserError, match=rf"^{tmp_path}/sweep\.json is not a manifest of ebft-sweep; choose another sweep\.dir\.$"
-    ):
+    sentence = rf"^{tmp_path}/sweep\.json is not a manifest of this version of ebft-sweep; choose another sweep\.dir\.$"
+    with pytest.raises(UserError, match=sentence):
         read_manifest(tmp_path)
 
 
 def test_a_manifest_that_is_no_text(tmp_path: Path) -> None:
     (tmp_path / "sweep.json").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(UserError, match="is not a manifest of ebft-sweep"):
+    with pytest.raises(UserError, match="is not a manifest of this version"):
         read_manifest(tmp_path)
 
 
@@ -194,7 +215,7 @@ def test_hidden_files_do_not_make_a_folder_another_s(tmp_path: Path) -> None:
 
 
 def test_a_folder_of_fewer_of_the_same_runs_is_this_sweep_s(tmp_path: Path) -> None:
-    stored = Manifest((), (), JOBS[:2])
+    stored = Manifest({}, (), JOBS[:2])
     write_manifest(tmp_path, stored)
     assert check_folder(tmp_path, JOBS) == stored
     with pytest.raises(
@@ -204,7 +225,7 @@ def test_a_folder_of_fewer_of_the_same_runs_is_this_sweep_s(tmp_path: Path) -> N
 
 
 def test_a_search_is_told_from_another_by_its_axes(tmp_path: Path) -> None:
-    stored = Manifest((), ("optimizer.lr=interval(1,2)", "seed=0"), JOBS[2:])
+    stored = Manifest({}, ("optimizer.lr=interval(1,2)", "seed=0"), JOBS[2:])
     write_manifest(tmp_path, stored)
     assert check_folder(tmp_path, (), ["optimizer.lr=interval(1,2)", "seed=0"]) == stored
     for other in ((), ["optimizer.lr=interval(1,2)"], ["optimizer.lr=interval(1,3)", "seed=0"]):
@@ -213,3 +234,11 @@ def test_a_search_is_told_from_another_by_its_axes(tmp_path: Path) -> None:
             match=r"holds another sweep \(optimizer\.lr=interval\(1,2\) seed=0 there\); choose another sweep\.dir\.$",
         ):
             check_folder(tmp_path, (), other)
+
+
+@pytest.mark.parametrize("name", ["runs", "locks", "records", "sweep.json", "sweep.log", ".comparison.lock"])
+def test_a_sweep_s_folder_with_links_in_it_is_refused(tmp_path: Path, name: str) -> None:
+    (tmp_path / "sweep").mkdir()
+    (tmp_path / "sweep" / name).symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(UserError, match=rf"sweep/{re.escape(name)} is a link, and nothing is written through it"):
+        check_folder(tmp_path / "sweep", JOBS)

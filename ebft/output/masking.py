@@ -1,0 +1,50 @@
+"""Secrets out of what is kept and shown: configurations, command lines and texts with URLs.
+
+A value counts as secret by its key (`api_key`, `HF_TOKEN`, everything under `env_set`, which is an environment), and in
+a URL by its place.
+"""
+
+import re
+import sys
+from typing import Any
+
+MASK = "***"
+_NAMES = r"(?:token|key|secret|password|passwd|credentials?)"
+_SECRET_KEY = re.compile(rf"(?:(?:^|_){_NAMES}|^env_set)$", re.IGNORECASE)
+# user:password@, where the password may hold an @ or a slash: up to the last @; or a token alone, up to the first
+_URL_CREDENTIALS = re.compile(r"(?<=://)(?:[^\s/:@'\"]*:[^\s'\"]*(?=@)|[^\s/@'\"]+(?=@))")
+_ENTRY = re.compile(  # of a mapping as one types it: {token: VALUE, env_set: {...}}
+    rf"""((?<![^\s{{,'"])(?:\w*_)?{_NAMES}['"]?\s*:\s*|(?<![^\s{{,'"])env_set['"]?\s*:\s*)"""
+    r"""(\{[^}]*\}|\[[^\]]*\]|"(?:\\.|[^"\\])*"|'(?:\\.|[^'\\])*'|[^\s,}\]]+)""",
+    re.IGNORECASE,
+)
+
+
+def without_secrets(config: dict[str, Any]) -> dict[str, Any]:
+    """The nested config with the values of secret keys, and credentials inside URLs, replaced by `***`."""
+    return {
+        key: MASK if value is not None and _SECRET_KEY.search(key) else _without(value) for key, value in config.items()
+    }
+
+
+def _without(value: Any) -> Any:
+    if isinstance(value, dict):
+        return without_secrets(value)
+    if isinstance(value, list | tuple):
+        return [_without(item) for item in value]
+    return _URL_CREDENTIALS.sub(MASK, value) if isinstance(value, str) else value
+
+
+def command_line() -> list[str]:
+    """The words of this process's command line, secrets masked."""
+    return [masked(argument) for argument in sys.argv]
+
+
+def masked(argument: str) -> str:
+    """A word of a command line, mostly an override `a.b=value`, with the value hidden where a part of the key calls for
+    it, and what calls for it inside the value."""
+    key, equals, value = argument.partition("=")
+    if equals and any(_SECRET_KEY.search(part) for part in re.split(r"[./@+~]", key)):
+        return f"{key}={MASK}"
+    hidden = _ENTRY.sub(rf"\1{MASK}", value) if "{" in value else value
+    return f"{key}{equals}{_URL_CREDENTIALS.sub(MASK, hidden)}" if equals else _URL_CREDENTIALS.sub(MASK, argument)

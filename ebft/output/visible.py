@@ -1,0 +1,24 @@
+"""Texts of others on a terminal, in a log, on a page or in a table: nothing in them may act."""
+
+import re
+
+# Control characters but for line break and tab, separators of lines, marks that turn the direction of writing around,
+# and halves of characters, which cannot be written.
+_ACTING = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")  # what a spreadsheet computes begins with one
+
+
+def visible(text: str) -> str:
+    r"""The text with characters that would act written out: ESC as \x1b, right-to-left override as \u202e."""
+    return _ACTING.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+
+
+def markdown(text: str) -> str:
+    """A text on one line that is no HTML, no link, no image and no end of a table's cell."""
+    line = " ".join(visible(text).split()).replace("\\", r"\\")
+    return re.sub(r"\](?=\s*[\[(:])", r"\\]", line.replace("<", "&lt;").replace("|", r"\|"))
+
+
+def spreadsheet(text: str) -> str:
+    """A text that a spreadsheet shows as it is: one that begins like a formula has a quote in front."""
+    return f"'{visible(text)}" if text.startswith(_FORMULA) else visible(text)
