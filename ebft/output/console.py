@@ -5,7 +5,7 @@ an escape code.
 """
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -26,6 +26,9 @@ FIGURES = {
     "train/tokens_per_second": "tokens/s",
     "train/mfu": "mfu",
 }
+
+
+SecondsLeft = Callable[[], float | None]  # None: not known yet
 
 
 class Console:
@@ -73,17 +76,20 @@ class Console:
         self._write("\n".join(lines))
 
     @contextmanager
-    def bar(self, label: str, total: int, done: int, every_tenth: bool) -> Iterator["Bar"]:
+    def bar(
+        self, label: str, total: int, done: int, every_tenth: bool, seconds_left: SecondsLeft | None = None
+    ) -> Iterator["Bar"]:
         """Progress from `done` to `total`; bars may nest. Lines come every 10 seconds, and at every tenth of the way
-        where asked for."""
+        where asked for. `seconds_left` knows better than the pace so far how long the work still takes, if it is not
+        all of one kind."""
         if not self._rich.is_interactive:
-            yield Bar(self, label, total, done, every_tenth)
+            yield Bar(self, label, total, done, every_tenth, seconds_left)
             return
         owner = self._live is None
         if self._live is None:
             self._live = _live(self._rich)
             self._live.start()
-        bar = Bar(self, label, total, done, every_tenth)
+        bar = Bar(self, label, total, done, every_tenth, seconds_left)
         try:
             bar.task = self._live.add_task(label, total=total, completed=done, left="", figures="")
             yield bar
@@ -99,8 +105,8 @@ class Console:
         if self._live is not None:
             self._live.update(bar.task, completed=bar.done, left=bar.left, figures=figures)
         if is_due:
-            progress = f"{bar.label} {bar.done}/{bar.total}, {100 * bar.done // bar.total} %, {bar.left}"
-            line = f"{progress}, {figures}" if figures else progress
+            progress = f"{bar.label} {bar.done}/{bar.total}, {100 * bar.done // bar.total} %"
+            line = ", ".join(part for part in (progress, bar.left, figures) if part)
             self._write(line)
             if self._live is None:
                 self._print(line)
@@ -114,22 +120,36 @@ class Console:
 
 
 class Bar:
-    """A progress bar: where a long piece of work stands, and the time it still needs at the pace so far."""
+    """A progress bar: where a long piece of work stands, and the time it still needs, at the pace so far where nobody
+    knows better."""
 
     task = TaskID(0)  # number of the live bar, on a terminal
 
-    def __init__(self, console: Console, label: str, total: int, done: int, every_tenth: bool) -> None:
+    def __init__(
+        self,
+        console: Console,
+        label: str,
+        total: int,
+        done: int,
+        every_tenth: bool,
+        seconds_left: SecondsLeft | None = None,
+    ) -> None:
         self.label, self.total, self.done = label, total, done
+        self._seconds_left = seconds_left or self._at_this_pace
         self._console, self._every_tenth = console, every_tenth
         self._first = self._shown = done
         self._started_at = self._shown_at = time.monotonic()
 
     @property
     def left(self) -> str:
+        seconds = self._seconds_left()
+        return "" if seconds is None else f"{clock(seconds)} left"
+
+    def _at_this_pace(self) -> float | None:
         if self.done == self._first:
-            return ""
+            return None
         elapsed = time.monotonic() - self._started_at
-        return f"{clock(elapsed / (self.done - self._first) * (self.total - self.done))} left"
+        return elapsed / (self.done - self._first) * (self.total - self.done)
 
     def update(self, done: int | None = None, metrics: Metrics | None = None) -> None:
         """`done` so far, one more than before where it is None, with the figures of the moment."""

@@ -8,7 +8,7 @@ from ebft.config.schema import UserError
 
 LOWER, HIGHER, NEITHER = True, False, None
 # A name, with `@` where a number follows, -> whether lower is better.
-DIRECTIONS: dict[str, bool | None] = {
+LOWER_IS_BETTER: dict[str, bool | None] = {
     "eval/cross_entropy": LOWER,
     "eval/feature_matching_loss@": LOWER,
     "eval/reward": HIGHER,
@@ -36,19 +36,19 @@ def add_own(directions: Mapping[str, str]) -> None:
     """Make metrics of a user's own task known, NAME -> lower, higher or neither; evaluations call them eval/NAME.
     Raises UserError for a name that is taken, and for another direction."""
     for name, way in directions.items():
-        if f"eval/{name}" in DIRECTIONS or way not in WAYS:
+        if f"eval/{name}" in LOWER_IS_BETTER or way not in WAYS:
             raise UserError(f"directions of a task give {name}={way}; a name of its own is lower, higher or neither.")
         OWN[f"eval/{name}"] = WAYS[way]
 
 
 def lower_is_better(metric: str) -> bool | None:
     """Whether lower is better; None where neither is, or where the metric is unknown."""
-    return OWN.get(metric, DIRECTIONS.get(family(metric), NEITHER))
+    return OWN.get(metric, LOWER_IS_BETTER.get(family(metric), NEITHER))
 
 
 def check_known(metric: str) -> None:
     """Raises UserError for a name that no evaluation gives."""
-    known = [*DIRECTIONS, *OWN]
+    known = [*LOWER_IS_BETTER, *OWN]
     if family(metric) in known:
         return
     close = get_close_matches(metric, known, 1) or get_close_matches(f"eval/{metric}", known, 1)

@@ -24,7 +24,7 @@ from ebft.config.identity import CHANGEABLE_KEYS, CODE, LENGTH_KEYS, flat, resol
 from ebft.config.schema import RunFailure, TrainConfig, UserError
 from ebft.config.stored import read_config
 from ebft.output import files, row_scores, tracking
-from ebft.output.console import Bar, Console
+from ebft.output.console import Bar, Console, SecondsLeft
 from ebft.output.environment import environment
 from ebft.output.masking import without_secrets
 from ebft.output.row_scores import RowScores
@@ -188,9 +188,9 @@ class Run:
         if rows:
             self.tracker.table("answers", step, rows, ["prompt", "reference", "answer", "verdict", "score"])
 
-    def progress(self, total_steps: int, done: int) -> AbstractContextManager[Bar]:
+    def progress(self, total_steps: int, done: int, seconds_left: SecondsLeft) -> AbstractContextManager[Bar]:
         """Progress of the training: `update(step, metrics)` after each step."""
-        return self._console.bar("step", total_steps, done, every_tenth=True)
+        return self._console.bar("step", total_steps, done, every_tenth=True, seconds_left=seconds_left)
 
     def evaluating(self, total: int, label: str = "evaluation") -> AbstractContextManager[Bar]:
         """Progress of an evaluation: `update()` after each of its parts. May run inside `progress`."""

@@ -31,6 +31,7 @@ from ebft.run.folder import Run, SilentRun, StopSignals
 from ebft.run.profiling import DTYPES, NoProfile, Profile, matmul_peak, utilization
 from ebft.train.optimization import MODEL, NonFiniteError, Optimization, save_batch
 from ebft.train.plan import model_card, plan
+from ebft.train.remaining import Remaining
 from ebft.train.setup import Setup, prepare
 
 ROWS = "rows"  # of a checkpoint: digests of what the run is trained and evaluated on
@@ -133,6 +134,7 @@ class Loop:
         self.latest: Evaluation | None = None
         self.tokens_forwarded = 0.0
         self.train_seconds = 0.0  # of the steps alone, without evaluations
+        self.remaining = Remaining(setup.max_steps, config.eval.every_steps)
         self.started = time.monotonic()
         # of the dropout of adapters; rollouts and rows have seeds of their own
         torch.manual_seed(config.seed + (self.world.rank << 32))
@@ -149,7 +151,7 @@ class Loop:
                 self.run.directory, self.setup.device, self.setup.max_steps - self.step, self.run.say
             )
         try:
-            with in_contact(), self.run.progress(self.setup.max_steps, self.step) as progress:
+            with in_contact(), self.run.progress(self.setup.max_steps, self.step, self._seconds_left) as progress:
                 while self._settle():
                     with self.profile.step(self.step + 1):
                         metrics = self._train_step()
@@ -221,6 +223,7 @@ class Loop:
         )
         self.tokens_forwarded += tokens
         self.train_seconds += seconds
+        self.remaining.stepped(seconds)
         metrics = {f"train/{name}": value for name, value in values.items()}
         metrics["train/tokens_per_second"] = tokens / seconds
         if self.peak is not None:
@@ -230,18 +233,22 @@ class Loop:
         self.run.log(self.step, metrics)
         return metrics
 
+    def _seconds_left(self) -> float | None:
+        return self.remaining.seconds(self.step, self.evaluated)
+
     def _evaluate(self) -> None:
         def tick() -> None:
             bar.update()
             if self._is_to_stop():
                 raise Stopped
 
-        evaluator = self.setup.evaluator
+        evaluator, started = self.setup.evaluator, time.monotonic()
         try:
             with self.run.evaluating(evaluator.num_ticks) as bar, self.optimization.averaged():
                 result = evaluator(self.setup.policy, tick)
         except Stopped:
             return
+        self.remaining.evaluated(time.monotonic() - started)
         self.run.log(
             self.step,
             {**result.metrics(), "cost/tokens_forwarded": self.tokens_forwarded, "cost/seconds": self.train_seconds},

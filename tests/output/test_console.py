@@ -53,6 +53,14 @@ def test_lines_come_at_every_tenth_of_the_way(tmp_path: Path, time: Time) -> Non
     ]
 
 
+def test_who_knows_better_says_how_long_it_takes(tmp_path: Path, time: Time) -> None:
+    known = iter([None, 83.0])
+    with Console(tmp_path / "log").bar("step", 2, 0, every_tenth=True, seconds_left=lambda: next(known)) as bar:
+        bar.update()
+        bar.update()
+    assert (tmp_path / "log").read_text().splitlines() == ["step 1/2, 50 %", "step 2/2, 100 %, 1:23 left"]
+
+
 def test_slow_work_gets_a_line_every_ten_seconds(tmp_path: Path, time: Time) -> None:
     with Console(tmp_path / "log").bar("evaluation", 1000, 0, every_tenth=False) as bar:
         for _ in range(5):
