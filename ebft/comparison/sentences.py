@@ -53,7 +53,7 @@ def _why(standing: Standing, name: str) -> str:
     gap = standing.gaps[name]
     if not gap.excludes_zero or gap.n < LEAST_SEEDS:
         return ""
-    return f"; not 0 alone, but for Holm's correction over {len(standing.p_values)} cells"
+    return f"; beside 0, but not after Holm's correction over {len(standing.p_values)} cells"
 
 
 def _could_have_been_seen(standing: Standing, gap: Estimate) -> str:

@@ -70,8 +70,10 @@ def in_own_set(metric: str) -> str:
 
 def family(metric: str) -> str:
     """A metric's name without its set, its number or its direction of translation: eval/pass@4 -> eval/pass@,
-    eval/NAME/bleu_en_de -> eval/bleu."""
+    eval/NAME/bleu_en_de -> eval/bleu. A standard error is of no kind but its own."""
     metric = in_own_set(metric)
+    if metric.endswith("_stderr"):
+        return metric
     if match := re.fullmatch(r"(eval/\w+@)\d+", metric):
         return match[1]
     return next((name for name in BY_DIRECTION if metric.startswith(f"{name}_")), metric)

@@ -89,6 +89,12 @@ def test_a_figure_on_a_further_set_is_of_the_same_kind(metric: str, kind: str, l
     assert (family(metric), lower_is_better(metric)) == (kind, lower)
 
 
+def test_a_standard_error_is_no_direction_of_translation() -> None:
+    """Once chrf_stderr was chrf in the direction stderr, and a column of every comparison with a verdict of its own."""
+    assert family("eval/chrf_stderr") == "eval/chrf_stderr"
+    assert lower_is_better("eval/wmt22/bleu_stderr") is None
+
+
 def test_a_configuration_tells_what_is_measured_on_further_sets_and_that_they_may_differ() -> None:
     sets = {"wmt22": {"source": "alma", "task": "bleu"}, "text": {"source": "jsonl", "task": None}}
     here, without = flat(config(eval__sets=sets)), flat(config())
