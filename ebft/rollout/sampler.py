@@ -210,7 +210,7 @@ def inverse_cdf(probabilities: Float[Tensor, "*b V"], uniform: Float[Tensor, "*b
     # rounding must not lead behind the run's last token that can be drawn
     left = torch.minimum(targets - before, within[..., -1] * BELOW_ONE)
     place = torch.searchsorted(within, left[..., None].contiguous(), right=True).squeeze(-1)
-    return run * size + place
+    return (run * size + place).clamp_max(probabilities.shape[-1] - 1)  # of what is not a number, any token
 
 
 def until_stop(

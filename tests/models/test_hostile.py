@@ -16,7 +16,8 @@ from safetensors.torch import load_file
 from ebft.cli.compose import compose
 from ebft.config.schema import TrainConfig, UserError
 from ebft.models.adapters import attach
-from ebft.models.loading import TINY, end_tokens, load_architecture, load_policy, load_tokenizer
+from ebft.models.loading import end_tokens, load_architecture, load_policy, load_tokenizer
+from ebft.models.named import TINY
 from tests.helpers import plain_model
 
 Break = Callable[[Path], object]
