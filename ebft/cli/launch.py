@@ -1,6 +1,8 @@
 """What happens between composing and the first job: every configuration is checked before Hydra makes a folder."""
 
+import itertools
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +29,11 @@ class CheckFirst(Callback):
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         with one_sentence(), as_user_error(_overrides(config)):
             to_config(config)
-            _remember(Path(config.hydra.run.dir))
+            named: Any = OmegaConf.to_container(config.hydra.run, resolve=False)
+            if "${now:" in named["dir"]:
+                config.hydra.run.dir = str(_make_unused(Path(config.hydra.run.dir)))
+            else:
+                _remember(Path(config.hydra.run.dir))
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """The whole grid is checked before its first job."""
@@ -48,6 +54,20 @@ class CheckFirst(Callback):
 def _overrides(config: DictConfig) -> list[str]:
     overrides: Any = OmegaConf.to_container(config.hydra.overrides.task, resolve=False)
     return overrides
+
+
+def _make_unused(folder: Path) -> Path:
+    """A folder of that name, or with a number behind it where one is there: a name made of the time is that of all runs
+    of the same second."""
+    _remember(folder.parent)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    for number in itertools.count(2):
+        with suppress(FileExistsError):
+            folder.mkdir()
+            _created.insert(0, folder.absolute())
+            break
+        folder = folder.with_name(f"{folder.name.removesuffix(f'-{number - 1}')}-{number}")
+    return folder
 
 
 def _remember(folder: Path) -> None:

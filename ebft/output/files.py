@@ -12,12 +12,15 @@ import json
 import os
 import shutil
 import stat
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from ebft.config.schema import RunFailure, UserError
+
+LOCK = ".lock"  # in a folder that a process writes
 
 
 def partial_name(path: Path) -> Path:
@@ -120,6 +123,39 @@ def exclusive_lock(path: Path) -> Iterator[None]:
     with os.fdopen(descriptor(path, os.O_RDWR), "rb") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
+
+
+@contextmanager
+def alone(folder: Path, seconds: float = 60.0) -> Iterator[None]:
+    """A block in which no other process is in such a block of the same folder. UserError where one still is after so
+    many seconds, in which a job's earlier process may save and end; a lock ends with its process, however that ends."""
+    deadline = time.monotonic() + seconds
+    while (lock := _locked(folder / LOCK)) is None:
+        if time.monotonic() > deadline:
+            raise UserError(
+                f"{folder} is another process's, which has not left it within {seconds:g} s; wait for it, or choose "
+                "another folder."
+            )
+        time.sleep(0.1)
+    try:
+        yield
+    finally:
+        (folder / LOCK).unlink(missing_ok=True)
+        fcntl.flock(lock, fcntl.LOCK_UN)  # for copies in forked processes too
+        os.close(lock)
+
+
+def _locked(path: Path) -> int | None:
+    """A descriptor with the lock of the file that has that name now; None where another process is in the way."""
+    found = descriptor(path, os.O_RDWR)
+    try:
+        fcntl.flock(found, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if os.path.samestat(os.fstat(found), os.stat(path)):
+            return found
+    except (BlockingIOError, FileNotFoundError):  # held, or removed by whoever held it
+        pass
+    os.close(found)
+    return None
 
 
 def append(path: Path, text: str) -> None:

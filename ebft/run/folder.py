@@ -36,6 +36,7 @@ from ebft.run import checkpoint
 CONFIG, ENVIRONMENT, METRICS, SUMMARY = "config.yaml", "environment.json", "metrics.jsonl", "summary.json"
 SAMPLES, ANSWERS, CONTAMINATION = "samples.jsonl", "answers.jsonl", "contamination.json"
 LOG, WANDB_RUN_ID = "train.log", "wandb_run_id"
+EXPORTS = ("model", "adapter")
 WRITTEN = (
     CONFIG,
     ENVIRONMENT,
@@ -125,8 +126,11 @@ class Run:
         return tracker
 
     def rewind(self, step: int, evaluated: int) -> None:
-        """Drops rows and checkpoints beyond `step`, where the run now continues, and evaluations beyond `evaluated`,
-        the latest that it knows of; -1 for a run that starts over without a checkpoint."""
+        """Drops rows and checkpoints beyond `step`, where the run now continues, evaluations beyond `evaluated`, the
+        latest that it knows of, and exports, which are of its end; -1 for a run that starts over without a
+        checkpoint."""
+        for export in EXPORTS:  # of an earlier, shorter run: ebft-eval would take it for what the run has come to
+            files.remove(self.directory / export)
         checkpoint.discard_after(self.directory, step)
         files.keep_rows(self.directory / METRICS, step)
         files.keep_rows(self.directory / METRICS, evaluated, "eval/")

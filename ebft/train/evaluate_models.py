@@ -8,7 +8,7 @@ evaluation.
 
 import json
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,8 +16,9 @@ from typing import Any
 import torch
 import yaml
 
-from ebft.config.identity import resolved
+from ebft.config.identity import flat, resolved
 from ebft.config.schema import AdapterConfig, EvaluateConfig, LoRAConfig, ModelConfig, UserError
+from ebft.config.stored import read_config
 from ebft.data.tokenization import adds_bos
 from ebft.evaluation import Evaluation
 from ebft.models.adapters import ADAPTER_FILE, attach, check_packages, is_of_adapters, same_base
@@ -46,16 +47,53 @@ from ebft.train.plan import tokens_line
 from ebft.train.setup import Material, gather
 
 BASE = "base"
+CONFIG, LOG = "config.yaml", "evaluate.log"
+WRITTEN = (CONFIG, "environment.json", "samples.jsonl", "answers.jsonl", "eval.md", "eval.json", "plots", LOG, "wandb")
 
 
 def evaluate(config: EvaluateConfig, directory: Path) -> dict[str, str]:
     """Evaluates every model of the config and writes `directory`. Returns why some could not be evaluated, by name.
     Raises UserError as `gather`."""
+    check_folder(directory, config)
+    with ExitStack() as held:
+        if directory.is_dir():
+            held.enter_context(files.alone(directory))
+        return _evaluate(config, directory, held)
+
+
+def check_folder(directory: Path, config: EvaluateConfig) -> None:
+    """Raises UserError for a folder that holds anything but this very evaluation: nothing of another's is
+    overwritten."""
+    files.refuse_links(directory / name for name in WRITTEN)
+    if not directory.is_dir():
+        return
+    others = sorted(entry.name for entry in directory.iterdir() if entry.name not in WRITTEN and entry.name[0] != ".")
+    if others or ((directory / CONFIG).exists() and not (directory / LOG).exists()):
+        raise UserError(
+            f"{directory} holds {(others or [CONFIG])[0]}, which is no evaluation's; choose an empty or a new "
+            "hydra.run.dir."
+        )
+    if not (directory / CONFIG).exists():
+        return
+    there = flat(read_config(directory / CONFIG, "choose another hydra.run.dir"))
+    here = flat(without_secrets(resolved(config)))
+    changed = [key for key in sorted(here.keys() | there.keys()) if here.get(key) != there.get(key)]
+    if changed:
+        raise UserError(
+            f"{directory} holds another evaluation, of another {', '.join(changed[:5])}; choose another hydra.run.dir."
+        )
+
+
+def _evaluate(config: EvaluateConfig, directory: Path, held: ExitStack) -> dict[str, str]:
+    """As `evaluate`; `held` keeps the folder until its end."""
     material = gather(config, also_ends=_ends(config))
     phi = material.own_phi or load_feature_network(config, material.architecture, material.device)
     evaluator = material.evaluator(phi)
-    directory.mkdir(parents=True, exist_ok=True)
-    console = Console(directory / "evaluate.log")
+    if not directory.is_dir():
+        directory.mkdir(parents=True, exist_ok=True)
+        held.enter_context(files.alone(directory))
+        check_folder(directory, config)
+    console = Console(directory / LOG)
     console.say(f"tokens: {tokens_line(material)}")
     tracker = tracking.start(config.tracker, directory, without_secrets(resolved(config)), None)
     results: dict[str, Evaluation] = {}
@@ -213,9 +251,7 @@ def write(
     failures: dict[str, str],
 ) -> None:
     """config.yaml, environment.json, samples.jsonl, answers.jsonl, eval.md, plots/, and last of all eval.json."""
-    files.atomic_write_text(
-        directory / "config.yaml", yaml.safe_dump(without_secrets(resolved(config)), sort_keys=False)
-    )
+    files.atomic_write_text(directory / CONFIG, yaml.safe_dump(without_secrets(resolved(config)), sort_keys=False))
     files.atomic_write_text(
         directory / "environment.json", json.dumps(environment(config.trainer.device), indent=2) + "\n"
     )

@@ -8,6 +8,7 @@ bit.
 
 import resource
 import time
+from contextlib import ExitStack
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -20,7 +21,7 @@ from ebft.cost.workload import flops_per_token
 from ebft.data import order
 from ebft.evaluation import Evaluation
 from ebft.models.adapters import is_of_adapters, same_base
-from ebft.output.files import atomic_file
+from ebft.output.files import alone, atomic_file
 from ebft.output.row_scores import BASE, LATEST
 from ebft.parallel.fsdp import named_tensors
 from ebft.parallel.pulse import PULSE
@@ -48,14 +49,30 @@ def train(config: TrainConfig, run_dir: Path, world: World = SINGLE_PROCESS) -> 
     Raises UserError before anything is written there, RunFailure for a run that could not go on; of several processes,
     all of them do.
     """
+    with ExitStack() as held:
+        return _train(config, run_dir, world, held)
+
+
+def _train(config: TrainConfig, run_dir: Path, world: World, held: ExitStack) -> str:
+    """As `train`; `held` keeps the folder for this run until its end."""
     with world.raise_together(), PULSE.busy():
         Run.check(run_dir, config)
+        was_there = run_dir.is_dir()
+        if world.is_rank_zero and was_there:
+            held.enter_context(alone(run_dir))
+            Run.check(run_dir, config)  # what another process has left
         start = checkpoint.resolve(config.resume, run_dir)
         saved = None if start is None else checkpoint.load(start)
         setup = prepare(config, world)
         if saved is not None:
             check_continues(config, setup, saved)
     with world.raise_together(), PULSE.busy():
+        if world.is_rank_zero and not was_there:
+            run_dir.mkdir(parents=True, exist_ok=True)
+            held.enter_context(alone(run_dir))
+            Run.check(run_dir, config)
+            if checkpoint.resolve(config.resume, run_dir) != start:
+                raise UserError(f"{run_dir} has got a run of another process's in the meantime; start again.")
         run = Run(run_dir, config) if world.is_rank_zero else SilentRun(run_dir)
     run.is_complete = world.broadcast(run.is_complete)
     if run.is_complete:

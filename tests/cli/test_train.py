@@ -3,10 +3,13 @@
 import re
 import subprocess
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
 
+from ebft.cli.launch import _make_unused
 from ebft.config.methods import EBFTConfig, SFTConfig
 from ebft.config.schema import RunFailure, TrainConfig, UserError
 from tests.cli.conftest import Launcher
@@ -168,6 +171,8 @@ def test_cfg_prints_the_tree_and_makes_no_folder(launch: Launcher) -> None:
 
 LIGHT = """
 import sys
+from collections.abc import Callable
+from functools import partial
 from ebft.cli.train import main
 for arguments in (["--help"], ["--cfg", "job"], ["sampler.stride=0"], ["-sc", "install=bash"]):
     sys.argv = ["ebft-train", *arguments]
@@ -204,3 +209,24 @@ def test_shell_completion(launch: Launcher, typed: str, offered: list[str]) -> N
     assert set(offered) <= {
         option.rstrip("=.") if "=" not in typed and "." not in typed else option for option in found
     }
+
+
+@pytest.mark.slow
+def test_runs_of_the_same_second_have_folders_of_their_own(launch: Launcher, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They once wrote into one."""
+    monkeypatch.setattr("ebft.cli.launch._make_unused", partial(same_second, _make_unused))
+    for _ in range(3):
+        assert launch().code == 0
+    assert [str(run_dir.relative_to(launch.folder)) for _, run_dir in launch.jobs] == [
+        "outputs/now",
+        "outputs/now-2",
+        "outputs/now-3",
+    ]
+    launch.loop = refuse
+    assert launch().code == 2
+    assert launch.files() == ["outputs", "outputs/now", "outputs/now-2", "outputs/now-3"]
+
+
+def same_second(make: Callable[[Path], Path], folder: Path) -> Path:
+    assert re.fullmatch(r"outputs/\d{4}-\d\d-\d\d/\d\d-\d\d-\d\d-ebft", str(folder))
+    return make(Path("outputs") / "now")

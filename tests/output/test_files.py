@@ -2,6 +2,7 @@ import errno
 import json
 import os
 import re
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
@@ -11,6 +12,7 @@ import pytest
 from ebft.config.schema import RunFailure, UserError
 from ebft.output.console import Console
 from ebft.output.files import (
+    alone,
     append_row,
     atomic_folder,
     atomic_write_text,
@@ -213,3 +215,37 @@ def test_removing_a_link_leaves_what_it_leads_to(precious: Path) -> None:
     assert names(precious.parent) == ["precious", "theirs"]
     remove(precious.parent / "theirs")
     assert names(precious.parent) == ["precious"]
+
+
+# One folder, one process
+
+
+def test_a_folder_is_one_process_s_at_a_time(tmp_path: Path) -> None:
+    sentence = rf"^{tmp_path} is another process's, which has not left it within 0\.2 s; wait for it, or choose another"
+    with alone(tmp_path), pytest.raises(UserError, match=sentence), alone(tmp_path, seconds=0.2):
+        pass
+    assert names(tmp_path) == []
+    with alone(tmp_path):
+        assert names(tmp_path) == [".lock"]
+
+
+def test_a_lock_that_a_kill_left_is_nobody_s(tmp_path: Path) -> None:
+    (tmp_path / ".lock").touch()
+    with alone(tmp_path, seconds=0):
+        pass
+
+
+def test_whoever_waits_gets_the_folder_when_it_is_left(tmp_path: Path) -> None:
+    """The file that the other removes was already opened here: its lock would be nobody's."""
+    entered = threading.Event()
+
+    def wait() -> None:
+        with alone(tmp_path, seconds=20):
+            entered.set()
+
+    with alone(tmp_path):
+        thread = threading.Thread(target=wait)
+        thread.start()
+        assert not entered.wait(0.3)
+    thread.join(20)
+    assert entered.is_set()

@@ -383,3 +383,14 @@ def test_first_signal_asks_and_a_second_ctrl_c_ends(number: signal.Signals, capf
         capfd.readouterr().err.strip()
         == "Stopping: finishing this step, then saving; press Ctrl-C again to end at once."
     )
+
+
+def test_a_run_that_goes_on_has_no_export_of_its_earlier_end(tmp_path: Path, config: TrainConfig) -> None:
+    """ebft-eval once took the model of step 60 for that of a run which had come to step 71."""
+    run = Run(tmp_path, config)
+    for name in ("model", "adapter"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "weights").touch()
+    run.rewind(-1, -1)
+    assert not (tmp_path / "model").exists()
+    assert not (tmp_path / "adapter").exists()

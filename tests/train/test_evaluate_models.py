@@ -3,6 +3,7 @@
 import json
 import shutil
 from dataclasses import fields, replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -10,8 +11,10 @@ import torch
 from transformers import AutoTokenizer, GenerationConfig
 
 from ebft.config.schema import EvaluateConfig, TrainConfig, UserError
+from ebft.output.files import alone
 from ebft.run import checkpoint
-from ebft.train.evaluate_models import evaluate, labels
+from ebft.train import evaluate_models, loop
+from ebft.train.evaluate_models import check_folder, evaluate, labels
 from ebft.train.loop import train
 from tests.debug_run import miniature, summary
 
@@ -194,3 +197,52 @@ def test_bad_material_is_refused_before_anything_is_written(
 def test_models_are_called_by_the_last_part_of_their_path_where_that_tells_them_apart() -> None:
     assert labels(["base", "outputs/a", "outputs/b/"]) == {"base": "base", "a": "outputs/a", "b": "outputs/b/"}
     assert list(labels(["one/model", "two/model", "base"])) == ["one/model", "two/model", "base"]
+
+
+# Folders that are another's
+
+
+@pytest.mark.parametrize("name", ["metrics.jsonl", "checkpoints", "thesis.tex", "config.yaml", "summary.json"])
+def test_an_evaluation_overwrites_nothing_of_another_s(tmp_path: Path, name: str) -> None:
+    """It once replaced the config.yaml of the run whose folder it was given, which could then never be continued."""
+    config = evaluation_of(miniature(tmp_path), ["base"])
+    folder = tmp_path / "out"
+    check_folder(folder, config)
+    folder.mkdir()
+    (folder / ".hidden").touch()
+    check_folder(folder, config)
+    (folder / name).touch()
+    sentence = rf"^{folder} holds {name}, which is no evaluation's; choose an empty or a new hydra\.run\.dir\.$"
+    with pytest.raises(UserError, match=sentence):
+        evaluate(config, folder)
+    assert (folder / name).read_bytes() == b""
+
+
+@pytest.mark.slow
+def test_an_evaluation_takes_the_place_of_the_same_one_alone(
+    runs: tuple[TrainConfig, Path, Path], tmp_path: Path
+) -> None:
+    config, sft, _ = runs
+    evaluate(evaluation_of(config, [str(sft)]), tmp_path / "out")
+    before = (tmp_path / "out" / "eval.json").read_text()
+    evaluate(evaluation_of(config, [str(sft)]), tmp_path / "out")
+    assert (tmp_path / "out" / "eval.json").read_text() == before
+    with pytest.raises(UserError, match=r"holds another evaluation, of another models; choose another hydra\.run\.dir"):
+        evaluate(evaluation_of(config, ["base"]), tmp_path / "out")
+
+
+def test_a_folder_in_which_another_process_is_at_work_is_left_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two trainings in one folder once interleaved: steps twice in metrics.jsonl, and a run called completed for
+    good."""
+    config = miniature(tmp_path, "method=sft")
+    (tmp_path / "run").mkdir()
+    sentence = r"/run is another process's, which has not left it within 0\.1 s; wait for it, or choose another folder"
+    monkeypatch.setattr(loop, "alone", partial(alone, seconds=0.1))
+    monkeypatch.setattr(evaluate_models.files, "alone", partial(alone, seconds=0.1))
+    with alone(tmp_path / "run"):
+        with pytest.raises(UserError, match=sentence):
+            train(config, tmp_path / "run")
+        with pytest.raises(UserError, match=sentence):
+            evaluate(evaluation_of(config, ["base"]), tmp_path / "run")

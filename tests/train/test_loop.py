@@ -164,16 +164,26 @@ def test_weights_that_diverge_fail_in_the_evaluation_too(tmp_path: Path, monkeyp
 
 def fill_disk(monkeypatch: pytest.MonkeyPatch, after: int, *parts: str) -> None:
     """From the `after`-th opening on, files whose path holds one of `parts` cannot be written."""
-    original, calls = Path.open, 0
+    original, by_number, calls = Path.open, os.open, 0
 
-    def opened(self: Path, mode: str = "r", *args: Any, **kwargs: Any) -> Any:
+    def check(path: str) -> None:
         nonlocal calls
-        if mode[0] in "wa" and any(part in str(self) for part in parts):
+        if any(part in path for part in parts):
             calls += 1
             if calls >= after:
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self))
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), path)
+
+    def opened(self: Path, mode: str = "r", *args: Any, **kwargs: Any) -> Any:
+        if mode[0] in "wa":
+            check(str(self))
         return original(self, mode, *args, **kwargs)
 
+    def opened_by_number(path: Any, flags: int, *args: Any, **kwargs: Any) -> int:
+        if flags & (os.O_WRONLY | os.O_RDWR):
+            check(str(path))
+        return by_number(path, flags, *args, **kwargs)
+
+    monkeypatch.setattr(os, "open", opened_by_number)
     monkeypatch.setattr(Path, "open", opened)
 
 
