@@ -180,8 +180,7 @@ class Run:
         None are written where a checkpoint of an older version kept none."""
         folder = self.directory / row_scores.FOLDER
         if scores:
-            folder.mkdir(exist_ok=True)
-            row_scores.write(folder / name, scores)
+            row_scores.write(files.make_folder(folder) / name, scores)
         else:
             (folder / name).unlink(missing_ok=True)
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import wandb
 
 from ebft.config.schema import TrackerConfig, WandbTrackerConfig
 from ebft.output import tracking
@@ -104,9 +105,13 @@ def test_wandb_works_offline_inside_the_run_folder(tmp_path: Path, monkeypatch: 
 
     words = ["ebft-train", "hydra.job.env_set={HF_TOKEN: hush}", "data.path=https://me:hu@sh/hush@example.org/rows"]
     monkeypatch.setattr(sys, "argv", words)
+    seen, init = [], wandb.init
+    monkeypatch.setattr(wandb, "init", lambda **settings: (seen.append(sys.argv), init(**settings))[1])
 
     first = start(WANDB, run_folder, {"method": {"name": "sft"}, "password": "hush"}, None)
     assert sys.argv == words
+    # which W&B records soon after, or not at all where a run is as short as this one
+    assert seen == [["ebft-train", "hydra.job.env_set=***", "data.path=https://***@example.org/rows"]]
     first.log(3, {"train/loss": 2.5})
     first.table(
         "samples", 3, [{"context": "a", "reward": 0.5}, {"context": "b", "reward": 0.25}], ["context", "reward"]
@@ -123,7 +128,6 @@ def test_wandb_works_offline_inside_the_run_folder(tmp_path: Path, monkeypatch: 
     assert content["columns"] == ["step", "context", "reward"]
     assert content["data"] == [[3, "a", 0.5], [3, "b", 0.25]]
     written = [path.read_bytes() for path in (run_folder / "wandb").rglob("*") if path.is_file()]
-    assert any(b"hydra.job.env_set=***" in content for content in written), "W&B keeps the command line elsewhere now"
     assert not any(b"hush" in content for content in written)
 
     resumed = start(WANDB, run_folder, {}, first.run_id)
