@@ -8,7 +8,7 @@ from functools import cache
 import hydra
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
+from hydra.core.override_parser.types import Glob, Override, RangeSweep
 
 from ebft.cli.compose import to_config
 from ebft.cli.keys import GROUPS
@@ -50,7 +50,15 @@ def values(override: Override) -> list[str]:
     """["a=1", "a=2"] of a=1,2."""
     if not override.is_sweep_override():
         return [str(override.input_line)]
-    return [f"{override.get_key_element()}={value}" for value in override.sweep_string_iterator()]
+    choice = override.value()
+    if isinstance(choice, Glob):
+        raise UserError(f"{override.input_line} matches names, which a grid does not; list the options of the group.")
+    if isinstance(choice, RangeSweep) and choice.step == 0:
+        raise UserError(f"{override.input_line} never moves on from its start; give range a step other than 0.")
+    found = [f"{override.get_key_element()}={value}" for value in override.sweep_string_iterator()]
+    if not found:
+        raise UserError(f"{override.input_line} holds no value; a range ends before its stop.")
+    return found
 
 
 def cells(overrides: Sequence[str]) -> list[list[str]]:

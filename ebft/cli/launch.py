@@ -33,7 +33,7 @@ class CheckFirst(Callback):
             if "${now:" in named["dir"]:
                 config.hydra.run.dir = str(_make_unused(Path(config.hydra.run.dir)))
             else:
-                _remember(Path(config.hydra.run.dir))
+                _make(Path(config.hydra.run.dir), "hydra.run.dir")
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """The whole grid is checked before its first job."""
@@ -48,7 +48,7 @@ class CheckFirst(Callback):
             for cell in cells(grid):
                 to_config(loader.load_sweep_config(config, cell))
             refuse_links([Path(config.hydra.sweep.dir) / NOTE])
-            _remember(Path(config.hydra.sweep.dir))
+            _make(Path(config.hydra.sweep.dir), "hydra.sweep.dir")
 
 
 def _overrides(config: DictConfig) -> list[str]:
@@ -59,8 +59,7 @@ def _overrides(config: DictConfig) -> list[str]:
 def _make_unused(folder: Path) -> Path:
     """A folder of that name, or with a number behind it where one is there: a name made of the time is that of all runs
     of the same second."""
-    _remember(folder.parent)
-    folder.parent.mkdir(parents=True, exist_ok=True)
+    _make(folder.parent, "hydra.run.dir")
     for number in itertools.count(2):
         with suppress(FileExistsError):
             folder.mkdir()
@@ -70,9 +69,17 @@ def _make_unused(folder: Path) -> Path:
     return folder
 
 
-def _remember(folder: Path) -> None:
+def _make(folder: Path, key: str) -> None:
+    """The folder, before Hydra makes it. Raises UserError."""
     folder = folder.absolute()
-    _created[:] = [path for path in (folder, *folder.parents) if not path.exists()]
+    try:
+        _created[:] = [path for path in (folder, *folder.parents) if not path.exists()]
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        for made in _created:
+            with suppress(OSError):  # those that were not made
+                made.rmdir()
+        raise UserError(f"{key}={folder} cannot be made ({error.strerror}); choose another folder.") from error
 
 
 def remove_created_folders() -> None:

@@ -1,6 +1,7 @@
 """Values outside their limits and combinations of knobs that cannot work, each refused in one sentence. Needs no model
 and no data."""
 
+import math
 import re
 from collections.abc import Iterator
 from dataclasses import fields, is_dataclass
@@ -26,6 +27,8 @@ from ebft.config.schema import (
     TrainerConfig,
     UserError,
 )
+
+MOST = 2**62  # room for a process's own part of a seed
 
 
 def check(config: TrainConfig) -> None:
@@ -54,6 +57,10 @@ def _walk(node: Any, prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
 def _check_limits(key: str, value: Any, metadata: Any) -> None:
     if value is None:
         return
+    if isinstance(value, float) and not math.isfinite(value):
+        raise UserError(f"{key}={value} must be a finite number.")
+    if isinstance(value, int) and abs(value) > MOST:
+        raise UserError(f"{key}={value} is too large a number; the largest is {MOST}.")
     if metadata.get("door") and is_door(value):
         check_door(value, key)
     elif "choices" in metadata and value not in (*metadata["choices"], *installed(metadata["entry_points"])):

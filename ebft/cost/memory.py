@@ -39,7 +39,7 @@ CHOICE_COPIES = 4  # the same of a completion's next token: logits, log-softmax,
 PACKED = (
     0.5 + 1 / 64 + 4 / (64 * 256)
 )  # bytes a weight in nf4: four bits, a byte for 64 of them, and a float32 for 256 such bytes
-TOKENS_STEP = 256  # between the limits of tokens that a refusal proposes
+TOKENS_STEP, MOST_LIMITS = 256, 1000  # between the limits of tokens that a refusal proposes, and how many it tries
 LASTING = ("weights", "optimizer", "feature network", "reference policy")
 PHASES = {
     "rollouts": ("bf16 weights", "kept rows", "cache", "draws"),
@@ -270,5 +270,6 @@ def _smaller(work: Workload) -> Iterator[tuple[str, Workload]]:
 
 def _limited(work: Workload) -> Iterator[tuple[str, Workload]]:
     most, least = math.ceil(work.held_tokens) - 1, work.row_tokens + work.branch_tokens
-    for tokens in range(most - most % TOKENS_STEP, least - 1, -TOKENS_STEP):
+    step = TOKENS_STEP * max(1, (most - least) // (MOST_LIMITS * TOKENS_STEP))
+    for tokens in range(most - most % step, least - 1, -step):
         yield f"trainer.max_tokens_per_microbatch={tokens}", replace(work, max_tokens=tokens)

@@ -156,6 +156,15 @@ def load_architecture(config: ModelConfig, key: str = "model.path") -> PreTraine
             raise UserError(
                 f"model.config_overrides.{name}={value} has the wrong type: {str(error).splitlines()[-1].strip()}."
             ) from error
+    if config.config_overrides:
+        _check_sizes(architecture.to_dict(), f"{key}={config.path} with model.config_overrides")
+        try:
+            architecture.validate()  # as saving does, when training was paid for
+        except StrictDataclassError as error:
+            raise UserError(
+                "model.config_overrides make no architecture that can be saved: "
+                f"{str(error).splitlines()[-1].strip().removeprefix('ValueError: ')}"
+            ) from error
     return architecture
 
 
@@ -176,7 +185,7 @@ def _check_sizes(settings: dict[str, Any], name: str) -> None:
     for size, most in LARGEST.items():
         value = settings.get(size)
         if isinstance(value, int) and not 0 < value <= most:  # some families have a list of them
-            raise UserError(f"{name} has {size}={value} in its config.json; a model has from 1 to {most:,}.")
+            raise UserError(f"{name} has {size}={value}; a model has from 1 to {most:,}.")
 
 
 def _check_files(folder: Path, name: str) -> None:

@@ -1,5 +1,6 @@
 """The workload of a run, and whether the device has room for it, before any weights are loaded."""
 
+import os
 from functools import partial
 from typing import Any
 
@@ -138,8 +139,9 @@ def _sharded(num_processes: int, phi_is_sharded: bool) -> memory.Holding:
 
 
 def lack_of_room(config: TrainConfig, work: Workload, num_processes: int) -> str | None:
-    """Why a step finds no room: None if the CUDA device has the memory that a step needs; otherwise one sentence
-    with a cure."""
+    """Why a step finds no room: None if the CUDA device, or this machine's memory, has what a step needs; otherwise
+    one sentence with a cure. On a CPU, whose memory others share and whose swap may help, only what is beyond all of
+    it is refused."""
     ways = {}
     if num_processes > 1:
         if config.trainer.parallel == "ddp":
@@ -150,14 +152,19 @@ def lack_of_room(config: TrainConfig, work: Workload, num_processes: int) -> str
             else "trainer.parallel=fsdp2 features.placement=sharded"
         )
         ways[both] = _sharded(num_processes, phi_is_sharded=True)
+    return memory.refusal(work, _capacity(work.steps_at_once), holding(config, num_processes), ways)
+
+
+def _capacity(is_cuda: bool) -> int:
+    if not is_cuda:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     free, _ = torch.cuda.mem_get_info()
     # what earlier runs left over is free too
-    capacity = free + torch.cuda.memory_reserved() - torch.cuda.memory_allocated()
-    return memory.refusal(work, capacity, holding(config, num_processes), ways)
+    return free + torch.cuda.memory_reserved() - torch.cuda.memory_allocated()
 
 
 def check_room(config: TrainConfig, work: Workload, num_processes: int) -> None:
-    """Raises UserError if the CUDA device has not the memory that a step needs."""
+    """Raises UserError if the device has not the memory that a step needs."""
     message = lack_of_room(config, work, num_processes)
     if message is not None:
         raise UserError(message)

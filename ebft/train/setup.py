@@ -269,8 +269,7 @@ def prepare(config: TrainConfig, world: World = SINGLE_PROCESS) -> Setup:
     they and a step find no room."""
     ground = survey(config, world)
     material = ground.material
-    if material.device == "cuda":
-        budget.check_room(config, ground.workload, ground.num_processes)
+    budget.check_room(config, ground.workload, ground.num_processes)
     policy = load_policy(config, material.architecture, material.device, material.unknown)
     phi = material.own_phi or feature_network_of(policy, config, material.architecture, material.device)
     if isinstance(phi, FeatureNetwork):

@@ -36,6 +36,20 @@ def test_later_overrides_replace_earlier_ones_of_their_key() -> None:
     assert merged(["a=1", "b=2"], ["+c=3"], ["a=4,5"]) == ["a=4,5", "b=2", "+c=3"]
 
 
+@pytest.mark.parametrize(
+    ("override", "sentence"),
+    [
+        ("seed=range(0,4,0)", "seed=range(0,4,0) never moves on from its start; give range a step other than 0."),
+        ("seed=range(4,0)", "seed=range(4,0) holds no value; a range ends before its stop."),
+        ("method=glob(*)", "method=glob(*) matches names, which a grid does not; list the options of the group."),
+    ],
+)
+def test_what_holds_no_values_is_refused(override: str, sentence: str) -> None:
+    with pytest.raises(UserError) as refused:
+        axes([override])
+    assert str(refused.value) == sentence
+
+
 def test_an_interval_is_for_a_search() -> None:
     with pytest.raises(
         UserError, match=r"optimizer\.lr=interval\(0,1\) has no list of values; list some, or .* sweep\.search=optuna\."

@@ -111,6 +111,25 @@ def test_a_refusal_keeps_what_was_there_before(launch: Launcher) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    ("where", "why"),
+    [
+        ("file/out", "Not a directory"),
+        ("new/" + 300 * "x", "File name too long"),
+        ("/proc/nope", "No such file or directory"),
+    ],
+)
+def test_a_folder_that_cannot_be_made_is_named_and_nothing_is_left(launch: Launcher, where: str, why: str) -> None:
+    (launch.folder / "file").touch()
+    for arguments in ([f"hydra.run.dir={where}"], ["--multirun", "seed=0,1", f"hydra.sweep.dir={where}"]):
+        outcome = launch(*arguments)
+        path = launch.folder / where
+        assert outcome.code == 2
+        assert outcome.err.endswith(f"={path} cannot be made ({why}); choose another folder.\n")
+    assert (launch.jobs, launch.files()) == ([], ["file"])
+
+
+@pytest.mark.slow
 def test_a_refusal_in_a_sweep_ends_it_without_a_folder(launch: Launcher) -> None:
     launch.loop = refuse
     outcome = launch("--multirun", "seed=0,1")

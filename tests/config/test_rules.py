@@ -48,8 +48,13 @@ def test_the_default_passes(default: TrainConfig, pairs: TrainConfig) -> None:
         ({"method__advantage": "gae"}, "method.advantage=gae is not one of none, rloo, group_norm."),
         ({"method__ce_coef": -0.5}, "method.ce_coef=-0.5 must be at least 0."),
         ({"sampler__stride": 0}, "sampler.stride=0 must be at least 1."),
+        ({"optimizer__lr": float("inf")}, "optimizer.lr=inf must be a finite number."),
+        (
+            {"trainer__batch_size": 2**62 + 1},
+            f"trainer.batch_size={2**62 + 1} is too large a number; the largest is {2**62}.",
+        ),
         ({"sampler__temperature": 0.0}, "sampler.temperature=0.0 must be above 0."),
-        ({"optimizer__lr": float("nan")}, "optimizer.lr=nan must be above 0."),
+        ({"optimizer__lr": float("nan")}, "optimizer.lr=nan must be a finite number."),
         ({"eval__n_samples": 1}, "eval.n_samples=1 must be at least 2."),
         (
             {"method__rl_coef": 0.0, "method__ce_coef": 0.0},

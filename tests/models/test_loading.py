@@ -211,6 +211,13 @@ def test_an_override_of_the_wrong_type_is_refused(config: TrainConfig) -> None:
     assert message.startswith("model.config_overrides.hidden_size=48.5 has the wrong type: ")
 
 
+def test_overrides_that_could_not_be_saved_are_refused_before_training(config: TrainConfig) -> None:
+    message = refusal(lambda: load_architecture(with_model(config, "tiny", "random", hidden_size=7).model))
+    assert message.startswith("model.config_overrides make no architecture that can be saved: The hidden size (7) is")
+    message = refusal(lambda: load_architecture(with_model(config, "tiny", "random", num_hidden_layers=0).model))
+    assert message.endswith("with model.config_overrides has num_hidden_layers=0; a model has from 1 to 1,000.")
+
+
 def test_the_tiny_model_is_a_folder_of_the_package_and_every_other_path_is_taken_as_it_is() -> None:
     assert json.loads(Path(model_path("tiny", "model.path"), "config.json").read_text())["model_type"] == "llama"
     assert model_path("Qwen/Qwen2.5-0.5B", "model.path") == "Qwen/Qwen2.5-0.5B"

@@ -58,7 +58,7 @@ def test_counting_neither_changes_the_architecture_nor_draws() -> None:
 def test_what_is_no_language_model_is_named() -> None:
     with pytest.raises(
         UserError,
-        match=r"^model.path=x \(t5\) is no causal language model; choose one that AutoModelForCausalLM loads\.$",
+        match=r"^model.path=x \(t5\) is no causal language model that AutoModelForCausalLM loads: Unrecognized",
     ):
         budget.network(T5Config(), "model.path=x", trust_remote_code=False)
 
@@ -195,6 +195,18 @@ def test_room_is_what_the_device_has_left_and_what_torch_holds_unused(
     config = miniature(tmp_path)
     budget.check_room(config, budget.workload(config, debug_architecture(tmp_path), 1.0, "cuda"), 1)
     assert asked == [9_000]
+
+
+@pytest.mark.slow
+def test_a_cpu_has_this_machine_s_memory(tmp_path: Path) -> None:
+    """And of limits that are far away a refusal tries a thousand, not all."""
+    config = miniature(tmp_path)
+    architecture = debug_architecture(tmp_path)
+    assert budget.lack_of_room(config, budget.workload(config, architecture, 1.0, "cpu"), 1) is None
+    many = miniature(tmp_path, "sampler.n_samples=99999999999")
+    message = budget.lack_of_room(many, budget.workload(many, architecture, 1.0, "cpu"), 1)
+    assert message is not None
+    assert "GiB free; " in message
 
 
 def test_what_finds_no_room_is_refused_before_weights_are_loaded(tmp_path: Path, device: pytest.MonkeyPatch) -> None:
