@@ -8,6 +8,7 @@ numeric tower an int passes for a float, as for mypy.
 import os
 import re
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -32,6 +33,15 @@ SHAPED = tuple(  # beartype alone does not know how to leave out a name that is 
 )
 install_import_hook(SHAPED, "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))")
 beartype_package("ebft", conf=BeartypeConf(is_pep484_tower=True, claw_is_pep526=False, claw_skip_package_names=SHAPED))
+
+
+@pytest.fixture
+def no_report() -> Iterator[None]:
+    """For runs whose page nobody reads: its plots take longer than a few steps."""
+    from tests.debug_run import without_report
+
+    with without_report():
+        yield
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

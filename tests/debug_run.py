@@ -4,16 +4,22 @@ An epoch therefore ends with every second step. Checkpoints come at 4 and 8, eva
 """
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 
 from ebft.cli.compose import compose
+from ebft.cli.grid import Composer
 from ebft.config.schema import TrainConfig
+from ebft.report import run_page
 from ebft.run import checkpoint, tensors
 
 NUM_DOCUMENTS, MAX_STEPS = 6, 10
+COMPOSER = Composer()  # a third of what Hydra takes, where groups were chosen before
 CLOCK = ("train/tokens_per_second", "cost/seconds")  # figures that depend on the clock
 MINIATURE = f"""
     model=debug model.config_overrides.num_hidden_layers=2 features.feature_layers=[1] data=jsonl
@@ -59,7 +65,16 @@ def miniature(folder: Path, *overrides: str) -> TrainConfig:
         for override in (*MINIATURE, f"data.path={train}", f"data.validation_path={validation}", *overrides)
     }
     (folder / "overrides.json").write_text(json.dumps(list(last.values())))
-    return compose(list(last.values()))
+    lines = list(last.values())
+    return compose(lines) if any(line.startswith("--") for line in lines) else COMPOSER.config(lines)
+
+
+@contextmanager
+def without_report() -> Iterator[None]:
+    """What a run ends with, and most of what a miniature costs."""
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setattr(run_page, "write", lambda *_: None)
+        yield
 
 
 def final_state(run_dir: Path, step: int = MAX_STEPS) -> dict[str, Any]:

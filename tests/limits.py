@@ -106,6 +106,15 @@ class Teller:
             peaks[cost.worker] = max(peaks[cost.worker], cost.peak_megabytes)
         return dict(peaks)
 
+    def rises(self) -> dict[str, float]:
+        """Megabytes by which a test's end had its worker's peak above the test before, without the first's imports."""
+        before: dict[str, float] = {}
+        rises: dict[str, float] = {}
+        for cost in self.costs:
+            rises[cost.name] = cost.peak_megabytes - before.get(cost.worker, cost.peak_megabytes)
+            before[cost.worker] = cost.peak_megabytes
+        return rises
+
     def lines(self) -> list[str]:
         files: dict[str, float] = defaultdict(float)
         for cost in self.costs:
@@ -116,8 +125,12 @@ class Teller:
             wall = sum(cost.wall_seconds for cost in self.costs if cost.worker == worker)
             above = f", ABOVE THE LIMIT OF {WORKER_MEGABYTES:.0f}" if peak > WORKER_MEGABYTES else ""
             lines.append(f"{worker}: {wall:.0f} s, {peak:.0f} MB at most{above}")
-        for title, seconds in (("files", files), ("tests", tests)):
-            lines.append(f"{title} that took the most CPU time:")
-            most = sorted(seconds, key=seconds.__getitem__, reverse=True)[:NUM_TOLD]
-            lines += [f"{seconds[name]:8.1f} s  {name}" for name in most]
+        for title, unit, figures in (
+            ("files that took the most CPU time", "s", files),
+            ("tests that took the most CPU time", "s", tests),
+            ("tests that raised their worker's memory the most", "MB", self.rises()),
+        ):
+            lines.append(f"{title}:")
+            most = sorted(figures, key=figures.__getitem__, reverse=True)[:NUM_TOLD]
+            lines += [f"{figures[name]:8.1f} {unit}  {name}" for name in most]
         return lines

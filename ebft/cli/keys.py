@@ -4,6 +4,7 @@ them."""
 from collections.abc import Iterable, Iterator
 from dataclasses import fields, is_dataclass
 from difflib import SequenceMatcher
+from functools import cache
 from typing import Any, get_args
 
 from ebft.config.methods import METHODS
@@ -48,15 +49,25 @@ def types_of(key: str) -> set[Any]:
     return {item.type for whole in (EvaluateConfig, SweepConfig) for name, item, _ in _fields(whole) if name == key}
 
 
-def _fields(whole: Any, prefix: str = "", choice: str = "") -> Iterator[tuple[str, Any, str]]:
+def _fields(whole: Any) -> tuple[tuple[str, Any, str], ...]:
     """Every dotted key with its field and the choice of a group that has it, once for each such choice."""
+    return _fields_with(whole, tuple(METHODS.items()))
+
+
+@cache
+def _fields_with(whole: Any, methods: tuple[tuple[str, Any], ...]) -> tuple[tuple[str, Any, str], ...]:
+    """Every override asks for them; they change where a user's method is added to `methods`."""
+    return tuple(_walk(whole))
+
+
+def _walk(whole: Any, prefix: str = "", choice: str = "") -> Iterator[tuple[str, Any, str]]:
     for item in fields(whole):
         key = f"{prefix}{item.name}"
         if key in SELECTORS:
             for name, cls in SELECTORS[key][1].items():
-                yield from _fields(cls, f"{key}.", f"{key.replace('.', '/')}={name}")
+                yield from _walk(cls, f"{key}.", f"{key.replace('.', '/')}={name}")
         elif is_dataclass(item.type):
-            yield from _fields(item.type, f"{key}.", choice)
+            yield from _walk(item.type, f"{key}.", choice)
         else:
             yield key, item, choice
 

@@ -11,13 +11,15 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import (
     ConfigAttributeError,
     ConfigKeyError,
+    GrammarParseError,
     MissingMandatoryValue,
     OmegaConfBaseException,
     ValidationError,
 )
 
 from ebft.cli.help import SHARED
-from ebft.cli.keys import GROUPS, SWEEP_GROUPS, all_keys, nearest, type_of
+from ebft.cli.keys import GROUPS, SWEEP_GROUPS, all_keys, nearest, type_of, types_of
+from ebft.cli.overrides import TEXTS
 from ebft.cli.own import add_chosen_method
 from ebft.config.schema import TrainConfig
 from ebft.config.sweeps import SweepConfig
@@ -44,6 +46,11 @@ def explain(error: Exception, overrides: list[str], tree: DictConfig | None = No
             return f"{cause.full_key} is missing; add {cause.full_key}=VALUE."
         case ValidationError() if tree is not None:
             return wrong_type(str(cause.full_key), tree)
+        case GrammarParseError():
+            return (
+                f"{cause.full_key} holds ${{ without the name of a key behind it, as ${{seed}} has; write \\${{ where "
+                "the text itself is meant."
+            )
         case OmegaConfBaseException():
             return f"{cause.full_key}: {_first_line(cause)}."
         case MissingConfigException():
@@ -136,6 +143,12 @@ def _other(error: Exception) -> str:
     message = " ".join(str(error).split())
     if found := re.search(r"Ambiguous value for argument '(.+?)' 1\.|Sweep parameters '(.+?)' requires", message):
         several = found[1] or found[2]
+        key = several.partition("=")[0]
+        if types_of(key) in TEXTS:
+            return (
+                f"{key} lists several values; add --multirun to run each, or put a text that has a comma in quotes: "
+                f"'{key}=\"a, b\"'."
+            )
         if several.partition("=")[0].partition(".")[0] in SWEEP_GROUPS:
             return f"{several} lists several values, and ebft-sweep takes one; put brackets around a list: KEY=[1,2]."
         return f"{several} lists several values; add --multirun to run each, or put brackets around a list: KEY=[1,2]."

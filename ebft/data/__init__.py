@@ -18,7 +18,7 @@ from ebft.config.schema import (
     RowsDataConfig,
     UserError,
 )
-from ebft.data.bad_rows import FAILING, LONG, UNTESTABLE, BadRows, Sieve, counted, too_long
+from ebft.data.bad_rows import FAILING, LONG, SHOWN, UNTESTABLE, BadRows, Sieve, counted, too_long
 from ebft.data.chat import ChatTemplate
 from ebft.data.columns import is_slice, read_function, read_hub, read_jsonl, read_parquet
 from ebft.data.documents import Document, held_out, in_hash_order, in_part, of_question
@@ -163,19 +163,26 @@ def _kept(
     drops = config.bad_rows == "drop" and (config.layout == "padded" or config.task is not None)
     kept = _that_fit(tested, config, tokenization) if drops else tested
     dropped.update({UNTESTABLE: len(documents) - len(tested), LONG: len(tested) - len(kept)})
+    failed: list[str] = []
     if isinstance(config, ColumnsDataConfig) and config.drop_failing_references and drop_failing is not None:
         asked = [document for document in kept if document.question is not None]
         drops_each = drop_failing([document.question for document in asked if document.question is not None])
         failing = {id(document) for document, fails in zip(asked, drops_each, strict=True) if fails}
         kept = [document for document in kept if id(document) not in failing]
         dropped.update({FAILING: len(failing)})
+        failed = [document.origin for document in asked if id(document) in failing]
     if not kept:
+        rows = f", {len(failed)} for their reference answers ({_named(failed)})" if failed else ""
         raise UserError(
-            f"data.source={config.source} keeps none of the {len(documents)} documents of one side; to see what is "
-            "wrong with them, set data.bad_rows=refuse and, where they are set, data.drop_untestable=false and "
+            f"data.source={config.source} keeps none of the {len(documents)} documents of one side{rows}; to see what "
+            "is wrong with them, set data.bad_rows=refuse and, where they are set, data.drop_untestable=false and "
             "data.drop_failing_references=false."
         )
     return kept
+
+
+def _named(origins: Sequence[str]) -> str:
+    return ", ".join(origins[:SHOWN]) + (f" and {len(origins) - SHOWN} more" if len(origins) > SHOWN else "")
 
 
 def _that_fit(documents: list[Document], config: DataConfig, tokenization: Tokenization) -> list[Document]:
@@ -205,7 +212,7 @@ def _questions(
     if several:
         documents = [document.last_turn for document in documents]
     same = config.task != "parses" and config.layout == "padded" and not several
-    items = [document.question for document in documents if document.question is not None]
+    items = [_as_answered(document.question, tokenization) for document in documents if document.question is not None]
     assert len(items) == len(documents), "a task has questions only"
     if not items:
         raise UserError(
@@ -213,6 +220,19 @@ def _questions(
             "data, or set data.task=null."
         )
     return Questions(rows if same else to_rows(documents, padded, tokenization), items)
+
+
+def _as_answered(question: Question, tokenization: Tokenization) -> Question:
+    """With references as answers are read: without an end token that is written behind their text."""
+    ends = [tokenization.decode([token]) for token in tokenization.stop_tokens]
+    return replace(question, references=tuple(_without_end(text, ends) for text in question.references))
+
+
+def _without_end(text: str, ends: Sequence[str]) -> str:
+    for end in ends:
+        if end.strip() and text.rstrip().endswith(end.rstrip()):
+            return _without_end(text.rstrip().removesuffix(end.rstrip()), ends)
+    return text
 
 
 def read(config: DataConfig) -> tuple[list[Document], list[Document]]:

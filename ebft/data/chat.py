@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 Messages = Sequence[Mapping[str, Any]]
 
 MARKS = re.compile(r"\{%-?\s*generation\s*-?%\}")  # around what an assistant says, in templates that have them
+PROBED = "A question and an answer"
 PROBE = ({"role": "user", "content": "a"}, {"role": "assistant", "content": "b"})
 ANSWER = "zq8"  # a text that no template has of itself
 
@@ -50,8 +51,11 @@ class ChatTemplate:
 
     @cached_property
     def end(self) -> int:
-        """The token that ends an assistant's turn."""
-        text = self._pieces(PROBE, self.name)[-1].text
+        """The token that ends an assistant's turn. Raises UserError for a template that writes no conversation."""
+        try:
+            text = self._pieces(PROBE, PROBED)[-1].text
+        except BadCell as error:
+            raise UserError(f"{error.row.problem}; name another template (data.chat_template).") from error
         token = next(token for token in self._tokens if text.endswith(token))
         return int(self.tokenizer.convert_tokens_to_ids(token))
 
@@ -106,8 +110,8 @@ class ChatTemplate:
         """What the template itself writes between the cue and what an assistant says: the role, in a template without a
         cue, or empty thoughts. Blanks before an answer are the answer's."""
         user, _ = PROBE
-        cued, _ = self._render([user], self.name, cue=True)
-        said, _ = self._render([user, {"role": "assistant", "content": ANSWER}], self.name)
+        cued, _ = self._render([user], PROBED, cue=True)
+        said, _ = self._render([user, {"role": "assistant", "content": ANSWER}], PROBED)
         heading = said.partition(ANSWER)[0].removeprefix(cued).rstrip(" ")
         return heading if said.startswith(cued) and heading.strip() else ""
 

@@ -8,7 +8,7 @@ language, and averaged over directions.
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from itertools import zip_longest
 from statistics import fmean
@@ -18,6 +18,8 @@ from ebft.config.schema import UserError
 from ebft.tasks.base import Question, Verdict
 
 TOKENIZERS = {"zh": "zh", "ja": "ja-mecab", "ko": "ko-mecab"}  # by target language; 13a for all others
+
+END_OF_THOUGHTS = "</think>"  # as DeepSeek-R1, Qwen3 and others write it
 
 
 @dataclass(frozen=True)
@@ -29,12 +31,12 @@ class CorpusMetric:
 
 
 class TextMatch(ABC):
-    """An answer passes if it equals one of the references, white space around both aside; what it scores, subclasses
-    say."""
+    """An answer passes if it equals one of the references, white space around both and what a model thinks first, up
+    to its last `</think>`, aside; what it scores, subclasses say."""
 
     @abstractmethod
     def score(self, text: str, question: Question) -> float:
-        """The score of a stripped text, in [0, 1]."""
+        """The score of a stripped text without thoughts, in [0, 1]."""
 
     @abstractmethod
     def corpus_metrics(self) -> dict[str, CorpusMetric]:
@@ -47,9 +49,13 @@ class TextMatch(ABC):
                 f"{question.origin} has no reference to compare an answer with; name their column, or choose another "
                 "verifier."
             )
-        passed = is_reference(text, question)
+        said, question = behind_thoughts(text), _without_thoughts(question)
+        passed = is_reference(said, question)
         return Verdict(
-            score=self.score(text.strip(), question), passed=passed, kind="passed" if passed else "different"
+            score=self.score(said, question),
+            passed=passed,
+            kind="passed" if passed else "different",
+            read_as="behind_thoughts" if END_OF_THOUGHTS in text else "text",
         )
 
     def verify_all(self, texts: Sequence[str], questions: Sequence[Question]) -> list[Verdict]:
@@ -121,6 +127,18 @@ class BLEU(SentenceScore):
         return unit(bleu_metric(question.direction, True).sentence_score(text, question.references).score)
 
 
+def behind_thoughts(text: str) -> str:
+    """The answer in a text, stripped. Thoughts that never end are the whole text: no answer follows."""
+    return text.rpartition(END_OF_THOUGHTS)[2].strip()
+
+
+def _without_thoughts(question: Question) -> Question:
+    """With references as answers are compared: they may have been written with thoughts to learn from."""
+    if not any(END_OF_THOUGHTS in reference for reference in question.references):
+        return question
+    return replace(question, references=tuple(map(behind_thoughts, question.references)))
+
+
 def is_reference(text: str, question: Question) -> bool:
     return text.strip() in {reference.strip() for reference in question.references}
 
@@ -141,7 +159,10 @@ def _by_direction(questions: Sequence[Question]) -> dict[str, list[int]]:
 def _chosen(
     texts: Sequence[str], questions: Sequence[Question], places: Sequence[int]
 ) -> tuple[list[str], list[Question]]:
-    return [texts[place].strip() for place in places], [questions[place] for place in places]
+    """Texts and references as they are compared."""
+    return [behind_thoughts(texts[place]) for place in places], [
+        _without_thoughts(questions[place]) for place in places
+    ]
 
 
 def _pseudo_values(

@@ -7,8 +7,8 @@ evaluation.
 """
 
 import json
-from collections.abc import Sequence
-from contextlib import ExitStack, suppress
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -167,7 +167,21 @@ def load(source: str, config: EvaluateConfig, material: Material) -> LanguageMod
         policy = load(BASE, config, material)
         attach(policy.model, folder, config.model.path)
         return policy
-    other = _model(path, config)
+    with _called(source, path):
+        return _other(source, _model(path, config), config, material)
+
+
+@contextmanager
+def _called(source: str, path: str) -> Iterator[None]:
+    """A UserError about a model by its place in the list of models, where it was named."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(str(error).replace(f"model.path={path} ", f"models=[{source}] ")) from error
+
+
+def _other(source: str, other: ModelConfig, config: EvaluateConfig, material: Material) -> LanguageModel:
+    """A model in Hugging Face format."""
     described = load_architecture(other)
     tokenizer = load_tokenizer(other)
     if tokenizer.get_vocab() != material.tokenizer.get_vocab():

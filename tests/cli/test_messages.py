@@ -78,6 +78,14 @@ SENTENCES = {
     "seed=range(1,3)": (
         "seed=range(1,3) lists several values; add --multirun to run each, or put brackets around a list: KEY=[1,2]."
     ),
+    "data=jsonl data.prompt_template={q},b": (
+        "data.prompt_template lists several values; add --multirun to run each, or put a text that has a comma in "
+        "quotes: 'data.prompt_template=\"a, b\"'."
+    ),
+    "data=jsonl data.path=x data.prompt_template=${{x}}": (
+        "data.prompt_template holds ${ without the name of a key behind it, as ${seed} has; write \\${ where the text "
+        "itself is meant."
+    ),
     "sampler.stride=0": "sampler.stride=0 must be at least 1.",
     "--config-name=nope": "There is no configuration named nope.",
     "--run --multirun": "Only one of --run, --multirun, --cfg, --info and --shell_completion can be specified.",

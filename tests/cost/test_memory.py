@@ -165,21 +165,22 @@ def peak_bytes(run: Callable[[], object]) -> int:
 # Against torch
 
 
+PAIRS = [  # every shape with all rows, and each of both in both precisions
+    (shape, rows, ("fp32", "bf16")[(i + j) % 2]) for i, shape in enumerate(SHAPES) for j, rows in enumerate(ROWS)
+]
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("rows", ROWS)
-@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
-@pytest.mark.parametrize("shape", SHAPES)
-def test_activations_are_what_autograd_saves(shape: str, dtype: str, rows: str) -> None:
+@pytest.mark.parametrize(("shape", "rows", "dtype"), PAIRS)
+def test_activations_are_what_autograd_saves(shape: str, rows: str, dtype: str) -> None:
     policy, work, batch, rollout = built(shape, rows, dtype)
     expected = memory.activations(work) + copies(work, work.network.layers)
     assert expected == pytest.approx(saved_bytes(policy, lambda: forward(policy, batch, rollout)), rel=0.15)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("rows", ROWS)
-@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
-@pytest.mark.parametrize("shape", SHAPES)
-def test_activations_over_a_frozen_base(shape: str, dtype: str, rows: str) -> None:
+@pytest.mark.parametrize(("shape", "rows", "dtype"), PAIRS)
+def test_activations_over_a_frozen_base(shape: str, rows: str, dtype: str) -> None:
     policy, work, batch, rollout = built(shape, rows, dtype)
     policy, work = with_adapters(policy, work, dtype)
     assert memory.activations(work) == pytest.approx(
@@ -221,20 +222,30 @@ def test_one_layer_is_what_another_layer_adds(dtype: str, rows: str) -> None:
     assert memory.layer_activations(work) + copies(work, 1) == pytest.approx(saved[0] - saved[1], rel=0.15)
 
 
+NEEDIEST = {"layers": (31, 3), "logits": (1009, 3), "depth": (31, 11), "vocabulary": (4001, 3)}  # words, layers
+
+
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:`gradient_checkpointing_enable` is deprecated")
 @pytest.mark.parametrize(
-    ("vocabulary", "layers"), [(31, 3), (1009, 3), (31, 23), (4001, 3)], ids=["layers", "logits", "depth", "vocabulary"]
+    ("sizes", "dtype", "checkpointing", "max_tokens", "adapted"),
+    [  # each of two settings with each of another
+        ("layers", "fp32", False, None, False),
+        ("layers", "bf16", True, 907, True),
+        ("logits", "fp32", True, None, True),
+        ("logits", "bf16", False, 907, False),
+        ("depth", "fp32", False, 907, True),
+        ("depth", "bf16", True, None, False),
+        ("vocabulary", "fp32", True, 907, False),
+        ("vocabulary", "bf16", False, None, True),
+    ],
 )
-@pytest.mark.parametrize("max_tokens", [None, 907], ids=["whole", "limited"])
-@pytest.mark.parametrize("checkpointing", [False, True], ids=["kept", "checkpointed"])
-@pytest.mark.parametrize("adapted", [False, True], ids=["all", "adapters"])
-@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
 def test_an_update_allocates_what_is_estimated(
-    dtype: str, checkpointing: bool, max_tokens: int | None, vocabulary: int, layers: int, adapted: bool
+    sizes: str, dtype: str, checkpointing: bool, max_tokens: int | None, adapted: bool
 ) -> None:
     """Forward, log-probs of rollouts and rows, backward: whichever of logits and layers, of branches and rows needs
     more."""
+    vocabulary, layers = NEEDIEST[sizes]
     policy, work, batch, rollout = built(
         "grouped", "chunks", dtype, checkpointing, vocab_size=vocabulary, num_hidden_layers=layers
     )
@@ -268,7 +279,7 @@ def test_an_update_allocates_what_is_estimated(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("vocabulary", "layers"), [(1009, 3), (31, 23)], ids=["draws", "depth"])
+@pytest.mark.parametrize(("vocabulary", "layers"), [(1009, 3), (31, 13)], ids=["draws", "depth"])
 @pytest.mark.parametrize("dtype", ["fp32", "bf16"])
 def test_rollouts_beside_the_activations_of_their_rows_allocate_what_is_estimated(
     dtype: str, vocabulary: int, layers: int

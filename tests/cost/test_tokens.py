@@ -9,12 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from ebft.cli.compose import compose
 from ebft.config.schema import MethodConfig, Needs, TrainConfig
 from ebft.cost import tokens as cost
 from ebft.train.optimization import Optimization
 from ebft.train.setup import prepare
-from tests.debug_run import miniature, pairs
+from tests.debug_run import COMPOSER, miniature, pairs
 
 # K = (101 - 5 - 11) // 7 + 1 = 13 anchors of 3 rollouts: 39 branches of 4 tokens that are read again, 5 that phi reads.
 GEOMETRY = (
@@ -25,7 +24,7 @@ COMPLETIONS = "method=rlvr data=code_qa data.sequence_length=101 sampler.n_sampl
 
 
 def config(*lines: str) -> TrainConfig:
-    return compose([override for line in lines for override in line.split()])
+    return COMPOSER.config([override for line in lines for override in line.split()])
 
 
 def measured(config: TrainConfig) -> float:

@@ -51,8 +51,8 @@ def test_limits_take_the_first_in_hash_order(tmp_path: Path) -> None:
 def test_what_is_held_out_the_tiny_base_has_not_seen() -> None:
     """It was trained on the keys whose hash is above a tenth of all hashes, when a coin held out the others."""
     for source in EMBEDDED_SOURCES:
+        documents = list(EMBEDDED[source]())
         for config in (compose([f"data={source}"]).data, compose(["data=mixture"]).data):
-            documents = list(EMBEDDED[source]())
             found = held_out(documents, config.validation_fraction)
             assert len(found) > 20
             assert all(int(sha256(key.encode()).hexdigest()[:16], 16) < 0.1 * 2**64 for key in found)

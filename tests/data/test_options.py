@@ -19,6 +19,7 @@ from ebft.tasks.base import Question
 from ebft.tasks.text_match import BLEU
 from ebft.tasks.unit_tests import program
 from tests.data.helpers import FILES, file_config, tokenizer
+from tests.debug_run import COMPOSER
 
 NVIDIA = ['data.train_split="train[:4]"', "data.validation_fraction=0.5"]  # the option's are for millions of rows
 
@@ -28,7 +29,7 @@ pytestmark = pytest.mark.usefixtures("cache")
 def option(name: str, *overrides: str) -> HubDataConfig:
     """`data=NAME` with the folder of that name, or what comes before its first underscore, in place of the hub."""
     folder = name if (FILES / name).is_dir() else name.partition("_")[0]
-    config = compose([f"data={name}", f"data.path={FILES / folder}", *overrides]).data
+    config = COMPOSER.config([f"data={name}", f"data.path={FILES / folder}", *overrides]).data
     assert isinstance(config, HubDataConfig)
     return config
 

@@ -1,6 +1,7 @@
 """From single rows to questions, and each refusal: of a row by name, of columns that cannot work together before any
 row is read."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -229,6 +230,26 @@ def test_dropping_everything_is_refused(tmp_path: Path) -> None:
         UserError, match=r"data\.source=jsonl keeps none of the 1 documents of one side; .*data\.drop_untestable=false"
     ):
         load(file_config(path, **CODE, validation_path=str(path), drop_untestable=True), tokenizer())
+
+
+def test_where_all_reference_answers_fail_the_rows_are_named(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    rows = [{"ask": "a", "answer": f"b {letter}", "tests": ["assert f(1) == 2"], "name": "f"} for letter in "abcd"]
+    path.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    columns = CODE | {"entry_point_column": "name", "drop_failing_references": True, "validation_path": str(path)}
+    with pytest.raises(UserError, match=r"one side, 4 for their reference answers \(") as caught:
+        load(file_config(path, **columns), tokenizer(), drop_failing=lambda asked: [True] * len(asked))
+    assert all(f"{path}:{number}" in str(caught.value) for number in range(1, 5))
+
+
+def test_an_end_typed_behind_a_reference_is_no_part_of_it(tmp_path: Path) -> None:
+    """Answers end before it: none would ever equal the reference."""
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"ask": "a", "answer": "b c <eos>", "more": ["c <eos> <eos> ", "d"]}\n')
+    columns = {**TEXT, "references_column": "more", "validation_path": str(path)}
+    data = load(file_config(path, **columns), tokenizer())
+    assert data.validation_questions is not None
+    assert [text.strip() for text in data.validation_questions.items[0].references] == ["b c", "c", "d"]
 
 
 JSONL = ["data=jsonl", "data.path=x", "data.text_column=null", "data.prompt_column=p", "data.completion_column=c"]

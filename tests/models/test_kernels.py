@@ -2,13 +2,17 @@
 starts."""
 
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch._dynamo import lookup_backend
+from torch.fx import GraphModule
 
 from ebft.cli.compose import compose
 from ebft.config.schema import TrainerConfig, UserError
@@ -31,28 +35,37 @@ def refusal(device: str, **changes: object) -> str:
 
 def steps(tmp_path: Path, *options: str) -> tuple[list[dict[str, float]], list[Tensor]]:
     """Three steps on different rows, with rollouts of other lengths in each."""
-    setup = prepare(miniature(tmp_path, "method=ebft", "sampler.reuse=true", *options))
+    setup = prepare(miniature(tmp_path, *options))
     optimization = Optimization(setup.material.config.optimizer, setup.policy, 10)
     figures = [optimization.step(setup.method, setup.batch([step, step + 3]), step, 2, None) for step in range(3)]
     return figures, [parameter.detach() for parameter in setup.policy.model.parameters()]
+
+
+def differentiated(graph: GraphModule, inputs: list[Tensor]) -> Callable[..., Any]:
+    """As `aot_eager` does, which takes a second for a graph, where there is a gradient; elsewhere as it was traced."""
+    return lookup_backend("aot_eager" if torch.is_grad_enabled() else "eager")(graph, inputs)
 
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings(
     "ignore:The .grad attribute of a Tensor that is not a leaf"
 )  # torch's own look at it while it traces
-@pytest.mark.parametrize("checkpointing", ["false", "true"])
+@pytest.mark.parametrize(
+    "options",
+    [["method=ebft", "sampler.reuse=true"], ["method=sft", "trainer.gradient_checkpointing=true"]],
+    ids=["branches", "checkpointed rows"],
+)
 def test_compiled_layers_take_the_same_steps(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, checkpointing: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: list[str]
 ) -> None:
     """Traced and differentiated as compiled layers are, but without a C++ compiler; phi's taps included."""
-    options = ["features.feature_layers=[1,2]", f"trainer.gradient_checkpointing={checkpointing}"]
+    options = [*options, "features.feature_layers=[1,2]"]
     expected, weights = steps(tmp_path, *options)
     compiled, compile_layer = list[nn.Module](), nn.Module.compile
 
     def traced(layer: nn.Module, **settings: object) -> None:
         compiled.append(layer)
-        compile_layer(layer, backend="aot_eager", **settings)
+        compile_layer(layer, backend=differentiated, **settings)
 
     monkeypatch.setattr(nn.Module, "compile", traced)
     found, others = steps(tmp_path, *options, "trainer.compile=true")

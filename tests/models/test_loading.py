@@ -39,6 +39,7 @@ from ebft.models.loading import (
     without_dropout,
 )
 from ebft.models.self_check import self_check
+from tests.debug_run import COMPOSER
 from tests.helpers import GROUPED, LAYERS, LAYOUTS, SIZES, architecture, model_of, random_batch
 
 
@@ -52,7 +53,7 @@ def config() -> TrainConfig:
         "eval.context_length=7",
         "eval.stride=11",
     ]
-    return compose(["model=debug", "features.feature_layers=[1,2]", "trainer.device=cpu", *sizes])
+    return COMPOSER.config(["model=debug", "features.feature_layers=[1,2]", "trainer.device=cpu", *sizes])
 
 
 @pytest.fixture

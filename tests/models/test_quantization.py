@@ -104,6 +104,7 @@ def test_adapters_over_four_bits_are_trained_and_leave_them_alone(dtype: str) ->
         assert torch.equal(policy.base().row_hidden(batch), expected)
 
 
+@pytest.mark.slow
 def test_the_merged_model_is_a_plain_one_with_the_same_logits(tmp_path: Path) -> None:
     policy, batch = adapted(), random_batch(LAYOUTS["plain"])
     with torch.no_grad():

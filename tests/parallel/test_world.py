@@ -56,11 +56,6 @@ def test_one_process_talks_to_nobody() -> None:
     assert single["gradients"] == [[[1.0] * 3] * 2, None]
 
 
-@pytest.mark.parametrize("kind", [UserError, RunFailure])
-def test_a_refusal_is_everybodys(tmp_path: Path, kind: type[Exception]) -> None:
-    assert run_together(2, tmp_path, refused, kind) == ["no.", "no."]
-
-
 def refused(world: World, kind: type[Exception]) -> str:
     with pytest.raises(kind) as error, world.raise_together():  # noqa: PT012
         if world.rank == 1:
@@ -80,6 +75,12 @@ def long_gradients(world: World) -> list[Tensor]:
     return [parameter.grad for parameter in parameters if parameter.grad is not None]
 
 
-def test_gradients_travel_in_buckets(tmp_path: Path) -> None:
-    for gradients in run_together(2, tmp_path, long_gradients):
+def refused_and_summed(world: World) -> tuple[list[str], list[Tensor]]:
+    return [refused(world, kind) for kind in (UserError, RunFailure)], long_gradients(world)
+
+
+@pytest.mark.slow
+def test_a_refusal_is_everybodys_and_gradients_travel_in_buckets(tmp_path: Path) -> None:
+    for refusals, gradients in run_together(2, tmp_path, refused_and_summed):
+        assert refusals == ["no.", "no."]
         assert [gradient.unique().tolist() for gradient in gradients] == [[3.0], [30.0], [300.0], [3000.0]]

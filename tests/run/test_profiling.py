@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 import torch
 
-from ebft.report import run_page as report
 from ebft.run.folder import StopSignals
 from ebft.run.profiling import Profile, operators, utilization
 from ebft.train.loop import Loop, train
@@ -18,14 +17,11 @@ from ebft.train.optimization import Optimization
 from ebft.train.setup import prepare
 from tests.debug_run import assert_same_run, miniature, summary
 
+pytestmark = pytest.mark.usefixtures("no_report")
+
 CPU, GPU = torch.autograd.DeviceType.CPU, torch.autograd.DeviceType.CUDA
-ROOMY = ["method=ebft", "eval.every_steps=10", "trainer.checkpoint_every_steps=10"]  # nothing is due between steps
-
-
-@pytest.fixture(autouse=True)
-def no_report(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Plots take longer than the run."""
-    monkeypatch.setattr(report, "write", lambda *_: None)
+ROOMY = ["method=sft", "eval.every_steps=10", "trainer.checkpoint_every_steps=10"]  # nothing is due between steps
+ROLLOUTS = [*ROOMY, "method=ebft", "trainer.batch_size=2"]  # of which a step has thousands of operators
 
 
 @pytest.fixture(autouse=True)
@@ -140,7 +136,7 @@ def test_a_run_on_a_cpu_has_no_utilisation(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_profiled_run_is_the_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    config, run = miniature(tmp_path, *ROOMY, "trainer.profile=true"), tmp_path / "run"
+    config, run = miniature(tmp_path, *ROLLOUTS, "trainer.profile=true"), tmp_path / "run"
     train(config, run)
     assert steps_in(run) == ["step 2", "step 3", "step 4"]
     assert sorted(path.name for path in (run / "profile").iterdir()) == ["operators.md", "trace.json.gz"]
@@ -150,7 +146,7 @@ def test_a_profiled_run_is_the_run(tmp_path: Path, capsys: pytest.CaptureFixture
         .startswith("Operators of steps 2 to 4 by their own time on the CPU")
     )
     assert f"Profile of steps 2 to 4: {run / 'profile'}\n" in capsys.readouterr().out
-    train(miniature(tmp_path, *ROOMY), tmp_path / "straight")
+    train(miniature(tmp_path, *ROLLOUTS), tmp_path / "straight")
     assert_same_run(run, tmp_path / "straight")
     assert not (tmp_path / "straight" / "profile").exists()
 

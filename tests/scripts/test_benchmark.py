@@ -107,9 +107,10 @@ SMALL = Setting("small", "cpu", "fp32", n_samples=4, num_documents=1, max_tokens
 
 @pytest.fixture
 def _smaller(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A 16-wide model, and no processes of their own for its memory."""
+    """A 16-wide model, small products for the peak, and no processes of their own for its memory."""
     for name, size in {"hidden_size": 16, "intermediate_size": 29, "vocab_size": 31}.items():
         monkeypatch.setitem(benchmark_models.SHAPES["small"][1], name, size)
+    monkeypatch.setitem(profiling.MATMUL_WIDTH, "cpu", 61)
     monkeypatch.setattr(benchmark, "peak_memory", lambda name, *_: 3 * 2**20 if name == "naive" else 2**20)
 
 
@@ -330,7 +331,8 @@ def test_growth_stands_beside_its_arithmetic(
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("_smaller")
-def test_profile_names_the_operators(tmp_path: Path) -> None:
+def test_profile_names_the_operators(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(benchmark_models.SHAPES["small"][1], "num_hidden_layers", 4)
     files = write_profiles(tmp_path / "profile", SMALL, 17)
     assert [file.name for file in files] == ["ours.md", "reuse.md"]
     for file in files:

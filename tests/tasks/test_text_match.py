@@ -36,6 +36,18 @@ def test_every_reference_is_right_whatever_white_space_is_around_it(verifier: Ve
 
 
 @pytest.mark.parametrize("verifier", VERIFIERS, ids=lambda verifier: type(verifier).__name__)
+def test_thoughts_before_an_answer_are_no_part_of_it(verifier: Verifier) -> None:
+    """They were once judged with it, so that no thinking model was ever right; nor are those of a reference."""
+    thinking = replace(CATS, references=(f"<think>Cats sleep.</think>\n{CATS.references[0]}",))
+    for text in ("<think>\nchats?\n</think>\n\nles chats dorment.\n", "chats? </think> les chats dorment."):
+        for question in (CATS, thinking):
+            assert verifier.verify(text, question) == Verdict(1.0, True, "passed", read_as="behind_thoughts")
+            assert verifier.metrics([text], [question])["exact_match"] == 1.0
+    assert verifier.verify("les chats dorment.", thinking).passed
+    assert not verifier.verify("<think>\nles chats dorment.", CATS).passed
+
+
+@pytest.mark.parametrize("verifier", VERIFIERS, ids=lambda verifier: type(verifier).__name__)
 @pytest.mark.parametrize("text", ["", "\n", "xyz", "\0", "\ud800", "日本"])
 def test_what_shares_nothing_scores_nothing(verifier: Verifier, text: str) -> None:
     assert verifier.verify(text, CATS) == Verdict(0.0, False, "different")

@@ -16,7 +16,7 @@ from ebft.run import checkpoint
 from ebft.train import evaluate_models, loop
 from ebft.train.evaluate_models import check_folder, evaluate, labels
 from ebft.train.loop import train
-from tests.debug_run import miniature, summary
+from tests.debug_run import miniature, summary, without_report
 
 
 def evaluation_of(config: TrainConfig, models: list[str]) -> EvaluateConfig:
@@ -29,8 +29,9 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[TrainConfig, Path, P
     weights."""
     folder = tmp_path_factory.mktemp("runs")
     config = miniature(folder, "method=sft", "trainer.max_steps=4", "optimizer.ema_decay=null")
-    train(config, folder / "sft")
-    train(miniature(folder, "method=ebft", "trainer.max_steps=4", "optimizer.ema_decay=0.5"), folder / "ebft")
+    with without_report():
+        train(config, folder / "sft")
+        train(miniature(folder, "method=ebft", "trainer.max_steps=4", "optimizer.ema_decay=0.5"), folder / "ebft")
     return config, folder / "sft", folder / "ebft"
 
 
@@ -99,7 +100,7 @@ def test_a_model_that_cannot_be_loaded_is_named_and_the_others_evaluated(
         ),
         "stranger": f"{stranger} is a checkpoint of another model than model.path=tiny; name that one.",
         "nowhere": (
-            "model.path=./nowhere does not exist; name a folder with a model or a hub id such as Qwen/Qwen2.5-0.5B."
+            "models=[./nowhere] does not exist; name a folder with a model or a hub id such as Qwen/Qwen2.5-0.5B."
         ),
     }
     content = json.loads((tmp_path / "out" / "eval.json").read_text())
@@ -120,6 +121,7 @@ def test_an_answer_ends_where_any_of_the_models_ends_it(runs: tuple[TrainConfig,
     assert f"tokens: no BOS, {end} ends what is trained, {other} also ends an answer" in told
 
 
+@pytest.mark.slow
 def test_models_that_begin_texts_differently_are_not_asked_about_the_same_rows(
     runs: tuple[TrainConfig, Path, Path], tmp_path: Path
 ) -> None:
@@ -135,6 +137,7 @@ def test_models_that_begin_texts_differently_are_not_asked_about_the_same_rows(
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("no_report")
 def test_adapters_are_evaluated_merged_from_a_checkpoint_and_over_their_base(
     runs: tuple[TrainConfig, Path, Path], tmp_path: Path
 ) -> None:
@@ -165,6 +168,7 @@ def test_adapters_are_evaluated_merged_from_a_checkpoint_and_over_their_base(
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("no_report")
 def test_adapters_over_another_base_are_named(runs: tuple[TrainConfig, Path, Path], tmp_path: Path) -> None:
     config, sft, _ = runs
     train(miniature(tmp_path, "method=sft", "model/adapter=lora", "trainer.max_steps=1", "seed=1"), tmp_path / "lora")
@@ -183,9 +187,7 @@ def test_adapters_over_another_base_are_named(runs: tuple[TrainConfig, Path, Pat
         train(replace(config, model=replace(config.model, path=str(adapter))), tmp_path / "new")
 
 
-def test_bad_material_is_refused_before_anything_is_written(
-    runs: tuple[TrainConfig, Path, Path], tmp_path: Path
-) -> None:
+def test_bad_material_is_refused_before_anything_is_written(tmp_path: Path) -> None:
     config = evaluation_of(
         miniature(tmp_path, "method=sft", f"data.validation_path={tmp_path / 'nothing.jsonl'}"), ["base"]
     )

@@ -9,14 +9,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from ebft.cli.compose import compose
 from ebft.config.schema import TrainConfig, UserError
 from ebft.data import Rows
 from ebft.methods.ebft import EBFT
 from ebft.methods.sft import SFT
 from ebft.train.setup import choose_device, evaluation_batches, prepare, usable_rows
 from ebft.types import Batch
-from tests.debug_run import miniature, pairs
+from tests.debug_run import COMPOSER, miniature, pairs
 
 SIZES = [
     "data.sequence_length=23",
@@ -44,7 +43,7 @@ def composed(tmp_path: Path) -> Composed:
         ]
         (tmp_path / f"{side}.jsonl").write_text("\n".join(lines) + "\n")
     paths = [f"data.path={tmp_path}/train.jsonl", f"data.validation_path={tmp_path}/validation.jsonl"]
-    return lambda *overrides: compose(["model=debug", "data=jsonl", *paths, *SIZES, *overrides])
+    return lambda *overrides: COMPOSER.config(["model=debug", "data=jsonl", *paths, *SIZES, *overrides])
 
 
 def rows_of(lengths: list[int], length: int = 23) -> Rows:

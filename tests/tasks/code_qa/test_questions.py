@@ -9,6 +9,8 @@ from ebft.tasks.base import Question
 from ebft.tasks.code_qa.questions import FUNCTION_NAMES, questions
 from tests.tasks.helpers import all_questions
 
+pytestmark = pytest.mark.slow  # a process makes all questions
+
 
 @pytest.fixture(scope="module")
 def asked() -> list[Question]:
@@ -27,7 +29,6 @@ def test_thousands_of_distinct_questions(asked: list[Question]) -> None:
     assert len({question.key for question in asked}) > 2_000
 
 
-@pytest.mark.slow
 def test_every_answer_passes_its_own_tests(asked: list[Question]) -> None:
     """Whichever of the spellings it is; what is wanted is what the first returns."""
     for question in asked:
@@ -45,7 +46,6 @@ def test_tests_are_few_and_no_constant_passes_them(asked: list[Question]) -> Non
         assert len({repr(case.expected) for case in question.tests.cases}) > 1, question
 
 
-@pytest.mark.slow
 def test_prompts_name_the_function_and_are_short(asked: list[Question]) -> None:
     for question in asked:
         assert question.tests is not None

@@ -11,6 +11,8 @@ from ebft.tasks.text_match import ChrF, ExactMatch
 from ebft.tasks.translation.questions import NUM_QUESTIONS, questions
 from tests.tasks.helpers import all_questions
 
+pytestmark = pytest.mark.slow  # a process makes all questions
+
 
 @pytest.fixture(scope="module")
 def asked() -> list[Question]:
@@ -75,7 +77,6 @@ def words(question: Question) -> list[str]:
     return question.prompt.replace(".", "").split()
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     "wrong",
     [
@@ -112,7 +113,6 @@ def test_no_translation_has_a_known_mistake(asked: list[Question], wrong: str) -
     assert [reference for question in asked for reference in question.references if found.search(f" {reference}")] == []
 
 
-@pytest.mark.slow
 def test_the_first_thousand_are_the_same_everywhere(asked: list[Question]) -> None:
     assert list(islice(questions(), 200)) == asked[:200], "another process, with other hashes of strings"
     text = repr([(question.key, question.prompt, question.references) for question in asked[:1000]])
