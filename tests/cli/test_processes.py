@@ -1,14 +1,18 @@
 """Several processes from the command line: one run, and one message when a process fails."""
 
+import json
 import os
 import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
 
+from ebft.cli import processes
+from ebft.cli import train as cli
 from ebft.cli.processes import launch
 from ebft.config.schema import RunFailure, TrainConfig, UserError
 from ebft.parallel.launched import from_slurm, num_processes
@@ -17,11 +21,12 @@ from ebft.train.loop import train
 from tests.debug_run import miniature, rows, summary
 
 COMMON = ("method=ebft", "trainer.batch_size=6", "trainer.parallel=ddp", "trainer.max_steps=5", "eval.every_steps=5")
-FAULTY = "tests.cli.faulty_worker"
+UNEASY = ("trainer.checkpoint_every_steps=2", "trainer.hang_seconds=2")
+FAULTY, LIGHT = "tests.cli.faulty_worker", "tests.cli.light_worker"
 
 
 def config_of(folder: Path, *overrides: str) -> TrainConfig:
-    return miniature(folder, *COMMON, "trainer.checkpoint_every_steps=2", "trainer.hang_seconds=2", *overrides)
+    return miniature(folder, *COMMON, *UNEASY, *overrides)
 
 
 @pytest.fixture(autouse=True)
@@ -29,18 +34,14 @@ def tests_are_importable(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
 
 
-def command(folder: Path, *overrides: str) -> list[str]:
+def arguments(folder: Path, *overrides: str) -> list[str]:
     """Of `ebft-train` with the miniature in `folder`."""
-    import json
-
     miniature(folder, *COMMON, *overrides)
-    return [
-        sys.executable,
-        "-m",
-        "ebft.cli.train",
-        *json.loads((folder / "overrides.json").read_text()),
-        f"hydra.run.dir={folder / 'run'}",
-    ]
+    return [*json.loads((folder / "overrides.json").read_text()), f"hydra.run.dir={folder / 'run'}"]
+
+
+def command(folder: Path, *overrides: str) -> list[str]:
+    return [sys.executable, "-m", "ebft.cli.train", *arguments(folder, *overrides)]
 
 
 def as_one(folder: Path) -> list[dict]:
@@ -54,47 +55,55 @@ def assert_figures(run: Path, expected: list[dict]) -> None:
         assert mine == pytest.approx(theirs, rel=1e-5, abs=2e-6)
 
 
-@pytest.mark.slow
-def test_ebft_train_with_two_processes(tmp_path: Path) -> None:
-    """From the command line to the report, as one process does it; rank 0 alone speaks, and nothing of the start is
-    left."""
-    done = subprocess.run(command(tmp_path, "trainer.processes=2"), capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.count("Run completed after 5 steps.") == 1
-    assert sorted(path.name for path in (tmp_path / "run").iterdir() if path.name.startswith(".")) == []
-    assert (tmp_path / "run" / "report.html").exists()
-    assert_figures(tmp_path / "run", as_one(tmp_path))
-
-
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("overrides", "sentence"),
     [
         (["trainer.processes=4"], "trainer.processes=4 cannot share trainer.batch_size=6 evenly"),
         (["trainer.processes=7"], "trainer.processes=7 is more than trainer.batch_size=6 has rows"),
-        (
-            ["trainer.processes=2", "trainer.parallel=none"],
-            "trainer.processes=2 needs trainer.parallel=ddp",
-        ),
-        (
-            ["trainer.processes=2", "model.path=./nowhere"],
-            "model.path=./nowhere does not exist; name a folder",
-        ),
+        (["trainer.processes=2", "trainer.parallel=none"], "trainer.processes=2 needs trainer.parallel=ddp"),
     ],
 )
-def test_a_refusal_is_one_sentence_and_leaves_nothing(tmp_path: Path, overrides: list[str], sentence: str) -> None:
-    done = subprocess.run(command(tmp_path) + overrides, capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.startswith(sentence)
-    assert done.stderr.count("\n") == 1
+def test_a_refusal_comes_before_any_process(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    overrides: list[str],
+    sentence: str,
+) -> None:
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "0")  # main sets it; monkeypatch puts it back
+    monkeypatch.setattr(sys, "argv", ["ebft-train", *arguments(tmp_path), *overrides])
+    monkeypatch.setattr(subprocess, "Popen", None)
+    with pytest.raises(SystemExit) as leaving:
+        cli.main()
+    assert_refusal(leaving.value.code, *capsys.readouterr(), sentence)
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_what_all_processes_refuse_is_one_sentence_and_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
+    monkeypatch.setenv("FAULT", "refuse")
+    monkeypatch.setattr(processes, "launch", partial(launch, worker=LIGHT))
+    monkeypatch.setattr(sys, "argv", ["ebft-train", *arguments(tmp_path, "trainer.processes=2")])
+    with pytest.raises(SystemExit) as leaving:
+        cli.main()
+    assert_refusal(leaving.value.code, *capfd.readouterr(), "model.path=./nowhere does not exist; name another.")
+    assert not (tmp_path / "run").exists()
+
+
+def assert_refusal(code: object, out: str, err: str, sentence: str) -> None:
+    assert (code, out) == (2, "")
+    assert err.startswith(sentence)
+    assert err.count("\n") == 1
 
 
 @pytest.mark.slow
 def test_torchrun(tmp_path: Path) -> None:
     """The first process composes; the others make no folder of their own."""
-    arguments = command(tmp_path)[1:]
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", *arguments]
+    options = command(tmp_path)[1:]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", *options]
     done = subprocess.run(torchrun, capture_output=True, text=True, check=False, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("Run completed after 5 steps.") == 1
@@ -104,46 +113,61 @@ def test_torchrun(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("fault", "message"),
+    ("fault", "worker", "message"),
     [
         (
             "kill",
+            FAULTY,
             r"^Rank 1 of 2 was killed by SIGKILL, so all processes have ended; the same command goes on from the last "
             r"checkpoint\.$",
         ),
         (
             "throw",
+            FAULTY,
             r"(?s)Traceback.*ZeroDivisionError: this rank is broken\nRank 1 of 2 failed with exit code 1; all "
             r"processes have ended\.$",
         ),
         (
             "stop",
+            LIGHT,
             r"^Rank 1 of 2 on \S+ has given no sign of life for \d s, so all processes end; the same command goes on "
             r"from the last checkpoint\.$",
         ),
         (
             "sleep",
+            LIGHT,
             r"^Rank 1 of 2 on \S+ has got nowhere for \d s while others wait for it, so all processes end; the same "
             r"command goes on",
         ),
     ],
 )
 def test_a_rank_that_fails_ends_all_with_its_name(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: str, message: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: str, worker: str, message: str
 ) -> None:
-    """And the same command goes on from the last checkpoint, to what an undisturbed run comes to."""
     config, run = config_of(tmp_path), tmp_path / "run"
     run.mkdir()
     monkeypatch.setenv("FAULT", fault)
     started = time.monotonic()
     with pytest.raises(RunFailure, match=message):
-        launch(config, run, 2, FAULTY)
+        launch(config, run, 2, worker)
     assert time.monotonic() - started < 60
-    assert [path.name for path in (run / "checkpoints").iterdir()] == ["step_000002"]
+    if worker == FAULTY:
+        assert [path.name for path in (run / "checkpoints").iterdir()] == ["step_000002"]
     if fault == "kill":
-        assert launch(config, run, 2) == "completed"
-        assert_figures(run, as_one(tmp_path))
-        assert summary(run)["status"] == "completed"
+        assert_goes_on(tmp_path)
+
+
+def assert_goes_on(folder: Path) -> None:
+    """From the last checkpoint, from the command line to the report, and to what one undisturbed process comes to;
+    rank 0 alone speaks, and nothing of the start is left."""
+    run = folder / "run"
+    done = subprocess.run(command(folder, *UNEASY, "trainer.processes=2"), capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.count("Run completed after 5 steps.") == 1
+    assert sorted(path.name for path in run.iterdir() if path.name.startswith(".")) == []
+    assert (run / "report.html").exists()
+    assert_figures(run, as_one(folder))
+    assert summary(run)["status"] == "completed"
 
 
 @pytest.mark.slow

@@ -24,6 +24,8 @@ from tests.debug_run import MINIATURE, final_state, pairs, same, summary
 from tests.helpers import T, optimiser_step, phi_of, plain_model, policy_of, random_batch
 from tests.own.best_of_n import BestOfN, Chosen
 
+pytestmark = pytest.mark.usefixtures("no_report")
+
 ROOT = Path(__file__).parents[2]
 CONF = f"--config-dir={ROOT / 'tests' / 'own' / 'conf'}"
 TASK = "def evens(prompt, completion, row):\n    return sum(ord(c) % 2 == 0 for c in completion) / 200\n"
@@ -203,6 +205,7 @@ def test_a_sweep_with_supervised_fine_tuning(
         "trainer.max_steps=2",
         "eval.every_steps=2",
         f"sweep.dir={out}",
+        "launcher.threads=1",
         "sweep.metrics=[eval/cross_entropy]",
     ]
     assert sweep([*arguments, "mode=plan"]) == 0

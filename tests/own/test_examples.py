@@ -1,7 +1,6 @@
 """The files of examples/own, from the command line to the run folder, and the comparison with a user's method in it."""
 
 import json
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,8 @@ from ebft.cli.planning import Planner
 from ebft.cli.sweep import settings, sweep
 from ebft.config.doors import digests
 from tests.debug_run import MINIATURE, rows, summary, write_rows
+
+pytestmark = pytest.mark.usefixtures("no_report")
 
 ROOT = Path(__file__).parents[2]
 OWN = ROOT / "examples" / "own"
@@ -32,11 +33,11 @@ def files(tmp_path: Path) -> list[str]:
 
 @pytest.fixture
 def started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """`ebft-train ARGUMENTS` in this process, where the repository is; gives its run folder."""
+    """`ebft-train ARGUMENTS` in this process, where the repository is or in `cwd`; gives its run folder."""
 
-    def start(*arguments: str, folder: str = "run") -> Path:
+    def start(*arguments: str, folder: str = "run", cwd: Path = ROOT) -> Path:
         run = tmp_path / folder
-        monkeypatch.chdir(ROOT)
+        monkeypatch.chdir(cwd)
         monkeypatch.setenv("HYDRA_FULL_ERROR", "0")  # main sets it; monkeypatch puts it back
         monkeypatch.setattr(sys, "argv", ["ebft-train", *arguments, f"hydra.run.dir={run}"])
         cli.main()
@@ -154,6 +155,7 @@ def test_a_sweep_compares_a_user_s_method_with_the_built_in_ones(
         "seed=0",
         *files,
         f"sweep.dir={out}",
+        "launcher.threads=1",
         "sweep.metrics=[eval/cross_entropy]",
     ]
     assert sweep([*arguments, "mode=plan"]) == 0
@@ -204,11 +206,7 @@ def test_the_commands_in_the_files_compose(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 @pytest.mark.slow
-def test_the_command_line_itself(files: list[str], tmp_path: Path) -> None:
-    """In a process of its own, from another folder, by absolute path."""
-    command = [sys.executable, "-m", "ebft.cli.train", f"method.reward={OWN / 'reward.py'}:nearness", *files]
-    done = subprocess.run(
-        [*command, f"hydra.run.dir={tmp_path / 'run'}"], cwd=tmp_path, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    assert summary(tmp_path / "run")["status"] == "completed"
+def test_from_another_folder_a_file_has_an_absolute_path(started: Any, files: list[str], tmp_path: Path) -> None:
+    """The sweep above runs a user's files in processes of their own."""
+    run = started(f"method.reward={OWN / 'reward.py'}:nearness", *files, cwd=tmp_path)
+    assert summary(run)["status"] == "completed"

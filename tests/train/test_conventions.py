@@ -50,6 +50,7 @@ def rows(folder: Path) -> list[str]:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("no_report")
 def test_what_a_model_knows_by_heart_is_right(tmp_path: Path) -> None:
     """Greedy answers are those that `generate` gives, decoded behind their prompts: all right, none truncated."""
     end = ["data.end_token='<end_of_turn>'"]

@@ -10,7 +10,6 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from ebft.cli.compose import compose
 from ebft.config.schema import TrainConfig, UserError
 from ebft.parallel.fsdp import full_tensor
 from ebft.parallel.world import SINGLE_PROCESS, World
@@ -18,8 +17,10 @@ from ebft.run import checkpoint, tensors
 from ebft.train.loop import train
 from ebft.train.optimization import Optimization
 from ebft.train.setup import prepare
-from tests.debug_run import miniature, rows, summary
+from tests.debug_run import COMPOSER, miniature, rows, summary, without_report
 from tests.processes import run_together
+
+pytestmark = pytest.mark.usefixtures("no_report")
 
 NUM_STEPS = 2
 METHODS = ("sft", "ebft", "rlvr")
@@ -100,7 +101,7 @@ def config_of(folder: Path, method: str, *overrides: str) -> TrainConfig:
     """Six rows a step, which two and three processes can share. Rewards need a model that ends its answers."""
     common = ("trainer.batch_size=6", "optimizer.eps=1e-4", *overrides)
     if method == "rlvr":
-        return compose([*TRANSLATION, *common])
+        return COMPOSER.config([*TRANSLATION, *common])
     return miniature(folder, f"method={method}", *(["method.ce_coef=0.1"] if method == "ebft" else []), *common)
 
 
@@ -118,9 +119,14 @@ def single_process(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Record
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("size", [2, 3])
 @pytest.mark.parametrize(
-    ("method", "way"), [(method, way) for method in METHODS for way in WAYS if (method, way) != ("rlvr", "phi")]
+    ("method", "way", "size"),
+    [  # every method in all its ways, and each of both with two and with three processes
+        (method, way, 2 + (i + j) % 2)
+        for i, method in enumerate(METHODS)
+        for j, way in enumerate(WAYS)
+        if (method, way) != ("rlvr", "phi")
+    ],
 )
 def test_processes_equal_one(
     tmp_path: Path, single_process: dict[str, Record], method: str, way: str, size: int
@@ -165,7 +171,8 @@ def test_reference_policy_and_judge_over_a_sharded_base(tmp_path: Path) -> None:
 
 
 def run(world: World, config: TrainConfig, run_dir: Path) -> str:
-    return train(config, run_dir, world)
+    with without_report():  # in this process too
+        return train(config, run_dir, world)
 
 
 @pytest.mark.slow
@@ -258,10 +265,6 @@ def test_a_checkpoint_of_two_processes_goes_on_in_one_and_in_three(tmp_path: Pat
             assert ours == pytest.approx(others, rel=1e-5, abs=2e-6)
 
 
-def adapted(world: World, config: TrainConfig, run_dir: Path) -> str:
-    return train(config, run_dir, world)
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["fp32", "bf16"])
 def test_adapters_over_a_sharded_base(tmp_path: Path, dtype: str) -> None:
@@ -278,7 +281,7 @@ def test_adapters_over_a_sharded_base(tmp_path: Path, dtype: str) -> None:
     config = config_of(tmp_path, "ebft", *lora, "trainer.parallel=fsdp2", f"trainer.dtype={dtype}")
     one, two = tmp_path / "one", tmp_path / "two"
     train(config, one)
-    run_together(2, tmp_path, adapted, config, two)
+    run_together(2, tmp_path, run, config, two)
     tolerance = 1e-5 if dtype == "fp32" else 2e-2
     for name in ("adapter/adapter_model.safetensors", "model/model.safetensors"):
         exported, expected = load_file(two / name), load_file(one / name)

@@ -17,7 +17,6 @@ from ebft import methods
 from ebft.cli.compose import compose
 from ebft.config.schema import RunFailure, UserError
 from ebft.output import row_scores
-from ebft.report import run_page as report
 from ebft.run.folder import Run
 from ebft.train import loop
 from ebft.train.loop import train
@@ -26,6 +25,8 @@ from ebft.train.setup import prepare
 from tests.debug_run import assert_same_run, final_state, miniature, rows, same, summary
 
 ROOT = Path(__file__).parents[2]
+pytestmark = pytest.mark.usefixtures("no_report")
+
 EXPERIMENTS = sorted(path.stem for path in (ROOT / "conf" / "experiment").glob("*.yaml"))
 
 
@@ -35,12 +36,6 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
-
-
-@pytest.fixture(autouse=True)
-def no_report(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Plots take longer than the run."""
-    monkeypatch.setattr(report, "write", lambda *_: None)
 
 
 @pytest.mark.slow

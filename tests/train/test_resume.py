@@ -30,6 +30,7 @@ from tests.debug_run import assert_same_run, final_state, miniature, pairs, rows
 
 ROOT = Path(__file__).parents[2]
 WRITE_REPORT = report.write
+pytestmark = pytest.mark.usefixtures("no_report")
 SIGTERM, CTRL_C, KILL = "SIGTERM", "Ctrl-C", "kill"
 
 
@@ -97,12 +98,6 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
-
-
-@pytest.fixture(autouse=True)
-def no_report(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Plots take longer than the run."""
-    monkeypatch.setattr(report, "write", lambda *_: None)
 
 
 # The lives of one run, each ending at the OCCURRENCE-th time that it comes to PLACE.
