@@ -108,11 +108,9 @@ def not_replaced(values: Mapping[str, Any], arguments: Sequence[str]) -> dict[st
 
 def _refuse_code(path: Path, values: Mapping[str, Any]) -> None:
     """Code runs for whoever types its name."""
-    for key in values.keys() & door_keys():
-        if is_door(values[key]):
-            raise UserError(
-                f"{path} names code to run, {key}={values[key]}; if you trust it, say so by typing {key}={values[key]}."
-            )
+    found = " ".join(f"{key}={values[key]}" for key in sorted(values.keys() & door_keys()) if is_door(values[key]))
+    if found:
+        raise UserError(f"{path} names code to run, {found}; if you trust it, say so by typing {found}.")
 
 
 def in_store(values: Mapping[str, Any]) -> list[str]:

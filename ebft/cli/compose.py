@@ -114,7 +114,8 @@ def _choice(group: str, tree: DictConfig) -> Any:
     if group == "method":
         add_own_method(choice, OmegaConf.select(tree, "method.code"))
     if choice not in classes:
-        raise UserError(f"{group}.{key}={choice} is not one of {', '.join(classes)}.")
+        own = "; a method of your own says `code: file.py:Class` in its YAML file" if group == "method" else ""
+        raise UserError(f"{group}.{key}={choice} is not one of {', '.join(classes)}{own}.")
     return classes[choice]
 
 

@@ -59,7 +59,11 @@ def with_config_dirs(arguments: Sequence[str]) -> list[str]:
             )
         folders.append(f"file://{os.path.abspath(folder)}")
     folders += [f"pkg://{package}" for package in doors.installed("conf").values()]
-    return [*rest, searchpath(folders)] if folders else rest
+    if not folders:
+        return rest
+    # beside the other overrides: behind a flag of Hydra's, argparse would take it for none of them
+    place = next((place for place, argument in enumerate(rest) if re.match(r"[^-]\S*=", argument)), len(rest))
+    return [*rest[:place], searchpath(folders), *rest[place:]]
 
 
 def split_searchpath(arguments: Sequence[str]) -> tuple[list[str], list[str]]:

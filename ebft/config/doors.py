@@ -23,6 +23,7 @@ from ebft.config.schema import UserError
 
 FOLDER = "code"  # of a run folder: the files behind its doors
 FORM = "file.py:Name or package.module:Name"
+FAULTS = (Exception, SystemExit)  # of a user's code; an exit() in it would end the run without a word
 
 
 def is_door(value: object) -> bool:
@@ -51,7 +52,7 @@ def check(reference: str, key: str) -> None:
     if not path.is_file():
         raise UserError(f"{key}={reference} names no file here ({path.absolute()} does not exist); correct the path.")
     try:
-        tree = ast.parse(path.read_text(encoding="utf-8"))
+        tree = ast.parse(path.read_bytes())  # bytes, of which Python reads the encoding
     except SyntaxError as error:
         raise UserError(f"{key}={reference}: {path} is not Python (line {error.lineno}: {error.msg}).") from error
     except (OSError, ValueError) as error:
@@ -70,7 +71,7 @@ def load(reference: str, key: str) -> Any:
     path = _file(place, name, key)
     try:
         module = importlib.import_module(place) if path is None or not place.endswith(".py") else _run(path.absolute())
-    except Exception as error:  # whatever a user's module throws while it is read is the user's
+    except FAULTS as error:  # whatever a user's module throws while it is read is the user's
         raise UserError(explained(error, f"{key}={reference} cannot be loaded")) from error
     try:
         return getattr(module, name)
@@ -128,11 +129,23 @@ def _file(place: str, name: str, key: str) -> Path | None:
         return Path(place)
     try:
         spec = importlib.util.find_spec(place)
-    except (ImportError, ValueError):
+    except FAULTS as error:
+        if not _is_absence(error, place):
+            raise UserError(explained(error, f"{key}={place}:{name} cannot be loaded")) from error
         spec = None
     if spec is None:
-        raise UserError(f"{key}={place}:{name} names a module that is not installed here; write {FORM}.")
+        file = Path(f"{place.replace('.', '/')}.py")
+        hint = f"did you mean {file}:{name}?" if file.is_file() else f"write {FORM}."
+        raise UserError(f"{key}={place}:{name} names a module that is not installed here; {hint}")
     return Path(spec.origin) if spec.origin is not None and spec.origin.endswith(".py") else None
+
+
+def _is_absence(error: BaseException, place: str) -> bool:
+    """Whether looking for a module failed because it or a package around it is not there, or has no such name, and not
+    because a package around it cannot be imported."""
+    if isinstance(error, ModuleNotFoundError) and error.name is not None:
+        return f"{place}.".startswith(f"{error.name}.")
+    return isinstance(error, ImportError | ValueError) and not place.strip(".").replace(".", "_").isidentifier()
 
 
 def _top_level(node: ast.AST) -> Iterator[str]:

@@ -8,7 +8,8 @@ somebody else's is planned, costed and refused like those that are built in.
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from ebft.config.schema import MethodConfig, Needs, SamplerConfig, TrainConfig, at_least, door, one_of
+from ebft.config import doors
+from ebft.config.schema import MethodConfig, Needs, SamplerConfig, TrainConfig, UserError, at_least, door, one_of
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,25 @@ class OwnMethodConfig(MethodConfig):
     of the built-in methods, and `needs` says what it asks of a run."""
 
     code: str = door()  # the method's class, which has this config as its `Config`
+
+
+def check_own(config: TrainConfig) -> None:
+    """Raises UserError, with the user's traceback, where `needs` or `conflicts` of a user's own method fail, and where
+    `needs` says nothing."""
+    if not isinstance(config.method, OwnMethodConfig):
+        return
+    code = f"method.code={config.method.code}"
+    try:
+        needs: object = config.method.needs(config.sampler)
+        tuple(config.method.conflicts(config))
+    except UserError:  # of Needs, which says what does not fit
+        raise
+    except doors.FAULTS as error:
+        raise UserError(doors.explained(error, f"{code} failed in needs or conflicts of its Config")) from error
+    if not isinstance(needs, Needs):
+        raise UserError(
+            f"{code}: needs(sampler) of its Config returned {type(needs).__name__}; it must return Needs(...)."
+        )
 
 
 def _too_few_samples(n_samples: int, advantage: str) -> Iterator[str]:

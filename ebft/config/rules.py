@@ -10,6 +10,7 @@ from typing import Any
 from ebft.config.defaults import has_pairs, on_set
 from ebft.config.doors import FORM, installed, is_door
 from ebft.config.doors import check as check_door
+from ebft.config.methods import check_own
 from ebft.config.schema import (
     EMBEDDED_SOURCES,
     TASKS,
@@ -35,6 +36,7 @@ def check(config: TrainConfig) -> None:
     """Raise UserError for the first value outside its limits or combination that cannot work. Needs no model and no
     data."""
     check_limits(config)
+    check_own(config)
     for message in _conflicts(config):
         raise UserError(message)
 

@@ -46,10 +46,13 @@ def _function_rows(reference: str, key: str) -> Iterator[Named]:
     if not callable(function):
         raise UserError(f"{key}={reference} is {type(function).__name__}; it must be a function that yields rows.")
     try:
-        yield from enumerated(f"{key}={reference} row ", function())
+        rows = function()
+        if not isinstance(rows, Iterable):
+            raise UserError(f"{key}={reference} returned {type(rows).__name__}; it must yield rows.")
+        yield from enumerated(f"{key}={reference} row ", rows)
     except UserError:
         raise
-    except Exception as error:  # of the user's own code
+    except doors.FAULTS as error:
         raise UserError(doors.explained(error, f"{key}={reference} failed")) from error
 
 

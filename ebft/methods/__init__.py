@@ -24,9 +24,9 @@ def build(ingredients: Ingredients) -> Method[Any]:
     return method
 
 
-def check(config: MethodConfig) -> None:
+def check(config: MethodConfig, device: str) -> None:
     """Raises UserError for a user's own code that is no method or no reward; nothing else need be there yet."""
     if isinstance(config, OwnMethodConfig):
         own_method(config.code)
     if isinstance(config, EBFTConfig) and config.reward is not None:
-        own_reward(config.reward)
+        own_reward(config.reward, device)

@@ -64,7 +64,7 @@ class EBFT:
     ) -> None:
         self.config, self.sampler, self.policy, self.phi = config, sampler, policy, phi
         self.seed, self.stop_tokens = seed, stop_tokens
-        self.reward = None if config.reward is None else own_reward(config.reward)
+        self.reward = None if config.reward is None else own_reward(config.reward, policy.device)
 
     @classmethod
     def of(cls, given: Ingredients) -> "EBFT":

@@ -1,6 +1,6 @@
 """A user's own reward of feature vectors, and a user's own method, behind `file.py:Name`."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -17,39 +17,50 @@ from ebft.types import Batch, Embeddings
 Reward = Callable[[Embeddings], Float[Tensor, "B N K"]]
 
 KEY = "method.reward"
+RESERVED = ("loss", "grad_norm", "lr")  # figures of every method
 PARTS = ("of", "prepare", "counts", "losses", "row_tokens", "metrics", "tokens_forwarded")  # of `base.Method`, and `of`
 
 
-def own_reward(reference: str) -> Reward:
-    """A function of `Embeddings` to [B N K] that is checked whenever it is called, and has passed a trial.
+def own_reward(reference: str, device: str | torch.device) -> Reward:
+    """A function of `Embeddings` to [B N K] that is checked whenever it is called, and has passed a trial on
+    the run's device.
 
     Raises UserError, with the user's traceback where there is one, for what does not.
     """
-    function = doors.load(reference, KEY)
-    if not callable(function):
-        raise UserError(f"{KEY}={reference} is {type(function).__name__}; it must be a function of Embeddings.")
+    with torch.random.fork_rng(devices=[]):  # random weights in the file are the same in every run and resume
+        torch.manual_seed(0)
+        function = doors.load(reference, KEY)
+    if isinstance(function, type) or not callable(function):
+        kind = "a class" if isinstance(function, type) else type(function).__name__
+        raise UserError(f"{KEY}={reference} is {kind}; it must be a function of Embeddings.")
 
     def checked(embeddings: Embeddings) -> Float[Tensor, "B N K"]:
         try:
             with torch.no_grad():
                 reward = function(embeddings)
-        except Exception as error:  # of the user's own code
+                reward = reward.to(embeddings.rollout.device) if isinstance(reward, Tensor) else reward
+        except doors.FAULTS as error:
             raise RunFailure(doors.explained(error, f"{KEY}={reference} failed")) from error
         shape = embeddings.rollout.shape[:3]
         if not isinstance(reward, Tensor) or reward.shape != shape:
             returned = list(reward.shape) if isinstance(reward, Tensor) else type(reward).__name__
             raise RunFailure(f"{KEY}={reference} must return [B N K] = {list(shape)}, and returned {returned}.")
         if not reward.is_floating_point() or not bool(reward.isfinite().all()):
-            raise RunFailure(f"{KEY}={reference} must return finite floating-point numbers; it returned others.")
-        return reward.detach()
+            found = "NaN or infinity" if reward.is_floating_point() else str(reward.dtype)
+            raise RunFailure(f"{KEY}={reference} must return finite floating-point numbers, and returned {found}.")
+        return reward.detach().float()
 
     draw = torch.Generator().manual_seed(0)
     rollout, reference_vectors = torch.randn(2, 3, 5, 7, generator=draw), torch.randn(2, 5, 7, generator=draw)
     normalize = torch.nn.functional.normalize
+    trial = Embeddings(normalize(rollout, dim=-1).to(device), normalize(reference_vectors, dim=-1).to(device))
+    before = [x._version for x in (trial.rollout, trial.reference)]
     try:
-        checked(Embeddings(normalize(rollout, dim=-1), normalize(reference_vectors, dim=-1)))
+        checked(trial)
     except RunFailure as error:  # nothing runs yet
         raise UserError(str(error)) from error
+    if before != [x._version for x in (trial.rollout, trial.reference)]:
+        raise UserError(f"{KEY}={reference} writes into the embeddings that it is given; work on a copy.")
     return checked
 
 
@@ -69,6 +80,10 @@ class OwnMethod:
 
     def __init__(self, own: Any, code: str) -> None:
         self.own, self.code = own, code
+        self._named_parts: set[str] = set()  # of losses so far
+
+    def _must(self, rule: str) -> RunFailure:
+        return RunFailure(f"method.code={self.code} must {rule}")
 
     @contextmanager
     def _guarded(self, part: str) -> Iterator[None]:
@@ -77,7 +92,7 @@ class OwnMethod:
             yield
         except (RunFailure, UserError):
             raise
-        except Exception as error:
+        except doors.FAULTS as error:
             raise RunFailure(doors.explained(error, f"method.code={self.code} failed in {part}")) from error
 
     def prepare(self, batch: Batch, step: int, is_only_microbatch: bool) -> Any:
@@ -86,35 +101,53 @@ class OwnMethod:
 
     def counts(self, prepared: Any) -> Counts:
         with self._guarded("counts"):
-            found = dict(self.own.counts(prepared))
+            found: Counts = self.own.counts(prepared)
+        if not isinstance(found, dict) or not found:
+            raise self._must("return {name: tensor of no dimensions} from counts, the denominators of its losses.")
         for name, count in found.items():
             if not isinstance(count, Tensor) or count.ndim:
-                raise RunFailure(f"method.code={self.code} must give counts[{name!r}] as a tensor of no dimensions.")
+                raise self._must(f"give counts[{name!r}] as a tensor of no dimensions.")
         return found
 
     def losses(self, prepared: Any, totals: Counts, max_tokens: int | None) -> Iterator[Loss]:
+        end = object()
         with self._guarded("losses"):
-            found = iter(self.own.losses(prepared, totals, max_tokens))
-        while True:
-            with self._guarded("losses"):
-                loss = next(found, None)
-            if loss is None:
-                return
-            if not isinstance(loss, Loss) or loss.total.ndim or not loss.total.requires_grad:
-                raise RunFailure(
-                    f"method.code={self.code} must yield Loss(total, parts) in losses, total a tensor of no dimensions "
-                    "with a gradient."
-                )
+            yielded = self.own.losses(prepared, totals, max_tokens)
+            found = iter(yielded if isinstance(yielded, Iterable) else [yielded])
+            loss = next(found, None)  # one at least
+        while loss is not end:
+            self._check_loss(loss)
             yield loss
+            with self._guarded("losses"):
+                loss = next(found, end)
+
+    def _check_loss(self, loss: Any) -> None:
+        if not isinstance(loss, Loss) or loss.total.ndim or not loss.total.requires_grad:
+            raise self._must("yield Loss(total, parts) in losses, total a tensor of no dimensions with a gradient.")
+        if not isinstance(loss.parts, dict) or not all(
+            isinstance(x, Tensor) and not x.ndim for x in loss.parts.values()
+        ):
+            raise self._must("yield Loss(total, parts) in losses, parts {name: tensor of no dimensions}.")
+        self._check_names(loss.parts, "a part of its loss")
+        self._named_parts |= loss.parts.keys()
+
+    def _check_names(self, names: Collection[str], what: str, taken: Collection[str] = ()) -> None:
+        if clash := [name for name in names if name in (*RESERVED, *taken)]:
+            raise self._must(f"call {what} something other than {clash[0]}, which is another figure of the step.")
 
     def row_tokens(self, batch: Batch) -> list[int]:
         with self._guarded("row_tokens"):
             found: list[int] = self.own.row_tokens(batch)
+        if not isinstance(found, list) or [type(count) for count in found] != [int] * len(batch):
+            raise self._must("return a list of whole numbers from row_tokens, one for every row of the batch.")
         return found
 
     def metrics(self, prepared: list[Any]) -> dict[str, Tally]:
         with self._guarded("metrics"):
             found: dict[str, Tally] = self.own.metrics(prepared)
+        if not isinstance(found, dict) or not all(isinstance(tally, Tally) for tally in found.values()):
+            raise self._must("return {name: Tally.of(values, counted)} from metrics.")
+        self._check_names(found, "a metric", self._named_parts)
         return found
 
     @property
@@ -127,9 +160,12 @@ def build_own(given: Ingredients, code: str) -> OwnMethod:
     """Raises UserError, with the user's traceback, where it cannot be built."""
     cls = own_method(code)
     try:
-        return OwnMethod(cls.of(given), code)
-    except Exception as error:  # of the user's own code
+        own = cls.of(given)
+    except doors.FAULTS as error:
         raise UserError(doors.explained(error, f"method.code={code} cannot be built by `of`")) from error
+    if missing := [part for part in PARTS if part != "tokens_forwarded" and not hasattr(own, part)]:
+        raise UserError(f"method.code={code}: `of` returned {type(own).__name__}, which has no `{missing[0]}`.")
+    return OwnMethod(own, code)
 
 
 def own_config(cls: Any, code: str) -> type[OwnMethodConfig]:
@@ -140,6 +176,8 @@ def own_config(cls: Any, code: str) -> type[OwnMethodConfig]:
             f"method.code={code} has no Config that derives from OwnMethodConfig (ebft.config.methods); set it to the "
             "dataclass with the method's keys."
         )
+    if "__annotations__" in vars(config) and "__dataclass_fields__" not in vars(config):
+        raise UserError(f"method.code={code}: {config.__name__} is no dataclass; put @dataclass(frozen=True) above it.")
     if config.needs is MethodConfig.needs:
         raise UserError(f"method.code={code}: {config.__name__} does not say what it needs; give it a method `needs`.")
     return config

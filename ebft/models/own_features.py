@@ -36,11 +36,14 @@ class OwnFeatureNetwork:
         """Raises UserError for a class that cannot be built, or that gives something else on two rows of a trial."""
         self.features, self.reference = features, features.network
         made = doors.load(self.reference, KEY)
-        if not isinstance(made, type) or "__call__" not in vars(made):
+        if not isinstance(made, type) or not any("__call__" in vars(cls) for cls in made.__mro__):
             raise UserError(f"{KEY}={self.reference} is no class with __call__(batch, anchors, tokens, valid).")
+        self._width: int | None = None  # D, once it is known
         try:
-            self.own: Any = made(tokenizer, torch.device(device))
-        except Exception as error:  # of the user's own code
+            with torch.random.fork_rng(devices=[]):  # random weights are the same in every run, resume and evaluation
+                torch.manual_seed(0)
+                self.own: Any = made(tokenizer, torch.device(device))
+        except doors.FAULTS as error:
             raise UserError(
                 doors.explained(error, f"{KEY}={self.reference} cannot be built as Name(tokenizer, device)")
             ) from error
@@ -51,15 +54,26 @@ class OwnFeatureNetwork:
         tokens = torch.arange(14, device=device).view(2, 7)
         mask = torch.ones_like(tokens, dtype=torch.bool)
         batch = Batch(tokens, torch.zeros_like(tokens), mask, mask, torch.arange(2, device=device), masked=False)
-        anchors = torch.tensor([[1, 3, 5]], device=device).expand(2, 3)
+        anchors = torch.tensor([[1, 3, 5]], device=device).repeat(2, 1)
+        continuations, valid = (x[:, None, :2].repeat(1, 3, 1) for x in (tokens, mask))
+        given = (tokens, mask, anchors, continuations, valid)
+        before = [x._version for x in given]
         try:
-            self._vectors(batch, anchors, tokens[:, None, :2].expand(2, 3, 2), mask[:, None, :2].expand(2, 3, 2))
+            self._vectors(batch, anchors, continuations, valid)
         except RunFailure as error:  # nothing runs yet
             raise UserError(str(error)) from error
+        if before != [x._version for x in given]:
+            raise UserError(f"{KEY}={self.reference} writes into what it is given; work on a copy.")
 
     @property
     def tokens_forwarded(self) -> float:
-        return float(getattr(self.own, "tokens_forwarded", 0.0))
+        count = getattr(self.own, "tokens_forwarded", 0.0)
+        try:
+            return float(count)
+        except (TypeError, ValueError) as error:
+            raise RunFailure(
+                f"{KEY}={self.reference} has tokens_forwarded = {count!r}; it must be a number."
+            ) from error
 
     def embeddings(self, batch: Batch, rollout: Rollout, reuse: bool) -> Embeddings:
         (found,) = self.by_horizon(batch, rollout, [rollout.tokens.shape[3]], reuse)
@@ -91,15 +105,22 @@ class OwnFeatureNetwork:
         try:
             with torch.no_grad():
                 found = self.own(batch, anchors, tokens, valid)
-        except Exception as error:  # of the user's own code
+                found = found.to(anchors.device) if isinstance(found, Tensor) else found
+        except doors.FAULTS as error:
             raise RunFailure(doors.explained(error, f"{KEY}={self.reference} failed")) from error
         expected = f"{KEY}={self.reference} must return [B X D] = [{anchors.shape[0]} {anchors.shape[1]} D]"
-        if not isinstance(found, Tensor) or found.ndim != 3 or found.shape[:2] != anchors.shape:
+        if not isinstance(found, Tensor) or found.ndim != 3 or found.shape[:2] != anchors.shape or not found.shape[2]:
             shape = list(found.shape) if isinstance(found, Tensor) else type(found).__name__
             raise RunFailure(f"{expected}, and returned {shape}.")
         if not found.is_floating_point() or not bool(found.isfinite().all()):
-            raise RunFailure(f"{expected} of finite floating-point numbers, and returned {found.dtype} with others.")
-        return found.detach().float().to(anchors.device)
+            returned = "NaN or infinity" if found.is_floating_point() else str(found.dtype)
+            raise RunFailure(f"{expected} of finite floating-point numbers, and returned {returned}.")
+        if self._width not in (None, found.shape[2]):
+            raise RunFailure(
+                f"{expected} with the same D every time, and returned D = {found.shape[2]} after {self._width}."
+            )
+        self._width = found.shape[2]
+        return found.detach().float()
 
 
 Phi = FeatureNetwork | OwnFeatureNetwork

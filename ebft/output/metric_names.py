@@ -27,18 +27,31 @@ LOWER_IS_BETTER: dict[str, bool | None] = {
     "eval/entropy@": NEITHER,
     "eval/answer_tokens": NEITHER,
 }
-WAYS = {"lower": LOWER, "higher": HIGHER, "neither": NEITHER}  # as a user's own task says it
+WAYS = {"higher": HIGHER, "lower": LOWER, "neither": NEITHER}  # as a user's own task says it
 OWN: dict[str, bool | None] = {}  # metrics of users' own tasks
 BY_DIRECTION = ("eval/bleu", "eval/chrf", "eval/exact_match")  # of translation: NAME_en_de is NAME of that direction
 
 
 def add_own(directions: Mapping[str, str]) -> None:
     """Make metrics of a user's own task known, NAME -> lower, higher or neither; evaluations call them eval/NAME.
-    Raises UserError for a name that is taken, and for another direction."""
+    Raises UserError as `check_directions`."""
+    check_directions(directions, "A task")
+    OWN.update({f"eval/{name}": WAYS[way] for name, way in directions.items()})
+
+
+def check_directions(directions: object, task: str) -> None:
+    """Raises UserError for what is no mapping of names of a task's own to lower, higher or neither."""
+    if not isinstance(directions, Mapping):
+        raise UserError(
+            f"{task} has directions of type {type(directions).__name__}; write {{name: one of {', '.join(WAYS)}}}."
+        )
     for name, way in directions.items():
-        if f"eval/{name}" in LOWER_IS_BETTER or way not in WAYS:
-            raise UserError(f"directions of a task give {name}={way}; a name of its own is lower, higher or neither.")
-        OWN[f"eval/{name}"] = WAYS[way]
+        if way not in WAYS:
+            raise UserError(f"{task} has directions[{name!r}] = {way!r}; it is one of {', '.join(WAYS)}.")
+        if not re.fullmatch(r"[\w.-]+", str(name)) or name.endswith("_stderr"):
+            raise UserError(f"{task} has directions[{name!r}]; a metric's name is one word, of letters, digits and _.")
+        if family(f"eval/{name}") in LOWER_IS_BETTER:
+            raise UserError(f"{task} has directions[{name!r}], which is a metric of every evaluation; rename it.")
 
 
 def lower_is_better(metric: str) -> bool | None:

@@ -2,15 +2,15 @@
 
 import inspect
 import math
+import numbers
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ebft.config import doors
 from ebft.config.schema import RunFailure, UserError
+from ebft.output.metric_names import check_directions
 from ebft.tasks.base import Question, Verdict
 from ebft.tasks.unit_tests import ProgramRunner
-
-DIRECTIONS = ("higher", "lower", "neither")  # of a metric: which way is better
 
 
 class OwnTask:
@@ -33,9 +33,9 @@ class OwnTask:
         elif not callable(made):
             raise UserError(f"{key}={reference} is {type(made).__name__}; a task is a class or a function.")
         self.references_pass = bool(getattr(made, "references_pass", False))
-        self._metrics, self.directions = getattr(made, "metrics", None), dict(getattr(made, "directions", {}))
+        self._metrics, self.directions = getattr(made, "metrics", None), getattr(made, "directions", {})
         self._verify = made.verify if hasattr(made, "verify") else made
-        self._check(made)
+        self._check()
 
     def _build(self, cls: type, make_runner: Callable[[], ProgramRunner] | None) -> Any:
         if not hasattr(cls, "verify"):
@@ -43,35 +43,34 @@ class OwnTask:
         arguments = [make_runner()] if self.executes and make_runner is not None else []
         try:
             return cls(*arguments)
-        except Exception as error:  # of the user's own code
+        except doors.FAULTS as error:
             raise UserError(doors.explained(error, f"{self.key}={self.reference} cannot be built")) from error
 
-    def _check(self, made: Any) -> None:
+    def _check(self) -> None:
+        self._check_takes(self._verify, ("", "", {}), "take (prompt, completion, row) and give a score in [0, 1]")
+        if self._metrics is not None:
+            self._check_takes(self._metrics, ([], []), "have metrics(completions, rows)")
+        check_directions(self.directions, f"{self.key}={self.reference}")
+
+    def _check_takes(self, function: Callable[..., Any], arguments: tuple[Any, ...], rule: str) -> None:
         try:
-            inspect.signature(self._verify).bind("", "", {})
-        except TypeError as error:
-            raise UserError(
-                f"{self.key}={self.reference} must take (prompt, completion, row) and give a score in [0, 1]: {error}."
-            ) from error
-        if wrong := {name: way for name, way in self.directions.items() if way not in DIRECTIONS}:
-            name, way = next(iter(wrong.items()))
-            raise UserError(
-                f"{self.key}={self.reference} has directions[{name!r}] = {way!r}; it is one of {', '.join(DIRECTIONS)}."
-            )
+            inspect.signature(function).bind(*arguments)
+        except (TypeError, ValueError) as error:  # ValueError: a built-in function that does not say what it takes
+            raise UserError(f"{self.key}={self.reference} must {rule}: {error}.") from error
 
     def verify(self, text: str, question: Question) -> Verdict:
         """Raises RunFailure, with the user's traceback, for an exception and for what is no score."""
         try:
             said = self._verify(question.prompt, text, question.row)
-        except Exception as error:  # of the user's own code
+        except doors.FAULTS as error:
             raise RunFailure(
                 doors.explained(error, f"{self.key}={self.reference} failed on {question.origin}")
             ) from error
         if isinstance(said, Verdict):
             return said
-        if not isinstance(said, int | float) or not math.isfinite(said) or not 0 <= said <= 1:
+        if not isinstance(said, numbers.Real) or not math.isfinite(said) or not 0 <= said <= 1:
             raise RunFailure(
-                f"{self.key}={self.reference} gave {said!r} for {question.origin}; a score is a number in [0, 1]."
+                f"{self.key}={self.reference} gave {said!r} for {question.origin}; a score is a plain number in [0, 1]."
             )
         passed = float(said) == 1.0
         return Verdict(score=float(said), passed=passed, kind="passed" if passed else "failed")
@@ -85,13 +84,19 @@ class OwnTask:
             return {}
         try:
             found: Mapping[str, Any] = self._metrics(list(texts), [question.row for question in questions])
-        except Exception as error:  # of the user's own code
+        except doors.FAULTS as error:
             raise RunFailure(doors.explained(error, f"{self.key}={self.reference} failed in metrics")) from error
+        if not isinstance(found, Mapping):
+            raise RunFailure(
+                f"{self.key}={self.reference} returned {type(found).__name__} from metrics, not {{name: number}}."
+            )
         for name, value in found.items():
             if name not in self.directions:
                 raise RunFailure(
                     f"{self.key}={self.reference} gives the metric {name}, which directions does not name."
                 )
-            if not isinstance(value, int | float) or not math.isfinite(value):
-                raise RunFailure(f"{self.key}={self.reference} gives {name} = {value!r}; a metric is a finite number.")
+            if not isinstance(value, numbers.Real) or not math.isfinite(value):
+                raise RunFailure(
+                    f"{self.key}={self.reference} gives {name} = {value!r}; a metric is a plain finite number."
+                )
         return {name: float(value) for name, value in found.items()}

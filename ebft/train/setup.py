@@ -147,7 +147,7 @@ def gather(config: TrainConfig, world: World = SINGLE_PROCESS, also_ends: Sequen
     that end answers besides the model's own."""
     transformers.utils.logging.disable_progress_bar()  # the run has its own
     device = choose_device(config)
-    check_method(config.method)
+    check_method(config.method, device)
     described = load_architecture(config.model)  # first: a tokenizer looks for its kind in the same file
     tokenizer = load_tokenizer(config.model)
     own = is_door(config.features.network)
