@@ -205,7 +205,7 @@ def test_a_further_held_out_set_is_the_data_config_of_its_source() -> None:
     ("overrides", "sentence"),
     [
         (["eval.sets={x:3}"], "eval.sets.x=3 is no data config; add one with +data@eval.sets.x=3."),
-        (["eval.sets={x:{source:3}}"], "eval.sets.x.source=3 is not one of stdlib, code_qa,"),
+        (["eval.sets={x:{source:3}}"], "eval.sets.x.source=3 is not one of stdlib,"),
         (["+data@eval.sets.x=translation", "+eval.sets.x.foo=3"], "eval.sets.x: foo is not a key of the configuration"),
         (["+data@eval.sets.x=translation", "eval.sets.x.sequence_length=5"], "eval.sets.x: sampler.context_length=8 "),
         (["+data@eval.sets.x=translation", "eval.sets.x.sequence_length=1"], "eval.sets.x.sequence_length=1 must be"),
