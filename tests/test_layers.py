@@ -158,7 +158,7 @@ def test_no_config_of_a_method_is_asked_for_its_class() -> None:
             continue
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "isinstance":
-                assert not re.search(r"(SFT|RLVR|EBFT|Method)Config", ast.unparse(node)), path
+                assert not re.search(r"\b(SFT|RLVR|EBFT|Method)Config", ast.unparse(node)), path
 
 
 @pytest.mark.parametrize(
