@@ -49,6 +49,7 @@ class CheckFirst(Callback):
                 to_config(loader.load_sweep_config(config, cell))
             refuse_links([Path(config.hydra.sweep.dir) / NOTE])
             _make(Path(config.hydra.sweep.dir), "hydra.sweep.dir")
+            _unmake()  # Hydra makes it, maybe a second later and by another name
 
 
 def _overrides(config: DictConfig) -> list[str]:
@@ -76,10 +77,14 @@ def _make(folder: Path, key: str) -> None:
         _created[:] = [path for path in (folder, *folder.parents) if not path.exists()]
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        for made in _created:
-            with suppress(OSError):  # those that were not made
-                made.rmdir()
+        _unmake()
         raise UserError(f"{key}={folder} cannot be made ({error.strerror}); choose another folder.") from error
+
+
+def _unmake() -> None:
+    for folder in _created:
+        with suppress(OSError):  # those that were not made
+            folder.rmdir()
 
 
 def remove_created_folders() -> None:

@@ -103,7 +103,7 @@ def test_logits_in_chunks_give_the_same_log_probs_and_gradients(
     batch, config = random_batch(LAYOUTS["padded"]), geometry()
     rollout, draw = random_rollout(batch, config), torch.Generator().manual_seed(4)
     branches, results, gradients, head = make_branches(rollout.blocks, rollout.tokens[..., :-1]), [], [], []
-    for elements in (policy_module.LOGITS_AT_A_TIME, positions * VOCABULARY):
+    for elements in (policy_module.LOGITS_AT_A_TIME["cpu"], positions * VOCABULARY):
         monkeypatch.setitem(policy_module.LOGITS_AT_A_TIME, "cpu", elements)
         policy = policy_of()
         head.append(Rows(policy.head))
