@@ -147,13 +147,13 @@ def _other(error: Exception) -> str:
     if found := re.search(r"Ambiguous value for argument '(.+?)' 1\.|Sweep parameters '(.+?)' requires", message):
         several = found[1] or found[2]
         key = several.partition("=")[0]
+        if key.partition(".")[0] in SWEEP_GROUPS:
+            return f"{several} lists several values, and ebft-sweep takes one; put brackets around a list: KEY=[1,2]."
         if types_of(key) in TEXTS:
             return (
                 f"{key} lists several values; add --multirun to run each, or put a text that has a comma in quotes: "
                 f"'{key}=\"a, b\"'."
             )
-        if several.partition("=")[0].partition(".")[0] in SWEEP_GROUPS:
-            return f"{several} lists several values, and ebft-sweep takes one; put brackets around a list: KEY=[1,2]."
         return f"{several} lists several values; add --multirun to run each, or put brackets around a list: KEY=[1,2]."
     if found := re.search(r"Could not delete from config\. '(\S+)' does not exist", message):
         return _unknown_key(found[1])
