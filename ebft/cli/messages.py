@@ -135,7 +135,10 @@ def _kind(annotation: Any) -> str:
         return f"a list of {KINDS[item].partition(' ')[2] if item in KINDS else 'number'}s in brackets"
     if typing.get_origin(annotation) is dict and (item := typing.get_args(annotation)[1]) in (int, float):
         return f"a mapping to {KINDS[item].partition(' ')[2]}s, as {{a: 1}}"
-    return KINDS.get(typing.get_origin(annotation) or annotation, f"of the type {annotation}")
+    return KINDS.get(
+        typing.get_origin(annotation) or annotation,
+        f"of the type {annotation}" if annotation else "of a type that keys have",
+    )
 
 
 def _other(error: Exception) -> str:

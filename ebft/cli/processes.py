@@ -127,7 +127,7 @@ class _Workers:
         threads = int(os.environ.get("OMP_NUM_THREADS", len(os.sched_getaffinity(0))))  # of the run
         common["OMP_NUM_THREADS"] = str(max(1, threads // size))
         variables = {**os.environ, **common, VERDICT: str(self.verdict), PARENT: str(os.getpid())}
-        command = [sys.executable, "-m", module, str(task)]
+        command = [sys.executable, "-P", "-m", module, str(task)]  # -P: a random.py of the user's folder is no module
         self.processes = [self._start(command, rank, variables) for rank in range(size)]
 
     def _start(self, command: list[str], rank: int, variables: dict[str, str]) -> "subprocess.Popen[bytes]":

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
+from yaml import MarkedYAMLError
 
 
 @contextmanager
@@ -33,6 +34,12 @@ def as_user_error(overrides: list[str]) -> Iterator[None]:
         yield
     except (HydraException, OmegaConfBaseException) as error:
         raise _user_error(error, overrides) from error
+    except MarkedYAMLError as error:  # of a file in a config folder of the user's own
+        from ebft.config.schema import UserError
+
+        mark = error.problem_mark
+        place = "A config file" if mark is None else f"{mark.name}, line {mark.line + 1},"
+        raise UserError(f"{place} is not YAML: {error.problem}.") from error
     except ValueError as error:
         if not _raised_by_hydra(error):
             raise

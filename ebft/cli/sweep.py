@@ -166,7 +166,7 @@ def _add_own_metrics(overrides: Sequence[str]) -> None:
     ]
     for reference in (task.partition("=")[2].strip("'\"") for task in tasks):
         if doors.is_door(reference):
-            add_own(getattr(doors.load(reference, "data.task"), "directions", {}))
+            add_own(getattr(doors.load(reference, "data.task"), "directions", {}), f"data.task={reference}")
 
 
 def grid(own: Sequence[str], runs: Sequence[str], config: SweepConfig, planner: Any) -> int:

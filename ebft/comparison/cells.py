@@ -18,6 +18,7 @@ CHOOSES_METHOD = ("method", "method.name")  # keys whose values are a name by th
 # Keys in which runs of one cell may differ: they say where and how a run is computed, or how it is evaluated, and the
 # latter must agree anyway.
 NO_CELL = ("seed", "eval.", "sandbox.", *(key for key in CHANGEABLE_KEYS if key not in LENGTH_KEYS))
+CURE = "leave it out, or set what it needs under eval. and data.task."
 ADVICE = "set it to one value for all runs, or name the key in sweep.split for a table each."
 
 
@@ -129,7 +130,7 @@ def is_judged(sweep: GridConfig) -> bool:
 def _wanted(sweep: GridConfig) -> list[tuple[str, str]]:
     """Metrics that must be comparable, with the key that names them."""
     return [
-        *(("sweep.metrics", metric) for metric in sweep.metrics),
+        *(("sweep.metric" if metric == sweep.metric else "sweep.metrics", metric) for metric in sweep.metrics),
         *([("sweep.metric", sweep.metric)] if is_judged(sweep) else []),
     ]
 
@@ -208,7 +209,5 @@ def _check_measured(configs: Sequence[Mapping[str, Any]], sweep: GridConfig) -> 
     there = set().union(*map(known_metrics.expected, configs))
     for key, metric in _wanted(sweep):
         if configs and metric not in there and not metric.startswith(tuple(f"{name}_" for name in BY_DIRECTION)):
-            raise UserError(
-                f"{key} names {metric}, which no run measures; leave it out, or set what it needs under eval. and "
-                "data.task."
-            )
+            cure = f"did you mean eval/{metric}?" if f"eval/{metric}" in there else CURE
+            raise UserError(f"{key} names {metric}, which no run measures; {cure}")

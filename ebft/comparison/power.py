@@ -91,7 +91,10 @@ def _of_table(table: Table, metric: str, difference: float | None) -> Iterator[s
             f"deviation of seeds {number(math.sqrt(found.of_seeds))}, of documents "
             f"{number(math.sqrt(found.of_documents))}, of the rest {number(math.sqrt(found.of_rest))}."
         )
-        lines = _smallest(found, gap) if difference is None else _needed(found, difference)
+        if found.of_seeds == found.of_documents == found.of_rest == 0:
+            lines = ["It is the same in every seed and row, which says nothing of the spread: these are no pilots."]
+        else:
+            lines = _smallest(found, gap) if difference is None else _needed(found, difference)
         yield "\n".join([head, *lines])
 
 

@@ -22,6 +22,9 @@ def sentences(table: Table) -> list[str]:
 
 def sentence(table: Table, metric: str, standing: Standing) -> str:
     """Which cell is best, or that the runs do not say; then what they say against the reference."""
+    gaps = [*standing.gaps.values()]
+    if all(gap.mean == 0 and gap.half_width == 0 for gap in gaps):
+        return f"{short(metric)}: every cell has the same figure in every pair, {design(gaps[0])}."
     head = _best(table, metric, standing) if standing.is_best else _not_best(metric, standing)
     return f"{head}{_against_reference(table, metric, standing)}."
 

@@ -76,9 +76,10 @@ class OwnMethodConfig(MethodConfig):
 def check_own(config: TrainConfig) -> None:
     """Raises UserError, with the user's traceback, where `needs` or `conflicts` of a user's own method fail, and where
     `needs` says nothing."""
-    if not isinstance(config.method, OwnMethodConfig):
+    own = doors.doors(config).get("method.code")
+    if own is None:
         return
-    code = f"method.code={config.method.code}"
+    code = f"method.code={own}"
     try:
         needs: object = config.method.needs(config.sampler)
         tuple(config.method.conflicts(config))

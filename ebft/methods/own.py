@@ -114,7 +114,7 @@ class OwnMethod:
         with self._guarded("losses"):
             yielded = self.own.losses(prepared, totals, max_tokens)
             found = iter(yielded if isinstance(yielded, Iterable) else [yielded])
-            loss = next(found, None)  # one at least
+            loss: Any = next(found, None)  # one at least
         while loss is not end:
             self._check_loss(loss)
             yield loss
@@ -163,7 +163,7 @@ def build_own(given: Ingredients, code: str) -> OwnMethod:
         own = cls.of(given)
     except doors.FAULTS as error:
         raise UserError(doors.explained(error, f"method.code={code} cannot be built by `of`")) from error
-    if missing := [part for part in PARTS if part != "tokens_forwarded" and not hasattr(own, part)]:
+    if missing := [part for part in PARTS[1:-1] if not hasattr(own, part)]:
         raise UserError(f"method.code={code}: `of` returned {type(own).__name__}, which has no `{missing[0]}`.")
     return OwnMethod(own, code)
 

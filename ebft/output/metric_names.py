@@ -32,10 +32,10 @@ OWN: dict[str, bool | None] = {}  # metrics of users' own tasks
 BY_DIRECTION = ("eval/bleu", "eval/chrf", "eval/exact_match")  # of translation: NAME_en_de is NAME of that direction
 
 
-def add_own(directions: Mapping[str, str]) -> None:
+def add_own(directions: Mapping[str, str], task: str = "A task") -> None:
     """Make metrics of a user's own task known, NAME -> lower, higher or neither; evaluations call them eval/NAME.
     Raises UserError as `check_directions`."""
-    check_directions(directions, "A task")
+    check_directions(directions, task)
     OWN.update({f"eval/{name}": WAYS[way] for name, way in directions.items()})
 
 

@@ -94,7 +94,7 @@ def _start(
 ) -> "subprocess.Popen[bytes]":
     run = files.make_folder(directory / "runs") / job.name
     files.refuse_links([run])
-    command = [sys.executable, "-m", CHILD, *job.overrides, f"hydra.run.dir={quoted(str(run))}"]
+    command = [sys.executable, "-P", "-m", CHILD, *job.overrides, f"hydra.run.dir={quoted(str(run))}"]
     variables = {**os.environ, **environment, PARENT: str(os.getpid())}
     return subprocess.Popen(
         command,

@@ -68,7 +68,7 @@ class OwnTask:
             ) from error
         if isinstance(said, Verdict):
             return said
-        if not isinstance(said, numbers.Real) or not math.isfinite(said) or not 0 <= said <= 1:
+        if not isinstance(said, numbers.Real) or not 0 <= float(said) <= 1:
             raise RunFailure(
                 f"{self.key}={self.reference} gave {said!r} for {question.origin}; a score is a plain number in [0, 1]."
             )

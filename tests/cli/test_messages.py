@@ -36,7 +36,10 @@ SENTENCES = {
         "data.path belongs to data=jsonl or data=parquet or data=hub; choose one of them or leave the key out."
     ),
     "tracker.project=x": "tracker.project belongs to tracker=wandb; choose that or leave the key out.",
-    "method.name=dpo": "method.name=dpo is not one of sft, rlvr, ebft.",
+    "method.name=dpo": (
+        "method.name=dpo is not one of sft, rlvr, ebft; a method of your own says `code: file.py:Class` in its YAML "
+        "file."
+    ),
     "model.adapter.rank=8": "model.adapter.rank belongs to model/adapter=lora; choose that or leave the key out.",
     "model/adapter=lora model.adapter.rnk=8": (
         "model.adapter.rnk is not a key of the configuration; did you mean model.adapter.rank?"

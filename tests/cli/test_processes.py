@@ -19,6 +19,7 @@ from ebft.parallel.launched import from_slurm, num_processes
 from ebft.parallel.world import process_group
 from ebft.train.loop import train
 from tests.debug_run import miniature, rows, summary
+from tests.sweep.helpers import ROOT
 
 COMMON = ("method=ebft", "trainer.batch_size=6", "trainer.parallel=ddp", "trainer.max_steps=5", "eval.every_steps=5")
 UNEASY = ("trainer.checkpoint_every_steps=2", "trainer.hang_seconds=2")
@@ -146,6 +147,7 @@ def test_a_rank_that_fails_ends_all_with_its_name(
 ) -> None:
     config, run = config_of(tmp_path), tmp_path / "run"
     run.mkdir()
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))  # of the faulty worker
     monkeypatch.setenv("FAULT", fault)
     started = time.monotonic()
     with pytest.raises(RunFailure, match=message):
@@ -174,6 +176,7 @@ def assert_goes_on(folder: Path) -> None:
 def test_a_signal_to_any_rank_saves_once_and_ends_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config, run = config_of(tmp_path, "trainer.checkpoint_every_steps=100"), tmp_path / "run"
     run.mkdir()
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))  # of the faulty worker
     monkeypatch.setenv("FAULT", "term")
     assert launch(config, run, 2, FAULTY) == "interrupted"
     assert [path.name for path in (run / "checkpoints").iterdir()] == ["step_000004"]

@@ -54,6 +54,16 @@ def test_pilots_give_a_table_and_a_difference_gives_numbers_of_rows(tmp_path: Pa
     assert "  2      no number is enough" in needed
 
 
+def test_pilots_without_a_spread_say_nothing(tmp_path: Path) -> None:
+    """Their table said that any number of seeds and rows sees a difference of 0."""
+    pilots(tmp_path, [[0.5] * 4, [0.5] * 4], "sft")
+    for difference in (None, 0.1):
+        shown = power.text(compare(tmp_path, one(), None), METRIC, difference).splitlines()
+        assert shown[1:] == [
+            "It is the same in every seed and row, which says nothing of the spread: these are no pilots."
+        ]
+
+
 def test_without_pilots_there_is_no_answer(tmp_path: Path) -> None:
     for seed in range(2):
         run(tmp_path / str(seed), cross_entropy(1.0 + seed), seed=seed)

@@ -155,6 +155,14 @@ def test_many_cells_need_more_than_an_interval_beside_zero(tmp_path: Path) -> No
     assert sentences(compared.tables[0])[0].startswith("cross_entropy: optimizer.lr=8 leads but is not told apart from")
 
 
+def test_cells_that_are_equal_have_no_leader(tmp_path: Path) -> None:
+    """As greedy answers of models that get none right; the first of equals was said to lead."""
+    for method in ("sft", "ebft"):
+        pilots(tmp_path, [[0.0] * 4, [0.0] * 4], method)
+    (sentence,) = sentences(compare(tmp_path, one(), None).tables[0])
+    assert sentence == "cross_entropy: every cell has the same figure in every pair, 2 seeds (weak) x 4 rows."
+
+
 @pytest.mark.slow
 def test_every_form_has_the_verdict_and_what_could_have_been_seen(tmp_path: Path) -> None:
     pilots(tmp_path, [[0.5, 0.6, 0.5, 0.6], [0.6, 0.7, 0.6, 0.7], [0.55, 0.6, 0.5, 0.65]], "sft")

@@ -262,6 +262,7 @@ def test_reported_figures_stand_beside_measured_ones(tmp_path: Path) -> None:
         ),
         ({"data__sequence_length": 17}, {}, "data.sequence_length shapes the evaluation and is 13 in a, 17 in b"),
         ({}, {}, "a and b are both seed 0 of cell runs; tell them apart with sweep.by"),
+        ({"seed": 1}, {"metrics": ["cross_entropy"]}, "no run measures; did you mean eval/cross_entropy?"),
         ({"seed": 1}, {"metrics": ["eval/bleu"]}, "sweep.metrics names eval/bleu, which no run measures"),
         (
             {"seed": 1},

@@ -354,6 +354,18 @@ def test_a_command_line_with_a_config_folder_keeps_hydra_s_flags(tmp_path: Path)
     assert with_config_dirs(["--cfg", "job", folder])[:2] == ["--cfg", "job"]
 
 
+def test_a_method_s_yaml_file_that_is_none(tmp_path: Path) -> None:
+    overrides = mine(tmp_path, "    pass")
+    (tmp_path / "own" / "method" / "mine.yaml").write_text("name: mine\n scale: [1\n")
+    with pytest.raises(UserError, match=r"own/method/mine\.yaml, line 2, is not YAML: mapping values are not allowed"):
+        miniature(tmp_path, *overrides)
+    (tmp_path / "own" / "method" / "mine.yaml").write_text("name: mine\n")
+    with pytest.raises(
+        UserError, match=r"method\.name=mine is not one of .*; a method of your own says `code: file\.py"
+    ):
+        miniature(tmp_path, *overrides)
+
+
 @pytest.mark.slow
 def test_a_method_that_cannot_be_built(tmp_path: Path) -> None:
     overrides = mine(tmp_path, "    @classmethod\n    def of(cls, given): return given.reward")

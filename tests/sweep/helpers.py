@@ -67,7 +67,7 @@ def start(folder: Path, jobs: Sequence[dict[str, Any]], slots: int = 2, **settin
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        env={**os.environ, "CUDA_VISIBLE_DEVICES": ""},
+        env={**os.environ, "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(ROOT)},
     )
 
 

@@ -105,6 +105,15 @@ def test_a_failure_is_on_record_with_its_sentence_and_is_not_repeated(tmp_path: 
     assert "must be above 0" in (tmp_path / "logs" / "a.log").read_text()
 
 
+def test_a_file_of_the_users_with_the_name_of_a_module_disturbs_no_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Python would look for modules in the folder where the sweep is started, where a user's own files are."""
+    (tmp_path / "json.py").write_text("raise RuntimeError('mine')\n")
+    monkeypatch.chdir(tmp_path)
+    assert perform(tmp_path, job("steps=1"), {}).kind == "done"
+
+
 @pytest.mark.parametrize("kind", ["failed", "stopped"])
 def test_what_has_ended_is_not_started(tmp_path: Path, kind: str) -> None:
     states.record(tmp_path, job(), kind, "why")
