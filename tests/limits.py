@@ -1,5 +1,4 @@
-"""What the tests cost: CPU time of each and memory of every worker, told at the end of a run with `--limits`, as
-`make test` is.
+"""What the tests cost: CPU time of each and memory of every worker, told at the end of a run with `--limits`.
 
 A test that is not marked `slow` fails where it takes ten times what it should, and the run where a worker takes more
 memory than two of them have on a laptop. CPU time is counted, a test's own and that of the processes that it waited
