@@ -11,7 +11,7 @@ A row is `sequence_length` tokens. A block is an anchor in the row; a branch is 
 that is not the row's.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -60,24 +60,6 @@ class Batch:
         """The rows start..stop-1 as a batch of their own."""
         return self._map(lambda x: x[start:stop])
 
-    def with_rows_of(self, others: Sequence["Batch"]) -> "Batch":
-        """These rows and behind them those of other batches, equally long."""
-        parts = [self, *others]
-
-        def joined(name: str) -> Tensor:
-            return torch.cat([getattr(part, name) for part in parts])
-
-        starts = [torch.zeros_like(x.loss_mask) if x.starts is None else x.starts for x in parts]
-        return Batch(
-            tokens=joined("tokens"),
-            document_ids=joined("document_ids"),
-            loss_mask=joined("loss_mask"),
-            completion_mask=joined("completion_mask"),
-            row_ids=joined("row_ids"),
-            masked=any(part.masked for part in parts),
-            starts=torch.cat(starts) if any(part.starts is not None for part in parts) else None,
-        )
-
     def columns(self, stop: int) -> "Batch":
         """The rows without their tokens from `stop` on."""
         return self._map(lambda x: x[:, :stop] if x.ndim == 2 else x)
@@ -124,9 +106,9 @@ class Rollout:
         """The tokens but the last, valid where a valid token is predicted from them."""
         return Rollout(self.blocks, self.tokens[..., :-1], self.log_probs[..., :-1], self.valid[..., 1:], self.matches)
 
-    def of(self, start: int, stop: int, blocks: Blocks) -> "Rollout":
-        """Those of the rows start..stop-1, whose blocks are the first of these."""
-        rows, num_samples, num_blocks = slice(start, stop), self.tokens.shape[1], blocks.anchors.shape[1]
+    def of(self, rows: slice, blocks: Blocks) -> "Rollout":
+        """Those of some rows, whose blocks are the first of these."""
+        num_samples, num_blocks = self.tokens.shape[1], blocks.anchors.shape[1]
         tokens, log_probs, valid = (x[rows, :, :num_blocks] for x in (self.tokens, self.log_probs, self.valid))
         matches = None if self.matches is None else self.matches[rows, : num_blocks * num_samples]
         return Rollout(blocks, tokens, log_probs, valid, matches)

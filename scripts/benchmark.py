@@ -41,11 +41,11 @@ from typing import Any
 import torch
 from benchmark_completions import COMPLETED_ROWS, LONGEST_PROMPT, NEW_TOKENS, completion_row, measure_completions
 from benchmark_completions import HEADER as COMPLETIONS_HEADER
-from benchmark_contenders import FEATURES, METHOD, OURS, SAMPLER, UNIT, Runs, Setting, peak_memory, race, tells_memory
+from benchmark_contenders import FEATURES, METHOD, OURS, SAMPLER, UNIT, Setting, peak_memory, race, tells_memory
 from benchmark_growth import HEADER as GROWTH_HEADER
 from benchmark_growth import LENGTHS as GROWTH_LENGTHS
-from benchmark_growth import arithmetic, growth_row, in_order, measure_growth
-from benchmark_models import MODELS, Sizes, positions, supervised_multiply_adds
+from benchmark_growth import growth_row, in_order, measure_growth, work_of
+from benchmark_models import MODELS, positions
 from benchmark_profile import write_profiles
 from transformers import PreTrainedModel
 
@@ -77,7 +77,8 @@ def measure(
     runs = race([*names, UNIT], model, setting, setting.rows(model, length), repetitions)
     unit = runs.pop(UNIT).seconds["step"]
     seconds = {name: run.seconds["step"] for name, run in runs.items()}
-    work = multiply_adds_of(model, setting, length, runs)
+    counted = {name: work_of(model, setting, length, name, run) for name, run in runs.items()}
+    work = {name: count for name, count in counted.items() if count is not None}
     return {
         "tokens_forwarded": {name: run.tokens for name, run in runs.items()},
         "tokens_by_formula": {name: run.formula for name, run in runs.items()},
@@ -93,12 +94,6 @@ def measure(
             name: peak_memory(name, model, setting, length) for name in names if tells_memory(setting)
         },
     }
-
-
-def multiply_adds_of(model: PreTrainedModel, setting: Setting, length: int, runs: dict[str, Runs]) -> dict[str, float]:
-    """Of one step; the twin's are not counted."""
-    counts = {name: arithmetic(model, setting, length, name, runs[name]) for name in OURS}
-    return counts | {"sft": setting.num_documents * supervised_multiply_adds(Sizes.of(model), length)}
 
 
 def phase_rows(length: int, figures: dict[str, Any]) -> list[list[str]]:

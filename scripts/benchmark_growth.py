@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 from benchmark_contenders import FEATURES, OURS, Runs, Setting, race
-from benchmark_models import Sizes, multiply_adds
+from benchmark_models import Sizes, multiply_adds, supervised_multiply_adds
 from transformers import PreTrainedModel
 
 from ebft.objective.features import tap_indices
@@ -77,6 +77,13 @@ def arithmetic(model: PreTrainedModel, setting: Setting, length: int, name: str,
     return setting.num_documents * multiply_adds(
         Sizes.of(model), setting.sampler(name == "reuse"), length, depth, live, is_kept
     )
+
+
+def work_of(model: PreTrainedModel, setting: Setting, length: int, name: str, runs: Runs) -> float | None:
+    """Multiply-adds of a step of any contender; the twin's are not counted."""
+    if name == "sft":
+        return setting.num_documents * supervised_multiply_adds(Sizes.of(model), length)
+    return arithmetic(model, setting, length, name, runs) if name in OURS else None
 
 
 def growth_row(line: dict[str, Any]) -> list[str]:

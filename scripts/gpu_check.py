@@ -27,7 +27,7 @@ STAGES = {
     "machine": 40,
     "tests": 120,
     "parity": 90,
-    "step": 110,
+    "step": 150,
     "steady": 75,
     "held": 90,
     "real": 150,

@@ -14,18 +14,16 @@ from textwrap import wrap
 from typing import Any
 
 from ebft.cli.own import split_searchpath, with_config_dirs
-from ebft.cli.refusals import as_user_error, one_sentence
-from ebft.comparison.cells import is_judged, label
-from ebft.comparison.kept import unpacked
-from ebft.comparison.runs import FROM_RUN, Planned
-from ebft.config.schema import UserError, WandbTrackerConfig
+from ebft.cli.reading import collect, planned_run, power, status, write_comparison
+from ebft.cli.refusals import one_sentence
+from ebft.cli.sweep_settings import say, settings
+from ebft.comparison.cells import label
+from ebft.config.schema import UserError
 from ebft.config.sweeps import GridConfig, SweepConfig
-from ebft.output.files import exclusive_lock
-from ebft.output.visible import visible
-from ebft.sweep.jobs import MANIFEST, Job, Manifest, check_folder, read_manifest, write_manifest
+from ebft.sweep.jobs import Job, Manifest, check_folder, write_manifest
 
 OWN = ("mode", "sweep", "launcher")
-READING = ("status", "collect", "power")  # modes that run nothing
+READING = {"status": status, "collect": collect, "power": power}  # modes that run nothing
 HELP = """\
 ebft-sweep [sweep=NAME] [mode=MODE] [launcher=WHERE] [KEY=VALUE[,VALUE...] ...]
 
@@ -115,58 +113,13 @@ def sweep(arguments: Sequence[str]) -> int:
             raise UserError(
                 f"mode={config.mode} reads what lies in sweep.dir={config.sweep.dir}; leave out {' '.join(runs)}."
             )
-        return {"status": status, "collect": collect, "power": power}[config.mode](own, config)
+        return READING[config.mode](own, config)
     planner = Planner(Path(config.sweep.dir), config.sweep, found)
     return (search if config.sweep.search == "optuna" else grid)(own, runs, config, planner)
 
 
-def say(text: str) -> None:
-    """To the terminal; names and notes may come from anybody's folder."""
-    print(visible(text), flush=True)
-
-
 def _is_own(argument: str) -> bool:
     return argument.lstrip("+~").split("=")[0].split(".")[0] in OWN
-
-
-def settings(own: Sequence[str], runs: Sequence[str] = ()) -> SweepConfig:
-    """The sweep's own configuration; `runs` are overrides of its runs, whose own tasks may have metrics of their own.
-    Raises UserError."""
-    import hydra
-
-    from ebft.cli.compose import typed
-    from ebft.cli.overrides import as_typed
-    from ebft.config.rules import check_limits
-    from ebft.output.metric_names import check_known, lower_is_better
-
-    with hydra.initialize_config_module("ebft.conf", version_base="1.3"), as_user_error(list(own)):
-        tree = hydra.compose("sweep", as_typed(own))
-    config: SweepConfig = typed(tree, SweepConfig)
-    check_limits(config)
-    if config.mode in ("collect", "power"):  # where the runs tell what metrics there are
-        return config
-    _add_own_metrics([*config.sweep.grid, *runs])
-    for metric in (*config.sweep.metrics, config.sweep.metric):
-        check_known(metric)
-    if is_judged(config.sweep) and lower_is_better(config.sweep.metric) is None:
-        raise UserError(
-            f"sweep.metric={config.sweep.metric} is better neither high nor low; choose one that is, such as "
-            "eval/cross_entropy."
-        )
-    return config
-
-
-def _add_own_metrics(overrides: Sequence[str]) -> None:
-    from ebft.cli.grid import parse, values
-    from ebft.config import doors
-    from ebft.output.metric_names import add_own
-
-    tasks = [
-        value for override in parse(overrides) if override.key_or_group == "data.task" for value in values(override)
-    ]
-    for reference in (task.partition("=")[2].strip("'\"") for task in tasks):
-        if doors.is_door(reference):
-            add_own(getattr(doors.load(reference, "data.task"), "directions", {}), f"data.task={reference}")
 
 
 def grid(own: Sequence[str], runs: Sequence[str], config: SweepConfig, planner: Any) -> int:
@@ -177,7 +130,7 @@ def grid(own: Sequence[str], runs: Sequence[str], config: SweepConfig, planner: 
     directory = Path(config.sweep.dir)
     jobs = planner.jobs(runs)
     check_folder(directory, jobs)
-    check_comparable([_planned(job) for job in jobs], config.sweep)
+    check_comparable([planned_run(job) for job in jobs], config.sweep)
     print_plan(config, directory, jobs)
     return (
         0
@@ -198,7 +151,7 @@ def search(own: Sequence[str], runs: Sequence[str], config: SweepConfig, planner
     lower = lower_is_better(metric)
     assert lower is not None, metric
     plan, examples = searching.plan(planner, runs)
-    check_comparable([_planned(job) for job in examples], config.sweep)
+    check_comparable([planned_run(job) for job in examples], config.sweep)
     stored = check_folder(directory, (), (*plan.axes, *plan.fixed))
     earlier = () if stored is None else stored.jobs
     say(
@@ -290,145 +243,6 @@ def run(config: SweepConfig, directory: Path, source: Any, manifest: Manifest) -
             "sweep.retry_failed=true."
         )
     return 1 if failures else 0
-
-
-def status(own: Sequence[str], config: SweepConfig) -> int:
-    from ebft.output.console import aligned
-    from ebft.sweep import state as states
-
-    directory = Path(config.sweep.dir)
-    with unpacked(directory) as runs:
-        jobs = _manifest(runs).jobs
-        known = {job.name: states.state(runs, job) for job in jobs}
-    say(
-        "\n".join(
-            aligned(
-                [
-                    ["run", "cell", "seed", "state"],
-                    *([job.name, label(job.variant, job.keys), str(job.seed), known[job.name].kind] for job in jobs),
-                ]
-            )
-        )
-    )
-    for job in jobs:
-        if known[job.name].note:
-            say(f"{job.name}: {known[job.name].note}")
-    counts = Counter(state.kind for state in known.values())
-    say(f"{len(jobs)} runs in {directory}: {', '.join(f'{count} {kind}' for kind, count in counts.items())}")
-    return 0
-
-
-def collect(own: Sequence[str], config: SweepConfig) -> int:
-    """Writes the comparison of a sweep's folder with the settings of the sweep, of any other with those of the
-    command line."""
-    directory = _existing(config)
-    with unpacked(directory) as runs:
-        sweep, jobs = _as_planned(own, config, runs)
-        write_comparison(sweep, directory, jobs, say, runs)
-    return 0
-
-
-def power(own: Sequence[str], config: SweepConfig) -> int:
-    """Says what seeds and rows would see, from the runs that are there. Writes nothing."""
-    from ebft import comparison
-    from ebft.comparison import power as pilots
-
-    with unpacked(_existing(config)) as runs:
-        sweep, jobs = _as_planned(own, config, runs)
-        compared = comparison.compare(runs, replace(sweep, metrics=[sweep.metric]), _noted(jobs, runs))
-    say(pilots.text(compared, sweep.metric, sweep.difference))
-    return 0
-
-
-def _existing(config: SweepConfig) -> Path:
-    directory = Path(config.sweep.dir)
-    if not directory.is_dir():
-        raise UserError(f"sweep.dir={directory} is no folder; name one that holds runs.")
-    return directory
-
-
-def _as_planned(own: Sequence[str], config: SweepConfig, runs: Path) -> tuple[GridConfig, Sequence[Job] | None]:
-    """The settings of a comparison and the jobs of its sweep; None where the folder is not a sweep's."""
-    from ebft.cli.brought import of_sweep
-
-    manifest = read_manifest(runs)
-    if manifest is None:
-        return config.sweep, None
-    theirs = of_sweep(runs / MANIFEST, manifest.settings, own)
-    return settings([*theirs, *own]).sweep, manifest.jobs
-
-
-def _noted(jobs: Sequence[Job] | None, runs: Path) -> list[Planned] | None:
-    """Jobs as planned runs, with why each is not done."""
-    from ebft.sweep import state as states
-
-    if jobs is None:
-        return None
-    known = {job.name: states.state(runs, job) for job in jobs}
-    return [_planned(job, _note(known[job.name])) for job in jobs]
-
-
-def _manifest(directory: Path) -> Manifest:
-    stored = read_manifest(directory)
-    if stored is None:
-        raise UserError(f"sweep.dir={directory} holds no sweep; name the folder of one.")
-    return stored
-
-
-def write_comparison(
-    sweep: GridConfig, directory: Path, jobs: Sequence[Job] | None, say: Any, runs: Path | None = None
-) -> None:
-    """Into `directory`, from the runs there or in the folder `runs`."""
-    from ebft import comparison
-
-    runs = runs or directory
-    try:
-        with exclusive_lock(directory / ".comparison.lock"):
-            compared = comparison.compare(runs, sweep, _noted(jobs, runs))
-            *_, page = comparison.write(compared, directory)
-    except OSError as error:
-        raise UserError(
-            f"sweep.dir={directory} cannot be written ({error.strerror}), where the comparison goes; collect a copy "
-            "of it."
-        ) from error
-    say(comparison.text(compared))
-    say(f"Comparison: {page}")
-    track(sweep, directory, jobs or [], compared)
-
-
-def _planned(job: Job, note: str = "") -> Planned:
-    config = job.settings if job.needs is None else {**job.settings, "model.path": f"{FROM_RUN}runs/{job.needs}"}
-    return Planned(f"runs/{job.name}", job.variant, job.keys, config, note)
-
-
-def _note(known: Any) -> str:
-    return "" if known.kind == "done" else f"{known.kind}: {known.note}" if known.note else known.kind
-
-
-def track(sweep: GridConfig, directory: Path, jobs: Sequence[Job], compared: Any) -> None:
-    """The comparison as a table in W&B, in the group of its runs, where they are tracked there."""
-    from ebft import comparison
-    from ebft.output import tracking
-
-    tracked = next(
-        (
-            job.config.tracker
-            for job in jobs
-            if job.config is not None and isinstance(job.config.tracker, WandbTrackerConfig)
-        ),
-        None,
-    )
-    if tracked is None:
-        return
-    tracker = tracking.start(
-        replace(tracked, group=tracked.group or sweep.name, run_name=f"{sweep.name} comparison"),
-        directory,
-        asdict(sweep),
-        None,
-    )
-    columns, rows = comparison.summary_rows(compared)
-    tracker.table("comparison", 0, rows, columns)
-    tracker.finish(failed=False)
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from ebft.config.doors import check as check_door
 from ebft.config.methods import check_own
 from ebft.config.schema import (
     EMBEDDED_SOURCES,
+    OWN_SET,
     TASKS,
     ColumnsDataConfig,
     DataConfig,
@@ -201,6 +202,8 @@ def _set_conflicts(config: TrainConfig) -> Iterator[str]:
         key = f"eval.sets.{name}"
         if not re.fullmatch(r"[A-Za-z0-9_-]+", name):
             yield f"{key} is no name for figures eval/NAME/...; use letters, digits, _ and -."
+        if name == OWN_SET:
+            yield f"{key} has the name of the run's own held-out rows; choose another."
         for item, value, metadata in _walk(data, f"{key}."):
             if metadata.get("door") and is_door(value):
                 yield f"{item}={value} is code of your own, which only the run's own data may name; leave the set out."

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, Union
 
 EMBEDDED_SOURCES = ("stdlib", "code_qa", "translation")
+OWN_SET = "own"  # what the run's own held-out rows are called among several sets
 TASKS = ("unit_tests", "parses", "chrf", "bleu", "exact_match")
 
 

@@ -221,7 +221,7 @@ def refusal(
     needed = sum(parts.values())
     return (
         f"A step needs {_about(work)} {needed / 2**30:.1f} GiB in its {phase}, and the device has "
-        f"{capacity / 2**30:.1f} GiB free; "
+        f"{capacity / 2**30:.1f} GiB for it; "
         + (
             "neither smaller micro-batches nor recomputed activations nor bf16 save enough, so use a smaller model or "
             "a larger device."

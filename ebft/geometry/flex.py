@@ -23,7 +23,6 @@ from ebft.geometry.blocks import first_own, own_span, prefix_span, row_span
 
 BLOCK = 128  # queries, and keys, that are left out or read together
 MAX_KERNELS = 512  # of all shapes, with and without gradients; one more is an error, never attention without a kernel
-KERNEL_OPTIONS: dict[str, int | bool] = {}  # of flex attention's CUDA kernels, beside those that torch chooses
 MIN_HEAD_DIM = 16  # of flex attention's CUDA kernels; narrower heads are filled up with zeros
 Span = tuple[Int[Tensor, "B Q"], Int[Tensor, "B Q"]]  # first <= key < stop
 RowKeysValues = tuple[Float[Tensor, "B h T d"], Float[Tensor, "B h T d"]]
@@ -265,7 +264,6 @@ def _flex(
         block_mask=mask,
         scale=scaling,
         enable_gqa=query.shape[1] != key.shape[1],
-        kernel_options=KERNEL_OPTIONS or None,
     )
     return out[..., :head_dim].transpose(1, 2)
 

@@ -16,6 +16,7 @@ from ebft.tasks.grader import Grader
 from ebft.types import Batch
 
 Counts = dict[str, Int[Tensor, ""]]
+Cut = tuple[int, int]  # a micro-batch of a batch: its first row and the one behind its last
 # whose blocks' rollouts are drawn together: those of one do not fill a GPU
 MICRO_BATCHES_TOGETHER = {"cpu": 1, "cuda": 8}
 
@@ -124,13 +125,13 @@ class Method(Protocol[Prepared]):
 class PreparesTogether(Protocol[Prepared]):
     """A method that prepares several micro-batches faster together than one by one."""
 
-    def prepare_together(self, parts: list[Batch], step: int) -> list[Prepared]:
-        """What `prepare` makes of each part alone."""
+    def prepare_together(self, batch: Batch, cuts: list[Cut], step: int) -> list[Prepared]:
+        """What `prepare` makes of each micro-batch alone."""
         ...
 
 
-def prepare_all(method: Method[Prepared], parts: list[Batch], step: int) -> list[Prepared]:
+def prepare_all(method: Method[Prepared], batch: Batch, cuts: list[Cut], step: int) -> list[Prepared]:
     """Every micro-batch of an optimiser step, prepared."""
-    if len(parts) > 1 and isinstance(method, PreparesTogether):
-        return method.prepare_together(parts, step)
-    return [method.prepare(part, step, len(parts) == 1) for part in parts]
+    if len(cuts) > 1 and isinstance(method, PreparesTogether):
+        return method.prepare_together(batch, cuts, step)
+    return [method.prepare(batch.rows(*cut), step, len(cuts) == 1) for cut in cuts]

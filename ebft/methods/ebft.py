@@ -21,7 +21,7 @@ from ebft.config.methods import EBFTConfig
 from ebft.config.schema import SamplerConfig
 from ebft.geometry.blocks import find_blocks
 from ebft.geometry.reuse import branches_of, leading_matches
-from ebft.methods.base import MICRO_BATCHES_TOGETHER, Counts, Ingredients, Loss, Tally, branch_tokens
+from ebft.methods.base import MICRO_BATCHES_TOGETHER, Counts, Cut, Ingredients, Loss, Tally, branch_tokens
 from ebft.methods.metrics import signal
 from ebft.methods.own import own_reward
 from ebft.methods.scoring import scored
@@ -106,34 +106,36 @@ class EBFT:
         sign = whitening_sign(embeddings) if self.phi.features.whitening == "reference_code" else None
         return EBFTExperience(batch, text, rollout, alignment, diversity, reward, advantage, sign, reused, row)
 
-    def prepare_together(self, parts: list[Batch], step: int) -> list[EBFTExperience]:
+    def prepare_together(self, batch: Batch, cuts: list[Cut], step: int) -> list[EBFTExperience]:
         """Rollouts hold no activations, so that those of several micro-batches can be drawn together."""
         at_a_time, prepared = MICRO_BATCHES_TOGETHER[self.policy.device.type], list[EBFTExperience]()
-        for first in range(0, len(parts), at_a_time):
-            group = parts[first : first + at_a_time]
-            whole = self.prepare(group[0].with_rows_of(group[1:]), step, False)
-            prepared += self._divided(whole, group) if len(group) > 1 else [whole]
+        for first in range(0, len(cuts), at_a_time):
+            group = cuts[first : first + at_a_time]
+            start, stop = group[0][0], group[-1][1]
+            whole = self.prepare(batch.rows(start, stop), step, False)
+            prepared += (
+                [whole]
+                if len(group) == 1
+                else [self._part(whole, batch.rows(*cut), slice(cut[0] - start, cut[1] - start)) for cut in group]
+            )
         return prepared
 
-    def _divided(self, whole: EBFTExperience, parts: list[Batch]) -> Iterator[EBFTExperience]:
-        device, start = self.policy.device, 0
-        for part in parts:
-            stop, blocks = start + len(part), self._blocks(part).to(device)
-            here = slice(start, stop), slice(None), slice(0, blocks.anchors.shape[1])
-            sign = whole.whitening_sign
-            yield EBFTExperience(
-                batch=whole.batch.rows(start, stop),
-                text=row_labels(part).to(device),
-                rollout=whole.rollout.of(start, stop, blocks),
-                alignment=whole.alignment[here],
-                diversity=whole.diversity[here],
-                reward=whole.reward[here],
-                advantages=whole.advantages[here],
-                whitening_sign=None if sign is None else sign[here],
-                reused=whole.reused[here],
-                row=None,
-            )
-            start = stop
+    def _part(self, whole: EBFTExperience, part: Batch, rows: slice) -> EBFTExperience:
+        """What is in `whole` of some of its rows, which are `part`: its blocks are their first."""
+        device, blocks = self.policy.device, self._blocks(part).to(self.policy.device)
+        here = rows, slice(None), slice(0, blocks.anchors.shape[1])
+        return EBFTExperience(
+            batch=whole.batch.rows(rows.start, rows.stop),
+            text=row_labels(part).to(device),
+            rollout=whole.rollout.of(rows, blocks),
+            alignment=whole.alignment[here],
+            diversity=whole.diversity[here],
+            reward=whole.reward[here],
+            advantages=whole.advantages[here],
+            whitening_sign=None if whole.whitening_sign is None else whole.whitening_sign[here],
+            reused=whole.reused[here],
+            row=None,
+        )
 
     def counts(self, prepared: EBFTExperience) -> Counts:
         return {"generated": prepared.rollout.valid.sum(), "targets": prepared.text.wanted.sum()}

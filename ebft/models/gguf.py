@@ -3,6 +3,7 @@
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from hashlib import file_digest
 from importlib.util import find_spec
 from pathlib import Path
@@ -12,7 +13,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from ebft.config.schema import UserError
-from ebft.output import cache
+from ebft.output.cache import folder as cache_folder
 from ebft.output.files import atomic_folder, exclusive_lock
 
 NEEDS = ("gguf", "accelerate")  # what transformers reads such files with
@@ -47,13 +48,14 @@ def converted(file: Path, key: str) -> Path:
     for a file that is not there or cannot be converted."""
     if not file.is_file():
         raise UserError(f"{key}={file} is not a file; correct the path.")
-    folder = cache.folder("gguf")
+    folder = cache_folder("gguf")
     if folder is None:
         raise UserError(
             f"{key}={file} is kept in the folder that EBFT_CACHE names once it is converted; set EBFT_CACHE, which is "
             "empty."
         )
-    target = folder / sha256_of(file)
+    found = file.stat()
+    target = folder / _known_sha256(file, found.st_size, found.st_mtime_ns)
     folder.mkdir(parents=True, exist_ok=True)
     with exclusive_lock(folder / f"{target.name}.lock"):  # of several processes one converts
         if not target.is_dir():
@@ -98,6 +100,12 @@ def convert(file: Path, folder: Path, name: str, title: str, about: str, shard_s
 def sha256_of(file: Path) -> str:
     with file.open("rb") as opened:
         return file_digest(opened, "sha256").hexdigest()
+
+
+@cache
+def _known_sha256(file: Path, size: int, changed: int) -> str:
+    """A start asks for the same file several times."""
+    return sha256_of(file)
 
 
 @contextmanager

@@ -1,19 +1,14 @@
 """From a model config to tokenizer, policy and feature network, with every check that needs no weights made before any
 are loaded."""
 
-import json
-import pickle
 import re
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from copy import deepcopy
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
-from safetensors import SafetensorError
 from torch import nn
 from transformers import (
     AutoConfig,
@@ -38,20 +33,15 @@ from ebft.models.adapters import ADAPTER_FILE, Adapters, fingerprint, target_mod
 from ebft.models.feature_network import FeatureNetwork
 from ebft.models.gguf import converted
 from ebft.models.kernels import check_kernels, use_liger
+from ebft.models.model_files import check_described, check_files, check_sizes, reading
 from ebft.models.named import named_folder
 from ebft.models.policy import LanguageModel
+from ebft.models.positions import check_positions, num_positions, position_limit
 from ebft.models.quantization import quantize, round_to_bfloat16
 from ebft.models.self_check import self_check
 from ebft.objective.features import tap_indices
 
 OTHER_HEADS = ("classifier_", "summary_")  # whose dropout a language model never reaches
-LARGEST = {  # sizes that a config.json may have: some times those of any model
-    "num_hidden_layers": 1000,
-    "hidden_size": 10**6,
-    "vocab_size": 10**7,
-    "num_attention_heads": 10**4,
-    "num_key_value_heads": 10**4,
-}
 LAYER_TYPES = {"full_attention", "sliding_attention"}
 
 
@@ -80,22 +70,10 @@ def model_path(path: str, key: str) -> str:
     return path
 
 
-@contextmanager
-def _reading(failure: str) -> Iterator[None]:
-    """Whatever a library throws over the files of a model, which may be anybody's, is a UserError: `failure`, and what
-    the library says."""
-    try:
-        yield
-    except UserError:
-        raise
-    except Exception as error:  # a KeyError, a ZeroDivisionError, an ImportError: libraries trust these files
-        raise UserError(f"{failure}: {_reason(error)}") from error
-
-
 def load_tokenizer(config: ModelConfig) -> PreTrainedTokenizerBase:
     """The model's tokenizer. Raises UserError where there is none."""
     path = model_path(config.path, "model.path")
-    with _reading(f"model.path={config.path} has no tokenizer that can be loaded"):
+    with reading(f"model.path={config.path} has no tokenizer that can be loaded"):
         tokenizer = AutoTokenizer.from_pretrained(
             path, revision=config.revision, trust_remote_code=config.trust_remote_code
         )
@@ -115,7 +93,7 @@ def end_tokens(config: ModelConfig, architecture: PreTrainedConfig) -> list[int]
     """Tokens that end what the model says: those of its generation_config.json, and of its config.json where there is
     none."""
     path = model_path(config.path, "model.path")
-    with _reading(f"{path}/generation_config.json cannot be read"):
+    with reading(f"{path}/generation_config.json cannot be read"):
         try:
             ends = GenerationConfig.from_pretrained(path, revision=config.revision).eos_token_id
         except OSError:
@@ -137,12 +115,12 @@ def load_architecture(config: ModelConfig, key: str = "model.path") -> PreTraine
     """The model's configuration with `config_overrides` applied. Raises UserError where there is none, for one that
     this program cannot train, and for an override it does not have."""
     path, name = model_path(config.path, key), f"{key}={config.path}"
-    with _reading(f"{name} holds no model that can be loaded"):
-        _check_described(PreTrainedConfig.get_config_dict(path, revision=config.revision)[0], name)
+    with reading(f"{name} holds no model that can be loaded"):
+        check_described(PreTrainedConfig.get_config_dict(path, revision=config.revision)[0], name)
         architecture = AutoConfig.from_pretrained(
             path, revision=config.revision, trust_remote_code=config.trust_remote_code
         )
-        _check_sizes(architecture.to_dict(), name)
+        check_sizes(architecture.to_dict(), name)
     known = architecture.to_dict()
     for name, value in config.config_overrides.items():
         if name not in known:
@@ -157,7 +135,7 @@ def load_architecture(config: ModelConfig, key: str = "model.path") -> PreTraine
                 f"model.config_overrides.{name}={value} has the wrong type: {str(error).splitlines()[-1].strip()}."
             ) from error
     if config.config_overrides:
-        _check_sizes(architecture.to_dict(), f"{key}={config.path} with model.config_overrides")
+        check_sizes(architecture.to_dict(), f"{key}={config.path} with model.config_overrides")
         try:
             architecture.validate()  # as saving does, when training was paid for
         except StrictDataclassError as error:
@@ -166,48 +144,6 @@ def load_architecture(config: ModelConfig, key: str = "model.path") -> PreTraine
                 f"{str(error).splitlines()[-1].strip().removeprefix('ValueError: ')}"
             ) from error
     return architecture
-
-
-def _check_described(described: dict[str, Any], name: str) -> None:
-    """Raises UserError for a config.json that names kernels, which transformers would download and run, or packed
-    weights."""
-    for setting, value in described.items():
-        if isinstance(value, dict):
-            _check_described(value, name)
-        if "implementation" in setting and value is not None and not re.fullmatch(r"\w+", str(value)):
-            raise UserError(f"{name} asks for kernels of its own, {setting}={value}; take that out of its config.json.")
-    if described.get("quantization_config") is not None:
-        raise UserError(f"{name} has quantized weights, which cannot be trained; name the model it was made from.")
-
-
-def _check_sizes(settings: dict[str, Any], name: str) -> None:
-    """Raises UserError for sizes that no model has, before anything as large is made."""
-    for size, most in LARGEST.items():
-        value = settings.get(size)
-        if isinstance(value, int) and not 0 < value <= most:  # some families have a list of them
-            raise UserError(f"{name} has {size}={value}; a model has from 1 to {most:,}.")
-
-
-def _check_files(folder: Path, name: str) -> None:
-    """Raises UserError for an index of weights that names files elsewhere."""
-    for index in folder.glob("*.index.json"):
-        files = json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()
-        for file in files:
-            if not isinstance(file, str) or Path(file).name != file:
-                raise UserError(f"{name} has {file!r} in its {index.name}, which is no file beside it; correct it.")
-
-
-def _reason(error: Exception) -> str:
-    """What an exception of a library says, in one line."""
-    if "trust_remote_code" in str(error):
-        return "it brings code of its own; if you trust that, say so by typing model.trust_remote_code=true."
-    if isinstance(error, pickle.UnpicklingError):
-        return "they hold more than tensors, which could be code; name a model with safetensors."
-    lines = str(error).strip().splitlines()
-    if isinstance(error, StrictDataclassError):
-        return lines[-1].strip()
-    says_enough = isinstance(error, OSError | ValueError | RuntimeError | ImportError | SafetensorError) and lines
-    return lines[0] if says_enough else ": ".join([type(error).__name__, *lines[:1]])
 
 
 def check_architecture(architecture: PreTrainedConfig, config: TrainConfig, device: str) -> None:
@@ -233,7 +169,7 @@ def check_architecture(architecture: PreTrainedConfig, config: TrainConfig, devi
 
 
 def _check_network(architecture: PreTrainedConfig, name: str, config: TrainConfig) -> None:
-    _check_positions(position_limit(architecture, name), config)
+    check_positions(position_limit(architecture, name), config)
     types = set(architecture.to_dict().get("layer_types") or ())
     if types - LAYER_TYPES:
         raise UserError(
@@ -255,61 +191,10 @@ def without_dropout(architecture: PreTrainedConfig) -> tuple[PreTrainedConfig, d
     return without, dropout
 
 
-@dataclass(frozen=True)
-class PositionLimit:
-    """How long a text may be, and of what this is the length, for people."""
-
-    positions: int | None
-    what: str
-
-
-def position_limit(architecture: PreTrainedConfig, name: str) -> PositionLimit:
-    """As many positions as the model has, or as it turns alike in texts of all lengths: behind its original length,
-    longrope turns the first positions otherwise as well, so that what is sampled depends on what follows it."""
-    settings = architecture.to_dict()
-    rope = settings.get("rope_parameters") or {}
-    by_layer_type = [rope, *(part for part in rope.values() if isinstance(part, dict))]
-    original = [
-        part["original_max_position_embeddings"] for part in by_layer_type if part.get("rope_type") == "longrope"
-    ]
-    limit = settings.get("max_position_embeddings")
-    if original and (limit is None or min(original) < limit):
-        return PositionLimit(min(original), f"original positions (of rope_type=longrope) of {name}")
-    return PositionLimit(limit, f"positions of {name}")
-
-
-def _longest_rollout(config: TrainConfig) -> int:
-    """Of those that hang off rows."""
-    room = config.data.sequence_length - config.eval.first_context(config.sampler.anchors)
-    return max(length for length in (config.sampler.generate_length, *config.eval.horizons) if length <= room)
-
-
-def _check_positions(limit: PositionLimit, config: TrainConfig) -> None:
-    length, longest = config.data.sequence_length, _longest_rollout(config)
-    if limit.positions is not None and length > limit.positions:
-        raise UserError(f"data.sequence_length={length} is over the {limit.positions} {limit.what}; shorten the rows.")
-    last_anchor = length - min(config.sampler.generate_length, *config.eval.horizons)
-    if limit.positions is not None and last_anchor + longest > limit.positions:
-        raise UserError(
-            f"Rollouts of {longest} tokens at the end of data.sequence_length={length} reach over the "
-            f"{limit.positions} {limit.what}; shorten the rows or eval.horizons."
-        )
-
-
-def _num_positions(architecture: PreTrainedConfig, config: TrainConfig) -> int:
-    """As many as rows with rollouts, or prompts with completions, can reach; `verification.py` knows the prompts."""
-    limit = position_limit(architecture, "").positions
-    generated = max(
-        _longest_rollout(config), config.eval.max_new_tokens, config.method.needs(config.sampler).rollout_tokens
-    )
-    reached = config.data.sequence_length + generated
-    return reached if limit is None else min(reached, limit)
-
-
 def without_storage(architecture: PreTrainedConfig, name: str, trust_remote_code: bool) -> PreTrainedModel:
     """The model's modules with their shapes alone. Raises UserError where there is no such model."""
     what = f"{name} ({architecture.model_type}) is no causal language model that AutoModelForCausalLM loads"
-    with _reading(what), torch.device("meta"):
+    with reading(what), torch.device("meta"):
         return AutoModelForCausalLM.from_config(
             deepcopy(architecture), dtype=torch.float32, trust_remote_code=trust_remote_code
         )
@@ -346,13 +231,13 @@ def _load_model(
         torch.manual_seed(seed)
         own = deepcopy(architecture)  # a feature network is cut config and all
         if config.init == "random":
-            with _reading(f"{key}={config.path} describes no model that can be made"):
+            with reading(f"{key}={config.path} describes no model that can be made"):
                 return AutoModelForCausalLM.from_config(
                     own, dtype=torch.float32, trust_remote_code=config.trust_remote_code
                 )
         path = model_path(config.path, key)
-        with _reading(f"{key}={config.path} holds no weights that can be loaded"):
-            _check_files(Path(path), f"{key}={config.path}")
+        with reading(f"{key}={config.path} holds no weights that can be loaded"):
+            check_files(Path(path), f"{key}={config.path}")
             model, report = AutoModelForCausalLM.from_pretrained(
                 path,
                 config=own,
@@ -428,4 +313,4 @@ def feature_network_of(
 def _prepare(model: PreTrainedModel, name: str, config: TrainConfig, is_trained: bool) -> None:
     if config.trainer.liger:
         use_liger(model)
-    self_check(model, name, _num_positions(model.config, config), is_trained)
+    self_check(model, name, num_positions(model.config, config), is_trained)

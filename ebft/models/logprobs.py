@@ -43,9 +43,6 @@ class Labels:
         return Labels(index.clamp(0, length - 1), self.tokens, self.wanted & inside, self.temperature, max_wanted)
 
 
-FUSED = True  # on CUDA
-
-
 @cache
 def _fused(temperature: float) -> tuple[Callable[[Tensor], Tensor], Callable[[Tensor, Tensor, Tensor], Tensor]]:
     """What `TokenLogProbs` takes of logits on the way there and back, each compiled into one pass over them."""
@@ -68,7 +65,7 @@ class TokenLogProbs(torch.autograd.Function):
         tokens: Int[Tensor, "B M"],
         temperature: float,
     ) -> Float[Tensor, "B M"]:
-        if logits.is_cuda and FUSED:
+        if logits.is_cuda:
             totals = _fused(temperature)[0](logits)
         else:
             scaled = logits / temperature
@@ -84,7 +81,7 @@ class TokenLogProbs(torch.autograd.Function):
         logits, totals, place, tokens = context.saved_tensors
         scaled, place = gradient.flatten() / context.temperature, place.flatten()
         weights = torch.zeros_like(totals).index_add_(0, place, scaled)
-        if logits.is_cuda and FUSED:
+        if logits.is_cuda:
             towards = _fused(context.temperature)[1](logits, totals, weights)
         else:
             towards = (logits / context.temperature).sub_(totals[:, None]).exp_().mul_(-weights[:, None])

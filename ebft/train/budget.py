@@ -138,7 +138,7 @@ def _sharded(num_processes: int, phi_is_sharded: bool) -> memory.Holding:
     return partial(fullest, num_gpus=num_processes, sharding=Sharding(KEPT_TO_SAMPLE, phi_is_sharded))
 
 
-def lack_of_room(config: TrainConfig, work: Workload, num_processes: int) -> str | None:
+def lack_of_room(config: TrainConfig, work: Workload, num_processes: int, device: str) -> str | None:
     """Why a step finds no room: None if the CUDA device, or this machine's memory, has what a step needs; otherwise
     one sentence with a cure. On a CPU, whose memory others share and whose swap may help, only what is beyond all of
     it is refused."""
@@ -152,19 +152,20 @@ def lack_of_room(config: TrainConfig, work: Workload, num_processes: int) -> str
             else "trainer.parallel=fsdp2 features.placement=sharded"
         )
         ways[both] = _sharded(num_processes, phi_is_sharded=True)
-    return memory.refusal(work, _capacity(work.steps_at_once), holding(config, num_processes), ways)
+    return memory.refusal(work, _capacity(device), holding(config, num_processes), ways)
 
 
-def _capacity(is_cuda: bool) -> int:
-    if not is_cuda:
+def _capacity(device: str) -> int:
+    """Bytes that a step may take."""
+    if device == "cpu":
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     free, _ = torch.cuda.mem_get_info()
     # what earlier runs left over is free too
     return free + torch.cuda.memory_reserved() - torch.cuda.memory_allocated()
 
 
-def check_room(config: TrainConfig, work: Workload, num_processes: int) -> None:
+def check_room(config: TrainConfig, work: Workload, num_processes: int, device: str) -> None:
     """Raises UserError if the device has not the memory that a step needs."""
-    message = lack_of_room(config, work, num_processes)
+    message = lack_of_room(config, work, num_processes, device)
     if message is not None:
         raise UserError(message)

@@ -13,7 +13,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from ebft.config.schema import OptimizerConfig
 from ebft.methods import Method, differentiate
-from ebft.methods.base import Counts, Tally, prepare_all
+from ebft.methods.base import Counts, Cut, Tally, prepare_all
 from ebft.models.policy import LanguageModel
 from ebft.parallel.fsdp import clip_gradients, is_sharded, named_tensors
 from ebft.parallel.world import SINGLE_PROCESS, World
@@ -27,7 +27,7 @@ class NonFiniteError(RuntimeError):
     """A loss or gradient became infinite or not a number."""
 
 
-def micro_batches(row_tokens: list[int], max_rows: int, max_tokens: int | None) -> list[tuple[int, int]]:
+def micro_batches(row_tokens: list[int], max_rows: int, max_tokens: int | None) -> list[Cut]:
     """Cuts of a batch, first row and the one behind the last: as many rows as both limits allow, each counted like
     their longest; at least one."""
     cuts, start = [], 0
@@ -123,17 +123,19 @@ class Optimization:
         row_tokens = method.row_tokens(batch)
         if max_tokens is not None:  # all processes cut alike
             row_tokens = self.world.all_reduce_max(row_tokens)
-        parts = [batch.rows(start, stop) for start, stop in micro_batches(row_tokens, micro_batch_size, max_tokens)]
-        values = self._differentiate(method, parts, step, max_tokens)
+        cuts = micro_batches(row_tokens, micro_batch_size, max_tokens)
+        values = self._differentiate(method, batch, cuts, step, max_tokens)
         with record_function("optimizer"):
             self._update(values)
         return values
 
-    def _differentiate(self, method: Method, parts: list[Batch], step: int, max_tokens: int | None) -> dict[str, float]:
+    def _differentiate(
+        self, method: Method, batch: Batch, cuts: list[Cut], step: int, max_tokens: int | None
+    ) -> dict[str, float]:
         """Leaves clipped gradients, and nothing else of the micro-batches. Returns their figures."""
         self.policy.model.train()
         with record_function("prepare"):
-            prepared = prepare_all(method, parts, step)
+            prepared = prepare_all(method, batch, cuts, step)
         totals = self._totals([method.counts(part) for part in prepared])
         losses: dict[str, torch.Tensor] = {}
         with record_function("update"):

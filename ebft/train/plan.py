@@ -3,13 +3,13 @@
 from collections.abc import Sequence
 
 from ebft import data
-from ebft.config.schema import LoRAConfig, TrainConfig
+from ebft.config.schema import OWN_SET, LoRAConfig, TrainConfig
 from ebft.cost import memory
 from ebft.cost import tokens as cost
 from ebft.data.bad_rows import counted
 from ebft.evaluation import horizons
 from ebft.train import budget
-from ebft.train.setup import OWN_SET, Groundwork, Material
+from ebft.train.setup import Groundwork, Material
 
 
 def plan(config: TrainConfig, setup: Groundwork) -> dict[str, str]:
@@ -107,7 +107,7 @@ def tokens_line(material: Material) -> str:
 
 def _held_out(config: TrainConfig, material: Material) -> str:
     """How much is evaluated, how often, and how long the rollouts are."""
-    rows, long_rows = (sum(map(len, batches)) for batches in (material.held_out, material.held_out_long))
+    rows, long_rows = (sum(map(len, batches)) for batches in (material.own.batches, material.own.long_batches))
     short, long = horizons(config.eval, config.sampler, config.data.sequence_length)
     longer = f", {_join(long)} on {long_rows} of them" if long else ""
     return f"{rows} rows every {config.eval.every_steps} steps, horizons {_join(short)}{longer}"

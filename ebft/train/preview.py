@@ -22,7 +22,7 @@ def preview(config: TrainConfig, run_dir: Path) -> None:
     checkpoint.resolve(config.resume, run_dir)
     ground, console = survey(config), Console(None)
     lines = plan(config, ground)
-    lines["room"] = budget.lack_of_room(config, ground.workload, ground.num_processes) or "enough"
+    lines["room"] = budget.lack_of_room(config, ground.workload, ground.num_processes, ground.device) or "enough"
     step = budget.planned_step(config, ground.material.architecture, ground.num_blocks)
     console.pairs(f"Plan of {config.method.name}, nothing is trained", lines)
     console.pairs(

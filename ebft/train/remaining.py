@@ -1,6 +1,7 @@
 """How long a run still takes: its steps and its evaluations, each by what they took so far."""
 
 import statistics
+from collections import deque
 
 RECENT = 20  # steps that the next ones are expected to be like
 
@@ -11,10 +12,14 @@ class Remaining:
 
     def __init__(self, max_steps: int, eval_every_steps: int) -> None:
         self.max_steps, self.every = max_steps, eval_every_steps
-        self._steps: list[float] = []
+        self._steps = deque[float](maxlen=RECENT)
+        self._is_warm = False
         self._evaluation = 0.0  # the latest; nothing is known before it
 
     def stepped(self, seconds: float) -> None:
+        if self._steps and not self._is_warm:  # the first one warmed up
+            self._steps.clear()
+            self._is_warm = True
         self._steps.append(seconds)
 
     def evaluated(self, seconds: float) -> None:
@@ -24,9 +29,8 @@ class Remaining:
         """After `step` steps, the latest evaluation being of step `evaluated`; None where nothing was measured."""
         if not self._steps:
             return None
-        # the first one warms up
-        typical = statistics.median(self._steps[-RECENT:] if len(self._steps) == 1 else self._steps[1:][-RECENT:])
-        return (self.max_steps - step) * typical + self._evaluations_after(step, evaluated) * self._evaluation
+        steps = (self.max_steps - step) * statistics.median(self._steps)
+        return steps + self._evaluations_after(step, evaluated) * self._evaluation
 
     def _evaluations_after(self, step: int, evaluated: int) -> int:
         """Those due at a step of at least `step` that is not evaluated yet."""

@@ -13,7 +13,7 @@ from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 from ebft import data
 from ebft.config.defaults import has_pairs, on_set
 from ebft.config.doors import is_door
-from ebft.config.schema import EvalConfig, LoRAConfig, TrainConfig, UserError
+from ebft.config.schema import OWN_SET, LoRAConfig, TrainConfig, UserError
 from ebft.cost.workload import Workload
 from ebft.data import Data, Rows, Tokenization
 from ebft.evaluation import Evaluator
@@ -30,13 +30,13 @@ from ebft.models.loading import (
     load_architecture,
     load_policy,
     load_tokenizer,
-    position_limit,
     shares_base,
     unknown_tokens,
     without_dropout,
 )
 from ebft.models.own_features import OwnFeatureNetwork, Phi
 from ebft.models.policy import LanguageModel
+from ebft.models.positions import position_limit
 from ebft.parallel.pulse import VERDICT
 from ebft.parallel.world import SINGLE_PROCESS, World
 from ebft.train import budget
@@ -46,17 +46,48 @@ from ebft.train.verification import Verification
 from ebft.types import Batch
 
 ROWS_AT_A_TIME = 1024
-OWN_SET = "own"  # the run's own held-out rows among several sets
 
 
 @dataclass(frozen=True)
 class HeldOutSet:
-    """A further held-out set, gathered and checked as the run's own data."""
+    """Held-out rows and questions, the run's own or further ones, checked against the model."""
 
-    config: TrainConfig  # of the run as it is evaluated on the set
+    config: TrainConfig  # of the run as it is evaluated on them
     data: Data
     batches: list[Batch]
+    long_batches: list[Batch]
     verification: Verification
+
+    @classmethod
+    def of(
+        cls,
+        config: TrainConfig,
+        loaded: Data,
+        num_long: int | None,
+        architecture: PreTrainedConfig,
+        world: World,
+        references: References,
+    ) -> "HeldOutSet":
+        """`num_long` of the rows have long rollouts as well; None: no row. Raises UserError."""
+        _check_vocabulary(loaded, architecture.vocab_size, config)
+        batches = evaluation_batches(loaded.validation, config, config.eval.num_documents)
+        long_batches = [] if num_long is None else evaluation_batches(loaded.validation, config, num_long)
+        limit = position_limit(architecture, f"model.path={config.model.path}")
+        verification = Verification(config, loaded, loaded.tokenization, limit, world, references)
+        return cls(config, loaded, batches, long_batches, verification)
+
+    def evaluator(self, phi: Phi, world: World) -> Evaluator:
+        return Evaluator(
+            self.config.eval,
+            self.config.sampler,
+            self.batches,
+            self.long_batches,
+            phi,
+            stop_tokens(self.config, self.data.tokenization),
+            self.verification.examiner(),
+            world,
+            self.data.validation.documents,
+        )
 
 
 @dataclass(frozen=True)
@@ -68,13 +99,18 @@ class Material:
     tokenization: Tokenization
     architecture: PreTrainedConfig
     dropout: dict[str, float]  # of the model's own settings, which are 0 in `architecture`
-    data: Data
-    held_out: list[Batch]
-    held_out_long: list[Batch]
-    verification: Verification
+    own: HeldOutSet
     world: World
     own_phi: OwnFeatureNetwork | None  # a user's own feature map
     sets: dict[str, HeldOutSet]
+
+    @property
+    def data(self) -> Data:
+        return self.own.data
+
+    @property
+    def verification(self) -> Verification:
+        return self.own.verification
 
     @property
     def tokenizer(self) -> PreTrainedTokenizerBase:
@@ -96,41 +132,16 @@ class Material:
     @cached_property
     def contamination(self) -> dict[str, Contamination]:
         """What of each held-out set is in the training data; `own` is the run's own."""
-        own = contamination(self.data.train, self.held_out, _is_padded_pairs(self.config, self.config))
-        further = {
-            name: contamination(self.data.train, each.batches, _is_padded_pairs(self.config, each.config))
-            for name, each in self.sets.items()
+        train, every = self.data.train, {OWN_SET: self.own} | self.sets
+        return {
+            name: contamination(train, each.batches, _is_padded_pairs(self.config, each.config))
+            for name, each in every.items()
         }
-        return {OWN_SET: own} | further
 
     def evaluator(self, phi: Phi) -> Evaluator | SetsEvaluator:
-        own = self._evaluator(phi, self.config, self.data, self.held_out, self.held_out_long, self.verification)
-        further = {
-            name: self._evaluator(phi, each.config, each.data, each.batches, [], each.verification)
-            for name, each in self.sets.items()
-        }
+        own = self.own.evaluator(phi, self.world)
+        further = {name: each.evaluator(phi, self.world) for name, each in self.sets.items()}
         return SetsEvaluator(own, further) if further else own
-
-    def _evaluator(
-        self,
-        phi: Phi,
-        config: TrainConfig,
-        loaded: Data,
-        batches: list[Batch],
-        long_batches: list[Batch],
-        verification: Verification,
-    ) -> Evaluator:
-        return Evaluator(
-            config.eval,
-            config.sampler,
-            batches,
-            long_batches,
-            phi,
-            stop_tokens(config, loaded.tokenization),
-            verification.examiner(),
-            self.world,
-            loaded.validation.documents,
-        )
 
 
 def _is_padded_pairs(*configs: TrainConfig) -> bool:
@@ -159,25 +170,10 @@ def gather(config: TrainConfig, world: World = SINGLE_PROCESS, also_ends: Sequen
     ends = [*end_tokens(config.model, architecture), *also_ends]
     tokenization = Tokenization.of(config.data, tokenizer, ends)
     loaded = data.load(config.data, tokenization, trained, examined, references.drop_failing)
-    _check_vocabulary(loaded, architecture.vocab_size, config)
-    held_out, held_out_long = (evaluation_batches(loaded.validation, config, size) for size in _evaluated(config.eval))
-    limit = position_limit(architecture, f"model.path={config.model.path}")
-    verification = Verification(config, loaded, loaded.tokenization, limit, world, references)
+    num_long = min(config.eval.long_documents, config.eval.num_documents)
+    held_out = HeldOutSet.of(config, loaded, num_long, architecture, world, references)
     sets = {name: _gather_set(config, name, tokenizer, ends, architecture, device, world) for name in config.eval.sets}
-    return Material(
-        config,
-        device,
-        loaded.tokenization,
-        architecture,
-        dropout,
-        loaded,
-        held_out,
-        held_out_long,
-        verification,
-        world,
-        own_phi,
-        sets,
-    )
+    return Material(config, device, loaded.tokenization, architecture, dropout, held_out, world, own_phi, sets)
 
 
 def _gather_set(
@@ -199,13 +195,9 @@ def _gather_set(
         tokenization = Tokenization.of(config.data, tokenizer, ends)
         examined = config.eval.num_questions > 0
         loaded = data.load(held_out_alone, tokenization, False, examined, references.drop_failing)
-        _check_vocabulary(loaded, architecture.vocab_size, config)
-        batches = evaluation_batches(loaded.validation, config, config.eval.num_documents)
-        limit = position_limit(architecture, f"model.path={config.model.path}")
-        verification = Verification(config, loaded, loaded.tokenization, limit, world, references)
+        return HeldOutSet.of(config, loaded, None, architecture, world, references)
     except UserError as error:
         raise UserError(f"eval.sets.{name}: {error}") from error
-    return HeldOutSet(config, loaded, batches, verification)
 
 
 @dataclass(frozen=True)
@@ -269,7 +261,7 @@ def prepare(config: TrainConfig, world: World = SINGLE_PROCESS) -> Setup:
     they and a step find no room."""
     ground = survey(config, world)
     material = ground.material
-    budget.check_room(config, ground.workload, ground.num_processes)
+    budget.check_room(config, ground.workload, ground.num_processes, material.device)
     policy = load_policy(config, material.architecture, material.device, material.unknown)
     phi = material.own_phi or feature_network_of(policy, config, material.architecture, material.device)
     if isinstance(phi, FeatureNetwork):
@@ -371,11 +363,6 @@ def usable_rows(rows: Rows, config: TrainConfig) -> tuple[list[int], float]:
             "shorten the blocks, lower the batch size, or add data."
         )
     return usable, sum(counts) / len(usable)
-
-
-def _evaluated(config: EvalConfig) -> tuple[int, int]:
-    """Held-out rows with short and with long rollouts."""
-    return config.num_documents, min(config.long_documents, config.num_documents)
 
 
 def evaluation_batches(rows: Rows, config: TrainConfig, num_documents: int) -> list[Batch]:

@@ -5,7 +5,7 @@ from ebft.config.doors import doors
 from ebft.config.schema import ColumnsDataConfig, RunFailure, TrainConfig, UserError
 from ebft.data import Data, Questions, Tokenization
 from ebft.evaluation import Examiner
-from ebft.models.loading import PositionLimit
+from ebft.models.positions import PositionLimit
 from ebft.parallel.world import SINGLE_PROCESS, World
 from ebft.tasks import UnitTests, build
 from ebft.tasks.base import Question, Verifier

@@ -509,7 +509,7 @@ def test_what_fits_is_not_refused() -> None:
     ],
 )
 def test_the_refusal_names_smaller_micro_batches_first(work: Workload, fitting: Workload, change: str) -> None:
-    assert (memory.refusal(work, needed(fitting)) or "").endswith(f" GiB free; set {change}.")
+    assert (memory.refusal(work, needed(fitting)) or "").endswith(f" GiB for it; set {change}.")
 
 
 def test_a_row_that_is_too_long_alone_is_recomputed_and_then_halved() -> None:
@@ -538,7 +538,7 @@ def test_settings_are_named_together_where_one_is_not_enough() -> None:
 
 def test_the_refusal_says_what_is_needed_and_what_there_is() -> None:
     assert memory.refusal(replace(LARGE, is_bound=True), 7 * GIB) == (
-        f"A step needs at most about {needed(LARGE) / GIB:.1f} GiB in its update, and the device has 7.0 GiB free; "
+        f"A step needs at most about {needed(LARGE) / GIB:.1f} GiB in its update, and the device has 7.0 GiB for it; "
         "neither smaller micro-batches nor "
         "recomputed activations nor bf16 save enough, so use a smaller model or a larger device."
     )

@@ -279,12 +279,12 @@ def test_a_kept_row_changes_no_rollout_no_reward_and_no_gradient(
 def test_micro_batches_drawn_together_are_those_drawn_alone(reuse: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """As on a GPU: three at a time, of rows with different numbers of blocks."""
     sampler = geometry(stride=3, generate_length=5, reuse=reuse)
-    parts = [EIGHT.rows(start, start + 2) for start in range(0, 8, 2)]
+    cuts = [(start, start + 2) for start in range(0, 8, 2)]
     alone, method = method_of(sampler, (7,)), method_of(sampler, (7,))
-    expected = prepare_all(alone, parts, 3)
+    expected = prepare_all(alone, EIGHT, cuts, 3)
     monkeypatch.setitem(MICRO_BATCHES_TOGETHER, "cpu", 3)
     assert len({part.rollout.tokens.shape[2] for part in expected}) > 1
-    for found, one in zip(prepare_all(method, parts, 3), expected, strict=True):
+    for found, one in zip(prepare_all(method, EIGHT, cuts, 3), expected, strict=True):
         assert torch.equal(found.rollout.tokens, one.rollout.tokens)
         assert torch.equal(found.rollout.valid, one.rollout.valid)
         assert torch.equal(found.batch.tokens, one.batch.tokens)

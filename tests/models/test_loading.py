@@ -35,9 +35,9 @@ from ebft.models.loading import (
     load_policy,
     load_tokenizer,
     model_path,
-    position_limit,
     without_dropout,
 )
+from ebft.models.positions import position_limit
 from ebft.models.self_check import self_check
 from tests.debug_run import COMPOSER
 from tests.helpers import GROUPED, LAYERS, LAYOUTS, SIZES, architecture, model_of, random_batch

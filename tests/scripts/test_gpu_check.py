@@ -1,6 +1,7 @@
 """What is prepared for a GPU, rehearsed on the CPU: every stage in a toy shape, what becomes of stages that fail or
 hang, and the tables."""
 
+import gzip
 import json
 import sys
 from pathlib import Path
@@ -8,19 +9,22 @@ from types import SimpleNamespace
 
 import gpu_bundle
 import gpu_check
+import gpu_parity
+import gpu_record
 import gpu_stages
 import pytest
 from gpu_tables import SECTIONS, tables
 
 from ebft.models.decoder import Decoder
+from tests.gguf_file import write_gguf
 
 H200 = Path(__file__).parents[2] / "docs" / "benchmarks" / "gpu" / "h200"
 PAGE = H200.parents[1] / "gpu.md"
-REHEARSAL = gpu_stages.Place("cpu", small=True)
+REHEARSAL = gpu_record.Place("cpu", small=True)
 
 
 def rehearsed(folder: Path, stage: str) -> dict:
-    gpu_stages.STAGES[stage](gpu_stages.Record(folder / f"{stage}.json"), REHEARSAL)
+    gpu_stages.STAGES[stage](gpu_record.Record(folder / f"{stage}.json"), REHEARSAL)
     return json.loads((folder / f"{stage}.json").read_text())
 
 
@@ -35,6 +39,24 @@ def test_steps_are_rehearsed_with_their_twin(tmp_path: Path) -> None:
     assert all(found[name]["seconds"]["step"] > 0 for name in ("ours", "reuse", "sft", "naive"))
     assert sum(found["planned_bytes"]["ours"].values()) > sum(found["planned_bytes"]["sft"].values())
     assert "times its seconds in `naive`" in tables({"step": found})
+
+
+@pytest.mark.slow
+def test_a_real_run_is_rehearsed_on_what_travelled_in_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    row = {
+        "text": "Write a function to double.",
+        "code": "def f(x):\n    return 2 * x",
+        "test_list": ["assert f(1) == 2"],
+    }
+    rows = [{**row, "task_id": n, "test_setup_code": "", "text": f"{row['text']} {n}"} for n in range(80)]
+    data = tmp_path / "rows.jsonl.gz"
+    data.write_bytes(gzip.compress("".join(json.dumps(each) + "\n" for each in rows).encode()))
+    monkeypatch.setattr(gpu_bundle, "PART", 1_000_000)
+    gpu_bundle.divide(write_gguf(tmp_path / "tiny.gguf"), data, tmp_path / "weights")
+    monkeypatch.setattr(gpu_stages, "WEIGHTS", tmp_path / "weights")
+    found = rehearsed(tmp_path, "real")
+    assert found["ebft"]["status"] == "completed"
+    assert "| ebft | eval/cross_entropy |" in tables({"real": found})
 
 
 @pytest.mark.slow
@@ -56,10 +78,10 @@ def test_pieces_are_rehearsed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 @pytest.mark.slow
 def test_a_family_is_compared_with_itself() -> None:
-    figures = gpu_stages.compared(("llama", "fp32", "cpu"))
+    figures = gpu_parity.compared(("llama", "fp32", "cpu"))
     assert figures["largest_log_prob_difference"] == 0
     assert (figures["gradient_cosine"], figures["equal_rollouts"]) == (pytest.approx(1), 1)
-    assert "KeyError" in gpu_stages.compared(("no family", "fp32", "cpu"))["error"]
+    assert "KeyError" in gpu_parity.compared(("no family", "fp32", "cpu"))["error"]
 
 
 # The driver

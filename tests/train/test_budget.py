@@ -193,7 +193,7 @@ def test_room_is_what_the_device_has_left_and_what_torch_holds_unused(
     asked: list[int] = []
     device.setattr(memory, "refusal", lambda work, capacity, *_: asked.append(capacity))
     config = miniature(tmp_path)
-    budget.check_room(config, budget.workload(config, debug_architecture(tmp_path), 1.0, "cuda"), 1)
+    budget.check_room(config, budget.workload(config, debug_architecture(tmp_path), 1.0, "cuda"), 1, "cuda")
     assert asked == [9_000]
 
 
@@ -202,17 +202,17 @@ def test_a_cpu_has_this_machine_s_memory(tmp_path: Path) -> None:
     """And of limits that are far away a refusal tries a thousand, not all."""
     config = miniature(tmp_path)
     architecture = debug_architecture(tmp_path)
-    assert budget.lack_of_room(config, budget.workload(config, architecture, 1.0, "cpu"), 1) is None
+    assert budget.lack_of_room(config, budget.workload(config, architecture, 1.0, "cpu"), 1, "cpu") is None
     many = miniature(tmp_path, "sampler.n_samples=99999999999")
-    message = budget.lack_of_room(many, budget.workload(many, architecture, 1.0, "cpu"), 1)
+    message = budget.lack_of_room(many, budget.workload(many, architecture, 1.0, "cpu"), 1, "cpu")
     assert message is not None
-    assert "GiB free; " in message
+    assert "GiB for it; " in message
 
 
 def test_what_finds_no_room_is_refused_before_weights_are_loaded(tmp_path: Path, device: pytest.MonkeyPatch) -> None:
     device.setattr(setup, "choose_device", lambda config: "cuda")
     device.setattr(setup, "load_policy", lambda *_: pytest.fail("weights were loaded"))
     with pytest.raises(
-        UserError, match=r"^A step needs about 0\.0 GiB in its update, and the device has 0\.0 GiB free; neither "
+        UserError, match=r"^A step needs about 0\.0 GiB in its update, and the device has 0\.0 GiB for it; neither "
     ):
         prepare(miniature(tmp_path, "method=sft"))

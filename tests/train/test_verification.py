@@ -8,7 +8,8 @@ import torch
 
 from ebft.config.schema import SandboxConfig, TrainConfig, UserError
 from ebft.data import Data, Questions, Rows, Tokenization
-from ebft.models.loading import PositionLimit, load_tokenizer
+from ebft.models.loading import load_tokenizer
+from ebft.models.positions import PositionLimit
 from ebft.sandbox import Sandbox
 from ebft.tasks.base import Question, Verdict
 from ebft.train import references, verification
