@@ -32,6 +32,7 @@ from ebft.methods.sft import SFT
 from ebft.models.feature_network import FeatureNetwork
 from ebft.models.policy import LanguageModel
 from ebft.run.profiling import now_seconds
+from ebft.train.budget import MICRO_BATCHES_TOGETHER
 from ebft.train.optimization import Optimization, micro_batches
 from ebft.types import Batch
 
@@ -244,7 +245,7 @@ def of_policy(name: str, policy: LanguageModel, phi_of: Callable[[], FeatureNetw
     phi = phi_of()
     if setting.compile:
         phi.decoder.compile()
-    method = EBFT(METHOD, setting.sampler(name == "reuse"), policy, phi, seed=0, stop_tokens=())
+    method = EBFT(METHOD, setting.sampler(name == "reuse"), policy, phi, 0, (), MICRO_BATCHES_TOGETHER[setting.device])
     watched = [(method, "prepare", "sampling"), (policy, "kept_forward", "update"), (phi, "embeddings", "features")]
     return Contender(method, policy, setting, watched)
 

@@ -47,7 +47,7 @@ def collect(own: Sequence[str], config: SweepConfig) -> int:
     command line."""
     directory = _existing(config)
     with unpacked(directory) as runs:
-        sweep, jobs = _asplanned_run(own, config, runs)
+        sweep, jobs = _told(own, config, runs)
         write_comparison(sweep, directory, jobs, say, runs)
     return 0
 
@@ -58,7 +58,7 @@ def power(own: Sequence[str], config: SweepConfig) -> int:
     from ebft.comparison import power as pilots
 
     with unpacked(_existing(config)) as runs:
-        sweep, jobs = _asplanned_run(own, config, runs)
+        sweep, jobs = _told(own, config, runs)
         compared = comparison.compare(runs, replace(sweep, metrics=[sweep.metric]), _noted(jobs, runs))
     say(pilots.text(compared, sweep.metric, sweep.difference))
     return 0
@@ -71,7 +71,7 @@ def _existing(config: SweepConfig) -> Path:
     return directory
 
 
-def _asplanned_run(own: Sequence[str], config: SweepConfig, runs: Path) -> tuple[GridConfig, Sequence[Job] | None]:
+def _told(own: Sequence[str], config: SweepConfig, runs: Path) -> tuple[GridConfig, Sequence[Job] | None]:
     """The settings of a comparison and the jobs of its sweep; None where the folder is not a sweep's."""
     from ebft.cli.brought import of_sweep
 

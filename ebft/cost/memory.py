@@ -52,7 +52,7 @@ PHASES = {
 
 def estimate(work: Workload) -> dict[str, int]:
     """Bytes by part; those of `LASTING` and of one of `PHASES` are there at a time."""
-    weights = FLOAT * work.trained
+    weights, rows = FLOAT * work.trained, sampled_rows(work)
     parts = {
         "weights": weights + (_base(work) if work.adapters else 0),
         "optimizer": (3 if work.averaged else 2) * weights,
@@ -60,20 +60,28 @@ def estimate(work: Workload) -> dict[str, int]:
         "reference policy": weights if work.has_reference else 0,
         "bf16 weights": _cast_weights(work),
         "gradients": weights,
-        "activations": activations(work),
-        "row keys": _row_keys(work),
-        "one layer": _one_layer(work) if work.checkpointing else 0,
-        "logits": FLOAT
-        * UPDATE_COPIES
-        * _logits(work, work.held_tokens - work.held_row_tokens if work.updated_branches else work.held_tokens),
-        "row activations": activations(work.of_rows) if work.updated_branches else 0,
-        "row logits": FLOAT * (UPDATE_COPIES + 1) * _logits(work, work.held_row_tokens) if work.updated_branches else 0,
+        **_held_by_update(work),
         "kept rows": activations(work.of_rows) if work.keeps_rows else 0,
-        "cache": _cache(work),
-        "draws": FLOAT * _draw_copies(work) * _logits(work, work.sampled_rows * work.branches),
+        "cache": _cache(work, rows),
+        "draws": _draws(work, rows),
         "temporaries": weights if work.steps_at_once else 0,  # square roots of all second moments
     }
     return {name: round(size) for name, size in parts.items()}
+
+
+def _held_by_update(work: Workload) -> dict[str, float]:
+    """Bytes by part of what an update of one micro-batch holds beside weights and gradients."""
+    of_branches = work.held_tokens - work.held_row_tokens if work.updated_branches else work.held_tokens
+    return {
+        "activations": activations(work),
+        "row keys": _row_keys(work),
+        "one layer": _one_layer(work) if work.checkpointing else 0.0,
+        "logits": FLOAT * UPDATE_COPIES * _logits(work, of_branches),
+        "row activations": activations(work.of_rows) if work.updated_branches else 0.0,
+        "row logits": FLOAT * (UPDATE_COPIES + 1) * _logits(work, work.held_row_tokens)
+        if work.updated_branches
+        else 0.0,
+    }
 
 
 def _base(work: Workload) -> float:
@@ -148,18 +156,37 @@ def _row_keys(work: Workload) -> float:
     return (2 if work.checkpointing else 1) * each * work.rows_at_a_time * work.row_tokens
 
 
-def _cache(work: Workload) -> float:
-    """Keys and values of rows and branches; rotated keys are float32 even under autocast. Nothing is cached where
-    nothing is sampled; those of kept rows are among their activations."""
+def micro_batches_together(work: Workload) -> int:
+    """Micro-batches whose rollouts are drawn together: as many as the device is to be given, as far as they hold no
+    more than the update of one."""
+    held = _held_by_update(work)
+    most = max(sum(held.get(part, 0.0) for part in parts) for parts in PHASES.values())
+    rows = {number: _rows_of(work, number) for number in range(work.most_together, 1, -1)}
+    return next((number for number in rows if _cache(work, rows[number]) + _draws(work, rows[number]) <= most), 1)
+
+
+def sampled_rows(work: Workload) -> int:
+    """Rows whose rollouts are drawn together."""
+    return _rows_of(work, micro_batches_together(work))
+
+
+def _rows_of(work: Workload, micro_batches: int) -> int:
+    return max(work.rows_at_a_time, min(work.documents, work.rows_at_a_time * micro_batches))
+
+
+def _cache(work: Workload, rows: int) -> float:
+    """Keys and values of so many rows and their branches; rotated keys are float32 even under autocast. Nothing is
+    cached where nothing is sampled; those of kept rows are among their activations."""
     if not work.branches:
         return 0.0
     each = work.branch_tokens + (work.row_tokens if work.own_rows else 0)
-    tokens = work.sampled_rows * ((0 if work.keeps_rows else work.row_tokens) + work.branches * each)
+    tokens = rows * ((0 if work.keeps_rows else work.row_tokens) + work.branches * each)
     return work.network.layers * work.network.key * (FLOAT + work.element_bytes) * tokens
 
 
-def _draw_copies(work: Workload) -> int:
-    return CHOICE_COPIES if work.own_rows else DRAW_COPIES
+def _draws(work: Workload, rows: int) -> float:
+    copies = CHOICE_COPIES if work.own_rows else DRAW_COPIES
+    return FLOAT * copies * _logits(work, rows * work.branches)
 
 
 def _logits(work: Workload, positions: float) -> float:

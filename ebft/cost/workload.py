@@ -57,7 +57,7 @@ class Workload:
     max_logits: int | None  # elements at a time; None: those of a micro-batch
     steps_at_once: bool  # AdamW takes all parameters at once, as it does on CUDA
     is_bound: bool  # rollouts may turn out shorter
-    parts_together: int = 1  # micro-batches whose rollouts are drawn together
+    most_together: int = 1  # micro-batches whose rollouts are drawn together where there is room
 
     @property
     def rows_at_a_time(self) -> int:
@@ -67,11 +67,6 @@ class Workload:
         return max(
             1, min(self.rows, int(self.max_tokens / (self.row_tokens + self.branches * (self.branch_tokens + 1))))
         )
-
-    @property
-    def sampled_rows(self) -> int:
-        """Rows whose rollouts are drawn together."""
-        return max(self.rows_at_a_time, min(self.documents, self.rows_at_a_time * self.parts_together))
 
     @property
     def keeps_rows(self) -> bool:

@@ -17,8 +17,6 @@ from ebft.types import Batch
 
 Counts = dict[str, Int[Tensor, ""]]
 Cut = tuple[int, int]  # a micro-batch of a batch: its first row and the one behind its last
-# whose blocks' rollouts are drawn together: those of one do not fill a GPU
-MICRO_BATCHES_TOGETHER = {"cpu": 1, "cuda": 8}
 
 
 @dataclass(frozen=True)
@@ -64,6 +62,7 @@ class Ingredients:
     stop_tokens: tuple[int, ...]  # each ends a branch; without any it runs on
     grader: Grader | None = None  # of the training questions, for a method that asks them
     reference: LanguageModel | None = None  # the policy before training, for a method that needs it
+    micro_batches_together: int = 1  # whose rollouts find room together
 
 
 Prepared = TypeVar("Prepared")

@@ -21,7 +21,7 @@ from ebft.config.methods import EBFTConfig
 from ebft.config.schema import SamplerConfig
 from ebft.geometry.blocks import find_blocks
 from ebft.geometry.reuse import branches_of, leading_matches
-from ebft.methods.base import MICRO_BATCHES_TOGETHER, Counts, Cut, Ingredients, Loss, Tally, branch_tokens
+from ebft.methods.base import Counts, Cut, Ingredients, Loss, Tally, branch_tokens
 from ebft.methods.metrics import signal
 from ebft.methods.own import own_reward
 from ebft.methods.scoring import scored
@@ -61,16 +61,20 @@ class EBFT:
         phi: Phi,
         seed: int,
         stop_tokens: tuple[int, ...],
+        micro_batches_together: int = 1,
     ) -> None:
         self.config, self.sampler, self.policy, self.phi = config, sampler, policy, phi
-        self.seed, self.stop_tokens = seed, stop_tokens
+        self.seed, self.stop_tokens, self.micro_batches_together = seed, stop_tokens, micro_batches_together
         self.reward = None if config.reward is None else own_reward(config.reward, policy.device)
 
     @classmethod
     def of(cls, given: Ingredients) -> "EBFT":
         config = given.config
         assert isinstance(config.method, EBFTConfig)
-        return cls(config.method, config.sampler, given.policy, given.phi, config.seed, given.stop_tokens)
+        return cls(
+            *(config.method, config.sampler, given.policy, given.phi, config.seed, given.stop_tokens),
+            given.micro_batches_together,
+        )
 
     def prepare(self, batch: Batch, step: int, is_only_microbatch: bool) -> EBFTExperience:
         config, geometry, device = self.config, self.sampler, self.policy.device
@@ -108,7 +112,7 @@ class EBFT:
 
     def prepare_together(self, batch: Batch, cuts: list[Cut], step: int) -> list[EBFTExperience]:
         """Rollouts hold no activations, so that those of several micro-batches can be drawn together."""
-        at_a_time, prepared = MICRO_BATCHES_TOGETHER[self.policy.device.type], list[EBFTExperience]()
+        at_a_time, prepared = self.micro_batches_together, list[EBFTExperience]()
         for first in range(0, len(cuts), at_a_time):
             group = cuts[first : first + at_a_time]
             start, stop = group[0][0], group[-1][1]

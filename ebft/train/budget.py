@@ -15,11 +15,13 @@ from ebft.cost.memory_per_gpu import KEPT_TO_SAMPLE, Sharding, fullest
 from ebft.cost.scaling import Step
 from ebft.cost.workload import Network, Workload
 from ebft.geometry.chunked import CHUNK_BRANCHES, CHUNK_TOKENS
-from ebft.methods.base import MICRO_BATCHES_TOGETHER
 from ebft.models.decoder import FORWARD_TOKENS
 from ebft.models.loading import adapted_modules, feature_architecture, shares_base, without_storage
 from ebft.models.policy import LOGITS_AT_A_TIME
 from ebft.objective.features import tap_indices
+
+# whose blocks' rollouts are drawn together where there is room: those of one do not fill a GPU
+MICRO_BATCHES_TOGETHER = {"cpu": 1, "cuda": 8}
 
 
 def workload(
@@ -66,7 +68,7 @@ def workload(
         max_logits=LOGITS_AT_A_TIME[device],
         steps_at_once=device == "cuda",
         is_bound=cost.depends_on_rollouts(config),
-        parts_together=MICRO_BATCHES_TOGETHER[device] if needs.rollouts == "blocks" else 1,
+        most_together=MICRO_BATCHES_TOGETHER[device] if needs.rollouts == "blocks" else 1,
     )
 
 

@@ -14,6 +14,7 @@ from ebft import data
 from ebft.config.defaults import has_pairs, on_set
 from ebft.config.doors import is_door
 from ebft.config.schema import OWN_SET, LoRAConfig, TrainConfig, UserError
+from ebft.cost.memory import micro_batches_together
 from ebft.cost.workload import Workload
 from ebft.data import Data, Rows, Tokenization
 from ebft.evaluation import Evaluator
@@ -273,7 +274,8 @@ def prepare(config: TrainConfig, world: World = SINGLE_PROCESS) -> Setup:
     needs = config.method.needs(config.sampler)
     reference = _reference_of(policy, config, material) if needs.reference_policy else None
     grader = material.verification.grader() if needs.asks_questions else None
-    method = build(Ingredients(config, policy, phi, material.stop_tokens, grader, reference))
+    together = micro_batches_together(ground.workload)
+    method = build(Ingredients(config, policy, phi, material.stop_tokens, grader, reference, together))
     return Setup(**vars(ground), policy=policy, method=method, evaluator=material.evaluator(phi))
 
 

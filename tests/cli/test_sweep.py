@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from ebft import comparison
+from ebft.cli import reading
 from ebft.cli import sweep as cli
 from ebft.cli.planning import Planner
 from ebft.config.schema import UserError
@@ -38,11 +39,12 @@ class Command:
     def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
         self.folder, self.monkeypatch, self.capsys = folder, monkeypatch, capsys
         self.compared: list[tuple[GridConfig, Path, Sequence[Job] | None]] = []
-        monkeypatch.setattr(
-            cli,
-            "write_comparison",
-            lambda sweep, directory, jobs, say, runs=None: self.compared.append((sweep, directory, jobs)),
-        )
+        for module in (cli, reading):
+            monkeypatch.setattr(
+                module,
+                "write_comparison",
+                lambda sweep, directory, jobs, say, runs=None: self.compared.append((sweep, directory, jobs)),
+            )
         monkeypatch.setattr(attempt, "CHILD", "tests.sweep.stand_in")
         monkeypatch.setenv("PYTHONPATH", str(ROOT))  # of the stand-ins
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
@@ -587,7 +589,7 @@ def test_a_folder_where_no_comparison_can_be_written(tmp_path: Path, monkeypatch
         f"sweep.dir={tmp_path} cannot be written (Permission denied), where the comparison goes; collect a copy of it."
     )
     with pytest.raises(UserError, match=f"^{re.escape(sentence)}$"):
-        cli.write_comparison(grid(), tmp_path, [], print)
+        reading.write_comparison(grid(), tmp_path, [], print)
 
 
 @pytest.mark.parametrize(("group", "expected"), [("", "mine"), ("tracker.group=theirs", "theirs")])
@@ -601,11 +603,11 @@ def test_the_comparison_is_tracked_where_its_runs_are(
     monkeypatch.setattr(comparison, "summary_rows", lambda compared: (["cell", "eval/greedy"], [["sft", 0.5]]))
     settings = grid(name="mine")
     planned = Planner(tmp_path, settings).jobs(["method=sft", "tracker=wandb", *group.split()])
-    cli.track(settings, tmp_path, planned, None)
+    reading.track(settings, tmp_path, planned, None)
     ((tracked, directory, _, run_id),) = started
     assert (tracked.group, tracked.run_name, directory, run_id) == (expected, "mine comparison", tmp_path, None)
     assert rows == [("comparison", 0, [["sft", 0.5]], ["cell", "eval/greedy"]), False]
-    cli.track(settings, tmp_path, [replace(job, config=None) for job in planned], None)
+    reading.track(settings, tmp_path, [replace(job, config=None) for job in planned], None)
     assert len(started) == 1
 
 
@@ -613,12 +615,12 @@ def test_runs_that_are_not_tracked_leave_the_comparison_untracked(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tracking, "start", lambda *args: pytest.fail("tracked"))
-    cli.track(grid(), tmp_path, Planner(tmp_path, grid()).jobs(["method=sft"]), None)
+    reading.track(grid(), tmp_path, Planner(tmp_path, grid()).jobs(["method=sft"]), None)
 
 
 def test_notes_of_what_is_not_done() -> None:
     kinds = [states.State(states.DONE), states.State(states.FAILED, "no memory"), states.State(states.NEW)]
-    assert [cli._note(known) for known in kinds] == ["", "failed: no memory", "not started"]
+    assert [reading._note(known) for known in kinds] == ["", "failed: no memory", "not started"]
 
 
 @pytest.mark.slow

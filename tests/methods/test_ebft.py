@@ -15,7 +15,7 @@ from ebft.geometry import chunked
 from ebft.geometry import reuse as reuse_module
 from ebft.geometry.reuse import leading_matches
 from ebft.methods import differentiate, ebft
-from ebft.methods.base import MICRO_BATCHES_TOGETHER, prepare_all
+from ebft.methods.base import prepare_all
 from ebft.methods.ebft import EBFT, EBFTExperience
 from ebft.models.feature_network import FeatureNetwork
 from ebft.models.policy import LanguageModel
@@ -276,13 +276,13 @@ def test_a_kept_row_changes_no_rollout_no_reward_and_no_gradient(
 
 
 @pytest.mark.parametrize("reuse", [False, True])
-def test_micro_batches_drawn_together_are_those_drawn_alone(reuse: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_micro_batches_drawn_together_are_those_drawn_alone(reuse: bool) -> None:
     """As on a GPU: three at a time, of rows with different numbers of blocks."""
     sampler = geometry(stride=3, generate_length=5, reuse=reuse)
     cuts = [(start, start + 2) for start in range(0, 8, 2)]
     alone, method = method_of(sampler, (7,)), method_of(sampler, (7,))
     expected = prepare_all(alone, EIGHT, cuts, 3)
-    monkeypatch.setitem(MICRO_BATCHES_TOGETHER, "cpu", 3)
+    method.micro_batches_together = 3
     assert len({part.rollout.tokens.shape[2] for part in expected}) > 1
     for found, one in zip(prepare_all(method, EIGHT, cuts, 3), expected, strict=True):
         assert torch.equal(found.rollout.tokens, one.rollout.tokens)
