@@ -1,7 +1,8 @@
 """`ebft-train` in this process, with a stand-in for the loop."""
 
+import logging
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -52,5 +53,12 @@ class Launcher:
 
 
 @pytest.fixture
-def launch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Launcher:
-    return Launcher(tmp_path, monkeypatch, capsys)
+def launch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Iterator[Launcher]:
+    """The logging that a command sets up writes to this test's streams, and ends with it."""
+    root = logging.getLogger()
+    handlers, level = [*root.handlers], root.level
+    yield Launcher(tmp_path, monkeypatch, capsys)
+    root.handlers[:] = handlers
+    root.setLevel(level)

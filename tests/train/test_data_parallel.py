@@ -181,7 +181,9 @@ def test_a_run_of_two_processes_is_the_run_of_one(tmp_path: Path, method: str) -
     """The same folder: figures to rounding, those of evaluation of single tokens among them, every table, one summary;
     from the first process alone."""
     steps = ["trainer.max_steps=2", "eval.every_steps=1", "trainer.checkpoint_every_steps=1", "optimizer.ema_decay=0.5"]
-    config = config_of(tmp_path, method, "trainer.parallel=ddp", *steps)
+    # no draw of seed 11 is within 3e-6 of another token; of seed 0 one is 5e-8 from it, which rounding may cross
+    seed = ["seed=11"] if method == "rlvr" else []
+    config = config_of(tmp_path, method, "trainer.parallel=ddp", *steps, *seed)
     one, two = tmp_path / "one", tmp_path / "two"
     assert train(config, one) == "completed"
     assert run_together(2, tmp_path, run, config, two) == ["completed", "completed"]
