@@ -53,9 +53,7 @@ class Launcher:
 
 
 @pytest.fixture
-def launch(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Iterator[Launcher]:
+def launch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Launcher]:
     """The logging that a command sets up writes to this test's streams, and ends with it."""
     root = logging.getLogger()
     handlers, level = [*root.handlers], root.level
