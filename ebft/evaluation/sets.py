@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from typing import TypeVar
 
 from ebft.evaluation import Evaluation, Evaluator
+from ebft.models.own_features import Phi
 from ebft.models.policy import LanguageModel
 
 Value = TypeVar("Value")
@@ -14,6 +15,10 @@ class SetsEvaluator:
 
     def __init__(self, own: Evaluator, sets: Mapping[str, Evaluator]) -> None:
         self.own, self.sets = own, sets
+
+    @property
+    def phi(self) -> Phi:
+        return self.own.phi
 
     @property
     def num_ticks(self) -> int:

@@ -83,6 +83,11 @@ def full_tensor(x: Tensor) -> Tensor:
     return x.full_tensor() if isinstance(x, DTensor) else x
 
 
+def local_tensor(x: Tensor) -> Tensor:
+    """What this process has of a tensor."""
+    return x.to_local() if isinstance(x, DTensor) else x
+
+
 def named_tensors(module: nn.Module) -> dict[str, Tensor]:
     """Parameters, tied ones once, and the buffers that belong to a module's state."""
     lasting = module.state_dict()

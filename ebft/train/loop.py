@@ -30,6 +30,8 @@ from ebft.run import checkpoint
 from ebft.run import tensors as stored
 from ebft.run.folder import Run, SilentRun, StopSignals
 from ebft.run.profiling import DTYPES, NoProfile, Profile, matmul_peak, utilization
+from ebft.train import kept_evaluation
+from ebft.train.kept_evaluation import Kept
 from ebft.train.optimization import MODEL, NonFiniteError, Optimization, save_batch
 from ebft.train.plan import model_card, plan
 from ebft.train.remaining import Remaining
@@ -259,13 +261,22 @@ class Loop:
             if self._is_to_stop():
                 raise Stopped
 
-        evaluator, started = self.setup.evaluator, time.monotonic()
-        try:
-            with self.run.evaluating(evaluator.num_ticks) as bar, self.optimization.averaged():
-                result = evaluator(self.setup.policy, tick)
-        except Stopped:
-            return
-        self.remaining.evaluated(time.monotonic() - started)
+        key = None if self.step else kept_evaluation.key(self.setup)  # the base may have been evaluated before
+        kept = self.world.broadcast(kept_evaluation.find(key) if self.world.is_rank_zero else None)
+        if kept is None:
+            evaluator, started = self.setup.evaluator, time.monotonic()
+            try:
+                with self.run.evaluating(evaluator.num_ticks) as bar, self.optimization.averaged():
+                    result = evaluator(self.setup.policy, tick)
+            except Stopped:
+                return
+            kept = Kept(result, time.monotonic() - started)
+            if self.world.is_rank_zero:
+                kept_evaluation.keep(key, kept)
+        else:
+            self.run.say(f"The base was evaluated before, in {kept.seconds:.1f} s, and is not again.")
+        self.remaining.evaluated(kept.seconds)
+        result = kept.evaluation
         self.run.log(
             self.step,
             {**result.metrics(), "cost/tokens_forwarded": self.tokens_forwarded, "cost/seconds": self.train_seconds},

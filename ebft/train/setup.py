@@ -130,13 +130,17 @@ class Material:
         further = {f"eval.sets.{name}": each.data.digests()["held-out"] for name, each in self.sets.items()}
         return self.data.digests() | further
 
+    @property
+    def held_out(self) -> dict[str, HeldOutSet]:
+        """Every held-out set by its name; `own` is the run's own."""
+        return {OWN_SET: self.own} | self.sets
+
     @cached_property
     def contamination(self) -> dict[str, Contamination]:
-        """What of each held-out set is in the training data; `own` is the run's own."""
-        train, every = self.data.train, {OWN_SET: self.own} | self.sets
+        """What of each held-out set is in the training data."""
         return {
-            name: contamination(train, each.batches, _is_padded_pairs(self.config, each.config))
-            for name, each in every.items()
+            name: contamination(self.data.train, each.batches, _is_padded_pairs(self.config, each.config))
+            for name, each in self.held_out.items()
         }
 
     def evaluator(self, phi: Phi) -> Evaluator | SetsEvaluator:

@@ -1,0 +1,166 @@
+"""The base's evaluation, made once on a machine and kept (output/cache.py) under a hash of all that it depends on.
+
+Before the first step a run evaluates weights that other runs have evaluated on the same rows with the same draws:
+thirty runs of a sweep need it once. Everything in the config counts but `FREE_KEYS`, so that a new key separates
+evaluations until somebody knows better; besides it weights, rows, questions, tokenizer, this package and the
+libraries.
+"""
+
+import io
+import json
+import os
+import platform
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
+from hashlib import sha256
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import torch
+from torch import nn
+
+from ebft.config.doors import doors
+from ebft.config.identity import flat
+from ebft.config.schema import RunFailure, TrainConfig, UserError
+from ebft.evaluation import Evaluation, Sample
+from ebft.evaluation.answers import Answer
+from ebft.models.feature_network import FeatureNetwork
+from ebft.output import cache
+from ebft.output.files import atomic_file
+from ebft.parallel.fsdp import local_tensor, named_tensors
+from ebft.parallel.world import World
+from ebft.tasks.base import Verdict
+from ebft.train.setup import Setup
+
+FOLDER = "evaluations"
+# Keys, and sections of them, that change nothing of an evaluation beside what is hashed as such: weights and rows.
+FREE_KEYS = (
+    "method",
+    "optimizer",
+    "tracker",
+    "seed",
+    "resume",
+    "plan_only",
+    "data.max_train_documents",
+    "sampler.n_samples",
+    "sampler.stride",
+    "sampler.context_length",
+    "sampler.temperature",
+    "eval.every_steps",
+    "features.placement",
+    "sandbox.allow_code_execution",
+    "sandbox.require",
+    "sandbox.workers",
+    "sandbox.batch_seconds",
+    "sandbox.check_references",
+    "trainer.max_steps",
+    "trainer.max_epochs",
+    "trainer.batch_size",
+    "trainer.micro_batch_size",
+    "trainer.max_tokens_per_microbatch",
+    "trainer.gradient_checkpointing",
+    "trainer.processes",
+    "trainer.hang_seconds",
+    "trainer.parallel",
+    "trainer.checkpoint_every_steps",
+    "trainer.keep_checkpoints",
+    "trainer.profile",
+)
+LIBRARIES = ("torch", "transformers", "tokenizers", "numpy")
+
+
+@dataclass(frozen=True)
+class Kept:
+    evaluation: Evaluation
+    seconds: float  # that it took
+
+
+def key(setup: Setup) -> str | None:
+    """The hash, the same in all processes; None where nothing is kept, or where a user's own code, which may read
+    anything, has a part in it."""
+    material, config = setup.material, setup.material.config
+    if cache.folder(FOLDER) is None or doors(config):
+        return None
+    parts = {
+        "config": settings(config),
+        "architecture": material.architecture.to_dict(),
+        "device": torch.cuda.get_device_name() if setup.device == "cuda" else platform.processor(),
+        "rows": {name: digest for name, digest in material.digests().items() if name != "training"},
+        "documents": {name: each.data.validation.documents for name, each in material.held_out.items()},
+        "tokenizer": setup.tokenizer.get_vocab(),
+        "ends": material.stop_tokens,
+        "weights": [_weights(part, setup.world) for part in _modules(setup)],
+        "code": _code(),
+        "libraries": [platform.python_version(), *(metadata.version(name) for name in LIBRARIES)],
+    }
+    return sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def settings(config: TrainConfig) -> dict[str, Any]:
+    """The keys that an evaluation depends on, by their dotted names."""
+    free = tuple(f"{name}." for name in FREE_KEYS)
+    return {name: value for name, value in flat(asdict(config)).items() if not f"{name}.".startswith(free)}
+
+
+def find(key: str | None) -> Kept | None:
+    """What is kept under the key; None also for what was damaged since."""
+    path = _path(key)
+    if path is None or not path.is_file():
+        return None
+    digest, _, content = path.read_bytes().partition(b"\n")
+    if sha256(content).hexdigest().encode() != digest:
+        return None
+    state = torch.load(io.BytesIO(content), weights_only=True)
+    samples = [Sample(**each) for each in state["samples"]]
+    answers = [Answer(**each | {"verdict": Verdict(**each["verdict"])}) for each in state["answers"]]
+    return Kept(replace(Evaluation.from_state(state), samples=samples, answers=answers), state["seconds"])
+
+
+def keep(key: str | None, kept: Kept) -> None:
+    """Nothing that the machine's failures had a part in; and a cache that cannot be written costs time alone."""
+    path, evaluation = _path(key), kept.evaluation
+    if path is None or any(
+        ratio.value for name, ratio in evaluation.scores.items() if name.endswith("verifier_errors")
+    ):
+        return
+    samples, answers = map(asdict, evaluation.samples), map(asdict, evaluation.answers)
+    content = io.BytesIO()
+    torch.save({**evaluation.state(), "samples": [*samples], "answers": [*answers], "seconds": kept.seconds}, content)
+    with suppress(OSError, RunFailure, UserError):  # of a home that may only be read, or that is full
+        path.parent.mkdir(parents=True, exist_ok=True)
+        own = path.with_suffix(f".{uuid4().hex}")  # of a process beside this one
+        with atomic_file(own) as file:
+            file.write(sha256(content.getvalue()).hexdigest().encode() + b"\n" + content.getvalue())
+        os.replace(own, path)
+
+
+def _path(key: str | None) -> Path | None:
+    folder = cache.folder(FOLDER)
+    return None if key is None or folder is None else folder / f"{key}.pt"
+
+
+def _modules(setup: Setup) -> list[nn.Module]:
+    """The network that is evaluated, and the one that evaluates."""
+    phi = setup.evaluator.phi
+    assert isinstance(phi, FeatureNetwork)
+    return [setup.policy.model, phi.decoder.module]
+
+
+def _weights(module: nn.Module, world: World) -> list[str]:
+    """Digests of what is different in the processes: one, or one for each shard."""
+    found = sha256()
+    for name, value in named_tensors(module).items():
+        here = local_tensor(value).contiguous().flatten().view(torch.uint8).cpu()
+        found.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+        found.update(here.numpy().data)
+    return [*dict.fromkeys(world.all_gather(found.hexdigest()))]
+
+
+def _code() -> str:
+    """A digest of the package."""
+    found = sha256()
+    for path in sorted(Path(__file__).parents[1].rglob("*.py")):
+        found.update(path.read_bytes())
+    return found.hexdigest()
