@@ -27,7 +27,7 @@ from ebft.geometry.blocks import completion_blocks
 from ebft.models.logprobs import row_labels
 from ebft.models.policy import LanguageModel
 from ebft.parallel.world import SINGLE_PROCESS, World
-from ebft.rollout.completions import Completions, Decoding, complete
+from ebft.rollout.completions import Completions, Decoding, Wanted, complete_together
 from ebft.tasks.base import Question, RowFigures, Verdict
 from ebft.tasks.grader import Grader
 from ebft.types import Batch
@@ -115,27 +115,25 @@ class Examiner:
 
     def _ask(self, policy: LanguageModel, batch: Batch) -> Asked:
         names = names_of(batch, [question.key for question in self.grader.questions])
-        scores, answers = self._greedy(policy, batch)
-        verdicts = self._verdicts(policy, batch)
-        scores |= self._pass_at(verdicts) | self._calibration(policy, batch)
+        greedy, calibration, *sampled = self._complete(policy, batch)
+        scores, answers = self._greedy(greedy, batch)
+        verdicts = self._verdicts(sampled[0], batch) if sampled else []
+        scores |= self._pass_at(verdicts) | self._calibration(policy, calibration, batch)
         return Asked(names, named(scores, names), _by_draw(verdicts), answers)
 
-    def _complete(self, policy: LanguageModel, batch: Batch, num: int, decoding: Decoding, purpose: str) -> Completions:
-        blocks, device = completion_blocks(batch), policy.device
-        prompts, key = batch.columns(blocks.reach[0]), f"{self.config.seed}/eval/{purpose}"
-        return complete(
-            policy,
-            prompts.to(device),
-            blocks.to(device),
-            num,
-            self.config.max_new_tokens,
-            decoding,
-            key,
-            self.grader.stop_tokens,
+    def _complete(self, policy: LanguageModel, batch: Batch) -> list[Completions]:
+        """Of every question a greedy answer, one of the distribution as it is, and those for pass@k, if any."""
+        config, blocks, device = self.config, completion_blocks(batch), policy.device
+        key, sampled = f"{config.seed}/eval", Decoding(config.temperature, config.top_p)
+        wanted = [Wanted(1, GREEDY, f"{key}/greedy"), Wanted(1, CALIBRATION, f"{key}/calibration")]
+        if config.num_completions:
+            wanted.append(Wanted(config.num_completions, sampled, f"{key}/pass"))
+        prompts = batch.columns(blocks.reach[0]).to(device)
+        return complete_together(
+            policy, prompts, blocks.to(device), config.max_new_tokens, wanted, self.grader.stop_tokens
         )
 
-    def _greedy(self, policy: LanguageModel, batch: Batch) -> tuple[dict[str, Ratio], list[Answer]]:
-        done = self._complete(policy, batch, 1, GREEDY, "greedy")
+    def _greedy(self, done: Completions, batch: Batch) -> tuple[dict[str, Ratio], list[Answer]]:
         verdicts = [row[0] for row in self.grader(done.rollout, batch.row_ids)]
         truncated = done.truncated[:, 0, 0].cpu() & ~torch.tensor([verdict.ended for verdict in verdicts])
         judged = torch.tensor([verdict.score is not None for verdict in verdicts])
@@ -157,13 +155,8 @@ class Examiner:
             Answer(question.prompt, question.answer, text, verdict, cut) for question, text, verdict, cut in rows
         ]
 
-    def _verdicts(self, policy: LanguageModel, batch: Batch) -> list[list[bool | None]]:
-        """Whether each of `num_completions` sampled answers to every question passes; None where it could not be
-        judged."""
-        config = self.config
-        if not config.num_completions:
-            return []
-        done = self._complete(policy, batch, config.num_completions, Decoding(config.temperature, config.top_p), "pass")
+    def _verdicts(self, done: Completions, batch: Batch) -> list[list[bool | None]]:
+        """Whether each of the sampled answers to every question passes; None where it could not be judged."""
         return [
             [
                 None if verdict.score is None else verdict.passed and (verdict.ended or not cut)
@@ -178,8 +171,8 @@ class Examiner:
         judged = [[passed for passed in row if passed is not None] for row in verdicts]
         return {f"pass@{k}": _pass_at(k, judged) for k in self.config.pass_at} if verdicts else {}
 
-    def _calibration(self, policy: LanguageModel, batch: Batch) -> dict[str, Ratio]:
-        done, on_device = self._complete(policy, batch, 1, CALIBRATION, "calibration"), batch.to(policy.device)
+    def _calibration(self, policy: LanguageModel, done: Completions, batch: Batch) -> dict[str, Ratio]:
+        on_device = batch.to(policy.device)
         (log_probs,) = policy.log_probs(policy.row_hidden(on_device), row_labels(on_device))
         start = completion_blocks(on_device).anchors
         scores = {}

@@ -65,6 +65,15 @@ def prompts_batch(token_ids: Sequence[Sequence[int]], row_ids: Sequence[int]) ->
     return batch, Blocks(anchors, valid=torch.ones_like(anchors, dtype=torch.bool), reach=(max(lengths),))
 
 
+@dataclass(frozen=True)
+class Wanted:
+    """So many completions of every row, decoded in one way; their draws are a function of the key and the row."""
+
+    n_samples: int
+    decoding: Decoding
+    key: str
+
+
 def complete(
     policy: LanguageModel,
     batch: Batch,
@@ -81,21 +90,40 @@ def complete(
 
     `tick` is called before every token and may raise to stop.
     """
-    device, shape = batch.tokens.device, (len(batch), n_samples, 1, max_new_tokens)
-    draws = uniforms(key, batch.row_ids, 1, n_samples, max_new_tokens).to(device).flatten(0, 2)
-    tokens = torch.full(draws.shape, stop_tokens[0] if stop_tokens else 0, device=device)
-    log_probs, entropies = torch.zeros_like(draws), torch.zeros_like(draws)
-    anchors, running = blocks.anchors.repeat_interleave(n_samples, dim=0), torch.arange(len(draws), device=device)
+    wanted = [Wanted(n_samples, decoding, key)]
+    return complete_together(policy, batch, blocks, max_new_tokens, wanted, stop_tokens, tick=tick)[0]
+
+
+def complete_together(
+    policy: LanguageModel,
+    batch: Batch,
+    blocks: Blocks,
+    max_new_tokens: int,
+    wanted: Sequence[Wanted],
+    stop_tokens: tuple[int, ...],
+    *,
+    tick: Callable[[], None] | None = None,
+) -> list[Completions]:
+    """What `complete` makes of everything that is wanted of the same prompts, in one decode."""
+    device, numbers = batch.tokens.device, [each.n_samples for each in wanted]
+    shape = (len(batch), sum(numbers), 1, max_new_tokens)
+    draws = [uniforms(each.key, batch.row_ids, 1, each.n_samples, max_new_tokens) for each in wanted]
+    uniform = torch.cat(draws, dim=1).to(device).flatten(0, 2)
+    tokens = torch.full(uniform.shape, stop_tokens[0] if stop_tokens else 0, device=device)
+    log_probs, entropies = torch.zeros_like(uniform), torch.zeros_like(uniform)
+    anchors, running = blocks.anchors.repeat_interleave(shape[1], dim=0), torch.arange(len(uniform), device=device)
+    kind = torch.arange(len(wanted)).repeat_interleave(torch.tensor(numbers)).repeat(len(batch)).to(device)
+    decodings = _by_decoding(wanted, kind)
     look_every = LOOK_EVERY_STEPS[device.type]
     with policy.inference_mode():
-        row, context = policy.prefill_completions(batch, blocks, n_samples, max_new_tokens - 1)
-        hidden = row.take_along_dim((blocks.anchors - 1)[..., None], dim=1).repeat_interleave(n_samples, dim=0)
+        row, context = policy.prefill_completions(batch, blocks, shape[1], max_new_tokens - 1)
+        hidden = row.take_along_dim((blocks.anchors - 1)[..., None], dim=1).repeat_interleave(shape[1], dim=0)
         for step in range(max_new_tokens):
             if tick is not None:
                 tick()
             if step:
                 hidden = policy.step_hidden(tokens[running, step - 1, None], anchors[running], context)
-            chosen = _choose(policy.logits(hidden).squeeze(1), draws[running, step], decoding)
+            chosen = _choose(policy.logits(hidden).squeeze(1), uniform[running, step], decodings)
             tokens[running, step], log_probs[running, step], entropies[running, step] = chosen
             if stop_tokens and (step + 1) % look_every == 0:
                 going = (~is_any(tokens[running, : step + 1], stop_tokens)).all(1).nonzero().squeeze(1)
@@ -104,17 +132,49 @@ def complete(
                 if len(going) <= (1 - LEAVING_SHARE) * len(running):
                     context.keep(going)
                     running = running[going]
+                    decodings = _by_decoding(wanted, kind[running])
     rollout = until_stop(blocks, tokens.view(shape), log_probs.view(shape), stop_tokens)
-    return _completions(rollout, entropies.view(shape), stop_tokens)
+    parts = zip(
+        *(x.split(numbers, dim=1) for x in (rollout.tokens, rollout.log_probs, rollout.valid, entropies.view(shape))),
+        strict=True,
+    )
+    return [
+        _completions(Rollout(blocks, part_tokens, part_log_probs, valid), part_entropies, stop_tokens)
+        for part_tokens, part_log_probs, valid, part_entropies in parts
+    ]
+
+
+def _by_decoding(wanted: Sequence[Wanted], kind: Int[Tensor, "R"]) -> list[tuple[Decoding, Int[Tensor, "_"] | slice]]:
+    """Every way of decoding, with the places of the branches that are decoded so."""
+    if len(wanted) == 1:
+        return [(wanted[0].decoding, slice(None))]
+    return [(each.decoding, (kind == number).nonzero().squeeze(1)) for number, each in enumerate(wanted)]
 
 
 def _choose(
-    logits: Float[Tensor, "R V"], uniform: Float[Tensor, "R"], decoding: Decoding
+    logits: Float[Tensor, "R V"],
+    uniform: Float[Tensor, "R"],
+    decodings: Sequence[tuple[Decoding, Int[Tensor, "_"] | slice]],
 ) -> tuple[Int[Tensor, "R"], Float[Tensor, "R"], Float[Tensor, "R"]]:
     """A token from every distribution, its log-prob, and the distribution's entropy at temperature 1."""
     log_probs = logits.log_softmax(-1)
     probabilities = log_probs.exp()
     entropy = -(probabilities * log_probs.clamp_min(torch.finfo(log_probs.dtype).min)).sum(-1)  # 0 log 0 = 0
+    token, log_prob = torch.zeros_like(uniform, dtype=torch.int64), torch.zeros_like(entropy)
+    for decoding, places in decodings:
+        here = _token(logits[places], log_probs[places], probabilities[places], uniform[places], decoding)
+        token[places], log_prob[places] = here
+    return token, log_prob, entropy
+
+
+def _token(
+    logits: Float[Tensor, "R V"],
+    log_probs: Float[Tensor, "R V"],
+    probabilities: Float[Tensor, "R V"],
+    uniform: Float[Tensor, "R"],
+    decoding: Decoding,
+) -> tuple[Int[Tensor, "R"], Float[Tensor, "R"]]:
+    """The token of one way of decoding, and its log-prob; `log_probs` and `probabilities` are at temperature 1."""
     if decoding.temperature == 0:
         token = logits.argmax(-1, keepdim=True)
     else:
@@ -122,7 +182,7 @@ def _choose(
             log_probs = (logits / decoding.temperature).log_softmax(-1)
             probabilities = log_probs.exp()
         token = inverse_cdf(_nucleus(probabilities, decoding.top_p), uniform[:, None])
-    return token.squeeze(1), log_probs.gather(1, token).squeeze(1), entropy
+    return token.squeeze(1), log_probs.gather(1, token).squeeze(1)
 
 
 def _nucleus(probabilities: Float[Tensor, "R V"], top_p: float) -> Float[Tensor, "R V"]:

@@ -12,7 +12,7 @@ from ebft.geometry.blocks import make_branches
 from ebft.models.logprobs import branch_labels
 from ebft.models.policy import LanguageModel
 from ebft.rollout import completions
-from ebft.rollout.completions import Completions, Decoding, complete, prompts_batch
+from ebft.rollout.completions import Completions, Decoding, Wanted, complete, complete_together, prompts_batch
 from ebft.rollout.sampler import uniforms
 from ebft.types import Batch
 from tests.helpers import FAMILIES, VOCABULARY, log_probs_alone, plain_model, policy_of
@@ -234,6 +234,24 @@ def test_a_row_says_the_same_in_any_company(rows: list[int]) -> None:
             here, there = (done.rollout.log_probs[b, n, 0] for done, b in ((apart, place), (together, row)))
             length = len(said(together, row, n))
             torch.testing.assert_close(here[:length], there[:length], rtol=1e-5, atol=1e-5)
+
+
+def test_what_is_decoded_together_is_what_is_decoded_apart() -> None:
+    """Greedy, warm and from a nucleus, in different numbers, with an end that they reach at different steps."""
+    policy = policy_of()
+    stop = common_token(completed(policy, WARM, ()))
+    wanted = [
+        Wanted(1, GREEDY, "7/greedy"),
+        Wanted(N, WARM, "7/eval"),
+        Wanted(2, Decoding(0.7, 0.9), "7/pass"),
+    ]
+    batch, blocks = prompts_batch(prompts(), ROW_IDS)
+    before = policy.decoder.tokens_forwarded
+    together = complete_together(policy, batch, blocks, G, wanted, (stop,))
+    forwarded = policy.decoder.tokens_forwarded - before
+    for each, done in zip(wanted, together, strict=True):
+        assert_same(done, completed(policy, each.decoding, (stop,), n_samples=each.n_samples, key=each.key))
+    assert forwarded < policy.decoder.tokens_forwarded - before - forwarded  # prompts are forwarded once
 
 
 @pytest.mark.parametrize("masked", [False, True])
