@@ -19,6 +19,7 @@ from omegaconf.errors import (
 
 from ebft.cli.help import SHARED
 from ebft.cli.keys import GROUPS, SWEEP_GROUPS, all_keys, nearest, type_of, types_of
+from ebft.cli.other_names import OTHER_NAMES
 from ebft.cli.overrides import TEXTS
 from ebft.cli.own import add_chosen_method
 from ebft.config.schema import TrainConfig
@@ -74,6 +75,8 @@ def _unknown_key(key: str) -> str:
         return f"{key} is not set yet; write +{key}=VALUE to add it."
     if group in SWEEP_GROUPS and (key in keys or key == group):
         return f"{key} belongs to ebft-sweep; leave it out (for a plan, ebft-train has plan_only=true)."
+    if key in OTHER_NAMES:
+        return f"{key} is called otherwise here; set {OTHER_NAMES[key]}."
     close = nearest(key, [*keys, *GROUPS])
     if close:
         return f"{key} is not a key of the configuration; did you mean {close}?"

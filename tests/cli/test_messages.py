@@ -1,13 +1,22 @@
 """Every kind of mistake on the command line, with the one sentence that it gets, exit code 2 and no folder."""
 
+import re
+
 import pytest
 
+from ebft.cli.keys import GROUPS, all_keys
+from ebft.cli.other_names import OTHER_NAMES
+from ebft.config.schema import TrainConfig
 from tests.cli.conftest import Launcher
 
 SENTENCES = {
     "trainer.max_stepz=3": "trainer.max_stepz is not a key of the configuration; did you mean trainer.max_steps?",
     "n_samples=3": "n_samples is not a key of the configuration; did you mean sampler.n_samples?",
     "model.lr=1": "model.lr is not a key of the configuration; did you mean optimizer.lr?",
+    "learning_rate=1e-4": "learning_rate is called otherwise here; set optimizer.lr.",
+    "num_train_epochs=3": (
+        "num_train_epochs is called otherwise here; set trainer.max_epochs, beside trainer.max_steps=null."
+    ),
     "modle=tiny": "modle is not a key of the configuration; did you mean model?",
     "+typo=1": "typo is not a key of the configuration; see ebft-train --cfg job for all keys.",
     "+trainer.max_stepz=1": "trainer.max_stepz is not a key of the configuration; did you mean trainer.max_steps?",
@@ -123,3 +132,12 @@ def test_an_unknown_key_in_a_sweep(launch: Launcher) -> None:
     outcome = launch("-m", "seeed=0,1")
     assert (outcome.code, outcome.err) == (2, "seeed is not a key of the configuration; did you mean seed?\n")
     assert launch.files() == []
+
+
+def test_names_of_other_trainers_lead_to_keys_that_there_are() -> None:
+    keys = [*all_keys(TrainConfig), *GROUPS, "hydra.run.dir"]
+    for name, advice in OTHER_NAMES.items():
+        assert name not in keys
+        named = re.findall(r"[a-z_]+[./][a-z_./]+|^[a-z_]+|(?<=with )[a-z_]+", advice)
+        assert named, name
+        assert {found for found in named if found not in keys} == set(), name
