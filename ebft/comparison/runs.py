@@ -107,8 +107,9 @@ def _found(directory: Path) -> Iterator[Planned]:
 
 
 def _linked(directory: Path, plans: list[Planned]) -> list[Planned]:
-    """The plans, of which those that start from the model of another of them say so."""
-    models = {str((directory / plan.folder / "model").resolve()): plan.folder for plan in plans}
+    """The plans, of which those that start from the model of another of them, or from its folder, say so."""
+    folders = {plan.folder: directory / plan.folder for plan in plans}
+    models = {str(path.resolve()): name for name, folder in folders.items() for path in (folder, folder / "model")}
 
     def link(plan: Planned) -> Planned:
         start = models.get(str(Path(plan.config["model.path"]).resolve()), plan.folder)

@@ -46,8 +46,8 @@ LAYER_TYPES = {"full_attention", "sliding_attention"}
 
 
 def model_path(path: str, key: str) -> str:
-    """A folder or a hub id: that of a model's name, that which a GGUF file was converted into, or the path itself.
-    UserError for a folder without a model."""
+    """A folder or a hub id: that of a model's name, that which a GGUF file was converted into, that which a run
+    exported, or the path itself. UserError for a folder without a model."""
     named = named_folder(path, key)
     if named is not None:
         return str(named)
@@ -58,6 +58,14 @@ def model_path(path: str, key: str) -> str:
         raise UserError(
             f"{key}={path} holds adapters, not a model; name one that has them merged, such as model/ in a run folder."
         )
+    if (folder / "config.yaml").is_file() and not (folder / "config.json").is_file():
+        exported = folder / "model"
+        if not (exported / "config.json").is_file():
+            raise UserError(
+                f"{key}={path} is a run folder without a model, which a run exports at its end; let it finish, or name "
+                "another."
+            )
+        return str(exported)
     if folder.exists() and not (folder / "config.json").is_file():
         raise UserError(
             f"{key}={path} has no config.json; name a folder in Hugging Face format, such as model/ in a run folder, "

@@ -184,7 +184,8 @@ def test_a_run_that_starts_from_anothers_model_has_that_ones_base_and_cost(tmp_p
     assert [row["cost/tokens_forwarded"] for row in found["ebft"].outcomes[0].course] == [100, 250, 400]
 
 
-def test_only_another_runs_model_is_a_warm_start(tmp_path: Path) -> None:
+@pytest.mark.parametrize("start", ["a/0/model", "a/0"])
+def test_only_another_runs_model_is_a_warm_start(tmp_path: Path, start: str) -> None:
     """A folder of the same name elsewhere once counted too, and a run whose own folder it was sent the search for its
     start in circles."""
     run(tmp_path / "a" / "0", cross_entropy(1.0), method__name="sft")
@@ -198,7 +199,7 @@ def test_only_another_runs_model_is_a_warm_start(tmp_path: Path) -> None:
         tmp_path / "c" / "0",
         cross_entropy(0.75),
         base={**BASE, **cross_entropy(1.0)},
-        model__path=str(tmp_path / "a" / "0" / "model"),
+        model__path=str(tmp_path / start),
         optimizer__lr=3,
     )
     changes = {

@@ -187,6 +187,21 @@ def test_a_path_without_a_model_is_refused(config: TrainConfig, tmp_path: Path) 
     assert refusal(lambda: load_tokenizer(nothing.model)) == message
 
 
+def test_a_run_folder_stands_for_the_model_that_its_run_exported(
+    config: TrainConfig, saved: Callable[..., str], tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "config.yaml").touch()
+    assert refusal(lambda: load_architecture(with_model(config, str(run)).model)) == (
+        f"model.path={run} is a run folder without a model, which a run exports at its end; let it finish, or name "
+        "another."
+    )
+    Path(saved()).rename(run / "model")
+    assert model_path(str(run), "model.path") == str(run / "model")
+    assert load_architecture(with_model(config, str(run)).model).model_type == "llama"
+
+
 def test_a_path_that_does_not_exist_is_refused_without_asking_the_hub(config: TrainConfig) -> None:
     message = "model.path=./nowhere does not exist; name a folder with a model or a hub id such as Qwen/Qwen2.5-0.5B."
     assert refusal(lambda: load_architecture(with_model(config, "./nowhere").model)) == message
