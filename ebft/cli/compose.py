@@ -10,7 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from ebft.cli.keys import SELECTORS
-from ebft.cli.messages import explain, wrong_type
+from ebft.cli.messages import culprit, explain, wrong_type
 from ebft.cli.overrides import as_typed
 from ebft.cli.own import add_own_method, with_config_dirs
 from ebft.cli.refusals import as_user_error
@@ -38,14 +38,34 @@ def to_config(cfg: DictConfig) -> TrainConfig:
 
 
 def typed(tree: DictConfig, whole: Any) -> Any:
-    """The tree as an object of the dataclass `whole`. Raises UserError for unknown keys, wrong types and missing
+    """The tree as an object of the dataclass `whole`. Raises UserError for all unknown keys, wrong types and missing
     values."""
+    schema = _schema(tree, whole)
     try:
-        merged: Any = OmegaConf.merge(_schema(tree, whole), tree)
+        merged: Any = OmegaConf.merge(schema, tree)
         _refuse_nested_lists(merged)
         return OmegaConf.to_object(merged)
     except OmegaConfBaseException as error:
-        raise UserError(explain(error, [], tree)) from error
+        raise UserError(" ".join(dict.fromkeys(_objections(tree, schema)))) from error
+
+
+def _objections(tree: DictConfig, schema: DictConfig) -> Iterator[str]:
+    """What is wrong with a tree, key by key: each is taken out before the next one is looked for."""
+    left, wrong = OmegaConf.masked_copy(tree, list(tree)), set[str]()
+    while True:
+        try:
+            merged = OmegaConf.merge(schema, left)
+            OmegaConf.to_container(merged, resolve=True)
+            break
+        except OmegaConfBaseException as error:
+            yield explain(error, [], tree)
+            group, _, name = culprit(error).rpartition(".")
+            node = OmegaConf.select(left, group) if group else left
+            if not OmegaConf.is_dict(node) or name not in node:  # it cannot be taken out
+                return
+            del node[name]
+            wrong.add(culprit(error))
+    yield from (f"{key} is missing; add {key}=VALUE." for key in sorted(OmegaConf.missing_keys(merged) - wrong))
 
 
 def with_sets(config: TrainConfig) -> TrainConfig:
