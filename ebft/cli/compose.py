@@ -18,6 +18,8 @@ from ebft.config.defaults import settled
 from ebft.config.rules import check
 from ebft.config.schema import EvaluateConfig, TrainConfig, UserError
 
+SHOWN = 5  # of the keys that a configuration lacks
+
 
 def compose(overrides: list[str], config_name: str = "train") -> TrainConfig:
     """What `ebft-train OVERRIDES` would run with; for tests, scripts and notebooks. Raises UserError."""
@@ -65,7 +67,12 @@ def _objections(tree: DictConfig, schema: DictConfig) -> Iterator[str]:
                 return
             del node[name]
             wrong.add(culprit(error))
-    yield from (f"{key} is missing; add {key}=VALUE." for key in sorted(OmegaConf.missing_keys(merged) - wrong))
+    missing = sorted(OmegaConf.missing_keys(merged) - wrong)
+    if len(missing) == 1:
+        yield f"{missing[0]} is missing; add {missing[0]}=VALUE."
+    elif missing:
+        more = f" and {len(missing) - SHOWN} more" if len(missing) > SHOWN else ""
+        yield f"{', '.join(missing[:SHOWN])}{more} are missing; add each as KEY=VALUE."
 
 
 def with_sets(config: TrainConfig) -> TrainConfig:

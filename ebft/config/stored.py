@@ -19,8 +19,8 @@ RENAMED: dict[tuple[str, str], tuple[str, dict[Any, str]]] = {
 
 
 def read_config(path: Path, advice: str, what: str = "is not a config of ebft") -> dict[str, Any]:
-    """The mapping in a YAML file, with the names that keys have now. Raises UserError, which says what it is not and ends with the advice, for a file that
-    holds none, holds anything but plain values, or cannot be read."""
+    """The mapping in a YAML file, with the names that keys have now. Raises UserError, which says what it is not and
+    ends with the advice, for a file that holds none, holds anything but plain values, or cannot be read."""
     try:
         content = yaml.load(path.read_text(encoding="utf-8"), LOADER)
     except OSError as error:

@@ -215,7 +215,10 @@ def test_a_further_held_out_set_is_the_data_config_of_its_source() -> None:
         ),
         (["+data@eval.sets.x=translation", "eval.sets.x.task=a.py:B"], "eval.sets.x.task=a.py:B is code of your own"),
         (["+data@eval.sets.x=code_qa", "+data@eval.sets.x=stdlib"], "Multiple values for data@eval.sets.x"),
-        (["eval.sets={x y:{source:code_qa}}"], "eval.sets.x y: sequence_length is missing; add "),
+        (
+            ["eval.sets={x y:{source:code_qa}}"],
+            "eval.sets.x y: bad_rows, bos, document_masking, end_token, layout and ",
+        ),
     ],
 )
 def test_a_set_that_is_none_is_refused_by_its_name(overrides: list[str], sentence: str) -> None:
