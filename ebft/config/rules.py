@@ -257,6 +257,8 @@ def _data_conflicts(data: DataConfig, sampler: SamplerConfig) -> Iterator[str]:
                 "Set either data.text_column, or data.messages_column, or both data.prompt_column and "
                 "data.completion_column, and make the rest null."
             )
+        if data.border_space is not None and (talks or not pairs):
+            yield "data.border_space is about prompts and completions that are texts; make it null."
         if talks and data.completes_prompt:
             yield "data.completes_prompt=true needs a prompt column: what is said in a conversation is a whole program."
     if not pairs and data.loss_tokens == "completion":

@@ -191,6 +191,15 @@ def test_columns_are_a_text_or_a_pair(pairs: TrainConfig, changes: dict[str, Any
     assert refusal(pairs, **changes) == sentence
 
 
+def test_a_border_is_between_texts(pairs: TrainConfig) -> None:
+    refused = "data.border_space is about prompts and completions that are texts; make it null."
+    texts = {"data__text_column": "t", "data__prompt_column": None, "data__completion_column": None}
+    alone = {**texts, "data__loss_tokens": "all", "sampler__anchors": "all"}
+    talks = {**texts, "data__text_column": None, "data__messages_column": "m"}
+    assert refusal(pairs, data__border_space="completion", **alone) == refused
+    assert refusal(pairs, data__border_space="completion", **talks) == refused
+
+
 @pytest.mark.parametrize("parts", [{"stdlib": 1, "jsonl": 1}, {}, {"code_qa": -1, "stdlib": 1}, {"code_qa": 0}])
 def test_a_mixture_names_sources_that_need_no_network(parts: dict[str, int]) -> None:
     message = refusal(compose(["data=mixture"]), data__parts=parts)
