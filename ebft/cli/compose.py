@@ -10,13 +10,15 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from ebft.cli.keys import SELECTORS
-from ebft.cli.messages import explain, wrong_type
+from ebft.cli.messages import culprit, explain, wrong_type
 from ebft.cli.overrides import as_typed
 from ebft.cli.own import add_own_method, with_config_dirs
 from ebft.cli.refusals import as_user_error
 from ebft.config.defaults import settled
 from ebft.config.rules import check
 from ebft.config.schema import EvaluateConfig, TrainConfig, UserError
+
+SHOWN = 5  # of the keys that a configuration lacks
 
 
 def compose(overrides: list[str], config_name: str = "train") -> TrainConfig:
@@ -38,14 +40,39 @@ def to_config(cfg: DictConfig) -> TrainConfig:
 
 
 def typed(tree: DictConfig, whole: Any) -> Any:
-    """The tree as an object of the dataclass `whole`. Raises UserError for unknown keys, wrong types and missing
+    """The tree as an object of the dataclass `whole`. Raises UserError for all unknown keys, wrong types and missing
     values."""
+    schema = _schema(tree, whole)
     try:
-        merged: Any = OmegaConf.merge(_schema(tree, whole), tree)
+        merged: Any = OmegaConf.merge(schema, tree)
         _refuse_nested_lists(merged)
         return OmegaConf.to_object(merged)
     except OmegaConfBaseException as error:
-        raise UserError(explain(error, [], tree)) from error
+        raise UserError(" ".join(dict.fromkeys(_objections(tree, schema)))) from error
+
+
+def _objections(tree: DictConfig, schema: DictConfig) -> Iterator[str]:
+    """What is wrong with a tree, key by key: each is taken out before the next one is looked for."""
+    left, wrong = OmegaConf.masked_copy(tree, list(tree)), set[str]()
+    while True:
+        try:
+            merged = OmegaConf.merge(schema, left)
+            OmegaConf.to_container(merged, resolve=True)
+            break
+        except OmegaConfBaseException as error:
+            yield explain(error, [], tree)
+            group, _, name = culprit(error).rpartition(".")
+            node = OmegaConf.select(left, group) if group else left
+            if not OmegaConf.is_dict(node) or name not in node:  # it cannot be taken out
+                return
+            del node[name]
+            wrong.add(culprit(error))
+    missing = sorted(OmegaConf.missing_keys(merged) - wrong)
+    if len(missing) == 1:
+        yield f"{missing[0]} is missing; add {missing[0]}=VALUE."
+    elif missing:
+        more = f" and {len(missing) - SHOWN} more" if len(missing) > SHOWN else ""
+        yield f"{', '.join(missing[:SHOWN])}{more} are missing; add each as KEY=VALUE."
 
 
 def with_sets(config: TrainConfig) -> TrainConfig:

@@ -22,7 +22,7 @@ from ebft.cli.keys import GROUPS, SWEEP_GROUPS, all_keys, nearest, type_of, type
 from ebft.cli.other_names import OTHER_NAMES
 from ebft.cli.overrides import TEXTS
 from ebft.cli.own import add_chosen_method
-from ebft.config.schema import TrainConfig
+from ebft.config.schema import EvaluateConfig, TrainConfig
 from ebft.config.sweeps import SweepConfig
 
 MAPPINGS = (
@@ -38,11 +38,11 @@ KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "
 def explain(error: Exception, overrides: list[str], tree: DictConfig | None = None) -> str:
     """The sentence for an exception of Hydra's or OmegaConf's while composing `overrides`, or while typing the composed
     `tree`."""
-    cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error
+    cause = _cause(error)
     match cause:
         case ConfigAttributeError() | ConfigKeyError():
             add_chosen_method(overrides)
-            return _unknown_key(str(cause.full_key))
+            return " ".join(map(_unknown_key, dict.fromkeys([str(cause.full_key), *_unknown(overrides)])))
         case MissingMandatoryValue():
             return f"{cause.full_key} is missing; add {cause.full_key}=VALUE."
         case ValidationError() if tree is not None:
@@ -63,6 +63,23 @@ def explain(error: Exception, overrides: list[str], tree: DictConfig | None = No
             return _not_an_option(overrides) or _other(cause)
         case _:
             return _other(cause)
+
+
+def culprit(error: OmegaConfBaseException) -> str:
+    """The dotted key that an exception of OmegaConf's is about, of a list's item the list."""
+    return str(_cause(error).full_key).partition("[")[0]
+
+
+def _cause(error: Any) -> Any:
+    return error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error
+
+
+def _unknown(overrides: list[str]) -> list[str]:
+    """The keys of overrides that no configuration has: Hydra stops at the first of them."""
+    known = {*all_keys(), *all_keys(EvaluateConfig), *all_keys(SweepConfig), *GROUPS, *SWEEP_GROUPS}
+    keys = [override.partition("=")[0].lstrip("+~") for override in overrides if re.match(r"[+~]*[\w.]+=", override)]
+    users_own = ("hydra.", *(f"{mapping}." for mapping in MAPPINGS))
+    return [key for key in keys if key not in known and not key.startswith(users_own)]
 
 
 def _unknown_key(key: str) -> str:

@@ -3,8 +3,9 @@ and no data."""
 
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import fields, is_dataclass
+from itertools import islice
 from typing import Any
 
 from ebft.config.defaults import has_pairs, on_set
@@ -34,18 +35,22 @@ MOST = 2**62  # room for a process's own part of a seed
 
 
 def check(config: TrainConfig) -> None:
-    """Raise UserError for the first value outside its limits or combination that cannot work. Needs no model and no
-    data."""
+    """Raise UserError for all values outside their limits; if there are none, for combinations that cannot work, one of
+    every part of the config, for the second is often the first one's consequence. Needs no model and no data."""
     check_limits(config)
     check_own(config)
-    for message in _conflicts(config):
-        raise UserError(message)
+    _refuse(_conflicts(config))
 
 
 def check_limits(config: Any) -> None:
-    """Raise UserError for the first value outside the limits that its field names."""
-    for key, value, metadata in _walk(config):
-        _check_limits(key, value, metadata)
+    """Raise UserError for all values outside the limits that their fields name."""
+    _refuse(message for key, value, metadata in _walk(config) for message in _beyond_limits(key, value, metadata))
+
+
+def _refuse(messages: Iterable[str]) -> None:
+    """Raise UserError for all of them."""
+    if found := dict.fromkeys(messages):
+        raise UserError(" ".join(found))
 
 
 def _walk(node: Any, prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
@@ -57,24 +62,25 @@ def _walk(node: Any, prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
             yield key, value, item.metadata
 
 
-def _check_limits(key: str, value: Any, metadata: Any) -> None:
+def _beyond_limits(key: str, value: Any, metadata: Any) -> Iterator[str]:
+    """What is wrong with a value by itself, of which one thing is enough."""
     if value is None:
         return
     if isinstance(value, float) and not math.isfinite(value):
-        raise UserError(f"{key}={value} must be a finite number.")
-    if isinstance(value, int) and abs(value) > MOST:
-        raise UserError(f"{key}={value} is too large a number; the largest is {MOST}.")
-    if metadata.get("door") and is_door(value):
+        yield f"{key}={value} must be a finite number."
+    elif isinstance(value, int) and abs(value) > MOST:
+        yield f"{key}={value} is too large a number; the largest is {MOST}."
+    elif metadata.get("door") and is_door(value):
         check_door(value, key)
     elif "choices" in metadata and value not in (*metadata["choices"], *installed(metadata["entry_points"])):
         own = f", or your own code as {FORM}" if metadata["door"] else ""
-        raise UserError(f"{key}={value} is not one of {', '.join(map(_shown, metadata['choices']))}{own}.")
+        yield f"{key}={value} is not one of {', '.join(map(_shown, metadata['choices']))}{own}."
     elif metadata.get("door") and "choices" not in metadata:
-        raise UserError(f"{key}={value} is not of the form {FORM}.")
-    if "at_least" in metadata and not value >= metadata["at_least"]:
-        raise UserError(f"{key}={value} must be at least {metadata['at_least']}.")
-    if "above" in metadata and not value > metadata["above"]:
-        raise UserError(f"{key}={value} must be above {metadata['above']}.")
+        yield f"{key}={value} is not of the form {FORM}."
+    elif "at_least" in metadata and not value >= metadata["at_least"]:
+        yield f"{key}={value} must be at least {metadata['at_least']}."
+    elif "above" in metadata and not value > metadata["above"]:
+        yield f"{key}={value} must be above {metadata['above']}."
 
 
 def _shown(choice: str | bool) -> str:
@@ -84,13 +90,16 @@ def _shown(choice: str | bool) -> str:
 def _conflicts(config: TrainConfig) -> Iterator[str]:
     if isinstance(config, EvaluateConfig) and config.plan_only:
         yield "plan_only=true plans a run of ebft-train; ebft-eval has none, so leave it out."
-    yield from config.method.conflicts(config)
-    yield from _question_conflicts(config)
-    yield from _geometry_conflicts(config)
-    yield from _evaluation_conflicts(config.eval)
-    yield from _set_conflicts(config)
-    yield from _data_conflicts(config.data, config.sampler)
-    yield from _feature_conflicts(config.features)
+    for part in (
+        config.method.conflicts(config),
+        _question_conflicts(config),
+        _geometry_conflicts(config),
+        _evaluation_conflicts(config.eval),
+        _set_conflicts(config),
+        _data_conflicts(config.data, config.sampler),
+        _feature_conflicts(config.features),
+    ):
+        yield from islice(part, 1)
     trainer, optimizer, model = config.trainer, config.optimizer, config.model
     if (trainer.max_steps is None) == (trainer.max_epochs is None):
         yield "Set exactly one of trainer.max_steps and trainer.max_epochs; make the other null."
@@ -117,7 +126,7 @@ def _conflicts(config: TrainConfig) -> Iterator[str]:
             "nobody to share with."
         )
     if trainer.processes is not None:
-        yield from split_conflicts(trainer, trainer.processes, f"trainer.processes={trainer.processes}")
+        yield from islice(split_conflicts(trainer, trainer.processes, f"trainer.processes={trainer.processes}"), 1)
     if len(optimizer.betas) != 2 or not all(0 <= beta < 1 for beta in optimizer.betas):
         yield f"optimizer.betas={list(optimizer.betas)} must be two numbers in [0, 1)."
     if optimizer.warmup_fraction > 1:
@@ -127,7 +136,7 @@ def _conflicts(config: TrainConfig) -> Iterator[str]:
     if model.config_overrides and model.init != "random":
         yield "model.config_overrides changes the architecture, so it needs model.init=random."
     if isinstance(model.adapter, LoRAConfig):
-        yield from _adapter_conflicts(model.adapter, config)
+        yield from islice(_adapter_conflicts(model.adapter, config), 1)
 
 
 def split_conflicts(trainer: TrainerConfig, processes: int, name: str) -> Iterator[str]:
@@ -208,7 +217,7 @@ def _set_conflicts(config: TrainConfig) -> Iterator[str]:
             if metadata.get("door") and is_door(value):
                 yield f"{item}={value} is code of your own, which only the run's own data may name; leave the set out."
             else:
-                _check_limits(item, value, metadata)
+                yield from _beyond_limits(item, value, metadata)
         seen = on_set(config, name)
         conflicts = (*_data_conflicts(data, seen.sampler), *_geometry_conflicts(seen))
         yield from (f"{key}: {message}" for message in conflicts)
@@ -248,6 +257,8 @@ def _data_conflicts(data: DataConfig, sampler: SamplerConfig) -> Iterator[str]:
                 "Set either data.text_column, or data.messages_column, or both data.prompt_column and "
                 "data.completion_column, and make the rest null."
             )
+        if data.border_space is not None and (talks or not pairs):
+            yield "data.border_space is about prompts and completions that are texts; make it null."
         if talks and data.completes_prompt:
             yield "data.completes_prompt=true needs a prompt column: what is said in a conversation is a whole program."
     if not pairs and data.loss_tokens == "completion":

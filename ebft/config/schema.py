@@ -183,6 +183,9 @@ class ColumnsDataConfig(DataConfig):
     prompt_column: str | None
     prompt_template: str | None = template()  # in place of prompt_column
     completion_column: str | None
+    border_space: str | None = one_of(
+        "completion"
+    )  # what spaces at the end of a prompt begin; null: they end the prompt
     tests_column: str | None = read_by("unit_tests")
     stdin_column: str | None = read_by("unit_tests")  # what whole programs read, text or a list
     stdout_column: str | None = read_by("unit_tests")  # what they must write for it

@@ -12,10 +12,15 @@ LOADER = getattr(
     yaml, "CSafeLoader", yaml.SafeLoader
 )  # libyaml, where PyYAML was built with it, reads ten times as fast
 
+# Keys of runs of older versions, by group: what each is called now, and what its values are.
+RENAMED: dict[tuple[str, str], tuple[str, dict[Any, str]]] = {
+    ("data", "drop_long_pairs"): ("bad_rows", {False: "refuse", True: "drop"})
+}
+
 
 def read_config(path: Path, advice: str, what: str = "is not a config of ebft") -> dict[str, Any]:
-    """The mapping in a YAML file. Raises UserError, which says what it is not and ends with the advice, for a file that
-    holds none, holds anything but plain values, or cannot be read."""
+    """The mapping in a YAML file, with the names that keys have now. Raises UserError, which says what it is not and
+    ends with the advice, for a file that holds none, holds anything but plain values, or cannot be read."""
     try:
         content = yaml.load(path.read_text(encoding="utf-8"), LOADER)
     except OSError as error:
@@ -24,6 +29,14 @@ def read_config(path: Path, advice: str, what: str = "is not a config of ebft") 
         raise UserError(f"{path} {what}; {advice}.") from error
     if not isinstance(content, dict) or not is_plain(content):
         raise UserError(f"{path} {what}; {advice}.")
+    return _renamed(content)
+
+
+def _renamed(content: dict[str, Any]) -> dict[str, Any]:
+    for (group, old), (new, values) in RENAMED.items():
+        node = content.get(group)
+        if isinstance(node, dict) and isinstance(node.get(old), bool):
+            node.setdefault(new, values[node.pop(old)])
     return content
 
 

@@ -208,7 +208,7 @@ def _questions(
             for question in parses.questions(document.key, document.completion)
         ]
         documents = _that_fit(in_hash_order(functions), padded, tokenization)
-    several = any(sum(piece.learned for piece in document.pieces) > 1 for document in documents)
+    several = any(document.earlier or sum(piece.learned for piece in document.pieces) > 1 for document in documents)
     if several:
         documents = [document.last_turn for document in documents]
     same = config.task != "parses" and config.layout == "padded" and not several

@@ -53,7 +53,7 @@ class ChatTemplate:
     def end(self) -> int:
         """The token that ends an assistant's turn. Raises UserError for a template that writes no conversation."""
         try:
-            text = self._pieces(PROBE, PROBED)[-1].text
+            text = self._conversations(PROBE, PROBED)[-1][-1].text
         except BadCell as error:
             raise UserError(f"{error.row.problem}; name another template (data.chat_template).") from error
         token = next(token for token in self._tokens if text.endswith(token))
@@ -71,39 +71,76 @@ class ChatTemplate:
 
     def written(self, document: Document) -> Document:
         """The document as pieces of text, of which those that an assistant says are learned, each with the token that
-        ends its turn; what follows the last of them is left out. Raises BadCell for what the template cannot write,
-        and where it does not tell who speaks."""
-        pieces = self._pieces(document.messages, document.origin)
+        ends its turn; what follows the last of them is left out. Raises BadCell for what the template cannot write or
+        leaves out, and where it does not tell who speaks."""
+        *earlier, pieces = self._conversations(document.messages, document.origin)
         before = "".join(piece.text for piece in pieces[:-1])
         question = document.question and replace(document.question, prompt=before)
-        return replace(document, prompt=before, conversation=pieces, question=question)
+        return replace(document, prompt=before, conversation=pieces, earlier=tuple(earlier), question=question)
 
-    def _pieces(self, messages: Messages, origin: str) -> tuple[Piece, ...]:
+    def _conversations(self, messages: Messages, origin: str) -> list[tuple[Piece, ...]]:
+        """The whole conversation; or, of a template that writes a turn differently once others follow, the conversation
+        up to and with each turn, which is what the model is asked for there."""
         turns = [number for number, message in enumerate(messages) if message["role"] == "assistant"]
         if not turns:
             raise _bad(f"{origin} holds no message of an assistant", "add one")
-        whole, marked = self._render(messages[: turns[-1] + 1], origin, marks=bool(MARKS.search(self.template)))
-        spans = marked or [self._span(messages, turn, whole, origin) for turn in turns]
-        pieces, done = [], 0
-        for start, stop in spans:
-            stop = self._end_of_turn(whole, start, stop, origin)
-            pieces += [Piece(whole[done:start], False), Piece(whole[start:stop], True)]
-            done = stop
-        return tuple(piece for piece in pieces if piece.text)
+        if MARKS.search(self.template):
+            whole, marked = self._render(messages[: turns[-1] + 1], origin, marks=True)
+            found = [_cut(whole, [(start, self._end_of_turn(whole, start, stop, origin)) for start, stop in marked])]
+        else:
+            ended = [self._up_to(messages, turn, origin) for turn in turns]
+            whole = ended[-1][0]
+            spans = [(start, len(text)) for text, start in ended]
+            together = all(whole.startswith(text) for text, _ in ended)
+            found = [_cut(whole, spans)] if together else [_cut(text, [(start, len(text))]) for text, start in ended]
+        for turn, pieces in zip(turns[-len(found) :], found, strict=True):
+            self._check_said("".join(piece.text for piece in pieces[-2:]), messages[turn], turn, origin)
+        return found
 
-    def _span(self, messages: Messages, turn: int, whole: str, origin: str) -> tuple[int, int]:
-        """Where in the whole conversation an assistant's turn stands: what the template adds to everything before it,
-        the cue to speak, and what else it writes before what is said."""
-        cued, _ = self._render(messages[:turn], origin, cue=True)
+    def _up_to(self, messages: Messages, turn: int, origin: str) -> tuple[str, int]:
+        """The conversation's text up to and with the token that ends an assistant's turn, and where in it the turn
+        begins: behind what the template adds to everything before it, the cue to speak, and what else it writes before
+        what is said."""
         said, _ = self._render(messages[: turn + 1], origin)
-        if not (said.startswith(cued) and whole.startswith(said)):
+        try:
+            cued, _ = self._render(messages[:turn], origin, cue=True)
+        except BadCell as error:
+            if turn:
+                raise
             raise _bad(
-                f"{origin} cannot be cut into turns: {self.name} writes message {turn + 1} differently once others "
-                "follow it",
-                "use a template with generation marks (data.chat_template), or rows that end with it",
+                f"{origin} begins with an answer, and {self.name} asks for none before a question",
+                "put a message of a user before it",
+            ) from error
+        if not said.startswith(cued):
+            raise _bad(
+                f"{origin} cannot be cut into turns: {self.name} does not write before message {turn + 1} what it "
+                "writes to ask for it",
+                "use a template that does, or one with generation marks (data.chat_template)",
             )
         start = len(cued)
-        return start + (len(self._heading) if said.startswith(self._heading, start) else 0), len(said)
+        start += len(self._heading) if said.startswith(self._heading, start) else 0
+        behind, end = self._tail
+        stop = len(said) - len(behind) + end if end and said.endswith(behind) else len(said)
+        return said[: self._end_of_turn(said, start, stop, origin)], start
+
+    def _check_said(self, text: str, message: Mapping[str, Any], turn: int, origin: str) -> None:
+        """In the text of a turn and what stands before it, where empty thoughts of the message's own are. Templates may
+        move blanks, but thoughts that one leaves out would be unlearned without a word."""
+        if "".join(message["content"].split()) not in "".join(text.split()):
+            raise _bad(
+                f"{origin} cannot be learned from: {self.name} leaves out a part of message {turn + 1}, as thoughts",
+                "take it out, or use a template that writes it (data.chat_template)",
+            )
+
+    @cached_property
+    def _tail(self) -> tuple[str, int]:
+        """What the template writes behind an answer, and where in it the first token of its own ends: 0 where there is
+        none."""
+        user, _ = PROBE
+        said, _ = self._render([user, {"role": "assistant", "content": ANSWER}], PROBED)
+        behind = said.rpartition(ANSWER)[2]
+        found = re.search("|".join(map(re.escape, self._tokens)) or r"(?!)", behind)
+        return behind, found.end() if found else 0
 
     @cached_property
     def _heading(self) -> str:
@@ -154,6 +191,15 @@ class ChatTemplate:
             problem = f"{origin} cannot be written with {self.name}: {str(error).strip().rstrip('.')}"
             raise _bad(problem, "correct the row, or name another template (data.chat_template)") from error
         return texts[0], [(start, stop) for start, stop in spans[0]] if marks else []
+
+
+def _cut(text: str, spans: Sequence[tuple[int, int]]) -> tuple[Piece, ...]:
+    """Pieces up to the last span, of which the spans are learned."""
+    pieces, done = [], 0
+    for start, stop in spans:
+        pieces += [Piece(text[done:start], False), Piece(text[start:stop], True)]
+        done = stop
+    return tuple(piece for piece in pieces if piece.text)
 
 
 def _bad(problem: str, fix: str) -> BadCell:

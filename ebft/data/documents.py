@@ -30,6 +30,7 @@ class Document:
     question: Question | None = None  # what its completion answers, where completions can be verified
     messages: tuple[Mapping[str, Any], ...] = ()  # of a conversation, each with its role and content
     conversation: tuple[Piece, ...] = ()  # in place of prompt and completion: turns, as the chat template writes them
+    earlier: tuple[tuple[Piece, ...], ...] = ()  # up to earlier answers, where the template writes those differently
 
     @property
     def pieces(self) -> tuple[Piece, ...]:
@@ -43,7 +44,12 @@ class Document:
     def last_turn(self) -> "Document":
         """The same with its last turn alone to be learned; tokens stay those of the whole conversation."""
         *before, last = self.pieces
-        return replace(self, conversation=(*(replace(piece, learned=False) for piece in before), last))
+        return replace(self, conversation=(*(replace(piece, learned=False) for piece in before), last), earlier=())
+
+    @property
+    def apart(self) -> "list[Document]":
+        """The documents that it is laid out as: one for each of its answers where those cannot stand in one text."""
+        return [*(replace(self, conversation=pieces, earlier=()) for pieces in self.earlier), self]
 
     @property
     def has_own_ends(self) -> bool:

@@ -32,8 +32,10 @@ def document(config: ColumnsDataConfig, row: RawRow) -> Document:
     if messages := _messages(config, row):
         return _conversation(config, row, messages)
     assert config.completion_column is not None
-    prompt, completion = _prompt(config, row), row.text(config.completion_column)
-    return Document(prompt, prompt, completion, row.origin, _question(config, row, prompt, completion))
+    key, completion = _prompt(config, row), row.text(config.completion_column)
+    prompt = key if config.border_space is None else key.rstrip(" ") or key
+    completion = key[len(prompt) :] + completion
+    return Document(key, prompt, completion, row.origin, _question(config, row, prompt, completion))
 
 
 def _messages(config: ColumnsDataConfig, row: RawRow) -> Messages:

@@ -28,7 +28,7 @@ class Stream:
     tokens: Int[np.ndarray, "S"]
     document: Int[np.ndarray, "S"]  # index of the document that a token, its BOS and EOS included, belongs to
     completion: Bool[np.ndarray, "S"]
-    starts: Bool[np.ndarray, "S"]  # BOS, which nothing predicts
+    starts: Bool[np.ndarray, "S"]  # BOS, which nothing predicts, those inside a conversation too
 
 
 @dataclass(frozen=True)
@@ -75,6 +75,7 @@ class Rows:
 
 
 def to_rows(documents: Sequence[Document], config: DataConfig, tokenization: Tokenization) -> Rows:
+    documents = [part for document in documents for part in document.apart]
     stream = tokenise(documents, tokenization)
     if config.layout == "padded":
         _check_pairs_fit(documents, stream, config.sequence_length)
@@ -83,8 +84,13 @@ def to_rows(documents: Sequence[Document], config: DataConfig, tokenization: Tok
 
 
 def num_tokens(documents: Sequence[Document], tokenization: Tokenization) -> list[int]:
-    """The number of tokens of every document, its BOS and EOS included."""
-    return [] if not documents else np.bincount(tokenise(documents, tokenization).document).tolist()
+    """The number of tokens of every document, its BOS and EOS included; of one that is laid out as several, the most
+    that one of them has."""
+    if not documents:
+        return []
+    parts = [document.apart for document in documents]
+    lengths = iter(np.bincount(tokenise([part for each in parts for part in each], tokenization).document).tolist())
+    return [max(next(lengths) for _ in each) for each in parts]
 
 
 def tokenise(documents: Sequence[Document], tokenization: Tokenization) -> Stream:
@@ -117,7 +123,9 @@ def _document(
     if tokenization.bos is not None and (not len(tokens) or tokens[0] != tokenization.bos):
         tokens, learned = np.insert(tokens, 0, tokenization.bos), np.insert(learned, 0, False)
     starts = np.zeros(len(tokens), dtype=np.bool_)
-    starts[0] = tokenization.bos is not None
+    if tokenization.bos is not None:
+        starts[:] = tokens == tokenization.bos if tokenization.bos not in tokenization.stop_tokens else False
+        starts[0] = True
     return tokens, learned & ~starts, starts
 
 
@@ -166,13 +174,13 @@ def padded_places(document: Int[np.ndarray, "S"], sequence_length: int, reserved
 
 def _check_pairs_fit(documents: Sequence[Document], stream: Stream, sequence_length: int) -> None:
     """A plain text may run on into further rows, a completion without its prompt may not."""
-    long = [
-        too_long(document.origin, length, sequence_length)
+    long = {  # the last of those that one row is laid out as
+        document.origin: too_long(document.origin, length, sequence_length)
         for document, length in zip(documents, np.bincount(stream.document).tolist(), strict=True)
         if document.prompt and length > sequence_length
-    ]
+    }
     if long:
-        raise BadRows.of(long)
+        raise BadRows.of(long.values())
 
 
 def _fill(

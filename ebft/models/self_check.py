@@ -61,7 +61,7 @@ def self_check(model: PreTrainedModel, name: str, num_positions: int, is_trained
             expected = text.flat(model(input_ids=text.sequences).logits.float())
             policy = LanguageModel(model, "fp32")
             found = _logits(policy, text)
-        except (TypeError, RuntimeError, AttributeError) as error:
+        except (TypeError, ValueError, RuntimeError, AttributeError) as error:
             raise UserError(
                 f"{name} does not run under branch attention: {str(error).strip().splitlines()[0]}"
             ) from error

@@ -4,11 +4,12 @@ import ast
 import re
 import textwrap
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ebft.sandbox.statements import bound
 from ebft.tasks.functions import cut, parse
 
+END_OF_THOUGHTS = "</think>"  # as DeepSeek-R1, Qwen3 and others write it
 _FENCE = re.compile(r"^(?P<indent>[ \t]*)(?P<fence>`{3,}|~{3,})(?P<info>[^\n]*)$")
 
 
@@ -17,7 +18,7 @@ class Reading:
     """A program in a text."""
 
     source: str
-    how: str  # text, continuation, whole, fence, or stripped where blanks in front were in the way
+    how: str  # text, continuation, whole, fence, behind_thoughts, or stripped where blanks in front were in the way
     ended: bool  # the text goes on behind the program
 
 
@@ -34,8 +35,17 @@ def read(text: str, prefix: str, entry_point: str) -> Reading:
 
     With a prefix, as HumanEval has it, the text goes on behind it up to the end of the function, unless it, or a block
     in it, holds the whole function once more. Without an entry point the first block that compiles is the program.
+    Thoughts, and the programs that are tried in them, are no part of it.
     """
     text = text.replace("\r\n", "\n")
+    _, end, answer = text.rpartition(END_OF_THOUGHTS)
+    if end and parse(prefix + text) is None:  # a program may hold the mark in its own texts
+        found = _read(answer.lstrip("\n"), prefix, entry_point)
+        return replace(found, how="behind_thoughts") if found.how == "text" else found
+    return _read(text, prefix, entry_point)
+
+
+def _read(text: str, prefix: str, entry_point: str) -> Reading:
     return _continued(text, prefix, entry_point) if prefix else _alone(text, entry_point)
 
 

@@ -16,10 +16,9 @@ from typing import Any
 
 from ebft.config.schema import UserError
 from ebft.tasks.base import Question, Verdict
+from ebft.tasks.reading import END_OF_THOUGHTS
 
 TOKENIZERS = {"zh": "zh", "ja": "ja-mecab", "ko": "ko-mecab"}  # by target language; 13a for all others
-
-END_OF_THOUGHTS = "</think>"  # as DeepSeek-R1, Qwen3 and others write it
 
 
 @dataclass(frozen=True)

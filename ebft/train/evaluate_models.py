@@ -42,11 +42,13 @@ from ebft.parallel.fsdp import named_tensors
 from ebft.report import plots
 from ebft.run import checkpoint
 from ebft.run import tensors as stored
+from ebft.train.loop import ROWS
 from ebft.train.optimization import AVERAGE, MODEL
 from ebft.train.plan import tokens_line
 from ebft.train.setup import Material, gather
 
 BASE = "base"
+DIGEST = 64  # characters of that of rows; behind it stands that of questions, which not every command asks
 CONFIG, LOG = "config.yaml", "evaluate.log"
 WRITTEN = (CONFIG, "environment.json", "samples.jsonl", "answers.jsonl", "eval.md", "eval.json", "plots", LOG, "wandb")
 
@@ -95,6 +97,12 @@ def _evaluate(config: EvaluateConfig, directory: Path, held: ExitStack) -> dict[
         check_folder(directory, config)
     console = Console(directory / LOG)
     console.say(f"tokens: {tokens_line(material)}")
+    for source in config.models:
+        if changed := _changed_rows(Path(source), config, material):
+            console.say(
+                f"The {' and the '.join(changed)} rows are not those of {source}: data.source={config.data.source} has "
+                "changed since."
+            )
     tracker = tracking.start(config.tracker, directory, without_secrets(resolved(config)), None)
     results: dict[str, Evaluation] = {}
     failures: dict[str, str] = {}
@@ -114,6 +122,22 @@ def _evaluate(config: EvaluateConfig, directory: Path, held: ExitStack) -> dict[
         console.say(f"Written to {directory}")
     tracker.finish(failed=bool(failures))
     return failures
+
+
+def _changed_rows(source: Path, config: EvaluateConfig, material: Material) -> list[str]:
+    """Which sides of a run's data are no more what its last checkpoint holds digests of, where the config names the
+    same data and model as the run's."""
+    folder = source.parent.parent if (source / checkpoint.STATE).is_file() else source
+    saved = checkpoint.latest(folder) if (folder / CONFIG).is_file() else None
+    if saved is None:
+        return []
+    with suppress(UserError):  # of a folder that holds nothing to compare with; `load` says what it lacks
+        there, here = (flat(each) for each in (read_config(folder / CONFIG, "name another run"), resolved(config)))
+        same = {key for key in here if key.startswith("data.") or key in ("model.path", "model.revision")}
+        if all(key in there and there[key] == here[key] for key in same):
+            kept, found = checkpoint.load(saved).get(ROWS, {}), material.data.digests()
+            return [side for side in kept if side in found and kept[side][:DIGEST] != found[side][:DIGEST]]
+    return []
 
 
 def labels(sources: Sequence[str]) -> dict[str, str]:

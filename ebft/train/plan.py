@@ -84,7 +84,7 @@ def _prompts(material: Material) -> dict[str, str]:
         return {}
     return {
         "warning": f"{share:.0%} of the prompts end in a space that this tokenizer joins with the next word, which no "
-        "text has; end prompts before the space, and begin completions with it"
+        "text has; let completions begin with it by data.border_space=completion"
     }
 
 

@@ -209,9 +209,16 @@ def test_a_further_held_out_set_is_the_data_config_of_its_source() -> None:
         (["+data@eval.sets.x=translation", "+eval.sets.x.foo=3"], "eval.sets.x: foo is not a key of the configuration"),
         (["+data@eval.sets.x=translation", "eval.sets.x.sequence_length=5"], "eval.sets.x: sampler.context_length=8 "),
         (["+data@eval.sets.x=translation", "eval.sets.x.sequence_length=1"], "eval.sets.x.sequence_length=1 must be"),
+        (
+            ["+data@eval.sets.own=translation"],
+            "eval.sets.own has the name of the run's own held-out rows; choose anoth",
+        ),
         (["+data@eval.sets.x=translation", "eval.sets.x.task=a.py:B"], "eval.sets.x.task=a.py:B is code of your own"),
         (["+data@eval.sets.x=code_qa", "+data@eval.sets.x=stdlib"], "Multiple values for data@eval.sets.x"),
-        (["eval.sets={x y:{source:code_qa}}"], "eval.sets.x y: sequence_length is missing; add "),
+        (
+            ["eval.sets={x y:{source:code_qa}}"],
+            "eval.sets.x y: bad_rows, bos, document_masking, end_token, layout and ",
+        ),
     ],
 )
 def test_a_set_that_is_none_is_refused_by_its_name(overrides: list[str], sentence: str) -> None:

@@ -78,6 +78,13 @@ def test_a_run_folder_brings_its_configuration_and_is_held_against_its_base(run:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(("old", "new"), [(True, "drop"), (False, "refuse")])
+def test_a_run_of_an_older_version_is_read_by_the_names_of_today(run: Path, old: bool, new: str) -> None:
+    change(run, data={"drop_long_pairs": old})
+    assert evaluated(f"model.path={run}").data.bad_rows == new
+
+
+@pytest.mark.slow
 def test_a_mapping_takes_the_place_of_the_option_s(run: Path) -> None:
     change(run, model={"init": "random", "config_overrides": {"num_hidden_layers": 1}})
     assert evaluated(f"model.path={run}").model.config_overrides == {"num_hidden_layers": 1}

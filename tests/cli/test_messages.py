@@ -98,6 +98,19 @@ SENTENCES = {
         "data.prompt_template holds ${ without the name of a key behind it, as ${seed} has; write \\${ where the text "
         "itself is meant."
     ),
+    "sampler.n_sample=8 seed=3 optimizr.lr=3": (
+        "sampler.n_sample is not a key of the configuration; did you mean sampler.n_samples? optimizr.lr is not a key "
+        "of the configuration; did you mean optimizer.lr?"
+    ),
+    "+typo=1 seed=null data=jsonl optimizer.lr=fast eval.horizons=[1.5] data.parts={}": (
+        "data.parts belongs to data=mixture; choose that or leave the key out."
+    ),
+    "+typo=1 seed=null data=jsonl optimizer.lr=fast eval.horizons=[1.5]": (
+        "optimizer.lr=fast is not a number. eval.horizons=[1.5] is not a list of whole numbers in brackets. seed=null "
+        "is not a whole number. typo is not a key of the configuration; see ebft-train --cfg job for all keys. "
+        "data.path is missing; add data.path=VALUE."
+    ),
+    "sampler.stride=0 optimizer.lr=-1": "sampler.stride=0 must be at least 1. optimizer.lr=-1.0 must be above 0.",
     "sampler.stride=0": "sampler.stride=0 must be at least 1.",
     "--config-name=nope": "There is no configuration named nope.",
     "--run --multirun": "Only one of --run, --multirun, --cfg, --info and --shell_completion can be specified.",

@@ -36,6 +36,17 @@ def refusal(config: TrainConfig, **changes: Any) -> str:
     return str(error.value)
 
 
+def test_several_refusals_come_at_once(default: TrainConfig) -> None:
+    """Values by themselves first; of combinations one a part of the config, for the next often follows from it."""
+    wrong = {"sampler__stride": 0, "optimizer__lr": 0.0, "eval__horizons": []}
+    assert refusal(default, **wrong) == "sampler.stride=0 must be at least 1. optimizer.lr=0.0 must be above 0."
+    assert refusal(default, eval__horizons=[], features__feature_layers=[], trainer__batch_size=3) == (
+        "eval.horizons=[] must hold at least one length, each at least 1. features.feature_layers is empty; name at "
+        "least one fraction of the depth or layer index. trainer.micro_batch_size=8 is above trainer.batch_size=3; "
+        "lower it."
+    )
+
+
 @pytest.mark.slow
 def test_the_default_passes(default: TrainConfig, pairs: TrainConfig) -> None:
     check(default)
@@ -178,6 +189,15 @@ def test_columns_are_a_text_or_a_pair(pairs: TrainConfig, changes: dict[str, Any
         "and make the rest null."
     )
     assert refusal(pairs, **changes) == sentence
+
+
+def test_a_border_is_between_texts(pairs: TrainConfig) -> None:
+    refused = "data.border_space is about prompts and completions that are texts; make it null."
+    texts = {"data__text_column": "t", "data__prompt_column": None, "data__completion_column": None}
+    alone = {**texts, "data__loss_tokens": "all", "sampler__anchors": "all"}
+    talks = {**texts, "data__text_column": None, "data__messages_column": "m"}
+    assert refusal(pairs, data__border_space="completion", **alone) == refused
+    assert refusal(pairs, data__border_space="completion", **talks) == refused
 
 
 @pytest.mark.parametrize("parts", [{"stdlib": 1, "jsonl": 1}, {}, {"code_qa": -1, "stdlib": 1}, {"code_qa": 0}])

@@ -51,6 +51,7 @@ NO_COLUMNS = {
     "prompt_column": None,
     "prompt_template": None,
     "completion_column": None,
+    "border_space": None,
     "tests_column": None,
     "setup_column": None,
     "entry_point_column": None,

@@ -28,6 +28,19 @@ SHORTENING = (  # earlier answers lose their thoughts once another turn follows
     "{% for message in messages %}<|{{ message.role }}|>"
     "{{ message.content if loop.last else message.content.split(' ')[-1] }}<|end|>{% endfor %}"
 )
+THOUGHTFUL = (  # as Qwen3's: thoughts, empty ones too, stand before the last answer alone
+    "{% for message in messages %}<|{{ message.role }}|>{% if message.role == 'assistant' and loop.last and "
+    "'e ' not in message.content %}d e {% endif %}{{ message.content if loop.last else "
+    "message.content.split('e ')[-1] }}<|end|>{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
+CLOSED = CHATML + "{% if not add_generation_prompt %}<eos>{% endif %}"  # as Phi-3's
+THOUGHTLESS = CHATML.replace("message.content", "message.content.split('e ')[-1]")
+PROMPTED = CHATML.replace("<|assistant|>{% endif %}", "<|assistant|>e{% endif %}")  # as R1's
+NEEDY = "{{ messages[0].content }}" + CHATML
+BEGINNING_TURNS = (  # as Llama 2's
+    "{% for message in messages %}{{ bos_token if message.role == 'user' }}{{ message.content }}"
+    "{{ '<|end|>' if message.role == 'assistant' }} {% endfor %}"
+)
 ENDLESS = "{% for message in messages %}<|{{ message.role }}|>{{ message.content }} {% endfor %}"
 STRICT = "{% if messages[0].role != 'user' %}{{ raise_exception('a user must begin') }}{% endif %}" + CHATML
 BEGINNING = "{{ bos_token }}" + CHATML
@@ -101,6 +114,59 @@ def test_what_the_template_puts_before_an_answer_is_no_part_of_it(
     assert counted(data) == [*no(U, a, END, *heading), *yes(b, END), *no(U, c, END, *heading), *yes(d, END)]
     assert data.train_questions is not None
     assert data.train_questions.prompt(0) == [U, a, END, *heading, b, END, U, c, END, *heading]
+
+
+def rows_of(data: Data) -> list[list[tuple[int, bool]]]:
+    return sorted((counted(data, row) for row in range(len(data.train))), key=len)
+
+
+def test_turns_that_are_written_differently_once_others_follow_are_rows_of_their_own(tmp_path: Path) -> None:
+    """Each as the model is asked for it; a question is the last one. One row has thoughts of its own, and in the other
+    the template puts empty ones, or they are empty, which count as asked."""
+    path, own, none = tmp_path / "rows.jsonl", said("a", "d a e b", "c", "d a e a"), said("a", "b", "c", "d e a")
+    first, second = [U, a, END, A], [U, a, END, A, b, END, U, c, END, A]
+    data = loaded(path, [{"messages": own}], tokenization(THOUGHTFUL), task="exact_match")
+    assert rows_of(data) == [[*no(*first), *yes(d, a, e, b, END)], [*no(*second), *yes(d, a, e, a, END)]]
+    assert data.train.documents[0] == data.train.documents[1]
+    assert data.train_questions is not None
+    assert (len(data.train_questions), data.train_questions.prompt(0)) == (1, second)
+    data = loaded(path, [{"messages": none}], tokenization(THOUGHTFUL))
+    assert rows_of(data) == [[*no(*first, d, e), *yes(b, END)], [*no(*second, d, e), *yes(a, END)]]
+    data = loaded(path, [{"messages": said("a", "b c", "d", "e")}], tokenization(SHORTENING))
+    assert rows_of(data) == [
+        [*no(U, a, END, A), *yes(b, c, END)],
+        [*no(U, a, END, A, c, END, U, d, END, A), *yes(e, END)],
+    ]
+
+
+def test_a_turn_of_a_conversation_that_fits_no_row_is_the_conversations(tmp_path: Path) -> None:
+    """Here the first turn with its thoughts is the longest."""
+    rows = [{"messages": said("a", "d e " + "b " * 9 + "c", "a", "b")}, {"messages": said("b", "c")}]
+    tokens, path = tokenization(SHORTENING), tmp_path / "rows.jsonl"
+    with pytest.raises(UserError, match=r"rows.jsonl:1 has 17 tokens with its EOS, above data.sequence_length=16"):
+        loaded(path, rows, tokens, sequence_length=16)
+    data = loaded(path, rows, tokens, sequence_length=16, bad_rows="drop")
+    assert (rows_of(data), data.dropped["too long"]) == ([[*no(U, b, END, A), *yes(c, END)]], 2)
+
+
+def test_what_closes_a_conversation_is_no_part_of_a_turn(tmp_path: Path) -> None:
+    data = loaded(tmp_path / "rows.jsonl", [{"messages": TWO_TURNS}], tokenization(CLOSED))
+    assert rows_of(data) == rows_of(loaded(tmp_path / "rows.jsonl", [{"messages": TWO_TURNS}], tokenization(CHATML)))
+    assert data.tokenization.stop_tokens == (END, EOS)
+
+
+def test_an_end_that_a_user_typed_ends_no_turn(tmp_path: Path) -> None:
+    data = loaded(tmp_path / "rows.jsonl", [{"messages": said("a <|end|> b", "c <|end|> d")}], tokenization())
+    assert counted(data) == [*no(U, a, END, b, END, A), *yes(c, END, d, END)]
+
+
+def test_nothing_predicts_a_bos_inside_a_conversation(tmp_path: Path) -> None:
+    """Not even with data.loss_tokens=all, and no rollout is asked to say it."""
+    tokens = tokenization(BEGINNING_TURNS, bos=BOS)
+    data = loaded(tmp_path / "rows.jsonl", [{"messages": said("a", "b", "c", "d")}], tokens, loss_tokens="all")
+    assert counted(data) == [*no(BOS), *yes(a, b, END), *no(BOS), *yes(c, d, END)]
+    assert data.train.starts is not None
+    assert data.train.starts[0].nonzero().flatten().tolist() == [0, 4]
 
 
 def test_a_question_has_the_tokens_of_its_row(tmp_path: Path) -> None:
@@ -192,7 +258,11 @@ def test_a_template_of_the_users_own(tmp_path: Path) -> None:
     (None, {}, said("a", "b"), "the tokenizer of toy has no chat template; name a file with one as data.chat_template"),
     (CHATML, {"chat_template": "none"}, said("a", "b"), "The rows hold messages, but data.chat_template=none"),
     (CHATML, {"chat_template": "none.jinja"}, said("a", "b"), "data.chat_template=none.jinja is not a file"),
-    (SHORTENING, {}, said("a", "b c", "d", "e"), "cannot be cut into turns: .* writes message 2 differently"),
+    (PROMPTED, {}, said("a", "b"),
+     "cannot be cut into turns: the chat template of toy does not write before message 2 what it writes to ask for it"),
+    (THOUGHTLESS, {}, said("a", "e b"),
+     "rows.jsonl:1 cannot be learned from: the chat template of toy leaves out a part of message 2, as thoughts"),
+    (NEEDY, {}, said("", "b")[1:], "rows.jsonl:1 begins with an answer, and the chat template of toy asks for none"),
     (ENDLESS, {}, said("a", "b"),
      "^A question and an answer cannot be learned from: the chat template of toy ends an assistant's turn with no "
      r"token of its own, so that a model would never learn to stop; name another template \(data\.chat_template\)\.$"),

@@ -318,7 +318,7 @@ def test_translations_come_from_two_files(tmp_path: Any) -> None:
     """As ALMA's training data and WMT22's tests lie on a disk: each whole, by direction."""
     train, test = (
         [
-            {"question": f"{word} {number}:", "answer": f"{word} {number}", "source": direction}
+            {"question": f"{word} {number}: ", "answer": f"{word} {number}", "source": direction}
             for number in range(4)
             for direction in ("de-en", "en-de")
             for word in [f"{name} {direction}"]
@@ -332,7 +332,8 @@ def test_translations_come_from_two_files(tmp_path: Any) -> None:
     documents, held_out = read(compose(["data=alma", *files]).data)
     assert (len(documents), len(held_out)) == (8, 8)
     assert {document.question.direction for document in held_out if document.question} == {"de-en", "en-de"}
-    assert all(document.completion.startswith("wmt") for document in held_out)
+    assert all(document.completion.startswith(" wmt") for document in held_out)
+    assert all(document.prompt.endswith(":") for document in held_out)  # without ALMA's space
 
 
 def test_rows_whose_reference_fails_are_dropped_and_counted() -> None:

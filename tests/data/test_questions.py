@@ -51,6 +51,23 @@ def test_a_question_is_its_row() -> None:
     )
 
 
+@pytest.mark.parametrize(("prompt", "space", "expected"), [
+    ("En: a\nFr: ", None, ("En: a\nFr: ", "b")),
+    ("En: a\nFr: ", "completion", ("En: a\nFr:", " b")),
+    ("En: a\nFr:\n  ", "completion", ("En: a\nFr:\n", "  b")),
+    ("En: a\nFr:", "completion", ("En: a\nFr:", "b")),
+])  # fmt: skip
+def test_spaces_at_the_end_of_a_prompt_may_begin_the_completion(
+    prompt: str, space: str | None, expected: tuple[str, str]
+) -> None:
+    """Where the row is held out is decided by the prompt as it stands."""
+    config = file_config(Path("rows.jsonl"), **TEXT, border_space=space)
+    found = document(config, RawRow("rows.jsonl:7", {"ask": prompt, "answer": "b"}))
+    assert (found.prompt, found.completion, found.key) == (*expected, prompt)
+    assert found.question is not None
+    assert (found.question.prompt, found.question.answer) == expected
+
+
 @pytest.mark.parametrize(
     "cell",
     [

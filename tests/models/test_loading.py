@@ -20,6 +20,7 @@ from transformers import (
     Phi3Config,
     PhimoeConfig,
     PreTrainedConfig,
+    RecurrentGemmaConfig,
     Starcoder2Config,
 )
 
@@ -424,6 +425,14 @@ def test_the_check_at_loading_reaches_to_the_last_position() -> None:
     assert "reaches 65 tokens" in refusal(
         lambda: self_check(model_of(shape_of(rope_parameters=dynamic)), "there", num_positions=65, is_trained=True)
     )
+
+
+def test_a_model_whose_layers_keep_another_state_than_keys_is_refused() -> None:
+    """As RecurrentGemma's, whose config names no kind of layer."""
+    shape = RecurrentGemmaConfig(**SIZES | {"num_hidden_layers": 2}, attention_window_size=8, lru_width=24)
+    sentence = r"there \(recurrent_gemma\) does not run under branch attention: .*get_seq_length"
+    with pytest.raises(UserError, match=sentence):
+        self_check(model_of(shape), "there", num_positions=44, is_trained=True)
 
 
 @pytest.mark.slow

@@ -5,6 +5,7 @@ import shutil
 from dataclasses import fields, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -16,7 +17,7 @@ from ebft.run import checkpoint
 from ebft.train import evaluate_models, loop
 from ebft.train.evaluate_models import check_folder, evaluate, labels
 from ebft.train.loop import train
-from tests.debug_run import miniature, summary, without_report
+from tests.debug_run import miniature, summary, without_report, write_rows
 
 
 def evaluation_of(config: TrainConfig, models: list[str]) -> EvaluateConfig:
@@ -248,3 +249,21 @@ def test_a_folder_in_which_another_process_is_at_work_is_left_alone(
             train(config, tmp_path / "run")
         with pytest.raises(UserError, match=sentence):
             evaluate(evaluation_of(config, ["base"]), tmp_path / "run")
+
+
+@pytest.mark.slow
+def test_rows_that_changed_since_the_run_are_told(tmp_path: Path) -> None:
+    """By the digests of its checkpoint; of other data than the run's there is nothing to tell."""
+    config = miniature(tmp_path, "method=sft", "trainer.max_steps=1", "trainer.checkpoint_every_steps=1")
+    with without_report():
+        train(config, tmp_path / "run")
+
+    def told(name: str, **data: Any) -> str:
+        other = replace(config, data=replace(config.data, **data))
+        evaluate(evaluation_of(other, [str(tmp_path / "run")]), tmp_path / name)
+        return (tmp_path / name / "evaluate.log").read_text()
+
+    assert "rows are not those of" not in told("same")
+    write_rows(tmp_path / "train.jsonl", 6, first=50)
+    assert f"The training rows are not those of {tmp_path / 'run'}: data.source=jsonl has changed since" in told("new")
+    assert "rows are not those of" not in told("shorter", sequence_length=21)
