@@ -41,8 +41,8 @@ def _as_typed(override: str) -> Iterator[str]:
     if value.startswith("{") and dict in {getattr(kind, "__origin__", kind) for kind in types_of(key)}:
         yield from (f"~{key}", f"+{override}")
     else:
-        override = _with(override, _as_text)
-        yield _with(override, _decoded) if key.lstrip("+") in template_keys() else override
+        text = _with(override, _as_text)
+        yield _in_blanks(_with(text, _decoded), value) if key.lstrip("+") in template_keys() else text
 
 
 def _with(override: str, change: Any) -> str:
@@ -91,6 +91,15 @@ def _decoded(value: str) -> str:
     escape = r"\\([ntr\\])" if in_quotes_already else r"\\([ntr\\()\[\]{}:=, ])"
     typed = meant if in_quotes_already else text
     return in_quotes(re.sub(escape, lambda found: ESCAPES.get(found[1], found[1]), typed))
+
+
+def _in_blanks(override: str, value: str) -> str:
+    """The override of one template with the blanks around it that were typed, which the grammar takes away."""
+    text, (key, _, written) = value.strip(" \t"), override.partition("=")
+    if text == value or not text or text[0] in "'\"" or written[:1] not in ("'", '"') or len(_split(written)) > 1:
+        return override
+    before, _, behind = value.partition(text)
+    return f"{key}={written[0]}{before}{written[1:-1]}{behind}{written[-1]}"
 
 
 def _split(text: str) -> list[str]:

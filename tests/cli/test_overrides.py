@@ -78,6 +78,8 @@ def test_several_values_stay_several() -> None:
         (r"{q}\\n", r"{q}\n"),
         ("{q}\n", "{q}\n"),
         (r"Sum: {a}\, {b}", "Sum: {a}, {b}"),
+        ("Q: {q} ", "Q: {q} "),  # blanks were taken away without a word
+        (r" {q}\n ", " {q}\n "),
     ],
 )
 def test_escapes_in_templates_are_those_of_the_example(typed: str, text: str) -> None:
