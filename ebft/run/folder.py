@@ -37,6 +37,7 @@ CONFIG, ENVIRONMENT, METRICS, SUMMARY = "config.yaml", "environment.json", "metr
 SAMPLES, ANSWERS, CONTAMINATION = "samples.jsonl", "answers.jsonl", "contamination.json"
 LOG, WANDB_RUN_ID = "train.log", "wandb_run_id"
 EXPORTS = ("model", "adapter")
+NAMED = 5  # keys of another config that a refusal names
 WRITTEN = (
     CONFIG,
     ENVIRONMENT,
@@ -81,9 +82,10 @@ class Run:
             )
         changes = [change for key, change in _changes(directory, config) if not _is_changeable(key)]
         if changes:
+            more = f"; and {len(changes) - NAMED} more" if len(changes) > NAMED else ""
             raise UserError(
-                f"{directory} holds a run of another config ({'; '.join(changes)}); set these back or choose another "
-                "hydra.run.dir."
+                f"{directory} holds a run of another config ({'; '.join(changes[:NAMED])}{more}); set these back or "
+                "choose another hydra.run.dir."
             )
 
     def __init__(self, directory: Path, config: TrainConfig) -> None:
@@ -164,6 +166,18 @@ class Run:
     def metrics(self) -> list[dict[str, Any]]:
         return files.read_rows(self.directory / METRICS)
 
+    def lacking_rows(self, step: int) -> int:
+        """Of how many steps up to this one the folder has no row of training: somebody has taken them away, or a
+        checkpoint of another folder is gone on from."""
+        there = {row["step"] for row in files.read_rows(self.directory / METRICS, mentioning='"train/')}
+        return len({*range(1, step + 1)} - there)
+
+    def sync(self) -> None:
+        """Rows that have been written outlive the machine."""
+        for name in (METRICS, SAMPLES, ANSWERS):
+            if (self.directory / name).exists():
+                files.sync(self.directory / name)
+
     def samples(self, step: int, rows: Sequence[Mapping[str, Any]]) -> None:
         """Rows with `context`, `reference` and `rollouts`, a list of `text` and `reward`."""
         for row in rows:
@@ -204,6 +218,7 @@ class Run:
         status: str,
         *,
         steps: int,
+        evaluated: int | None,
         wall_seconds: float,
         train_seconds: float,
         tokens_forwarded: float,
@@ -214,13 +229,15 @@ class Run:
         directions: Mapping[str, str] | None = None,
         error: str | None = None,
     ) -> None:
-        """Closes the run as completed, failed or interrupted. `train_seconds` are those of the steps alone, `change` is
-        final minus base, in pairs; `directions` say of the metrics of a user's own task which way is better. A failed
+        """Closes the run as completed, failed or interrupted. `evaluated` is the step of the latest evaluation;
+        `train_seconds` are those of the steps alone; `final` is empty where nothing was evaluated after the base;
+        `change` is final minus base, in pairs; `directions` say of the metrics of a user's own task which way is better. A failed
         run gets no report."""
         assert status in ("completed", "failed", "interrupted"), status
         summary = {
             "status": status,
             "steps": steps,
+            "evaluated": evaluated,
             "wall_seconds": wall_seconds,
             "train_seconds": train_seconds,
             "tokens_forwarded": round(tokens_forwarded),
@@ -241,11 +258,12 @@ class Run:
     def _say_results(self, summary: dict[str, Any], report_path: Path | None) -> None:
         results = last_table.rows(summary, self._resolved["sampler"]["generate_length"])
         if results:
-            self._console.table("Evaluation", last_table.HEADER, results)
-            self.say(last_table.LEGEND)
+            self._console.table("Evaluation", *last_table.shown(last_table.HEADER, summary, results))
+            if summary["final"]:
+                self.say(last_table.LEGEND)
         if "error" in summary:
             self.say(f"Error: {summary['error']}")
-        self.say(f"Run {summary['status']} after {summary['steps']} steps.")
+        self.say(f"Run {summary['status']} after {summary['steps']} steps{last_table.evaluated(summary)}.")
         self.say(f"Run folder: {self.directory}")
         if report_path is not None:
             self.say(f"Report: {report_path}")
@@ -259,6 +277,12 @@ class SilentRun(Run):
         self._console = Console(None, quiet=True)
 
     def rewind(self, step: int, evaluated: int) -> None:
+        pass
+
+    def lacking_rows(self, step: int) -> int:
+        return 0
+
+    def sync(self) -> None:
         pass
 
     def log(self, step: int, metrics: Metrics) -> None:

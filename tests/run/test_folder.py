@@ -30,10 +30,10 @@ def trainer(config: TrainConfig, **changes: Any) -> TrainConfig:
     return replace(config, trainer=replace(config.trainer, **changes))
 
 
-def finish(run: Run, status: str = "completed", error: str | None = None) -> None:
-    run.finish(
-        status,
+def finish(run: Run, status: str = "completed", error: str | None = None, **changes: Any) -> None:
+    fields: dict[str, Any] = dict(
         steps=7,
+        evaluated=7,
         wall_seconds=2.5,
         train_seconds=1.5,
         tokens_forwarded=1234.0,
@@ -43,6 +43,7 @@ def finish(run: Run, status: str = "completed", error: str | None = None) -> Non
         change={"eval/cross_entropy": -0.5, "eval/cross_entropy_stderr": 0.125},
         error=error,
     )
+    run.finish(status, **(fields | changes))
 
 
 # Before a run
@@ -110,7 +111,8 @@ def test_run_of_another_config_is_refused_with_the_keys_that_differ(tmp_path: Pa
 def test_run_of_another_method_is_refused(tmp_path: Path, config: TrainConfig) -> None:
     Run(tmp_path, config)
     with pytest.raises(
-        UserError, match=r"method.name is ebft there, sft here.*method.diversity_coef is 1.0 there, absent here"
+        UserError,
+        match=r"of another config \(method\.name is ebft there, sft here(; [^;]+){4}; and \d+ more\); set these back",
     ):
         Run.check(tmp_path, compose(["method=sft", "trainer.device=cpu", "trainer.max_steps=7"]))
 
@@ -289,6 +291,7 @@ def test_summary_report_and_last_lines(tmp_path: Path, config: TrainConfig, caps
     assert json.loads((tmp_path / "summary.json").read_text()) == {
         "status": "completed",
         "steps": 7,
+        "evaluated": 7,
         "wall_seconds": 2.5,
         "train_seconds": 1.5,
         "tokens_forwarded": 1234,
@@ -311,6 +314,35 @@ def test_summary_report_and_last_lines(tmp_path: Path, config: TrainConfig, caps
     ]
     assert (tmp_path / "train.log").read_text().splitlines() == lines
     assert "<td>7</td>" in (tmp_path / "report.html").read_text()
+
+
+def test_an_interrupted_run_says_what_its_figures_are_of(
+    tmp_path: Path, config: TrainConfig, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Where nothing but the base was evaluated, that once stood as final, with a change of +0.0000 ± 0."""
+    run = Run(tmp_path, config)
+    run.log(0, METRICS)
+    finish(run, "interrupted", evaluated=0, final={}, change={})
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[:4] == [
+        "Evaluation",
+        "  metric             base",
+        "  cross_entropy ↓  3.5000",
+        "Run interrupted after 7 steps, evaluated last at step 0.",
+    ]
+    report = (tmp_path / "report.html").read_text()
+    assert "7, evaluated last at step 0" in report
+    assert "<th>base</th>" in report and "<th>change</th>" not in report
+
+
+def test_rows_that_are_gone_are_counted(tmp_path: Path, config: TrainConfig) -> None:
+    run = Run(tmp_path, config)
+    for step in (1, 3, 4):
+        run.log(step, {"train/loss": 1.0})
+    run.log(2, {"eval/cross_entropy": 1.0})
+    assert [run.lacking_rows(step) for step in (0, 3, 5)] == [0, 1, 2]
+    (tmp_path / "metrics.jsonl").unlink()
+    assert run.lacking_rows(5) == 5
 
 
 def test_failed_run_says_why_and_has_no_report(
