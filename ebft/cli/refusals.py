@@ -1,6 +1,7 @@
 """How a mistake or a failure ends the program in one sentence. Light: the sentences and the schema are imported when
 they are needed."""
 
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,6 +26,17 @@ def one_sentence() -> Iterator[None]:
 
         print(visible(str(error)), file=sys.stderr)
         sys.exit(2 if isinstance(error, UserError) else 1)
+
+
+@contextmanager
+def sigterm_as_interrupt() -> Iterator[None]:
+    """A SIGTERM inside this block is a Ctrl-C, so that what is to be cleared away is. A run that trains has handlers of
+    its own."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 @contextmanager

@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 
 from ebft.cli.parent import end_with_parent
-from ebft.cli.refusals import one_sentence
+from ebft.cli.refusals import one_sentence, sigterm_as_interrupt
 from ebft.parallel.pulse import LOST
 
 
@@ -14,12 +14,14 @@ def main() -> None:
     from ebft.cli.processes import INTERRUPTED, read_task, work
     from ebft.parallel.world import LostContact, in_contact, process_group
 
-    with one_sentence():
+    with one_sentence(), sigterm_as_interrupt():
         try:
             with in_contact(), process_group():
                 status = work(*read_task(Path(sys.argv[1])))
         except LostContact:  # whoever started this says whose fault it is
             sys.exit(LOST)
+        except KeyboardInterrupt:  # before there was anything to save
+            sys.exit(INTERRUPTED)
     if status == "interrupted":
         sys.exit(INTERRUPTED)
 

@@ -243,8 +243,8 @@ def export(
 def export_adapters(
     adapters: Adapters, directory: Path, source: str, card: str, step: int, world: World = SINGLE_PROCESS
 ) -> None:
-    """Adapters in peft's format with the model card and their step, and `base.json`, which says over which weights of `source` they
-    were trained."""
+    """Adapters in peft's format with the model card and their step, and `base.json`, which says over which weights of
+    `source` they were trained."""
     weights = adapters.weights()
     if world.is_rank_zero:
         with atomic_folder(directory) as folder:

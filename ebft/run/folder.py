@@ -231,8 +231,8 @@ class Run:
     ) -> None:
         """Closes the run as completed, failed or interrupted. `evaluated` is the step of the latest evaluation;
         `train_seconds` are those of the steps alone; `final` is empty where nothing was evaluated after the base;
-        `change` is final minus base, in pairs; `directions` say of the metrics of a user's own task which way is better. A failed
-        run gets no report."""
+        `change` is final minus base, in pairs; `directions` say of the metrics of a user's own task which way is
+        better. A failed run gets no report."""
         assert status in ("completed", "failed", "interrupted"), status
         summary = {
             "status": status,

@@ -153,7 +153,8 @@ def test_weights_that_diverge_fail_in_the_evaluation_too(tmp_path: Path, monkeyp
     with pytest.raises(RunFailure, match=r"eval/cross_entropy became nan at step 1; a lower optimizer.lr"):
         train(miniature(tmp_path, "method=sft", "trainer.max_steps=1"), run)
     assert summary(run)["status"] == "failed"
-    assert summary(run)["base"] and summary(run)["final"] == {}
+    assert summary(run)["base"]
+    assert summary(run)["final"] == {}
     assert not (run / "model").exists()
 
 
