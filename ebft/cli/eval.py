@@ -13,6 +13,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from ebft.cli.refusals import as_user_error, one_sentence, sigterm_as_interrupt
+from ebft.output.streams import outlive_console
 
 TAKEN = ("seed", "model", "data", "features", "sampler", "eval", "sandbox")  # of a run's configuration
 HELP = """\
@@ -41,6 +42,7 @@ Every key with its value: ebft-eval --cfg job"""
 
 
 def main() -> None:
+    outlive_console()
     if {"--help", "-h"} & set(sys.argv[1:]):
         print(HELP)
         return

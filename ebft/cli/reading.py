@@ -12,7 +12,7 @@ from ebft.comparison.kept import unpacked
 from ebft.comparison.runs import FROM_RUN, Planned
 from ebft.config.schema import UserError, WandbTrackerConfig
 from ebft.config.sweeps import GridConfig, SweepConfig
-from ebft.output.files import exclusive_lock
+from ebft.output.files import WriteFailure, exclusive_lock, reason
 from ebft.sweep.jobs import MANIFEST, Job, Manifest, read_manifest
 
 
@@ -110,10 +110,10 @@ def write_comparison(
         with exclusive_lock(directory / ".comparison.lock"):
             compared = comparison.compare(runs, sweep, _noted(jobs, runs))
             *_, page = comparison.write(compared, directory)
-    except OSError as error:
+    except (OSError, WriteFailure) as error:
         raise UserError(
-            f"sweep.dir={directory} cannot be written ({error.strerror}), where the comparison goes; collect a copy "
-            "of it."
+            f"sweep.dir={directory} cannot be written ({reason(error)}), where the comparison goes; collect a copy of "
+            "it."
         ) from error
     say(comparison.text(compared))
     say(f"Comparison: {page}")

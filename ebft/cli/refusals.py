@@ -13,10 +13,22 @@ from yaml import MarkedYAMLError
 
 @contextmanager
 def one_sentence() -> Iterator[None]:
-    """A UserError or RunFailure inside this block ends the program: its sentence on stderr, exit code 2 or 1. Anything
-    else passes through."""
+    """A UserError or RunFailure inside this block ends the program: its sentence on stderr, exit code 2 or 1. So does
+    a file that the system refuses to read or write, exit code 1. Anything else passes through."""
     try:
         yield
+    except OSError as error:
+        if error.filename is None or error.errno is None:
+            raise
+        from ebft.output.visible import visible
+
+        print(
+            visible(
+                f"{error.filename} cannot be used ({error.strerror}); put that right and run the same command again."
+            ),
+            file=sys.stderr,
+        )
+        sys.exit(1)
     except (ValueError, RuntimeError) as error:
         from ebft.config.schema import RunFailure, UserError
 

@@ -208,6 +208,7 @@ def print_plan(config: SweepConfig, directory: Path, jobs: Sequence[Job]) -> Non
 def run(config: SweepConfig, directory: Path, source: Any, manifest: Manifest) -> int:
     """Everything that is not done, then the comparison."""
     from ebft.output.console import Console
+    from ebft.output.files import WriteFailure, reason
     from ebft.sweep import launchers
     from ebft.sweep import state as states
     from ebft.sweep.runner import SweepRunner
@@ -216,9 +217,9 @@ def run(config: SweepConfig, directory: Path, source: Any, manifest: Manifest) -
     try:
         directory.mkdir(parents=True, exist_ok=True)
         write_manifest(directory, manifest)
-    except OSError as error:
+    except (OSError, WriteFailure) as error:
         raise UserError(
-            f"sweep.dir={directory} cannot be written ({error.strerror}); choose another sweep.dir."
+            f"sweep.dir={directory} cannot be written ({reason(error)}); choose another sweep.dir."
         ) from error
     console = Console(directory / "sweep.log")
 

@@ -14,11 +14,13 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from ebft.cli.refusals import as_user_error, one_sentence, sigterm_as_interrupt
+from ebft.output.streams import outlive_console
 from ebft.parallel.launched import num_processes
 
 
 def main() -> None:
     """Exit codes: 0 done, 1 a failure with its traceback, 2 a user's mistake in one sentence, 130 interrupted."""
+    outlive_console()
     if {"--help", "-h"} & set(sys.argv[1:]):
         from ebft.cli.help import help_text
 

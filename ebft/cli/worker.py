@@ -5,11 +5,13 @@ from pathlib import Path
 
 from ebft.cli.parent import end_with_parent
 from ebft.cli.refusals import one_sentence, sigterm_as_interrupt
+from ebft.output.streams import outlive_console
 from ebft.parallel.pulse import LOST
 
 
 def main() -> None:
     """Exit codes: as ebft-train's, and LOST where another process has failed."""
+    outlive_console()
     end_with_parent()
     from ebft.cli.processes import INTERRUPTED, read_task, work
     from ebft.parallel.world import LostContact, in_contact, process_group

@@ -10,6 +10,7 @@ import errno
 import fcntl
 import json
 import os
+import re
 import shutil
 import stat
 import time
@@ -44,8 +45,8 @@ def descriptor(path: Path, flags: int) -> int:
 
 def make_folder(path: Path) -> Path:
     """A folder inside that of a run, a sweep or a comparison, made where there is none. Raises UserError for a link and
-    for a file."""
-    with suppress(FileExistsError):
+    for a file, WriteFailure where the system refuses."""
+    with writing(path), suppress(FileExistsError):
         path.mkdir()
     if path.is_symlink() or not path.is_dir():
         raise _refused(path)
@@ -74,10 +75,10 @@ def remove(path: Path) -> None:
 
 @contextmanager
 def atomic_file(path: Path) -> Iterator[BinaryIO]:
-    """A file that becomes `path` when the block ends without an error; an older `path` stays until then. RunFailure on
-    a full disk."""
+    """A file that becomes `path` when the block ends without an error; an older `path` stays until then. WriteFailure
+    where the system refuses."""
     partial = partial_name(path)
-    with naming_full_disk(path):
+    with writing(path):
         remove(partial)  # of a process that was killed
         try:
             with os.fdopen(descriptor(partial, os.O_WRONLY | os.O_EXCL), "wb") as file:
@@ -97,9 +98,10 @@ def atomic_write_text(path: Path, text: str) -> None:
 
 @contextmanager
 def atomic_folder(path: Path) -> Iterator[Path]:
-    """An empty folder to fill, which becomes `path` when the block ends without an error. RunFailure on a full disk."""
+    """An empty folder to fill, which becomes `path` when the block ends without an error. WriteFailure where the system
+    refuses."""
     partial, replaced = partial_name(path), path.with_name(f".{path.name}.replaced")
-    with naming_full_disk(path):
+    with writing(path):
         remove(partial)  # of a process that was killed
         remove(replaced)
         try:
@@ -159,8 +161,8 @@ def _locked(path: Path) -> int | None:
 
 
 def append(path: Path, text: str) -> None:
-    """Text at the end of a file. RunFailure on a full disk."""
-    with naming_full_disk(path), appending(path) as file:
+    """Text at the end of a file. WriteFailure where the system refuses."""
+    with writing(path), appending(path) as file:
         file.write(text.encode())
 
 
@@ -216,27 +218,42 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
+class WriteFailure(RunFailure):
+    """A file that the system did not let us write."""
+
+
 @contextmanager
-def naming_full_disk(path: Path) -> Iterator[None]:
-    """Turns a full disk, however a library reports it, into a RunFailure that names the file; passes every other error
-    on."""
+def writing(path: Path) -> Iterator[None]:
+    """Turns what the system refuses while a file is written, however a library reports it, into a WriteFailure that
+    names the file; passes every other error on."""
     try:
         yield
-    except Exception as error:
-        if _is_full_disk(error):
-            raise RunFailure(
-                f"The disk is full: {path} could not be written; free some space and run again with resume=auto."
-            ) from error
+    except (UserError, RunFailure):  # which name theirs
         raise
+    except Exception as error:
+        number = _error_number(error)
+        if number is None:
+            raise
+        if number in (errno.ENOSPC, errno.EDQUOT):
+            message = f"The disk is full: {path} could not be written; free some space"
+        else:
+            message = f"{path} could not be written ({os.strerror(number)}); put that right"
+        raise WriteFailure(f"{message} and run again with resume=auto.") from error
 
 
-def _is_full_disk(error: BaseException | None) -> bool:
-    """Torch reports a full disk with an error of its own on top of the OSError, safetensors with the number in the
-    text."""
+def reason(error: BaseException) -> str:
+    """Why the system refused, in its own words."""
+    number = _error_number(error)
+    return str(error) if number is None else os.strerror(number)
+
+
+def _error_number(error: BaseException | None) -> int | None:
+    """The system's number of an error. Torch reports it with an error of its own on top of the OSError, safetensors
+    in the text."""
     while error is not None:
-        if (
-            isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
-        ) or f"os error {errno.ENOSPC}" in str(error):
-            return True
+        if isinstance(error, OSError) and error.errno is not None:
+            return error.errno
+        if found := re.search(r"os error (\d+)", str(error)):
+            return int(found[1])
         error = error.__context__
-    return False
+    return None

@@ -56,8 +56,7 @@ class Saving:
         self._folder = world.broadcast(_unused(self.path / TENSORS))
         self._state, self._keep, self._world = {**state, TENSORS: self._folder.name}, keep, world
         if world.is_rank_zero:
-            make_folder(make_folder(directory / FOLDER) / self.path.name)
-            self._folder.mkdir()
+            make_folder(make_folder(make_folder(directory / FOLDER) / self.path.name) / self._folder.name)
         world.barrier()
         self._writing = stored.Writing(self._folder, tensors, world)
 
@@ -98,7 +97,7 @@ def save(
     keep: int,
     world: World = SINGLE_PROCESS,
 ) -> Path:
-    """A checkpoint of `step`, waited for. RunFailure on a full disk."""
+    """A checkpoint of `step`, waited for. WriteFailure where the system refuses."""
     return Saving(directory, step, tensors, state, keep, world).complete()
 
 
@@ -227,7 +226,7 @@ def export(
 ) -> None:
     """Model, tokenizer, model card and step in Hugging Face format (safetensors), replacing an older export as a whole;
     shards are gathered first. The files say what was trained: every token that ends an answer, first the one that
-    documents ended with, and whether the tokenizer begins a text with a BOS. RunFailure on a full disk."""
+    documents ended with, and whether the tokenizer begins a text with a BOS. WriteFailure where the system refuses."""
     weights = gathered(model, world)
     if world.is_rank_zero:
         ends = [*tokenization.stop_tokens]

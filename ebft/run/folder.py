@@ -90,13 +90,15 @@ class Run:
 
     def __init__(self, directory: Path, config: TrainConfig) -> None:
         """Opens a folder that `check` has let pass, new or to be continued."""
-        directory.mkdir(parents=True, exist_ok=True)
+        with files.writing(directory):
+            directory.mkdir(parents=True, exist_ok=True)
         self.directory = directory
         self.is_complete = _is_complete(directory, config)
         self._resolved = without_secrets(resolved(config))
         self._plan: dict[str, str] = {}
         if not self.is_complete:
-            (directory / SUMMARY).unlink(missing_ok=True)
+            with files.writing(directory / SUMMARY):
+                (directory / SUMMARY).unlink(missing_ok=True)
             files.atomic_write_text(directory / CONFIG, yaml.safe_dump(self._resolved, sort_keys=False))
             self._copy_code(config)
             files.atomic_write_text(
@@ -175,8 +177,9 @@ class Run:
     def sync(self) -> None:
         """Rows that have been written outlive the machine."""
         for name in (METRICS, SAMPLES, ANSWERS):
-            if (self.directory / name).exists():
-                files.sync(self.directory / name)
+            with files.writing(self.directory / name):
+                if (self.directory / name).exists():
+                    files.sync(self.directory / name)
 
     def samples(self, step: int, rows: Sequence[Mapping[str, Any]]) -> None:
         """Rows with `context`, `reference` and `rollouts`, a list of `text` and `reward`."""
@@ -248,9 +251,10 @@ class Run:
             **({"directions": dict(directions)} if directions else {}),
             **({"error": error} if error is not None else {}),
         }
-        report_path = (
-            report.write(self.directory, summary, self._plan) if status != "failed" and self.metrics() else None
-        )
+        with files.writing(self.directory / "report.html"):
+            report_path = (
+                report.write(self.directory, summary, self._plan) if status != "failed" and self.metrics() else None
+            )
         files.atomic_write_text(self.directory / SUMMARY, json.dumps(summary, indent=2, allow_nan=False) + "\n")
         self.tracker.finish(failed=status == "failed")
         self._say_results(summary, report_path)

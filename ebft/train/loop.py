@@ -8,7 +8,7 @@ bit.
 
 import resource
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -21,7 +21,7 @@ from ebft.cost.workload import flops_per_token
 from ebft.data import order
 from ebft.evaluation import Evaluation
 from ebft.models.adapters import is_of_adapters, same_base
-from ebft.output.files import alone, atomic_file
+from ebft.output.files import WriteFailure, alone, atomic_file
 from ebft.output.row_scores import BASE, LATEST
 from ebft.parallel.fsdp import named_tensors
 from ebft.parallel.pulse import PULSE
@@ -181,7 +181,8 @@ class Loop:
                     self._export()
         except BaseException as error:
             self.profile.discard()
-            self._finish("failed", error=f"{type(error).__name__}: {error}")
+            with suppress(OSError, WriteFailure):  # the first file that could not be written is what to hear of
+                self._finish("failed", error=f"{type(error).__name__}: {error}")
             raise
         status = "completed" if done else "interrupted"
         with PULSE.busy():

@@ -103,7 +103,8 @@ def test_a_run_that_is_stopped_names_the_command_that_goes_on(launch: Launcher, 
     assert outcome.code == 130
     first, last = outcome.err.splitlines()
     assert (first, last) == (
-        "To go on: ebft-train 'resume=\"out/the run, again\"' sandbox.allow_code_execution=true sandbox.require=rlimits "
+        "To go on: ebft-train 'resume=\"out/the run, again\"' sandbox.allow_code_execution=true "
+        "sandbox.require=rlimits "
         'tracker=wandb tracker.project=ebft \'tracker.tags=["a","b"]\'',
         "Interrupted.",
     )
