@@ -12,7 +12,7 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from ebft.cli.refusals import as_user_error, one_sentence, sigterm_as_interrupt
+from ebft.cli.refusals import as_user_error, check_flags, one_sentence, sigterm_as_interrupt
 from ebft.output.streams import outlive_console
 
 TAKEN = ("seed", "model", "data", "features", "sampler", "eval", "sandbox")  # of a run's configuration
@@ -54,7 +54,8 @@ def main() -> None:
     try:
         with one_sentence(), sigterm_as_interrupt():
             sys.argv[1:] = with_run(with_config_dirs(sys.argv[1:]))
-            with as_user_error(sys.argv[1:]):
+            check_flags("ebft-eval", sys.argv[1:])
+            with as_user_error(sys.argv[1:], is_evaluation=True):
                 hydra.main(version_base="1.3", config_path="pkg://ebft.conf", config_name="eval")(_run)()
     except KeyboardInterrupt:
         print("Interrupted.", file=sys.stderr)

@@ -5,6 +5,7 @@ import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import NoReturn
 
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
@@ -52,12 +53,12 @@ def sigterm_as_interrupt() -> Iterator[None]:
 
 
 @contextmanager
-def as_user_error(overrides: list[str]) -> Iterator[None]:
+def as_user_error(overrides: list[str], is_evaluation: bool = False) -> Iterator[None]:
     """What Hydra and OmegaConf refuse inside this block, which composes `overrides`, becomes a UserError."""
     try:
         yield
     except (HydraException, OmegaConfBaseException) as error:
-        raise _user_error(error, overrides) from error
+        raise _user_error(error, overrides, is_evaluation) from error
     except MarkedYAMLError as error:  # of a file in a config folder of the user's own
         from ebft.config.schema import UserError
 
@@ -67,14 +68,28 @@ def as_user_error(overrides: list[str]) -> Iterator[None]:
     except ValueError as error:
         if not _raised_by_hydra(error):
             raise
-        raise _user_error(error, overrides) from error
+        raise _user_error(error, overrides, is_evaluation) from error
 
 
-def _user_error(error: Exception, overrides: list[str]) -> Exception:
+def check_flags(command: str, arguments: list[str]) -> None:
+    """Raises UserError for what Hydra's parser of flags refuses, which would print a page of usage."""
+    from hydra._internal.utils import get_args_parser
+
+    from ebft.config.schema import UserError
+
+    def refuse(message: str) -> NoReturn:
+        raise UserError(f"{command}: {message}; {command} --help says what there is.")
+
+    parser = get_args_parser()
+    parser.error = refuse  # type: ignore[method-assign]
+    parser.parse_args(arguments)
+
+
+def _user_error(error: Exception, overrides: list[str], is_evaluation: bool) -> Exception:
     from ebft.cli.messages import explain
     from ebft.config.schema import UserError
 
-    return UserError(explain(error, overrides))
+    return UserError(explain(error, overrides, is_evaluation=is_evaluation))
 
 
 def _raised_by_hydra(error: Exception) -> bool:

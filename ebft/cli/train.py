@@ -13,7 +13,7 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from ebft.cli.refusals import as_user_error, one_sentence, sigterm_as_interrupt
+from ebft.cli.refusals import as_user_error, check_flags, one_sentence, sigterm_as_interrupt
 from ebft.output.streams import outlive_console
 from ebft.parallel.launched import num_processes
 
@@ -52,6 +52,7 @@ def _compose_and_run() -> None:
 
     with one_sentence():
         sys.argv[1:] = with_run(sys.argv[1:])
+        check_flags("ebft-train", sys.argv[1:])
     with one_sentence(), as_user_error(sys.argv[1:]):
         hydra.main(version_base="1.3", config_path="pkg://ebft.conf", config_name="train")(_run)()
 

@@ -177,7 +177,8 @@ def append_row(path: Path, row: Mapping[str, Any]) -> None:
 
 
 def read_rows(path: Path, mentioning: str = "") -> list[dict[str, Any]]:
-    """The rows of a JSONL file whose text holds `mentioning`, none where there is no file."""
+    """The rows of a run's JSONL file whose text holds `mentioning`, none where there is no file. Raises UserError for a
+    line that is no row."""
     return [_parse(path, number, line) for number, line in enumerate(whole_lines(path), start=1) if mentioning in line]
 
 
@@ -202,10 +203,13 @@ def keep_rows(path: Path, last_step: int, kind: str = "") -> None:
 def _parse(path: Path, number: int, line: str) -> dict[str, Any]:
     try:
         row = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise UserError(f"{path}:{number} is not a JSON object ({error.msg}); remove the line.") from error
+    except (json.JSONDecodeError, RecursionError) as error:
+        why = error.msg if isinstance(error, json.JSONDecodeError) else "nested too deep"
+        raise UserError(f"{path}:{number} is not a JSON object ({why}); remove the line.") from error
     if not isinstance(row, dict):
         raise UserError(f"{path}:{number} is not a JSON object; remove the line.")
+    if not isinstance(row.get("step"), int):
+        raise UserError(f"{path}:{number} has no step, so it is no row of a run; remove the line.")
     return row
 
 

@@ -349,7 +349,12 @@ def _is_complete(directory: Path, config: TrainConfig) -> bool:
     """Whether a run of this length was completed here; one that is now to be longer was not."""
     if not (directory / SUMMARY).exists() or any(key in LENGTH_KEYS for key, _ in _changes(directory, config)):
         return False
-    return bool(json.loads((directory / SUMMARY).read_text(encoding="utf-8"))["status"] == "completed")
+    try:
+        return bool(json.loads((directory / SUMMARY).read_text(encoding="utf-8"))["status"] == "completed")
+    except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
+        raise UserError(
+            f"{directory / SUMMARY} is damaged; remove it, and the run goes on from its newest checkpoint."
+        ) from error
 
 
 def _is_changeable(key: str) -> bool:

@@ -73,11 +73,13 @@ def test_full_disk_is_seen_under_another_library_s_error(tmp_path: Path) -> None
 def test_other_errors_pass_through(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="ours"), writing(tmp_path):
         raise ValueError("ours")
+
+
+def test_a_refusal_of_ours_stays_one(tmp_path: Path) -> None:
+    refusal = UserError("theirs")
+    refusal.__context__ = OSError(errno.ENOSPC, "No space left on device")
     with pytest.raises(UserError, match="theirs"), writing(tmp_path):
-        try:
-            full_disk()
-        except OSError as error:
-            raise UserError("theirs") from error
+        raise refusal
 
 
 def test_whatever_the_system_refuses_is_said_of_the_file(tmp_path: Path) -> None:

@@ -31,7 +31,9 @@ def test_a_reader_that_has_seen_enough() -> None:
     with subprocess.Popen(
         COMMAND, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:
-        assert process.stdin and process.stdout and process.stderr
+        assert process.stdin is not None
+        assert process.stdout is not None
+        assert process.stderr is not None
         assert process.stdout.readline() == "line 0\n"
         process.stdout.close()
         process.stdin.write("\n\n\n")

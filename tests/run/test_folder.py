@@ -336,6 +336,16 @@ def test_an_interrupted_run_says_what_its_figures_are_of(
     assert "<th>change</th>" not in report
 
 
+@pytest.mark.parametrize("content", ["", "[]", "{", "[" * 3000])
+def test_a_damaged_summary_is_named(tmp_path: Path, config: TrainConfig, content: str) -> None:
+    Run(tmp_path, config)
+    (tmp_path / "summary.json").write_text(content)
+    with pytest.raises(
+        UserError, match=r"^\S+/summary\.json is damaged; remove it, and the run goes on from its newest"
+    ):
+        Run(tmp_path, config)
+
+
 def test_rows_that_are_gone_are_counted(tmp_path: Path, config: TrainConfig) -> None:
     run = Run(tmp_path, config)
     for step in (1, 3, 4):
