@@ -2,6 +2,7 @@ import errno
 import json
 import os
 import signal
+import subprocess
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -155,6 +156,25 @@ def test_opening_writes_config_and_environment(tmp_path: Path, config: TrainConf
     environment = json.loads((tmp_path / "new" / "run" / "environment.json").read_text())
     assert environment["libraries"]["torch"] == torch.__version__
     assert environment["cpu_count"] == os.cpu_count()
+
+
+def test_commits_are_those_of_the_program_and_of_the_folder_as_such(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The commit of the user's own repository once stood there as that of the run's program."""
+    from ebft.output import environment
+
+    def git(*command: str) -> str:
+        return subprocess.run(["git", *command], capture_output=True, text=True, check=True).stdout.strip()
+
+    own = environment.environment("cpu")["ebft_git"]
+    monkeypatch.chdir(tmp_path)
+    assert environment.environment("cpu")["folder_git"] is None
+    git("init", "-q")
+    git("-c", "user.name=a", "-c", "user.email=a", "commit", "-q", "--allow-empty", "-m", "theirs")
+    told = environment.environment("cpu")
+    assert (told["ebft_git"], told["folder_git"]) == (own, {"commit": git("rev-parse", "HEAD"), "dirty": False})
+    assert own != told["folder_git"]
 
 
 def test_secrets_are_never_written_and_do_not_keep_a_run_from_being_continued(
