@@ -105,11 +105,16 @@ def write_comparison(
     """Into `directory`, from the runs there or in the folder `runs`."""
     from ebft import comparison
 
-    runs = runs or directory
+    runs, lock = runs or directory, directory / ".comparison.lock"
+    is_first = not lock.exists()
     try:
-        with exclusive_lock(directory / ".comparison.lock"):
+        with exclusive_lock(lock):
             compared = comparison.compare(runs, sweep, _noted(jobs, runs))
             *_, page = comparison.write(compared, directory)
+    except UserError:
+        if is_first:  # in a folder that has nothing to compare, nothing is left
+            lock.unlink(missing_ok=True)
+        raise
     except (OSError, WriteFailure) as error:
         raise UserError(
             f"sweep.dir={directory} cannot be written ({reason(error)}), where the comparison goes; collect a copy of "

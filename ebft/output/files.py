@@ -30,14 +30,15 @@ def partial_name(path: Path) -> Path:
 
 def descriptor(path: Path, flags: int) -> int:
     """The descriptor of a file that is opened for writing, and made where there is none. Raises UserError for a link,
-    and for what is no plain file."""
+    symbolic or hard, and for what is no plain file."""
     try:
         found = os.open(path, flags | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
     except OSError as error:
         if error.errno in (errno.ELOOP, errno.EISDIR, errno.ENXIO):  # a link, a folder, a pipe that nobody reads
             raise _refused(path) from error
         raise
-    if not stat.S_ISREG(os.fstat(found).st_mode):
+    status = os.fstat(found)
+    if not stat.S_ISREG(status.st_mode) or status.st_nlink > 1:
         os.close(found)
         raise _refused(path)
     return found
@@ -61,7 +62,8 @@ def refuse_links(paths: Iterable[Path]) -> None:
 
 
 def _refused(path: Path) -> UserError:
-    kind = "a link" if path.is_symlink() else "in the way of what is written there"
+    has_names = path.is_file() and path.stat().st_nlink > 1
+    kind = "a link" if path.is_symlink() or has_names else "in the way of what is written there"
     return UserError(f"{path} is {kind}, and nothing is written through it; remove it, or choose another folder.")
 
 

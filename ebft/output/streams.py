@@ -10,7 +10,7 @@ from typing import Any
 class _Outlived(io.FileIO):
     """A descriptor that becomes /dev/null when nobody reads it any more, or it cannot take more."""
 
-    def write(self, data: Any, /) -> int | None:
+    def write(self, data: Any, /) -> int | None:  # type: ignore[override]
         try:
             return super().write(data)
         except BlockingIOError:  # which says nothing about later
@@ -25,9 +25,9 @@ class _Outlived(io.FileIO):
 def outlive_console() -> None:
     """Makes the program's own standard output and error such streams; those that somebody has replaced stay theirs."""
     if type(sys.stdout) is io.TextIOWrapper and sys.stdout is sys.__stdout__:
-        sys.stdout = sys.__stdout__ = _outlived(sys.stdout)
+        sys.stdout = _outlived(sys.stdout)
     if type(sys.stderr) is io.TextIOWrapper and sys.stderr is sys.__stderr__:
-        sys.stderr = sys.__stderr__ = _outlived(sys.stderr)
+        sys.stderr = _outlived(sys.stderr)
 
 
 def _outlived(stream: io.TextIOWrapper) -> io.TextIOWrapper:

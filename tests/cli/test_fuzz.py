@@ -7,7 +7,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ebft.cli.grid import Composer, cells
-from ebft.cli.keys import all_keys
+from ebft.cli.keys import all_keys, types_of
 from ebft.cli.own import with_config_dirs
 from ebft.cli.resuming import with_run
 from ebft.config.schema import TrainConfig, UserError
@@ -57,14 +57,21 @@ WORDS = [
 ]
 CONTAINERS = ["[]", "[1,2]", "[[1]]", "{}", "{a: 1}", "{a: {b: ${nope}}}", "[" * 40, "1,2", "range(0,4,0)", "range(3)"]
 CONTAINERS += ["glob(*)", "choice(1,2)", "interval(0,1)", "tag(log,interval(1e-5,1e-3))", "shuffle(1,2)", "sort(3,1)"]
+SHARED = [key for key, owners in all_keys().items() if not owners]
+FITTING = {key: ["true", "false"] for key in SHARED if types_of(key) == {bool}}
+FITTING |= {key: ["1", "3", "7"] for key in SHARED if types_of(key) == {int}}
+FITTING |= {key: ["0.5", "1", "2e-3"] for key in SHARED if types_of(key) == {float}}
 VALUES = st.sampled_from(NUMBERS + WORDS + CONTAINERS) | st.text(max_size=8)
 
 
 @st.composite
 def overrides(draw: st.DrawFn) -> str:
     """Mostly KEY=VALUE of a key that there is; now and then a misspelt one, another prefix or any text at all."""
-    kind = draw(st.sampled_from(["key"] * 9 + ["option"] + ["misspelt", "prefix", "text"]))
+    kind = draw(st.sampled_from(["fitting"] * 12 + ["key"] * 6 + ["option"] + ["misspelt", "prefix", "text"]))
     key, value = draw(st.sampled_from(KEYS)), draw(VALUES)
+    if kind == "fitting":
+        key = draw(st.sampled_from(sorted(FITTING)))
+        return f"{key}={draw(st.sampled_from(FITTING[key]))}"
     if kind == "option":
         group = draw(st.sampled_from(sorted(OPTIONS)))
         return f"{group}={draw(st.sampled_from([*OPTIONS[group], 'nope', value]))}"

@@ -618,6 +618,12 @@ def test_runs_that_are_not_tracked_leave_the_comparison_untracked(
     reading.track(grid(), tmp_path, Planner(tmp_path, grid()).jobs(["method=sft"]), None)
 
 
+def test_a_folder_with_nothing_to_compare_stays_as_it_was(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="holds no finished run"):
+        reading.write_comparison(grid(), tmp_path, None, print)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_notes_of_what_is_not_done() -> None:
     kinds = [states.State(states.DONE), states.State(states.FAILED, "no memory"), states.State(states.NEW)]
     assert [reading._note(known) for known in kinds] == ["", "failed: no memory", "not started"]

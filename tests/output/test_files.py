@@ -249,6 +249,19 @@ def test_links_under_hidden_and_final_names_are_replaced(precious: Path) -> None
     assert (precious.read_text(), names(precious.parent)) == ("mine", ["precious", "theirs"])
 
 
+def test_a_file_of_two_names_is_not_written(precious: Path) -> None:
+    """A hard link leads to somebody's file just as a symbolic one does."""
+    theirs = precious.parent / "theirs" / "metrics.jsonl"
+    os.link(precious, theirs)
+    with pytest.raises(
+        UserError, match=rf"^{theirs} is a link, and nothing is written through it; remove it, or choose"
+    ):
+        append_row(theirs, {"step": 1})
+    atomic_write_text(theirs, "text")  # which takes the other name away
+    append_row(theirs, {"step": 1})
+    assert precious.read_text() == "mine"
+
+
 def test_removing_a_link_leaves_what_it_leads_to(precious: Path) -> None:
     (precious.parent / "link").symlink_to(precious.parent / "theirs")
     remove(precious.parent / "link")
