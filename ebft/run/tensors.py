@@ -48,7 +48,7 @@ class Writing:
         return self._future is None or self._future.done()
 
     def finish(self) -> None:
-        """Wait until it is done, and on disk. RunFailure on a full one."""
+        """Wait until it is done, and on disk. WriteFailure where the system refuses."""
         with self._one_cause():
             if self._future is not None:
                 self._future.result()
