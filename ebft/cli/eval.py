@@ -12,7 +12,8 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from ebft.cli.refusals import as_user_error, one_sentence
+from ebft.cli.refusals import as_user_error, check_flags, one_sentence, sigterm_as_interrupt
+from ebft.output.streams import outlive_console
 
 TAKEN = ("seed", "model", "data", "features", "sampler", "eval", "sandbox")  # of a run's configuration
 HELP = """\
@@ -41,6 +42,7 @@ Every key with its value: ebft-eval --cfg job"""
 
 
 def main() -> None:
+    outlive_console()
     if {"--help", "-h"} & set(sys.argv[1:]):
         print(HELP)
         return
@@ -50,9 +52,10 @@ def main() -> None:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises instead of printing
     restrict()
     try:
-        with one_sentence():
+        with one_sentence(), sigterm_as_interrupt():
             sys.argv[1:] = with_run(with_config_dirs(sys.argv[1:]))
-            with as_user_error(sys.argv[1:]):
+            check_flags("ebft-eval", sys.argv[1:])
+            with as_user_error(sys.argv[1:], is_evaluation=True):
                 hydra.main(version_base="1.3", config_path="pkg://ebft.conf", config_name="eval")(_run)()
     except KeyboardInterrupt:
         print("Interrupted.", file=sys.stderr)
@@ -64,6 +67,7 @@ def with_run(arguments: list[str]) -> list[str]:
     cannot be read, or that names code."""
     from ebft.cli.brought import of_run
     from ebft.cli.overrides import as_typed
+    from ebft.cli.own import beside_overrides
     from ebft.config.quoting import literal
 
     arguments = as_typed(arguments)
@@ -74,7 +78,7 @@ def with_run(arguments: list[str]) -> list[str]:
     if named and _run_folder(named[0]):  # the run's own model is what is evaluated, its base what it is held against
         arguments = [argument for argument in arguments if not argument.startswith("model.path=")]
         arguments += [] if models else [f"models={literal(named)}"]
-    return [*of_run(folder, TAKEN).overrides(arguments), *arguments]
+    return beside_overrides(arguments, of_run(folder, TAKEN).overrides(arguments))
 
 
 def _given(arguments: list[str], key: str) -> list[str]:
@@ -104,7 +108,7 @@ def _run_folder(source: str) -> Path | None:
 def _run(cfg: DictConfig) -> None:
     from ebft.cli.compose import to_config
     from ebft.cli.launch import remove_created_folders
-    from ebft.config.schema import EvaluateConfig, UserError
+    from ebft.config.schema import EvaluateConfig
 
     with one_sentence():  # here too: Hydra would announce an exception that leaves its task
         config = to_config(cfg)
@@ -113,7 +117,7 @@ def _run(cfg: DictConfig) -> None:
 
         try:
             failures = evaluate(config, Path(HydraConfig.get().runtime.output_dir))
-        except UserError:
+        except BaseException:  # whatever it is, no empty folder stays behind
             remove_created_folders()
             raise
     if failures:

@@ -35,14 +35,16 @@ MAPPINGS = (
 KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a string", dict: "a mapping, as {a: 1}"}
 
 
-def explain(error: Exception, overrides: list[str], tree: DictConfig | None = None) -> str:
+def explain(error: Exception, overrides: list[str], tree: DictConfig | None = None, is_evaluation: bool = False) -> str:
     """The sentence for an exception of Hydra's or OmegaConf's while composing `overrides`, or while typing the composed
     `tree`."""
     cause = _cause(error)
     match cause:
         case ConfigAttributeError() | ConfigKeyError():
             add_chosen_method(overrides)
-            return " ".join(map(_unknown_key, dict.fromkeys([str(cause.full_key), *_unknown(overrides)])))
+            whole = EvaluateConfig if is_evaluation else TrainConfig
+            keys = dict.fromkeys([str(cause.full_key), *_unknown(overrides)])
+            return " ".join(_unknown_key(key, whole) for key in keys)
         case MissingMandatoryValue():
             return f"{cause.full_key} is missing; add {cause.full_key}=VALUE."
         case ValidationError() if tree is not None:
@@ -82,9 +84,9 @@ def _unknown(overrides: list[str]) -> list[str]:
     return [key for key in keys if key not in known and not key.startswith(users_own)]
 
 
-def _unknown_key(key: str) -> str:
+def _unknown_key(key: str, whole: Any = TrainConfig) -> str:
     group = key.partition(".")[0]
-    keys = all_keys(SweepConfig if group in SWEEP_GROUPS else TrainConfig)
+    keys = all_keys(SweepConfig if group in SWEEP_GROUPS else whole)
     if owners := keys.get(key):
         choice = "that" if len(owners) == 1 else "one of them"
         return f"{key} belongs to {' or '.join(owners)}; choose {choice} or leave the key out."

@@ -59,11 +59,14 @@ def with_config_dirs(arguments: Sequence[str]) -> list[str]:
             )
         folders.append(f"file://{os.path.abspath(folder)}")
     folders += [f"pkg://{package}" for package in doors.installed("conf").values()]
-    if not folders:
-        return rest
-    # beside the other overrides: behind a flag of Hydra's, argparse would take it for none of them
-    place = next((place for place, argument in enumerate(rest) if re.match(r"[^-]\S*=", argument)), len(rest))
-    return [*rest[:place], searchpath(folders), *rest[place:]]
+    return beside_overrides(rest, [searchpath(folders)]) if folders else rest
+
+
+def beside_overrides(arguments: Sequence[str], new: Sequence[str]) -> list[str]:
+    """The command line with further overrides before its own: behind a flag of Hydra's, argparse would take them for
+    none."""
+    place = next((place for place, argument in enumerate(arguments) if re.match(r"[^-]\S*=", argument)), len(arguments))
+    return [*arguments[:place], *new, *arguments[place:]]
 
 
 def split_searchpath(arguments: Sequence[str]) -> tuple[list[str], list[str]]:

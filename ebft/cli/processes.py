@@ -92,17 +92,11 @@ def take_part(lead: Callable[[], None]) -> None:
 def launch(config: TrainConfig, run_dir: Path, size: int, worker: str = "ebft.cli.worker") -> str:
     """Start `size` workers on this machine and see them through. Raises what they refuse as SystemExit, for they have
     said it."""
-    path = run_dir / f".processes_{os.getpid()}.yaml"
-    path.unlink(missing_ok=True)  # of a process of the same number that was killed
-    # it may hold names that are nobody's business
-    descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
-    try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+    with TemporaryDirectory(prefix="ebft-") as logs:  # this user's alone: the config may hold names that are secret
+        path = Path(logs) / "task.yaml"
+        with path.open("w", encoding="utf-8") as file:
             yaml.safe_dump({"config": asdict(config), "run_dir": str(run_dir)}, file, sort_keys=False)
-        with TemporaryDirectory(prefix="ebft-") as logs:
-            return _Workers(worker, path, Path(logs), size).see_through()
-    finally:
-        path.unlink(missing_ok=True)
+        return _Workers(worker, path, Path(logs), size).see_through()
 
 
 def read_task(path: Path) -> tuple[TrainConfig, Path]:

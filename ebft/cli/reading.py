@@ -12,7 +12,7 @@ from ebft.comparison.kept import unpacked
 from ebft.comparison.runs import FROM_RUN, Planned
 from ebft.config.schema import UserError, WandbTrackerConfig
 from ebft.config.sweeps import GridConfig, SweepConfig
-from ebft.output.files import exclusive_lock
+from ebft.output.files import WriteFailure, exclusive_lock, reason
 from ebft.sweep.jobs import MANIFEST, Job, Manifest, read_manifest
 
 
@@ -105,15 +105,20 @@ def write_comparison(
     """Into `directory`, from the runs there or in the folder `runs`."""
     from ebft import comparison
 
-    runs = runs or directory
+    runs, lock = runs or directory, directory / ".comparison.lock"
+    is_first = not lock.exists()
     try:
-        with exclusive_lock(directory / ".comparison.lock"):
+        with exclusive_lock(lock):
             compared = comparison.compare(runs, sweep, _noted(jobs, runs))
             *_, page = comparison.write(compared, directory)
-    except OSError as error:
+    except UserError:
+        if is_first:  # in a folder that has nothing to compare, nothing is left
+            lock.unlink(missing_ok=True)
+        raise
+    except (OSError, WriteFailure) as error:
         raise UserError(
-            f"sweep.dir={directory} cannot be written ({error.strerror}), where the comparison goes; collect a copy "
-            "of it."
+            f"sweep.dir={directory} cannot be written ({reason(error)}), where the comparison goes; collect a copy of "
+            "it."
         ) from error
     say(comparison.text(compared))
     say(f"Comparison: {page}")

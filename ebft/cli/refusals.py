@@ -1,9 +1,11 @@
 """How a mistake or a failure ends the program in one sentence. Light: the sentences and the schema are imported when
 they are needed."""
 
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import NoReturn
 
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
@@ -12,10 +14,22 @@ from yaml import MarkedYAMLError
 
 @contextmanager
 def one_sentence() -> Iterator[None]:
-    """A UserError or RunFailure inside this block ends the program: its sentence on stderr, exit code 2 or 1. Anything
-    else passes through."""
+    """A UserError or RunFailure inside this block ends the program: its sentence on stderr, exit code 2 or 1. So does
+    a file that the system refuses to read or write, exit code 1. Anything else passes through."""
     try:
         yield
+    except OSError as error:
+        if error.filename is None or error.errno is None:
+            raise
+        from ebft.output.visible import visible
+
+        print(
+            visible(
+                f"{error.filename} cannot be used ({error.strerror}); put that right and run the same command again."
+            ),
+            file=sys.stderr,
+        )
+        sys.exit(1)
     except (ValueError, RuntimeError) as error:
         from ebft.config.schema import RunFailure, UserError
 
@@ -28,12 +42,23 @@ def one_sentence() -> Iterator[None]:
 
 
 @contextmanager
-def as_user_error(overrides: list[str]) -> Iterator[None]:
+def sigterm_as_interrupt() -> Iterator[None]:
+    """A SIGTERM inside this block is a Ctrl-C, so that what is to be cleared away is. A run that trains has handlers of
+    its own."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
+def as_user_error(overrides: list[str], is_evaluation: bool = False) -> Iterator[None]:
     """What Hydra and OmegaConf refuse inside this block, which composes `overrides`, becomes a UserError."""
     try:
         yield
     except (HydraException, OmegaConfBaseException) as error:
-        raise _user_error(error, overrides) from error
+        raise _user_error(error, overrides, is_evaluation) from error
     except MarkedYAMLError as error:  # of a file in a config folder of the user's own
         from ebft.config.schema import UserError
 
@@ -43,14 +68,28 @@ def as_user_error(overrides: list[str]) -> Iterator[None]:
     except ValueError as error:
         if not _raised_by_hydra(error):
             raise
-        raise _user_error(error, overrides) from error
+        raise _user_error(error, overrides, is_evaluation) from error
 
 
-def _user_error(error: Exception, overrides: list[str]) -> Exception:
+def check_flags(command: str, arguments: list[str]) -> None:
+    """Raises UserError for what Hydra's parser of flags refuses, which would print a page of usage."""
+    from hydra._internal.utils import get_args_parser
+
+    from ebft.config.schema import UserError
+
+    def refuse(message: str) -> NoReturn:
+        raise UserError(f"{command}: {message}; {command} --help says what there is.")
+
+    parser = get_args_parser()
+    parser.error = refuse  # type: ignore[method-assign]
+    parser.parse_args(arguments)
+
+
+def _user_error(error: Exception, overrides: list[str], is_evaluation: bool) -> Exception:
     from ebft.cli.messages import explain
     from ebft.config.schema import UserError
 
-    return UserError(explain(error, overrides))
+    return UserError(explain(error, overrides, is_evaluation=is_evaluation))
 
 
 def _raised_by_hydra(error: Exception) -> bool:

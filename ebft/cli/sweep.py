@@ -4,7 +4,6 @@ Keys that begin with `mode`, `sweep` and `launcher` are its own, all others belo
 torch: that is for the runs.
 """
 
-import os
 import sys
 from collections import Counter
 from collections.abc import Sequence
@@ -20,6 +19,7 @@ from ebft.cli.sweep_settings import say, settings
 from ebft.comparison.cells import label
 from ebft.config.schema import UserError
 from ebft.config.sweeps import GridConfig, SweepConfig
+from ebft.output.streams import outlive_console
 from ebft.sweep.jobs import Job, Manifest, check_folder, write_manifest
 
 OWN = ("mode", "sweep", "launcher")
@@ -67,6 +67,7 @@ HELP_WIDTH, NAME_WIDTH = 130, 33
 
 
 def main() -> None:
+    outlive_console()
     if {"--help", "-h"} & set(sys.argv[1:]):
         print(help_text())
         return
@@ -76,9 +77,6 @@ def main() -> None:
     except KeyboardInterrupt:  # while nothing runs; the runner takes the signal itself
         print("Interrupted.", file=sys.stderr)
         code = 130
-    except BrokenPipeError:  # head and the like have seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes once more when it ends
-        code = 141
     sys.exit(code)
 
 
@@ -208,6 +206,7 @@ def print_plan(config: SweepConfig, directory: Path, jobs: Sequence[Job]) -> Non
 def run(config: SweepConfig, directory: Path, source: Any, manifest: Manifest) -> int:
     """Everything that is not done, then the comparison."""
     from ebft.output.console import Console
+    from ebft.output.files import WriteFailure, reason
     from ebft.sweep import launchers
     from ebft.sweep import state as states
     from ebft.sweep.runner import SweepRunner
@@ -216,9 +215,9 @@ def run(config: SweepConfig, directory: Path, source: Any, manifest: Manifest) -
     try:
         directory.mkdir(parents=True, exist_ok=True)
         write_manifest(directory, manifest)
-    except OSError as error:
+    except (OSError, WriteFailure) as error:
         raise UserError(
-            f"sweep.dir={directory} cannot be written ({error.strerror}); choose another sweep.dir."
+            f"sweep.dir={directory} cannot be written ({reason(error)}); choose another sweep.dir."
         ) from error
     console = Console(directory / "sweep.log")
 

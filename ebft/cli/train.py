@@ -13,12 +13,14 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from ebft.cli.refusals import as_user_error, one_sentence
+from ebft.cli.refusals import as_user_error, check_flags, one_sentence, sigterm_as_interrupt
+from ebft.output.streams import outlive_console
 from ebft.parallel.launched import num_processes
 
 
 def main() -> None:
     """Exit codes: 0 done, 1 a failure with its traceback, 2 a user's mistake in one sentence, 130 interrupted."""
+    outlive_console()
     if {"--help", "-h"} & set(sys.argv[1:]):
         from ebft.cli.help import help_text
 
@@ -32,7 +34,7 @@ def main() -> None:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises instead of printing
     restrict()
     try:
-        with one_sentence():
+        with one_sentence(), sigterm_as_interrupt():
             sys.argv[1:] = as_typed(with_config_dirs(sys.argv[1:]))
             if num_processes(os.environ) > 1:
                 from ebft.cli.processes import take_part
@@ -46,6 +48,11 @@ def main() -> None:
 
 
 def _compose_and_run() -> None:
+    from ebft.cli.resuming import with_run
+
+    with one_sentence():
+        sys.argv[1:] = with_run(sys.argv[1:])
+        check_flags("ebft-train", sys.argv[1:])
     with one_sentence(), as_user_error(sys.argv[1:]):
         hydra.main(version_base="1.3", config_path="pkg://ebft.conf", config_name="train")(_run)()
 
@@ -53,7 +60,7 @@ def _compose_and_run() -> None:
 def _run(cfg: DictConfig) -> None:
     from ebft.cli.compose import to_config
     from ebft.cli.launch import remove_created_folders
-    from ebft.config.schema import UserError
+    from ebft.cli.resuming import command
 
     with one_sentence():  # here too: Hydra would announce an exception that leaves its task
         config, run_dir = to_config(cfg), Path(HydraConfig.get().runtime.output_dir)
@@ -69,8 +76,10 @@ def _run(cfg: DictConfig) -> None:
             if perform(config, run_dir) == "interrupted":
                 # for whoever started this: the run is saved, not done, and no further job of a grid starts
                 raise KeyboardInterrupt
-        except (UserError, SystemExit):  # what several processes refuse, they have said
-            remove_created_folders()
+        except BaseException as error:
+            if isinstance(error, KeyboardInterrupt) and (run_dir / "config.yaml").is_file():
+                print(command(config, run_dir, HydraConfig.get().overrides.task), file=sys.stderr)
+            remove_created_folders()  # empty ones: of a refusal, or of a signal while models load
             raise
 
 

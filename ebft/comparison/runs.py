@@ -79,7 +79,7 @@ def read(directory: Path, planned: Sequence[Planned] | None) -> tuple[list[Plann
     outcomes: dict[str, RunResult] = {}
     noted = []
     for plan in plans:
-        found = _read(directory, plan)
+        found = _read_marked(directory, plan)
         noted.append(plan if isinstance(found, RunResult) else found)
         if isinstance(found, RunResult):
             outcomes[plan.folder] = found
@@ -152,6 +152,17 @@ def _from_the_start(
     )
 
 
+def _read_marked(directory: Path, plan: Planned) -> RunResult | Planned:
+    """As `_read`; a run of a sweep's plan that is damaged says so where it has no result, and leaves the others
+    readable."""
+    try:
+        return _read(directory, plan)
+    except UserError as error:
+        if plan.keys is None:
+            raise
+        return replace(plan, note=plan.note or f"damaged: {error}")
+
+
 def _read(directory: Path, plan: Planned) -> RunResult | Planned:
     folder = directory / plan.folder
     summary = _summary(folder / SUMMARY)
@@ -199,7 +210,7 @@ def _summary(path: Path) -> dict[str, Any] | None:
         summary = json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except (json.JSONDecodeError, UnicodeDecodeError):
+    except (OSError, ValueError, RecursionError):  # ValueError: no JSON, or no UTF-8
         _refuse(path)
     is_ours = (
         isinstance(summary, dict)

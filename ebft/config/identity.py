@@ -29,8 +29,10 @@ CHANGEABLE_KEYS = (
     "trainer.keep_checkpoints",
     "trainer.profile",
     "eval.micro_batch_size",
+    "eval.on_interrupt",
     "features.placement",
     "sampler.reuse",
+    "sandbox.workers",
 )
 
 

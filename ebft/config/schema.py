@@ -316,6 +316,7 @@ class EvalConfig:
     """Held-out evaluation, the same for every method (method.md section 8)."""
 
     every_steps: int = at_least(1)
+    on_interrupt: bool  # whether a run that is asked to stop evaluates, once it is saved, before it leaves
     num_documents: int = at_least(2)
     long_documents: int = at_least(2)  # with rollouts to the longest horizon, at most num_documents
     n_samples: int = at_least(2)

@@ -5,6 +5,7 @@ import platform
 import shutil
 import subprocess
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -27,12 +28,14 @@ LIBRARIES = (
 
 
 def environment(device: str) -> dict[str, Any]:
-    """`device` is trainer.device."""
+    """`device` is trainer.device. `ebft_git` is the program's commit, `folder_git` that of the folder where it was
+    started."""
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),
         "libraries": {name: _version(name) for name in LIBRARIES},
-        "git": _git(),
+        "ebft_git": _own_commit(),
+        "folder_git": _commit(Path.cwd()),
         "device": torch.cuda.get_device_name() if device != "cpu" and torch.cuda.is_available() else _cpu_name(),
         "cpu_count": os.cpu_count(),
         "torch_threads": torch.get_num_threads(),
@@ -47,15 +50,27 @@ def _version(library: str) -> str | None:
         return None
 
 
-def _git() -> dict[str, Any] | None:
-    """Commit of the working directory and whether tracked files differ from it; None outside a repository."""
+def _commit(folder: Path) -> dict[str, Any] | None:
+    """Commit of the repository that a folder is in, and whether tracked files differ from it; None where it is in
+    none."""
+    commit = _git(folder, "rev-parse", "HEAD")
+    if commit is None:
+        return None
+    return {"commit": commit.strip(), "dirty": bool(_git(folder, "status", "--porcelain", "--untracked-files=no"))}
+
+
+def _own_commit() -> dict[str, Any] | None:
+    """That of ebft; None for a package that is installed, maybe below a repository of somebody else's."""
+    package = Path(__file__).parent
+    return _commit(package) if _git(package, "ls-files", "--error-unmatch", Path(__file__).name) else None
+
+
+def _git(folder: Path, *command: str) -> str | None:
+    """What git says there; None where it refuses, or is not installed."""
     if shutil.which("git") is None:
         return None
-    commit, status = (
-        subprocess.run(["git", *command], capture_output=True, text=True, check=False)
-        for command in (("rev-parse", "HEAD"), ("status", "--porcelain", "--untracked-files=no"))
-    )
-    return {"commit": commit.stdout.strip(), "dirty": bool(status.stdout)} if commit.returncode == 0 else None
+    done = subprocess.run(["git", *command], capture_output=True, text=True, check=False, cwd=folder)
+    return done.stdout if done.returncode == 0 else None
 
 
 def _cpu_name() -> str:

@@ -10,6 +10,7 @@ import errno
 import fcntl
 import json
 import os
+import re
 import shutil
 import stat
 import time
@@ -29,14 +30,15 @@ def partial_name(path: Path) -> Path:
 
 def descriptor(path: Path, flags: int) -> int:
     """The descriptor of a file that is opened for writing, and made where there is none. Raises UserError for a link,
-    and for what is no plain file."""
+    symbolic or hard, and for what is no plain file."""
     try:
         found = os.open(path, flags | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
     except OSError as error:
         if error.errno in (errno.ELOOP, errno.EISDIR, errno.ENXIO):  # a link, a folder, a pipe that nobody reads
             raise _refused(path) from error
         raise
-    if not stat.S_ISREG(os.fstat(found).st_mode):
+    status = os.fstat(found)
+    if not stat.S_ISREG(status.st_mode) or status.st_nlink > 1:
         os.close(found)
         raise _refused(path)
     return found
@@ -44,8 +46,8 @@ def descriptor(path: Path, flags: int) -> int:
 
 def make_folder(path: Path) -> Path:
     """A folder inside that of a run, a sweep or a comparison, made where there is none. Raises UserError for a link and
-    for a file."""
-    with suppress(FileExistsError):
+    for a file, WriteFailure where the system refuses."""
+    with writing(path), suppress(FileExistsError):
         path.mkdir()
     if path.is_symlink() or not path.is_dir():
         raise _refused(path)
@@ -60,7 +62,8 @@ def refuse_links(paths: Iterable[Path]) -> None:
 
 
 def _refused(path: Path) -> UserError:
-    kind = "a link" if path.is_symlink() else "in the way of what is written there"
+    has_names = path.is_file() and path.stat().st_nlink > 1
+    kind = "a link" if path.is_symlink() or has_names else "in the way of what is written there"
     return UserError(f"{path} is {kind}, and nothing is written through it; remove it, or choose another folder.")
 
 
@@ -74,10 +77,10 @@ def remove(path: Path) -> None:
 
 @contextmanager
 def atomic_file(path: Path) -> Iterator[BinaryIO]:
-    """A file that becomes `path` when the block ends without an error; an older `path` stays until then. RunFailure on
-    a full disk."""
+    """A file that becomes `path` when the block ends without an error; an older `path` stays until then. WriteFailure
+    where the system refuses."""
     partial = partial_name(path)
-    with naming_full_disk(path):
+    with writing(path):
         remove(partial)  # of a process that was killed
         try:
             with os.fdopen(descriptor(partial, os.O_WRONLY | os.O_EXCL), "wb") as file:
@@ -97,9 +100,10 @@ def atomic_write_text(path: Path, text: str) -> None:
 
 @contextmanager
 def atomic_folder(path: Path) -> Iterator[Path]:
-    """An empty folder to fill, which becomes `path` when the block ends without an error. RunFailure on a full disk."""
+    """An empty folder to fill, which becomes `path` when the block ends without an error. WriteFailure where the system
+    refuses."""
     partial, replaced = partial_name(path), path.with_name(f".{path.name}.replaced")
-    with naming_full_disk(path):
+    with writing(path):
         remove(partial)  # of a process that was killed
         remove(replaced)
         try:
@@ -159,8 +163,8 @@ def _locked(path: Path) -> int | None:
 
 
 def append(path: Path, text: str) -> None:
-    """Text at the end of a file. RunFailure on a full disk."""
-    with naming_full_disk(path), appending(path) as file:
+    """Text at the end of a file. WriteFailure where the system refuses."""
+    with writing(path), appending(path) as file:
         file.write(text.encode())
 
 
@@ -175,7 +179,8 @@ def append_row(path: Path, row: Mapping[str, Any]) -> None:
 
 
 def read_rows(path: Path, mentioning: str = "") -> list[dict[str, Any]]:
-    """The rows of a JSONL file whose text holds `mentioning`, none where there is no file."""
+    """The rows of a run's JSONL file whose text holds `mentioning`, none where there is no file. Raises UserError for a
+    line that is no row."""
     return [_parse(path, number, line) for number, line in enumerate(whole_lines(path), start=1) if mentioning in line]
 
 
@@ -200,10 +205,13 @@ def keep_rows(path: Path, last_step: int, kind: str = "") -> None:
 def _parse(path: Path, number: int, line: str) -> dict[str, Any]:
     try:
         row = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise UserError(f"{path}:{number} is not a JSON object ({error.msg}); remove the line.") from error
+    except (json.JSONDecodeError, RecursionError) as error:
+        why = error.msg if isinstance(error, json.JSONDecodeError) else "nested too deep"
+        raise UserError(f"{path}:{number} is not a JSON object ({why}); remove the line.") from error
     if not isinstance(row, dict):
         raise UserError(f"{path}:{number} is not a JSON object; remove the line.")
+    if not isinstance(row.get("step"), int):
+        raise UserError(f"{path}:{number} has no step, so it is no row of a run; remove the line.")
     return row
 
 
@@ -216,27 +224,42 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
+class WriteFailure(RunFailure):
+    """A file that the system did not let us write."""
+
+
 @contextmanager
-def naming_full_disk(path: Path) -> Iterator[None]:
-    """Turns a full disk, however a library reports it, into a RunFailure that names the file; passes every other error
-    on."""
+def writing(path: Path) -> Iterator[None]:
+    """Turns what the system refuses while a file is written, however a library reports it, into a WriteFailure that
+    names the file; passes every other error on."""
     try:
         yield
-    except Exception as error:
-        if _is_full_disk(error):
-            raise RunFailure(
-                f"The disk is full: {path} could not be written; free some space and run again with resume=auto."
-            ) from error
+    except (UserError, RunFailure):  # which name theirs
         raise
+    except Exception as error:
+        number = _error_number(error)
+        if number is None:
+            raise
+        if number in (errno.ENOSPC, errno.EDQUOT):
+            message = f"The disk is full: {path} could not be written; free some space"
+        else:
+            message = f"{path} could not be written ({os.strerror(number)}); put that right"
+        raise WriteFailure(f"{message} and run again with resume=auto.") from error
 
 
-def _is_full_disk(error: BaseException | None) -> bool:
-    """Torch reports a full disk with an error of its own on top of the OSError, safetensors with the number in the
-    text."""
+def reason(error: BaseException) -> str:
+    """Why the system refused, in its own words."""
+    number = _error_number(error)
+    return str(error) if number is None else os.strerror(number)
+
+
+def _error_number(error: BaseException | None) -> int | None:
+    """The system's number of an error. Torch reports it with an error of its own on top of the OSError, safetensors
+    in the text."""
     while error is not None:
-        if (
-            isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
-        ) or f"os error {errno.ENOSPC}" in str(error):
-            return True
+        if isinstance(error, OSError) and error.errno is not None:
+            return error.errno
+        if found := re.search(r"os error (\d+)", str(error)):
+            return int(found[1])
         error = error.__context__
-    return False
+    return None

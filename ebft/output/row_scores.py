@@ -33,7 +33,7 @@ class RowScores:
 
 
 def write(path: Path, scores: Sequence[RowScores]) -> None:
-    """Atomically, replacing an older file. RunFailure on a full disk."""
+    """Atomically, replacing an older file. WriteFailure where the system refuses."""
     import pyarrow
     from pyarrow import parquet
 

@@ -1,7 +1,7 @@
 """What a run says at its end in the terminal: its main figures in a fixed order, once each; the rest is in
 `report.html`."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from ebft.output.metric_names import WAYS, family, in_own_set, lower_is_better, short
@@ -36,6 +36,22 @@ def rows(summary: Mapping[str, Any], trained_length: int) -> list[tuple[str, ...
         ranked = sorted((rank, name) for name in names if (rank := _rank(name, own, trained_length)) is not None)
         found += [_row(name, summary) for name in _distinct([name for _, name in ranked], base, final)]
     return found
+
+
+def shown(
+    header: Sequence[str], summary: Mapping[str, Any], results: Sequence[tuple[str, ...]]
+) -> tuple[Sequence[str], list[tuple[str, ...]]]:
+    """Header and rows, without the columns of what has not happened where nothing was evaluated after the base."""
+    columns = len(header) if summary["final"] or not summary["base"] else header.index("final")
+    return header[:columns], [row[:columns] for row in results]
+
+
+def evaluated(summary: Mapping[str, Any]) -> str:
+    """Of a run that ended early, what its figures are of; nothing for others."""
+    if summary["status"] != "interrupted":
+        return ""
+    step = summary["evaluated"]
+    return ", never evaluated" if step is None else f", evaluated last at step {step}"
 
 
 def _rank(metric: str, own: Mapping[str, str], trained_length: int) -> int | None:

@@ -8,7 +8,7 @@ import yaml
 
 from ebft.output.console import clock
 from ebft.output.files import atomic_write_text, make_folder, read_rows
-from ebft.report import plots
+from ebft.report import last_table, plots
 from ebft.report.html_parts import count, escape, facts, number, page, plot
 
 COMPARISON_HEADER = ("metric", "base", "final", "change", "its standard error")
@@ -62,7 +62,7 @@ def comparison(summary: Mapping[str, Any]) -> list[tuple[str, ...]]:
 def _facts(summary: Mapping[str, Any]) -> str:
     return facts(
         {
-            "steps": f"{summary['steps']:,}",
+            "steps": f"{summary['steps']:,}{last_table.evaluated(summary)}",
             "wall time": clock(summary["wall_seconds"]),
             "tokens forwarded": count(summary["tokens_forwarded"]),
             "peak memory": f"{summary['peak_memory_bytes'] / 2**30:.2f} GiB",
@@ -74,7 +74,8 @@ def _comparison_table(summary: Mapping[str, Any]) -> str:
     rows = comparison(summary)
     if not rows:
         return "<p>Nothing was evaluated.</p>"
-    head = "".join(f"<th>{escape(name)}</th>" for name in COMPARISON_HEADER)
+    header, rows = last_table.shown(COMPARISON_HEADER, summary, rows)
+    head = "".join(f"<th>{escape(name)}</th>" for name in header)
     body = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
     return f'<table class="figures"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>'
 

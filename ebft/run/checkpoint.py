@@ -3,8 +3,13 @@
 `tensors/` has what is large, every process's shards of it, `state.pt` the rest. A checkpoint counts once `state.pt`,
 which is written last, has its name, which it gets in one rename: what a kill or a full disk leaves behind is never
 taken for complete, and the next save removes it.
+
+`state.pt` ends with its own SHA-256 and holds those of the files in `tensors/`: what is read is what was written, all
+of one step.
 """
 
+import hashlib
+import io
 import itertools
 import json
 import pickle
@@ -28,6 +33,10 @@ from ebft.parallel.world import SINGLE_PROCESS, World
 from ebft.run import tensors as stored
 
 FOLDER, STATE, TENSORS = "checkpoints", "state.pt", "tensors"
+DIGESTS = "digests"  # of a state: file in the folder of tensors -> SHA-256
+OTHER_ADVICE = "remove that checkpoint, so that the one before it counts, or name another with resume=PATH"
+EXPORT_STEP = "ebft.json"  # of an export: the step that it is of
+DIGEST_BYTES = hashlib.sha256().digest_size
 
 
 class Saving:
@@ -47,8 +56,7 @@ class Saving:
         self._folder = world.broadcast(_unused(self.path / TENSORS))
         self._state, self._keep, self._world = {**state, TENSORS: self._folder.name}, keep, world
         if world.is_rank_zero:
-            make_folder(make_folder(directory / FOLDER) / self.path.name)
-            self._folder.mkdir()
+            make_folder(make_folder(make_folder(directory / FOLDER) / self.path.name) / self._folder.name)
         world.barrier()
         self._writing = stored.Writing(self._folder, tensors, world)
 
@@ -58,12 +66,13 @@ class Saving:
         return not self._world.any(not self._writing.is_done)
 
     def complete(self) -> Path:
-        """Make it count, then remove what is unfinished and all but the newest `keep`. RunFailure on a full disk."""
+        """Make it count, then remove what is unfinished and all but the newest `keep`. RunFailure where it cannot be
+        written."""
         self._writing.finish()
         self._world.barrier()
+        digests = self._digests()
         if self._world.is_rank_zero:
-            with atomic_file(self.path / STATE) as file:
-                torch.save(self._state, file)
+            _write_state(self.path / STATE, self._state | {DIGESTS: digests})
             for other in self.path.glob(f"{TENSORS}*"):
                 if other != self._folder:  # of an earlier save of this step
                     remove(other)
@@ -72,6 +81,12 @@ class Saving:
                 remove(old)
         self._world.barrier()
         return self.path
+
+    def _digests(self) -> dict[str, str]:
+        """Every process reads its share of the files."""
+        files = sorted(self._folder.iterdir())[self._world.rank :: self._world.size]
+        shares = self._world.all_gather({file.name: _sha256(file) for file in files})
+        return {name: digest for share in shares for name, digest in share.items()}
 
 
 def save(
@@ -82,7 +97,7 @@ def save(
     keep: int,
     world: World = SINGLE_PROCESS,
 ) -> Path:
-    """A checkpoint of `step`, waited for. RunFailure on a full disk."""
+    """A checkpoint of `step`, waited for. WriteFailure where the system refuses."""
     return Saving(directory, step, tensors, state, keep, world).complete()
 
 
@@ -113,18 +128,62 @@ def resolve(resume: str, directory: Path) -> Path | None:
     return found
 
 
-def load(path: Path) -> dict[str, Any]:
+def load(path: Path, world: World = SINGLE_PROCESS) -> dict[str, Any]:
     """The small part of a checkpoint, with the path of the large one as `tensors`. Only data is read: a checkpoint
-    cannot run code."""
+    cannot run code. Raises UserError for files that are not those that were written; of several processes the first
+    looks at the large ones."""
+    state = _read_state(path / STATE)
+    if not re.fullmatch(rf"{TENSORS}(_\d+)?", str(state.get(TENSORS))) or not isinstance(state.get(DIGESTS), dict):
+        raise UserError(f"{path} is not a checkpoint of ebft, or of an older one; name another with resume=PATH.")
+    folder, digests = path / state[TENSORS], state.pop(DIGESTS)
+    if world.is_rank_zero:
+        for name in sorted({*digests, *(file.name for file in folder.glob("*"))}):
+            if name not in digests or not (folder / name).is_file() or _sha256(folder / name) != digests[name]:
+                raise UserError(
+                    f"{folder / name} is not what the checkpoint's {STATE} was written with, so it is damaged or of "
+                    f"another one; {OTHER_ADVICE}."
+                )
+    return state | {TENSORS: folder}
+
+
+def _write_state(path: Path, state: Any) -> None:
+    content = io.BytesIO()
+    torch.save(state, content)
+    with atomic_file(path) as file:
+        file.write(content.getvalue() + hashlib.sha256(content.getvalue()).digest())
+
+
+def _read_state(path: Path) -> dict[str, Any]:
+    """Raises UserError for a file of which a bit is another, for another's, and for one that cannot be read."""
     try:
-        state = torch.load(path / STATE, map_location="cpu", weights_only=True)
+        content = path.read_bytes()
+        if hashlib.sha256(content[:-DIGEST_BYTES]).digest() != content[-DIGEST_BYTES:]:
+            raise UserError(
+                f"{path} does not end with its checksum: it is damaged, of an older version, or no checkpoint of ebft; "
+                f"{OTHER_ADVICE}."
+            )
+        state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except (OSError, EOFError, RuntimeError, pickle.UnpicklingError) as error:
         raise UserError(
-            f"{path} is not a checkpoint that can be read; remove it, or name another with resume=PATH."
+            f"{path.parent} is not a checkpoint that can be read; remove it, or name another with resume=PATH."
         ) from error
-    if not isinstance(state, dict) or not re.fullmatch(rf"{TENSORS}(_\d+)?", str(state.get(TENSORS))):
-        raise UserError(f"{path} is not a checkpoint of ebft, or of an older one; name another with resume=PATH.")
-    return state | {TENSORS: path / state[TENSORS]}
+    if not isinstance(state, dict):
+        raise UserError(f"{path.parent} is not a checkpoint of ebft; name another with resume=PATH.")
+    return state
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def exported_step(folder: Path) -> int | None:
+    """The step that an export is of; None for one that does not say."""
+    try:
+        step = json.loads((folder / EXPORT_STEP).read_text(encoding="utf-8"))["step"]
+    except (OSError, ValueError, TypeError, KeyError):  # no such file, or one that somebody else has written
+        return None
+    return step if isinstance(step, int) else None
 
 
 def discard_after(directory: Path, step: int) -> None:
@@ -162,11 +221,12 @@ def export(
     tokenization: Tokenization,
     directory: Path,
     card: str,
+    step: int,
     world: World = SINGLE_PROCESS,
 ) -> None:
-    """Model, tokenizer and model card in Hugging Face format (safetensors), replacing an older export as a whole;
+    """Model, tokenizer, model card and step in Hugging Face format (safetensors), replacing an older export as a whole;
     shards are gathered first. The files say what was trained: every token that ends an answer, first the one that
-    documents ended with, and whether the tokenizer begins a text with a BOS. RunFailure on a full disk."""
+    documents ended with, and whether the tokenizer begins a text with a BOS. WriteFailure where the system refuses."""
     weights = gathered(model, world)
     if world.is_rank_zero:
         ends = [*tokenization.stop_tokens]
@@ -176,19 +236,30 @@ def export(
         with atomic_folder(directory) as folder:
             model.save_pretrained(folder, state_dict=weights)
             tokenization.as_trained().save_pretrained(folder)
-            atomic_write_text(folder / "README.md", card)
+            _describe(folder, card, step)
 
 
-def export_adapters(adapters: Adapters, directory: Path, source: str, card: str, world: World = SINGLE_PROCESS) -> None:
-    """Adapters in peft's format with the model card, and `base.json`, which says over which weights of `source` they
-    were trained."""
+def export_adapters(
+    adapters: Adapters, directory: Path, source: str, card: str, step: int, world: World = SINGLE_PROCESS
+) -> None:
+    """Adapters in peft's format with the model card and their step, and `base.json`, which says over which weights of
+    `source` they were trained."""
     weights = adapters.weights()
     if world.is_rank_zero:
         with atomic_folder(directory) as folder:
             adapters.save(folder, weights)
             base = {"path": source, "fingerprint": int(adapters.trained.get_buffer(BASE))}
             atomic_write_text(folder / BASE_FILE, json.dumps(base) + "\n")
-            atomic_write_text(folder / "README.md", card)
+            _describe(folder, card, step)
+
+
+def _describe(folder: Path, card: str, step: int) -> None:
+    """What an export says of itself. Its weights, which safetensors gives to the user alone, are for those to read
+    who may read the folder."""
+    atomic_write_text(folder / "README.md", card)
+    atomic_write_text(folder / EXPORT_STEP, json.dumps({"step": step}) + "\n")
+    for weights in folder.glob("*.safetensors"):
+        weights.chmod((folder / "README.md").stat().st_mode)
 
 
 def gathered(module: nn.Module, world: World = SINGLE_PROCESS) -> dict[str, Tensor]:

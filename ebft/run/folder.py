@@ -37,6 +37,7 @@ CONFIG, ENVIRONMENT, METRICS, SUMMARY = "config.yaml", "environment.json", "metr
 SAMPLES, ANSWERS, CONTAMINATION = "samples.jsonl", "answers.jsonl", "contamination.json"
 LOG, WANDB_RUN_ID = "train.log", "wandb_run_id"
 EXPORTS = ("model", "adapter")
+NAMED = 5  # keys of another config that a refusal names
 WRITTEN = (
     CONFIG,
     ENVIRONMENT,
@@ -81,20 +82,23 @@ class Run:
             )
         changes = [change for key, change in _changes(directory, config) if not _is_changeable(key)]
         if changes:
+            more = f"; and {len(changes) - NAMED} more" if len(changes) > NAMED else ""
             raise UserError(
-                f"{directory} holds a run of another config ({'; '.join(changes)}); set these back or choose another "
-                "hydra.run.dir."
+                f"{directory} holds a run of another config ({'; '.join(changes[:NAMED])}{more}); set these back or "
+                "choose another hydra.run.dir."
             )
 
     def __init__(self, directory: Path, config: TrainConfig) -> None:
         """Opens a folder that `check` has let pass, new or to be continued."""
-        directory.mkdir(parents=True, exist_ok=True)
+        with files.writing(directory):
+            directory.mkdir(parents=True, exist_ok=True)
         self.directory = directory
         self.is_complete = _is_complete(directory, config)
         self._resolved = without_secrets(resolved(config))
         self._plan: dict[str, str] = {}
         if not self.is_complete:
-            (directory / SUMMARY).unlink(missing_ok=True)
+            with files.writing(directory / SUMMARY):
+                (directory / SUMMARY).unlink(missing_ok=True)
             files.atomic_write_text(directory / CONFIG, yaml.safe_dump(self._resolved, sort_keys=False))
             self._copy_code(config)
             files.atomic_write_text(
@@ -164,6 +168,19 @@ class Run:
     def metrics(self) -> list[dict[str, Any]]:
         return files.read_rows(self.directory / METRICS)
 
+    def lacking_rows(self, step: int) -> int:
+        """Of how many steps up to this one the folder has no row of training: somebody has taken them away, or a
+        checkpoint of another folder is gone on from."""
+        there = {row["step"] for row in files.read_rows(self.directory / METRICS, mentioning='"train/')}
+        return len({*range(1, step + 1)} - there)
+
+    def sync(self) -> None:
+        """Rows that have been written outlive the machine."""
+        for name in (METRICS, SAMPLES, ANSWERS):
+            with files.writing(self.directory / name):
+                if (self.directory / name).exists():
+                    files.sync(self.directory / name)
+
     def samples(self, step: int, rows: Sequence[Mapping[str, Any]]) -> None:
         """Rows with `context`, `reference` and `rollouts`, a list of `text` and `reward`."""
         for row in rows:
@@ -204,6 +221,7 @@ class Run:
         status: str,
         *,
         steps: int,
+        evaluated: int | None,
         wall_seconds: float,
         train_seconds: float,
         tokens_forwarded: float,
@@ -214,13 +232,15 @@ class Run:
         directions: Mapping[str, str] | None = None,
         error: str | None = None,
     ) -> None:
-        """Closes the run as completed, failed or interrupted. `train_seconds` are those of the steps alone, `change` is
-        final minus base, in pairs; `directions` say of the metrics of a user's own task which way is better. A failed
-        run gets no report."""
+        """Closes the run as completed, failed or interrupted. `evaluated` is the step of the latest evaluation;
+        `train_seconds` are those of the steps alone; `final` is empty where nothing was evaluated after the base;
+        `change` is final minus base, in pairs; `directions` say of the metrics of a user's own task which way is
+        better. A failed run gets no report."""
         assert status in ("completed", "failed", "interrupted"), status
         summary = {
             "status": status,
             "steps": steps,
+            "evaluated": evaluated,
             "wall_seconds": wall_seconds,
             "train_seconds": train_seconds,
             "tokens_forwarded": round(tokens_forwarded),
@@ -231,9 +251,10 @@ class Run:
             **({"directions": dict(directions)} if directions else {}),
             **({"error": error} if error is not None else {}),
         }
-        report_path = (
-            report.write(self.directory, summary, self._plan) if status != "failed" and self.metrics() else None
-        )
+        with files.writing(self.directory / "report.html"):
+            report_path = (
+                report.write(self.directory, summary, self._plan) if status != "failed" and self.metrics() else None
+            )
         files.atomic_write_text(self.directory / SUMMARY, json.dumps(summary, indent=2, allow_nan=False) + "\n")
         self.tracker.finish(failed=status == "failed")
         self._say_results(summary, report_path)
@@ -241,11 +262,12 @@ class Run:
     def _say_results(self, summary: dict[str, Any], report_path: Path | None) -> None:
         results = last_table.rows(summary, self._resolved["sampler"]["generate_length"])
         if results:
-            self._console.table("Evaluation", last_table.HEADER, results)
-            self.say(last_table.LEGEND)
+            self._console.table("Evaluation", *last_table.shown(last_table.HEADER, summary, results))
+            if summary["final"]:
+                self.say(last_table.LEGEND)
         if "error" in summary:
             self.say(f"Error: {summary['error']}")
-        self.say(f"Run {summary['status']} after {summary['steps']} steps.")
+        self.say(f"Run {summary['status']} after {summary['steps']} steps{last_table.evaluated(summary)}.")
         self.say(f"Run folder: {self.directory}")
         if report_path is not None:
             self.say(f"Report: {report_path}")
@@ -259,6 +281,12 @@ class SilentRun(Run):
         self._console = Console(None, quiet=True)
 
     def rewind(self, step: int, evaluated: int) -> None:
+        pass
+
+    def lacking_rows(self, step: int) -> int:
+        return 0
+
+    def sync(self) -> None:
         pass
 
     def log(self, step: int, metrics: Metrics) -> None:
@@ -321,7 +349,12 @@ def _is_complete(directory: Path, config: TrainConfig) -> bool:
     """Whether a run of this length was completed here; one that is now to be longer was not."""
     if not (directory / SUMMARY).exists() or any(key in LENGTH_KEYS for key, _ in _changes(directory, config)):
         return False
-    return bool(json.loads((directory / SUMMARY).read_text(encoding="utf-8"))["status"] == "completed")
+    try:
+        return bool(json.loads((directory / SUMMARY).read_text(encoding="utf-8"))["status"] == "completed")
+    except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
+        raise UserError(
+            f"{directory / SUMMARY} is damaged; remove it, and the run goes on from its newest checkpoint."
+        ) from error
 
 
 def _is_changeable(key: str) -> bool:

@@ -22,7 +22,7 @@ from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, Hu
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
 from ebft.config.schema import UserError
-from ebft.output.files import naming_full_disk, sync
+from ebft.output.files import sync, writing
 from ebft.parallel.world import SINGLE_PROCESS, World
 
 
@@ -48,7 +48,7 @@ class Writing:
         return self._future is None or self._future.done()
 
     def finish(self) -> None:
-        """Wait until it is done, and on disk. RunFailure on a full one."""
+        """Wait until it is done, and on disk. WriteFailure where the system refuses."""
         with self._one_cause():
             if self._future is not None:
                 self._future.result()
@@ -58,7 +58,7 @@ class Writing:
 
     @contextmanager
     def _one_cause(self) -> Iterator[None]:
-        with naming_full_disk(self.folder), _one_cause():
+        with writing(self.folder), _one_cause():
             yield
 
 

@@ -1,6 +1,7 @@
 """A world of its own for a process and its children: users, processes, network, IPC and files.
 
 The new root is a small tmpfs with nothing in it but the interpreter's library, read-only, /dev/null and an empty /tmp.
+In there every program gets a file system of its own, so that not even the numbers of files tell it of earlier ones.
 Root gives up its user first, so that files which belong to root do not belong to the program; anybody else keeps their
 user, without any capability outside.
 """
@@ -31,12 +32,15 @@ def enter(library: Sequence[str], size_bytes: int) -> int:
         _write("/proc/self/uid_map", f"{user} {user} 1")
         _write("/proc/self/gid_map", f"{group} {group} 1")
     kernel.call("unshare", kernel.CLONE_NEWNS | kernel.CLONE_NEWNET | kernel.CLONE_NEWIPC)
+    own = os.open("/proc/self", os.O_RDONLY | os.O_DIRECTORY)  # which the new root does not have
     _change_root(library, size_bytes)
     if user == 0:
         os.setgroups([])
         os.setresgid(NOBODY, NOBODY, NOBODY)
         os.setresuid(NOBODY, NOBODY, NOBODY)
-    kernel.call("unshare", kernel.CLONE_NEWUSER | kernel.CLONE_NEWPID)
+        kernel.prctl(kernel.PR_SET_DUMPABLE, 1)  # or /proc/self would still be root's
+    kernel.call("unshare", kernel.CLONE_NEWUSER | kernel.CLONE_NEWPID | kernel.CLONE_NEWNS)
+    _map_own_user(own)
     child = os.fork()
     if child != 0:
         os.closerange(3, 256)
@@ -52,6 +56,30 @@ def fork_apart(own_processes: int) -> int:
     if child != 0:
         kernel.call("setns", own_processes, kernel.CLONE_NEWPID)
     return child
+
+
+def mount_folder(folder: str, size_bytes: int) -> None:
+    """A file system of its own in place of a folder, which counts its files from the start."""
+    _mount("tmpfs", folder, "tmpfs", _MS_NOSUID | _MS_NODEV, f"mode=700,size={size_bytes}")
+
+
+def unmount_folder(folder: str) -> None:
+    kernel.call("umount2", folder.encode(), _MNT_DETACH)
+    os.rmdir(folder)
+
+
+def _map_own_user(own: int) -> None:
+    """User and group are themselves in a new namespace of users; without, no file of a new file system could be
+    theirs."""
+    for name, text in [
+        ("setgroups", "deny"),
+        ("uid_map", f"{os.geteuid()} {os.geteuid()} 1"),
+        ("gid_map", f"{os.getegid()} {os.getegid()} 1"),
+    ]:
+        descriptor = os.open(name, os.O_WRONLY, dir_fd=own)
+        os.write(descriptor, text.encode())
+        os.close(descriptor)
+    os.close(own)
 
 
 def _change_root(library: Sequence[str], size_bytes: int) -> None:

@@ -15,7 +15,7 @@ from types import TracebackType
 from ebft.config.schema import RunFailure, SandboxConfig, UserError
 from ebft.sandbox import levels
 from ebft.sandbox.programs import Case, Program, ProgramResult, Tests
-from ebft.sandbox.worker import Worker
+from ebft.sandbox.worker import Worker, ZygoteStopped
 
 _DOUBLE = Tests("double", cases=(Case((2,), 4),), code="assert double('ab') == 'abab'\nassert candidate(0.5) == 1.0")
 CANARIES = {
@@ -67,6 +67,8 @@ class Sandbox:
             outcome = worker.run(program)
             sound = worker
             return outcome
+        except ZygoteStopped:
+            return ProgramResult("failed", "forbidden", 0, time.monotonic() - started)
         except (OSError, EOFError) as error:
             return ProgramResult("error", f"{type(error).__name__}: {error}", 0, time.monotonic() - started)
         finally:

@@ -172,11 +172,12 @@ class Channel:
         self._look, self._looked = look, time.monotonic()
         self._end.settimeout(_LOOK_SECONDS)
 
-    def patient(self, seconds: float) -> None:
-        """From here on wait no longer than `seconds`; TimeoutError behind them."""
+    def patient(self, seconds: float, also: Callable[[], None] = lambda: None) -> None:
+        """From here on wait no longer than `seconds`, and look with `also` meanwhile; TimeoutError behind them."""
         deadline = time.monotonic() + seconds
 
         def look() -> None:
+            also()
             if time.monotonic() > deadline:
                 raise TimeoutError
 

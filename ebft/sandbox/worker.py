@@ -34,6 +34,11 @@ _COMMAND = [sys.executable, "-P", "-s", "-S", "-c", "from ebft.sandbox.zygote im
 _PATIENCE_SECONDS = 60.0  # for our own machinery, on a machine that is busy
 
 
+class ZygoteStopped(Exception):
+    """Our process does not run on: a program has stopped it, which needs no more than the same user where no filter is
+    in its way."""
+
+
 class Worker:
     """Starts a zygote. OSError and EOFError are failures of our machinery, after which only `close` makes sense.
 
@@ -63,6 +68,7 @@ class Worker:
             undo.pop_all()
 
     def run(self, program: Program) -> ProgramResult:
+        """Raises ZygoteStopped, after which only `close` makes sense."""
         tests = program.tests
         if tests.exchanges:
             return self._run_script(program)
@@ -108,7 +114,7 @@ class Worker:
             channels = [Channel(ours, self._output_bytes) for ours, _ in pairs]
             for channel, (_, theirs) in zip(channels, pairs, strict=True):
                 theirs.close()
-                channel.patient(_PATIENCE_SECONDS)
+                channel.patient(_PATIENCE_SECONDS, self._refuse_stopped)
                 assert channel.receive() == ["ready"]
             watch = Stopwatch(self._cpu_seconds - taken, self._clock_seconds, self._times, _is_busy)
             for channel in channels:
@@ -135,14 +141,24 @@ class Worker:
     def close(self) -> None:
         """End the zygote and all that it runs."""
         self._socket.close()
+        if self._is_stopped():
+            self._process.kill()
         try:
             self._process.wait(_PATIENCE_SECONDS)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
 
+    def _is_stopped(self) -> bool:
+        flags = os.WSTOPPED | os.WNOHANG | os.WNOWAIT
+        return self._process.poll() is None and os.waitid(os.P_PID, self._process.pid, flags) is not None
+
+    def _refuse_stopped(self) -> None:
+        if self._is_stopped():
+            raise ZygoteStopped
+
     def _listen(self) -> list[Any]:
-        self._control.patient(_PATIENCE_SECONDS)
+        self._control.patient(_PATIENCE_SECONDS, self._refuse_stopped)
         return self._control.receive()[1:]
 
     def _cause(self, endings: list[Any], cpu: float) -> str:

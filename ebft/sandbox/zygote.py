@@ -113,18 +113,32 @@ class Zygote:
             if "seccomp" not in self._parts:
                 _kill_descendants(processes)
             for process in processes:
-                # Only below the level `landlock` can a program leave a folder that cannot be removed.
-                shutil.rmtree(process.folder, ignore_errors=True)
+                self._remove_folder(process.folder)
             if not order:
                 return
             Channel(self._control).send("ended", [ending for ending, _ in endings], sum(cpu for _, cpu in endings))
 
     def _start(self, number: int) -> Process:
-        folder = tempfile.mkdtemp(dir=self._folder)
+        folder = self._new_folder()
         pid = namespaces.fork_apart(self._own_processes) if "namespaces" in self._parts else os.fork()
         if pid == 0:
             self._run(number, folder)
         return Process(pid, folder)
+
+    def _new_folder(self) -> str:
+        """With a file system of its own and always the same name, where that can be."""
+        if "namespaces" not in self._parts:
+            return tempfile.mkdtemp(dir=self._folder)
+        folder = f"{self._folder}/{len(os.listdir(self._folder))}"
+        os.mkdir(folder)
+        namespaces.mount_folder(folder, MAX_OPEN_FILES * self._limits.output_bytes)
+        return folder
+
+    def _remove_folder(self, folder: str) -> None:
+        if "namespaces" in self._parts:
+            namespaces.unmount_folder(folder)
+        else:  # only below the level `landlock` can a program leave a folder that cannot be removed
+            shutil.rmtree(folder, ignore_errors=True)
 
     def _run(self, number: int, folder: str) -> NoReturn:
         """The life of a confined process."""
@@ -132,14 +146,18 @@ class Zygote:
             os.setsid()
             os.closerange(3, number)
             os.closerange(number + 1, 256)
+            null = os.open(os.devnull, os.O_RDWR)  # of its own: flags of an open file are those of all who share it
+            os.dup2(null, 0)
+            os.dup2(null, 1)
             channel = Channel(socket.socket(fileno=number))
             os.chdir(folder)
             confine(self._parts, self._limits, folder, self._packages)
             sys.path.extend(
                 dict.fromkeys(map(os.path.dirname, self._packages))
             )  # no sooner, or all in it could be read
-            # /dev/null, as the other two are; what goes wrong before this line is ours and belongs on the console
-            os.dup2(0, 2)
+            # what goes wrong before this line is ours and belongs on the console
+            os.dup2(null, 2)
+            os.close(null)
             inside.serve(channel)
         except BaseException:  # whatever it is, this copy of the zygote must not go on as one
             traceback.print_exc()
@@ -155,10 +173,13 @@ class Zygote:
                     if not process.flooded and _used_bytes(process.folder) > self._limits.output_bytes:
                         process.flooded = True
                         os.kill(process.pid, signal.SIGKILL)
-            order = self._control.recv(1)
-            if order == b"t":
-                times = self._clocks.read([process.pid for process in processes])
-                Channel(self._control).send("times", *times)
+            try:
+                order = self._control.recv(1)
+                if order == b"t":
+                    times = self._clocks.read([process.pid for process in processes])
+                    Channel(self._control).send("times", *times)
+            except (ConnectionError, EOFError):  # the runner was killed; what it started is ours to clear away
+                return b""
         if order == b"w":
             time.sleep(_LAST_MOMENT_SECONDS)
         return order
@@ -189,7 +210,7 @@ def _working(settings: Settings) -> list[str]:
     trials: dict[str, Callable[[], Any]] = {}
     if sys.platform == "linux":
         readable = [*library(), *settings.packages]
-        trials["namespaces"] = lambda: namespaces.fork_apart(namespaces.enter(readable, limits.output_bytes))
+        trials["namespaces"] = lambda: _enter_for_trial(readable, limits.output_bytes)
         trials["landlock"] = lambda: confine(["landlock"], limits, folder, settings.packages)
         trials["seccomp"] = lambda: confine(["seccomp"], limits, folder)
     parts = [part for part, trial in trials.items() if part in settings.parts and _works(trial)]
@@ -203,6 +224,12 @@ def _working(settings: Settings) -> list[str]:
     if "rlimits" in settings.parts and _works(limited):
         parts.append("rlimits")
     return sorted(parts, key=PARTS.index)
+
+
+def _enter_for_trial(readable: list[str], size_bytes: int) -> None:
+    own_processes = namespaces.enter(readable, size_bytes)
+    namespaces.mount_folder(namespaces.FOLDER, size_bytes)
+    namespaces.fork_apart(own_processes)
 
 
 def _works(trial: Callable[[], Any]) -> bool:

@@ -6,7 +6,6 @@ import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from ebft.config.schema import RunFailure
 from ebft.output import files
@@ -31,22 +30,35 @@ def state(directory: Path, job: Job) -> State:
 def state_unlocked(directory: Path, job: Job) -> State:
     """The same as `state`, for somebody who holds the lock or does not care."""
     run = folder(directory, job.name)
-    summary = _read(run / "summary.json")
+    try:
+        summary = _read(run / "summary.json", "status")
+        recorded = _read(_record(directory, job), "kind", "note")
+    except _Damaged as damage:
+        return State(FAILED, f"{damage} is damaged; remove it, and the run goes on from its newest checkpoint")
     if summary is not None and summary["status"] == "completed":
         return State(DONE)
-    if (recorded := _read(_record(directory, job))) is not None:
+    if recorded is not None:
         return State(recorded["kind"], recorded["note"])
     return State(INTERRUPTED) if run.exists() else State(NEW)
 
 
-def _read(path: Path) -> dict[str, Any] | None:
-    """The content of a JSON file; None where there is no such file, which others may remove at any time: a run its
-    summary when it goes on, another sweep a record."""
+class _Damaged(Exception):
+    """A file that neither a run nor a sweep has written."""
+
+
+def _read(path: Path, *keys: str) -> dict[str, str] | None:
+    """The texts under these keys of a JSON file; None where there is no such file, which others may remove at any time:
+    a run its summary when it goes on, another sweep a record. Raises _Damaged."""
     try:
-        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
+        found = {key: content[key] for key in keys}
     except (FileNotFoundError, NotADirectoryError):
         return None
-    return content
+    except (OSError, ValueError, TypeError, KeyError, IndexError, RecursionError) as error:
+        raise _Damaged(str(path)) from error
+    if not all(isinstance(value, str) for value in found.values()):
+        raise _Damaged(str(path))
+    return found
 
 
 def record(directory: Path, job: Job, kind: str, note: str) -> None:

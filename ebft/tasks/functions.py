@@ -6,6 +6,7 @@ import re
 import warnings
 
 DEFINITION = re.compile(r"^([ \t]*)(?:async[ \t]+)?def\b", re.MULTILINE)
+MAX_UNFOLDED_NODES = 100_000  # a tenth of a second of the compiler's; an answer has hundreds
 CODE_LINE = re.compile(r"^([ \t]*)[^\s#]", re.MULTILINE)
 
 
@@ -36,15 +37,35 @@ def _next_line(text: str, start: int) -> int:
 
 
 def parse(source: str) -> ast.Module | None:
-    """The syntax tree of a program that compiles, otherwise None, whatever the text holds."""
+    """The syntax tree of a program that compiles, otherwise None, whatever the text holds. One that the compiler would
+    unfold without measure does not: it is no answer, and would cost the trainer its time and memory."""
     try:
         # doubtful escapes and comparisons, which a caller may have made errors
         with warnings.catch_warnings(action="ignore"):
             tree = ast.parse(source)
+            if _unfolded(tree)[0] > MAX_UNFOLDED_NODES:
+                return None
             compile(tree, "<completion>", "exec", dont_inherit=True)
     except (SyntaxError, ValueError, RecursionError, MemoryError):  # ValueError: null bytes, lone surrogates
         return None
     return tree
+
+
+def _unfolded(node: ast.AST) -> tuple[int, int]:
+    """How many nodes the compiler visits, and how many ways out (return, break, continue) among them. It compiles a
+    `finally` once for the end of its `try`, once for an error, and once for every way out: 18 of them, one in
+    another's, are 983 characters and 2^18 copies."""
+    last = node.finalbody if isinstance(node, ast.Try | ast.TryStar) else []
+    nodes, exits = 1, int(isinstance(node, ast.Return | ast.Break | ast.Continue))
+    for child in ast.iter_child_nodes(node):
+        if child not in last:
+            more, ways = _unfolded(child)
+            nodes, exits = nodes + more, exits + ways
+    copies = 2 + exits
+    for child in last:
+        more, ways = _unfolded(child)
+        nodes, exits = nodes + copies * more, exits + copies * ways
+    return nodes, exits
 
 
 def says_something(tree: ast.Module) -> bool:

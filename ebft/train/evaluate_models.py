@@ -109,6 +109,11 @@ def _evaluate(config: EvaluateConfig, directory: Path, held: ExitStack) -> dict[
     for name, source in labels(config.models or [BASE]).items():
         try:
             policy = load(source, config, material)
+            if (Path(source) / CONFIG).is_file():
+                step = _step(newest(source))
+                console.say(
+                    f"{name} is {newest(source)}, {'of an unknown step' if step is None else f'at step {step}'}"
+                )
         except UserError as error:
             failures[name] = str(error)
             console.say(f"{name} was left out: {error}")
@@ -152,11 +157,12 @@ def _ends(config: EvaluateConfig) -> list[int]:
     found: list[int] = []
     for source in config.models:
         folder = Path(source)
-        is_run = (folder / "config.yaml").is_file()
-        if source == BASE or (is_run and not (folder / "model").is_dir()) or (folder / ADAPTER_FILE).is_file():
+        if source == BASE or (folder / ADAPTER_FILE).is_file():
             continue
-        other = _model(str(folder / "model") if is_run else source, config)
         with suppress(UserError):  # which `load` raises again
+            other = _model(str(newest(source)) if (folder / CONFIG).is_file() else source, config)
+            if (Path(other.path) / checkpoint.STATE).is_file():
+                continue
             architecture = load_architecture(other)
             if load_tokenizer(other).get_vocab() == load_tokenizer(config.model).get_vocab():
                 found += end_tokens(other, architecture)
@@ -177,14 +183,9 @@ def load(source: str, config: EvaluateConfig, material: Material) -> LanguageMod
         return load_policy(_without_adapters(config), material.architecture, material.device, material.unknown)
     folder, path = Path(source), source  # the path as it was written: ./a is a folder, a may be a hub id
     saved = folder if (folder / checkpoint.STATE).is_file() else None
-    if (folder / "config.yaml").is_file():
-        exported = folder / "model"
-        if exported.is_dir():
-            path = str(exported)
-        elif (saved := checkpoint.latest(folder)) is None:
-            raise UserError(
-                f"{source} is a run folder without a model or a checkpoint; let its run reach one, or leave it out."
-            )
+    if (folder / CONFIG).is_file():
+        found = newest(source)
+        path, saved = str(found), found if (found / checkpoint.STATE).is_file() else None
     if saved is not None:
         return _from_checkpoint(saved, config, material)
     if (folder / ADAPTER_FILE).is_file():
@@ -193,6 +194,26 @@ def load(source: str, config: EvaluateConfig, material: Material) -> LanguageMod
         return policy
     with _called(source, path):
         return _other(source, _model(path, config), config, material)
+
+
+def newest(source: str) -> Path:
+    """What a run has come to: its model, or a checkpoint of a later step, which a run has that went on. A model that
+    does not say its step is of the run's end only where nothing else is there. Raises UserError where there is
+    neither."""
+    exported, saved = Path(source) / "model", checkpoint.latest(Path(source))
+    if exported.is_dir() and (saved is None or (_step(exported) or -1) >= (_step(saved) or 0)):
+        return exported
+    if saved is None:
+        raise UserError(
+            f"{source} is a run folder without a model or a checkpoint; let its run reach one, or leave it out."
+        )
+    return saved
+
+
+def _step(path: Path) -> int | None:
+    """Of an export or a checkpoint."""
+    is_checkpoint = (path / checkpoint.STATE).is_file()
+    return int(path.name.removeprefix("step_")) if is_checkpoint else checkpoint.exported_step(path)
 
 
 @contextmanager

@@ -49,6 +49,7 @@ FREE_KEYS = (
     "sampler.context_length",
     "sampler.temperature",
     "eval.every_steps",
+    "eval.on_interrupt",
     "features.placement",
     "sandbox.allow_code_execution",
     "sandbox.require",

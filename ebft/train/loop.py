@@ -8,7 +8,7 @@ bit.
 
 import resource
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -21,7 +21,7 @@ from ebft.cost.workload import flops_per_token
 from ebft.data import order
 from ebft.evaluation import Evaluation
 from ebft.models.adapters import is_of_adapters, same_base
-from ebft.output.files import alone, atomic_file
+from ebft.output.files import WriteFailure, alone, atomic_file
 from ebft.output.row_scores import BASE, LATEST
 from ebft.parallel.fsdp import named_tensors
 from ebft.parallel.pulse import PULSE
@@ -64,7 +64,7 @@ def _train(config: TrainConfig, run_dir: Path, world: World, held: ExitStack) ->
             held.enter_context(alone(run_dir))
             Run.check(run_dir, config)  # what another process has left
         start = checkpoint.resolve(config.resume, run_dir)
-        saved = None if start is None else checkpoint.load(start)
+        saved = None if start is None else checkpoint.load(start, world)
         setup = prepare(config, world)
         if saved is not None:
             check_continues(config, setup, saved)
@@ -181,7 +181,8 @@ class Loop:
                     self._export()
         except BaseException as error:
             self.profile.discard()
-            self._finish("failed", error=f"{type(error).__name__}: {error}")
+            with suppress(OSError, WriteFailure):  # the first file that could not be written is what to hear of
+                self._finish("failed", error=f"{type(error).__name__}: {error}")
             raise
         status = "completed" if done else "interrupted"
         with PULSE.busy():
@@ -198,18 +199,28 @@ class Loop:
         self._complete_saving(if_written=True)
         if ends or (step > 0 and step % config.trainer.checkpoint_every_steps == 0):
             self.profile.close()
-            self._complete_saving()
-            with PULSE.busy():
-                tensors, keep = self.optimization.tensors(), config.trainer.keep_checkpoints
-                self.saving = checkpoint.Saving(self.run.directory, step, tensors, self.state(), keep, self.world)
-            self._complete_saving(if_written=not ends)
+            self._save(is_last=ends)
+        if (
+            ends and config.eval.on_interrupt and self.evaluated < step
+        ):  # saved first: whoever stops it may lose patience
+            self._evaluate(may_stop=False)
+            self._save(is_last=True)
         return not ends
+
+    def _save(self, is_last: bool) -> None:
+        """A checkpoint, behind the one that is on its way; the last one is waited for."""
+        self._complete_saving()
+        with PULSE.busy():
+            tensors, keep = self.optimization.tensors(), self.config.trainer.keep_checkpoints
+            self.saving = checkpoint.Saving(self.run.directory, self.step, tensors, self.state(), keep, self.world)
+        self._complete_saving(if_written=not is_last)
 
     def _complete_saving(self, if_written: bool = False) -> None:
         """The checkpoint on its way, if there is one: now, or only if that needs no waiting."""
         if self.saving is None or (if_written and not self.saving.is_written):
             return
         with PULSE.busy():
+            self.run.sync()  # a checkpoint that outlives the machine has the rows before it
             self.saving.complete()
         self.saving = None
 
@@ -255,10 +266,10 @@ class Loop:
     def _seconds_left(self) -> float | None:
         return self.remaining.seconds(self.step, self.evaluated)
 
-    def _evaluate(self) -> None:
+    def _evaluate(self, may_stop: bool = True) -> None:
         def tick() -> None:
             bar.update()
-            if self._is_to_stop():
+            if may_stop and self._is_to_stop():
                 raise Stopped
 
         key = None if self.step else kept_evaluation.key(self.setup)  # the base may have been evaluated before
@@ -323,29 +334,39 @@ class Loop:
         if self.world.rank < len(state["random"]):  # there may have been fewer processes
             checkpoint.restore_random_state(state["random"][self.world.rank])
         self.run.rewind(self.step, self.evaluated)
+        if lacking := self.run.lacking_rows(self.step):
+            self.run.say(
+                f"metrics.jsonl lacks the rows of {lacking} of the {self.step} steps so far; its plots and the "
+                "comparison have them no more."
+            )
         self._write_rows()
         self.run.say(f"Resumed at step {self.step} of {self.setup.max_steps}.")
 
     def _export(self) -> None:
         assert self.latest is not None
         config, directory, policy, world = self.config, self.run.directory, self.setup.policy, self.world
+        tokenization = self.setup.material.tokenization
         card = partial(model_card, config, self.step, self.latest.metrics())
         with self.optimization.averaged():
             if policy.adapters is None:
                 checkpoint.export(
-                    policy.model, self.setup.material.tokenization, directory / "model", card("transformers"), world
+                    policy.model, tokenization, directory / "model", card("transformers"), self.step, world
                 )
                 return
-            checkpoint.export_adapters(policy.adapters, directory / "adapter", config.model.path, card("peft"), world)
+            checkpoint.export_adapters(
+                policy.adapters, directory / "adapter", config.model.path, card("peft"), self.step, world
+            )
             merged = policy.adapters.merged(world)
         if merged is not None:
-            checkpoint.export(merged, self.setup.material.tokenization, directory / "model", card("transformers"))
+            checkpoint.export(merged, tokenization, directory / "model", card("transformers"), self.step)
 
     def _finish(self, status: str, error: str | None = None) -> None:
-        base, final = self.base, self.latest
+        base = self.base
+        final = self.latest if self.evaluated > 0 else None  # that of step 0 is the base
         self.run.finish(
             status,
             steps=self.step,
+            evaluated=self.evaluated if self.evaluated >= 0 else None,
             wall_seconds=time.monotonic() - self.started,
             train_seconds=self.train_seconds,
             tokens_forwarded=round(self.tokens_forwarded),

@@ -114,6 +114,8 @@ SENTENCES = {
     "sampler.stride=0": "sampler.stride=0 must be at least 1.",
     "--config-name=nope": "There is no configuration named nope.",
     "--run --multirun": "Only one of --run, --multirun, --cfg, --info and --shell_completion can be specified.",
+    "--nope": "ebft-train: unrecognized arguments: --nope; ebft-train --help says what there is.",
+    "--cfg": "ebft-train: argument --cfg/-c: expected one argument; ebft-train --help says what there is.",
     "hydra.run.dir=${nope}/x": "hydra.run.dir: Interpolation key 'nope' not found.",
 }
 

@@ -1,6 +1,8 @@
 """`ebft-train` from the command line to the loop's door and back."""
 
+import os
 import re
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -153,11 +155,13 @@ def test_a_refusal_in_a_sweep_keeps_the_jobs_before(launch: Launcher) -> None:
 @pytest.mark.slow
 def test_a_failure_is_one_sentence_and_keeps_its_folder(launch: Launcher) -> None:
     def fail(config: TrainConfig, run_dir: Path) -> None:
+        (run_dir / "train.log").touch()
         raise RunFailure("Step 3 stopped: the loss is not finite.")
 
     launch.loop = fail
     outcome = launch("hydra.run.dir=out")
-    assert (outcome.code, outcome.err, launch.files()) == (1, "Step 3 stopped: the loss is not finite.\n", ["out"])
+    assert (outcome.code, outcome.err) == (1, "Step 3 stopped: the loss is not finite.\n")
+    assert launch.files() == ["out", "out/train.log"]
 
 
 @pytest.mark.slow
@@ -178,7 +182,16 @@ def test_an_interrupt_is_one_line(launch: Launcher) -> None:
 
     launch.loop = interrupt
     outcome = launch()
-    assert (outcome.code, outcome.err) == (130, "Interrupted.\n")
+    assert (outcome.code, outcome.err, launch.files()) == (130, "Interrupted.\n", [])
+
+
+@pytest.mark.slow
+def test_sigterm_while_models_load_leaves_nothing(launch: Launcher) -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    launch.loop = lambda config, run_dir: os.kill(os.getpid(), signal.SIGTERM)
+    outcome = launch("hydra.run.dir=out")
+    assert (outcome.code, outcome.err, launch.files()) == (130, "Interrupted.\n", [])
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 def test_cfg_prints_the_tree_and_makes_no_folder(launch: Launcher) -> None:

@@ -2,6 +2,7 @@ import errno
 import json
 import os
 import re
+import resource
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 from ebft.config.schema import RunFailure, UserError
 from ebft.output.console import Console
 from ebft.output.files import (
+    WriteFailure,
     alone,
     append_row,
     atomic_folder,
@@ -19,9 +21,9 @@ from ebft.output.files import (
     exclusive_lock,
     keep_rows,
     make_folder,
-    naming_full_disk,
     read_rows,
     remove,
+    writing,
 )
 
 
@@ -62,15 +64,53 @@ def test_full_disk_is_seen_under_another_library_s_error(tmp_path: Path) -> None
         finally:
             raise RuntimeError("unexpected pos 704 vs 598")
 
-    with pytest.raises(RunFailure, match="disk is full"), naming_full_disk(tmp_path):
+    with pytest.raises(RunFailure, match="disk is full"), writing(tmp_path):
         torch_save()
-    with pytest.raises(RunFailure, match="disk is full"), naming_full_disk(tmp_path):
+    with pytest.raises(RunFailure, match="disk is full"), writing(tmp_path):
         raise ValueError("I/O error: No space left on device (os error 28)")
 
 
 def test_other_errors_pass_through(tmp_path: Path) -> None:
-    with pytest.raises(PermissionError, match="not yours"), naming_full_disk(tmp_path):
-        raise PermissionError(errno.EACCES, "not yours")
+    with pytest.raises(ValueError, match="ours"), writing(tmp_path):
+        raise ValueError("ours")
+
+
+def test_a_refusal_of_ours_stays_one(tmp_path: Path) -> None:
+    refusal = UserError("theirs")
+    refusal.__context__ = OSError(errno.ENOSPC, "No space left on device")
+    with pytest.raises(UserError, match="theirs"), writing(tmp_path):
+        raise refusal
+
+
+def test_whatever_the_system_refuses_is_said_of_the_file(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "folder").mkdir()
+    for write in (atomic_write_text, lambda path, text: append_row(path, {"text": text})):
+        for name, why in [
+            ("x" * 300, "File name too long"),
+            ("gone/a", "No such file or directory"),
+            ("file/a", "Not a directory"),
+        ]:
+            with pytest.raises(
+                WriteFailure,
+                match=rf"^{tmp_path}/{name} could not be written \({why}\); put that right and run again with resume=",
+            ):
+                write(tmp_path / name, "text")
+    with pytest.raises(WriteFailure, match=r"/folder could not be written \(Is a directory\)"):
+        atomic_write_text(tmp_path / "folder", "text")
+    assert names(tmp_path) == ["file", "folder"]
+
+
+def test_a_limit_on_the_size_of_files_is_said(tmp_path: Path) -> None:
+    """`ulimit -f` or a quota: Python ignores the signal that comes with it."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 16, before[1]))
+    try:
+        with pytest.raises(WriteFailure, match=rf"^{tmp_path}/a could not be written \(File too large\)"):
+            atomic_write_text(tmp_path / "a", "a" * (1 << 17))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert names(tmp_path) == []
 
 
 def test_folder_appears_as_a_whole(tmp_path: Path) -> None:
@@ -207,6 +247,19 @@ def test_links_under_hidden_and_final_names_are_replaced(precious: Path) -> None
     assert names(theirs / "model") == ["weights"]
     assert names(theirs) == ["a", "model"]
     assert (precious.read_text(), names(precious.parent)) == ("mine", ["precious", "theirs"])
+
+
+def test_a_file_of_two_names_is_not_written(precious: Path) -> None:
+    """A hard link leads to somebody's file just as a symbolic one does."""
+    theirs = precious.parent / "theirs" / "metrics.jsonl"
+    os.link(precious, theirs)
+    with pytest.raises(
+        UserError, match=rf"^{theirs} is a link, and nothing is written through it; remove it, or choose"
+    ):
+        append_row(theirs, {"step": 1})
+    atomic_write_text(theirs, "text")  # which takes the other name away
+    append_row(theirs, {"step": 1})
+    assert precious.read_text() == "mine"
 
 
 def test_removing_a_link_leaves_what_it_leads_to(precious: Path) -> None:

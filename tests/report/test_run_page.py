@@ -145,7 +145,7 @@ def test_long_contexts_show_their_last_lines(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_run_without_evaluation_and_samples(tmp_path: Path) -> None:
-    summary = SUMMARY | {"status": "interrupted", "base": {}, "final": {}, "change": {}}
+    summary = SUMMARY | {"status": "interrupted", "evaluated": None, "base": {}, "final": {}, "change": {}}
     page = Page(
         report.write(run_folder(tmp_path, [{"step": 1, "train/cross_entropy": 3.0}], []), summary, {}).read_text()
     )

@@ -1,4 +1,5 @@
 import errno
+import hashlib
 import os
 import pickle
 import random
@@ -121,7 +122,7 @@ def test_tensors_that_are_not_ours_are_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("where", ["..", "/etc", "tensors/../../step_000003/tensors", "state.pt", 3])
 def test_tensors_lie_in_the_checkpoint_itself(tmp_path: Path, where: Any) -> None:
     path = checkpoint.save(tmp_path, 3, TENSORS, state(3), keep=1)
-    torch.save({**torch.load(path / "state.pt", weights_only=True), "tensors": where}, path / "state.pt")
+    checkpoint._write_state(path / "state.pt", {**torch.load(path / "state.pt", weights_only=True), "tensors": where})
     with pytest.raises(UserError, match="is not a checkpoint of ebft"):
         checkpoint.load(path)
 
@@ -178,22 +179,55 @@ def test_load_refuses_what_is_no_checkpoint(tmp_path: Path, content: bytes) -> N
     (tmp_path / "state.pt").write_bytes(content)
     with pytest.raises(
         UserError,
+        match=rf"^{tmp_path}/state.pt does not end with its checksum: it is damaged, of an older version, or no "
+        r"checkpoint of ebft; remove that checkpoint, so that the one before it counts, or name another with "
+        r"resume=PATH\.$",
+    ):
+        checkpoint.load(tmp_path)
+
+
+def test_load_refuses_a_pickle_that_has_its_checksum(tmp_path: Path) -> None:
+    content = pickle.dumps(re.compile("x"), protocol=2)
+    (tmp_path / "state.pt").write_bytes(content + hashlib.sha256(content).digest())
+    with pytest.raises(
+        UserError,
         match=rf"^{tmp_path} is not a checkpoint that can be read; remove it, or name another with resume=PATH\.$",
     ):
         checkpoint.load(tmp_path)
 
 
-def test_load_refuses_a_truncated_checkpoint(tmp_path: Path) -> None:
-    path = checkpoint.save(tmp_path, 3, TENSORS, state(3), keep=1) / "state.pt"
-    path.write_bytes(path.read_bytes()[:-100])
-    with pytest.raises(UserError, match="is not a checkpoint that can be read"):
-        checkpoint.load(path.parent)
-
-
 def test_load_refuses_another_program_s_file(tmp_path: Path) -> None:
-    torch.save([1, 2], tmp_path / "state.pt")
+    checkpoint._write_state(tmp_path / "state.pt", [1, 2])
     with pytest.raises(UserError, match="is not a checkpoint of ebft"):
         checkpoint.load(tmp_path)
+
+
+def test_one_flipped_bit_anywhere_is_refused(tmp_path: Path) -> None:
+    """A run once went on with other weights."""
+    path = checkpoint.save(tmp_path, 3, TENSORS, state(3), keep=1)
+    (shard,) = (path / "tensors").iterdir()
+    for file in (path / "state.pt", shard):
+        content = file.read_bytes()
+        for place in range(0, len(content), 1 + len(content) // 23):
+            file.write_bytes(content[:place] + bytes([content[place] ^ 4]) + content[place + 1 :])
+            with pytest.raises(UserError, match=rf"^{file} (does not end with its checksum|is not what the)"):
+                checkpoint.load(path)
+        file.write_bytes(content)
+    assert checkpoint.load(path)["step"] == 3
+
+
+def test_tensors_of_another_step_are_refused(tmp_path: Path) -> None:
+    three, five = (checkpoint.save(tmp_path, step, {"a": torch.tensor(step)}, state(step), 2) for step in (3, 5))
+    (shard,) = (three / "tensors").iterdir()
+    shard.rename(five / "tensors" / shard.name)
+    with pytest.raises(
+        UserError,
+        match=rf"^{five}/tensors/{shard.name} is not what the checkpoint's state.pt was written with, so it is damaged "
+        "or of another one; remove that checkpoint",
+    ):
+        checkpoint.load(five)
+    with pytest.raises(UserError, match=rf"^{three}/tensors/{shard.name} is not what"):
+        checkpoint.load(three)
 
 
 def draws() -> list[float]:
@@ -226,11 +260,11 @@ def tokenizer(bos: int | None = None, stop_tokens: tuple[int, ...] = (5,)) -> To
 def test_an_export_says_what_was_trained(tmp_path: Path) -> None:
     """`generate` of the export ends where training did, and its tokenizer begins a text as rows began."""
     model = plain_model()
-    checkpoint.export(model, tokenizer(7, (11, 5)), tmp_path / "model", "card")
+    checkpoint.export(model, tokenizer(7, (11, 5)), tmp_path / "model", "card", 7)
     assert AutoConfig.from_pretrained(tmp_path / "model").eos_token_id == [11, 5]
     assert GenerationConfig.from_pretrained(tmp_path / "model").eos_token_id == [11, 5]
     assert AutoTokenizer.from_pretrained(tmp_path / "model")("w3").input_ids == [7, 3]
-    checkpoint.export(model, tokenizer(), tmp_path / "model", "card")
+    checkpoint.export(model, tokenizer(), tmp_path / "model", "card", 7)
     assert AutoConfig.from_pretrained(tmp_path / "model").eos_token_id == 5
     assert AutoTokenizer.from_pretrained(tmp_path / "model")("w3").input_ids == [3]
 
@@ -238,10 +272,22 @@ def test_an_export_says_what_was_trained(tmp_path: Path) -> None:
 def test_export_loads_in_plain_transformers(tmp_path: Path) -> None:
     model, tokens = plain_model(), torch.tensor([[3, 5, 7, 11]])
     for card in ("old card", "new card\n"):
-        checkpoint.export(model, tokenizer(), tmp_path / "model", card)
+        checkpoint.export(model, tokenizer(), tmp_path / "model", card, 7)
     loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "model", attn_implementation="eager")
     assert torch.equal(loaded(tokens).logits, model(tokens).logits)
     assert AutoTokenizer.from_pretrained(tmp_path / "model").get_vocab()["w13"] == 13
     assert (tmp_path / "model" / "README.md").read_text() == "new card\n"
+    assert checkpoint.exported_step(tmp_path / "model") == 7
+    assert checkpoint.exported_step(tmp_path) is None
     assert (tmp_path / "model" / "model.safetensors").is_file()
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+def test_weights_may_be_read_by_whoever_may_read_the_folder(tmp_path: Path) -> None:
+    """safetensors gives them to their user alone, and a colleague could read all of a run but its model."""
+    before = os.umask(0o027)
+    try:
+        checkpoint.export(plain_model(), tokenizer(), tmp_path / "model", "card", 7)
+    finally:
+        os.umask(before)
+    assert {path.stat().st_mode & 0o777 for path in (tmp_path / "model").iterdir()} == {0o640}

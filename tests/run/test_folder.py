@@ -2,6 +2,7 @@ import errno
 import json
 import os
 import signal
+import subprocess
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -30,19 +31,20 @@ def trainer(config: TrainConfig, **changes: Any) -> TrainConfig:
     return replace(config, trainer=replace(config.trainer, **changes))
 
 
-def finish(run: Run, status: str = "completed", error: str | None = None) -> None:
-    run.finish(
-        status,
-        steps=7,
-        wall_seconds=2.5,
-        train_seconds=1.5,
-        tokens_forwarded=1234.0,
-        peak_memory_bytes=2**20,
-        base=METRICS,
-        final={"eval/cross_entropy": 3.0},
-        change={"eval/cross_entropy": -0.5, "eval/cross_entropy_stderr": 0.125},
-        error=error,
-    )
+def finish(run: Run, status: str = "completed", error: str | None = None, **changes: Any) -> None:
+    fields: dict[str, Any] = {
+        "steps": 7,
+        "evaluated": 7,
+        "wall_seconds": 2.5,
+        "train_seconds": 1.5,
+        "tokens_forwarded": 1234.0,
+        "peak_memory_bytes": 2**20,
+        "base": METRICS,
+        "final": {"eval/cross_entropy": 3.0},
+        "change": {"eval/cross_entropy": -0.5, "eval/cross_entropy_stderr": 0.125},
+        "error": error,
+    }
+    run.finish(status, **(fields | changes))
 
 
 # Before a run
@@ -110,7 +112,8 @@ def test_run_of_another_config_is_refused_with_the_keys_that_differ(tmp_path: Pa
 def test_run_of_another_method_is_refused(tmp_path: Path, config: TrainConfig) -> None:
     Run(tmp_path, config)
     with pytest.raises(
-        UserError, match=r"method.name is ebft there, sft here.*method.diversity_coef is 1.0 there, absent here"
+        UserError,
+        match=r"of another config \(method\.name is ebft there, sft here(; [^;]+){4}; and \d+ more\); set these back",
     ):
         Run.check(tmp_path, compose(["method=sft", "trainer.device=cpu", "trainer.max_steps=7"]))
 
@@ -153,6 +156,25 @@ def test_opening_writes_config_and_environment(tmp_path: Path, config: TrainConf
     environment = json.loads((tmp_path / "new" / "run" / "environment.json").read_text())
     assert environment["libraries"]["torch"] == torch.__version__
     assert environment["cpu_count"] == os.cpu_count()
+
+
+def test_commits_are_those_of_the_program_and_of_the_folder_as_such(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The commit of the user's own repository once stood there as that of the run's program."""
+    from ebft.output import environment
+
+    def git(*command: str) -> str:
+        return subprocess.run(["git", *command], capture_output=True, text=True, check=True).stdout.strip()
+
+    own = environment.environment("cpu")["ebft_git"]
+    monkeypatch.chdir(tmp_path)
+    assert environment.environment("cpu")["folder_git"] is None
+    git("init", "-q")
+    git("-c", "user.name=a", "-c", "user.email=a", "commit", "-q", "--allow-empty", "-m", "theirs")
+    told = environment.environment("cpu")
+    assert (told["ebft_git"], told["folder_git"]) == (own, {"commit": git("rev-parse", "HEAD"), "dirty": False})
+    assert own != told["folder_git"]
 
 
 def test_secrets_are_never_written_and_do_not_keep_a_run_from_being_continued(
@@ -289,6 +311,7 @@ def test_summary_report_and_last_lines(tmp_path: Path, config: TrainConfig, caps
     assert json.loads((tmp_path / "summary.json").read_text()) == {
         "status": "completed",
         "steps": 7,
+        "evaluated": 7,
         "wall_seconds": 2.5,
         "train_seconds": 1.5,
         "tokens_forwarded": 1234,
@@ -311,6 +334,46 @@ def test_summary_report_and_last_lines(tmp_path: Path, config: TrainConfig, caps
     ]
     assert (tmp_path / "train.log").read_text().splitlines() == lines
     assert "<td>7</td>" in (tmp_path / "report.html").read_text()
+
+
+def test_an_interrupted_run_says_what_its_figures_are_of(
+    tmp_path: Path, config: TrainConfig, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Where nothing but the base was evaluated, that once stood as final, with a change of +0.0000 ± 0."""
+    run = Run(tmp_path, config)
+    run.log(0, METRICS)
+    finish(run, "interrupted", evaluated=0, final={}, change={})
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[:4] == [
+        "Evaluation",
+        "  metric             base",
+        "  cross_entropy ↓  3.5000",
+        "Run interrupted after 7 steps, evaluated last at step 0.",
+    ]
+    report = (tmp_path / "report.html").read_text()
+    assert "7, evaluated last at step 0" in report
+    assert "<th>base</th>" in report
+    assert "<th>change</th>" not in report
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{", "[" * 3000])
+def test_a_damaged_summary_is_named(tmp_path: Path, config: TrainConfig, content: str) -> None:
+    Run(tmp_path, config)
+    (tmp_path / "summary.json").write_text(content)
+    with pytest.raises(
+        UserError, match=r"^\S+/summary\.json is damaged; remove it, and the run goes on from its newest"
+    ):
+        Run(tmp_path, config)
+
+
+def test_rows_that_are_gone_are_counted(tmp_path: Path, config: TrainConfig) -> None:
+    run = Run(tmp_path, config)
+    for step in (1, 3, 4):
+        run.log(step, {"train/loss": 1.0})
+    run.log(2, {"eval/cross_entropy": 1.0})
+    assert [run.lacking_rows(step) for step in (0, 3, 5)] == [0, 1, 2]
+    (tmp_path / "metrics.jsonl").unlink()
+    assert run.lacking_rows(5) == 5
 
 
 def test_failed_run_says_why_and_has_no_report(

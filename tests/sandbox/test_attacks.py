@@ -10,7 +10,9 @@ from ebft.sandbox import ProgramResult, Sandbox, levels
 from tests.sandbox.attacks import ATTACKS
 from tests.sandbox.helpers import CONFIG, program
 from tests.sandbox.machines import PLACES, run
+from tests.sandbox.more_attacks import MORE_ATTACKS
 
+ALL = ATTACKS | MORE_ATTACKS
 HONEST = program("def f(a, b): return a + b", ((2, 3), 5), code="assert f(2, 3) == 5")
 SHORT_SECONDS, LONG_SECONDS = 0.2, 3.0  # for attacks on time, and for those that meet something else first
 
@@ -18,18 +20,18 @@ SHORT_SECONDS, LONG_SECONDS = 0.2, 3.0  # for attacks on time, and for those tha
 @cache
 def outcomes(place: str) -> dict[str, ProgramResult]:
     """All attacks, each kind in one sandbox, and an honest program behind them."""
-    timed = {name: attack.program for name, attack in ATTACKS.items() if "timeout" in attack.kinds}
-    others = {name: attack.program for name, attack in ATTACKS.items() if name not in timed} | {"honest": HONEST}
+    timed = {name: attack.program for name, attack in ALL.items() if "timeout" in attack.kinds}
+    others = {name: attack.program for name, attack in ALL.items() if name not in timed} | {"honest": HONEST}
     return run(PLACES[place], timed, seconds=SHORT_SECONDS) | run(PLACES[place], others, seconds=LONG_SECONDS)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("place", PLACES)
-@pytest.mark.parametrize("name", ATTACKS)
+@pytest.mark.parametrize("name", ALL)
 def test_an_attack_fails(name: str, place: str) -> None:
     outcome = outcomes(place)[name]
     assert outcome.status == "failed"
-    assert outcome.kind in ATTACKS[name].kinds
+    assert outcome.kind in ALL[name].kinds
 
 
 @pytest.mark.slow

@@ -180,6 +180,24 @@ def test_a_sweep_that_may_only_be_read_can_be_asked(tmp_path: Path, monkeypatch:
     assert not is_claimed(tmp_path, JOB)
 
 
+@pytest.mark.parametrize(
+    "content", ["", "{", "[]", "7", '{"status": 3}', "{}", "[" * 3000, b"\xff".decode("latin1")], ids=repr
+)
+def test_a_damaged_file_marks_its_run_and_no_other(tmp_path: Path, content: str) -> None:
+    """The whole sweep once could not be read."""
+    summary(tmp_path, "completed")
+    (folder(tmp_path, JOB.name) / "summary.json").write_text(content, encoding="latin1")
+    assert state(tmp_path, JOB) == State(
+        "failed",
+        f"{tmp_path}/runs/a/summary.json is damaged; remove it, and the run goes on from its newest checkpoint",
+    )
+    assert state(tmp_path, OTHER) == State("not started")
+    (folder(tmp_path, JOB.name) / "summary.json").unlink()
+    record(tmp_path, JOB, "failed", "why")
+    (tmp_path / "records" / "a.json").write_text(content, encoding="latin1")
+    assert state(tmp_path, JOB).note.startswith(f"{tmp_path}/records/a.json is damaged; remove it")
+
+
 def test_a_file_system_without_locks_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(descriptor: int, operation: int) -> None:
         raise OSError(errno.ENOLCK, "No locks available")

@@ -1,3 +1,4 @@
+import time
 import warnings
 
 import pytest
@@ -113,3 +114,17 @@ def test_a_function_that_does_nothing_says_nothing(source: str, something: bool)
     tree = parse(source)
     assert tree is not None
     assert says_something(tree) == something
+
+
+def test_what_the_compiler_would_unfold_without_measure_does_not_compile() -> None:
+    """983 characters once held the trainer up for nine seconds, and twice as long with every level more."""
+    nested = "".join(f"{' ' * depth}try: pass\n{' ' * depth}finally:\n" for depth in range(30)) + " " * 30 + "pass\n"
+    exits = "def f():\n" + "".join(
+        f"{' ' * depth}try:\n" + f"{' ' * depth} if x: return\n" * 5 + f"{' ' * depth}finally:\n"
+        for depth in range(1, 7)
+    )
+    for text in (nested, f"{exits}{' ' * 7}pass\n"):
+        started = time.process_time()
+        assert parse(text) is None
+        assert time.process_time() - started < 0.5
+    assert parse("def f():\n try:\n  return 1\n finally:\n  try: pass\n  finally: pass\n") is not None

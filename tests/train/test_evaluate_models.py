@@ -15,7 +15,7 @@ from ebft.config.schema import EvaluateConfig, TrainConfig, UserError
 from ebft.output.files import alone
 from ebft.run import checkpoint
 from ebft.train import evaluate_models, loop
-from ebft.train.evaluate_models import check_folder, evaluate, labels
+from ebft.train.evaluate_models import check_folder, evaluate, labels, newest
 from ebft.train.loop import train
 from tests.debug_run import miniature, summary, without_report, write_rows
 
@@ -53,6 +53,25 @@ def test_a_run_gets_the_figures_of_its_own_final_evaluation_bit_for_bit(
     assert found["base"] == summary(sft)["base"] == summary(ebft)["base"]
     assert found["sft"] == found["model"] == summary(sft)["final"]
     assert found["ebft"] == found["step_000004"] == summary(ebft)["final"]
+
+
+@pytest.mark.slow
+def test_a_run_that_has_gone_on_is_what_it_has_come_to(
+    runs: tuple[TrainConfig, Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The model of its shorter life was once evaluated in its place, silently."""
+    config, sft, _ = runs
+    run = tmp_path / "run"
+    shutil.copytree(sft, run)
+    (run / "model" / "ebft.json").write_text('{"step": 3}')
+    assert newest(str(run)) == run / "checkpoints" / "step_000004"
+    assert evaluate(evaluation_of(config, [str(sft), str(run)]), tmp_path / "out") == {}
+    out = capsys.readouterr().out
+    assert f"sft is {sft}/model, at step 4\n" in out
+    assert f"run is {run}/checkpoints/step_000004, at step 4\n" in out
+    shutil.rmtree(run / "checkpoints")
+    (run / "model" / "ebft.json").unlink()
+    assert newest(str(run)) == run / "model"
 
 
 @pytest.mark.slow

@@ -17,12 +17,13 @@ from ebft import methods
 from ebft.cli.compose import compose
 from ebft.config.schema import RunFailure, UserError
 from ebft.output import row_scores
+from ebft.output.files import WriteFailure
 from ebft.run.folder import Run
 from ebft.train import loop
 from ebft.train.loop import train
 from ebft.train.optimization import Optimization
 from ebft.train.setup import prepare
-from tests.debug_run import assert_same_run, final_state, miniature, rows, same, summary
+from tests.debug_run import assert_same_run, final_state, miniature, rows, same, summary, without_report
 
 ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.usefixtures("no_report")
@@ -153,12 +154,14 @@ def test_weights_that_diverge_fail_in_the_evaluation_too(tmp_path: Path, monkeyp
     with pytest.raises(RunFailure, match=r"eval/cross_entropy became nan at step 1; a lower optimizer.lr"):
         train(miniature(tmp_path, "method=sft", "trainer.max_steps=1"), run)
     assert summary(run)["status"] == "failed"
-    assert summary(run)["final"] == summary(run)["base"]
+    assert summary(run)["base"]
+    assert summary(run)["final"] == {}
     assert not (run / "model").exists()
 
 
-def fill_disk(monkeypatch: pytest.MonkeyPatch, after: int, *parts: str) -> None:
-    """From the `after`-th opening on, files whose path holds one of `parts` cannot be written."""
+def fill_disk(monkeypatch: pytest.MonkeyPatch, after: int, number: int, *parts: str) -> None:
+    """From the `after`-th opening on, files whose path holds one of `parts` cannot be written, for the reason of that
+    number."""
     original, by_number, calls = Path.open, os.open, 0
 
     def check(path: str) -> None:
@@ -166,7 +169,7 @@ def fill_disk(monkeypatch: pytest.MonkeyPatch, after: int, *parts: str) -> None:
         if any(part in path for part in parts):
             calls += 1
             if calls >= after:
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), path)
+                raise OSError(number, os.strerror(number), path)
 
     def opened(self: Path, mode: str = "r", *args: Any, **kwargs: Any) -> Any:
         if mode[0] in "wa":
@@ -182,33 +185,71 @@ def fill_disk(monkeypatch: pytest.MonkeyPatch, after: int, *parts: str) -> None:
     monkeypatch.setattr(Path, "open", opened)
 
 
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that nothing disturbed."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    with without_report():
+        train(miniature(folder, "method=sft"), folder / "straight")
+    return folder / "straight"
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("parts", "after", "named", "status"),
+    ("parts", "after", "number", "named", "status"),
     [
-        (["checkpoints"], 2, "state.pt", "failed"),
-        (["metrics.jsonl"], 8, "metrics.jsonl", "failed"),
-        ([".model.partial"], 1, "model", "failed"),
-        (["run/"], 30, "", None),  # not even the summary
+        (["checkpoints"], 2, errno.ENOSPC, "state.pt", "failed"),
+        (["metrics.jsonl"], 8, errno.EIO, "metrics.jsonl", "failed"),
+        ([".model.partial"], 1, errno.EFBIG, ".model.partial/README.md", "failed"),
+        (["run/"], 30, errno.ENOSPC, "metrics.jsonl", None),  # not even the summary
+        (["run/"], 45, errno.EROFS, "", None),
     ],
-    ids=["checkpoint", "metrics", "export", "everything"],
+    ids=["checkpoint", "metrics", "export", "everything", "read-only"],
 )
-def test_a_full_disk_ends_the_run_and_not_its_checkpoints(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, parts: list[str], after: int, named: str, status: str | None
+def test_storage_that_fails_ends_the_run_and_not_its_checkpoints(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    straight: Path,
+    parts: list[str],
+    after: int,
+    number: int,
+    named: str,
+    status: str | None,
 ) -> None:
+    """The sentence names the first file that failed, and the run goes on the same once it is put right."""
     config, run = miniature(tmp_path, "method=sft"), tmp_path / "run"
-    train(config, tmp_path / "straight")
-    with monkeypatch.context() as full:
-        fill_disk(full, after, *parts)
+    with monkeypatch.context() as failing:
+        fill_disk(failing, after, number, *parts)
         with pytest.raises(
-            RunFailure,
-            match=f"^The disk is full: .*{named} could not be written; free some space and run again with resume=auto",
-        ):
+            WriteFailure, match=f"{named} could not be written.* and run again with resume=auto"
+        ) as caught:
             train(config, run)
+    assert str(caught.value).startswith("The disk is full: ") == (number == errno.ENOSPC)
     assert (summary(run)["status"] if (run / "summary.json").exists() else None) == status
     assert not (run / "model").exists()
     train(config, run)
-    assert_same_run(run, tmp_path / "straight")
+    assert_same_run(run, straight)
+
+
+@pytest.mark.slow
+def test_a_folder_that_is_moved_away_ends_the_run_and_it_goes_on_where_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, straight: Path
+) -> None:
+    config, run, moved = miniature(tmp_path, "method=sft"), tmp_path / "run", tmp_path / "moved"
+    original = Optimization.step
+
+    def move(self: Optimization, *arguments: Any) -> dict[str, float]:
+        if arguments[2] == 5:
+            run.rename(moved)
+        return original(self, *arguments)
+
+    monkeypatch.setattr(Optimization, "step", move)
+    with pytest.raises(WriteFailure, match=rf"^{run}/metrics.jsonl could not be written \(No such file or directory\)"):
+        train(config, run)
+    assert not run.exists()
+    monkeypatch.undo()
+    train(config, moved)
+    assert_same_run(moved, straight)
 
 
 @pytest.mark.slow

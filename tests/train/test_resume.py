@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -141,6 +142,56 @@ def test_a_run_of_many_lives_equals_one_that_nothing_disturbed(tmp_path: Path, o
         live(config, tmp_path / "run", place, occurrence, how)
     train(config, tmp_path / "run")
     assert_same_run(tmp_path / "run", tmp_path / "straight")
+
+
+@pytest.mark.slow
+def test_a_run_that_is_stopped_evaluates_before_it_leaves_and_goes_on_the_same(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Asked at step 5, and while it evaluates at step 6: both times it is saved first."""
+    config = miniature(tmp_path, "method=sft")
+    train(config, tmp_path / "straight")
+    asked = miniature(tmp_path, "method=sft", "eval.on_interrupt=true")
+    run = tmp_path / "run"
+    for place, occurrence, step in (("stepped", 5, 5), ("evaluation", 1, 6)):
+        live(asked, run, place, occurrence, SIGTERM)
+        assert (summary(run)["steps"], summary(run)["evaluated"]) == (step, step)
+        assert summary(run)["change"].keys() >= {"eval/cross_entropy"}
+        assert f"Run interrupted after {step} steps, evaluated last at step {step}." in capsys.readouterr().out
+    train(config, run)
+    assert same(final_state(run)["model"], final_state(tmp_path / "straight")["model"])
+    assert rows(run / "metrics.jsonl") == sorted(
+        [
+            *rows(tmp_path / "straight" / "metrics.jsonl"),
+            *(row for row in rows(run / "metrics.jsonl") if row["step"] == 5 and "eval/cross_entropy" in row),
+        ],
+        key=lambda row: row["step"],
+    )
+
+
+@pytest.mark.slow
+def test_metrics_that_are_gone_are_said_and_the_run_goes_on(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its rows are on the disk before the checkpoint that comes after them."""
+    config, run = miniature(tmp_path, "method=sft", "trainer.max_steps=2", "eval.every_steps=9"), tmp_path / "run"
+    synced: list[str] = []
+    monkeypatch.setattr("ebft.output.files.sync", lambda path: synced.append(path.name))
+    monkeypatch.setattr(checkpoint, "_write_state", partial(noting, synced, checkpoint._write_state))
+    live(config, run, "stepped", 1, SIGTERM)
+    assert synced.index("metrics.jsonl") < synced.index("state.pt")
+    (run / "metrics.jsonl").unlink()
+    capsys.readouterr()
+    assert train(config, run) == "completed"
+    assert (
+        "metrics.jsonl lacks the rows of 1 of the 1 steps so far; its plots and the comparison have them no more."
+        in capsys.readouterr().out
+    )
+
+
+def noting(names: list[str], function: Any, path: Path, *rest: Any) -> None:
+    names.append(path.name)
+    function(path, *rest)
 
 
 LORA = ["model/adapter=lora", "model.adapter.rank=3"]

@@ -1,0 +1,50 @@
+"""A program goes on when nobody takes what it writes: it once died at a line of its log, with an empty reason."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PROGRAM = """
+import io, sys
+sys.path.insert(0, {root!r})
+from ebft.output.streams import outlive_console
+outlive_console()
+for number in range(3):
+    print("line", number, flush=True)
+    sys.stdin.readline()
+print("unflushed" * 10_000)
+print("done", file=sys.stderr)
+"""
+COMMAND = [sys.executable, "-S", "-c", PROGRAM.format(root=str(Path(__file__).parents[2]))]
+
+
+def test_a_full_disk_behind_the_console(tmp_path: Path) -> None:
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run(COMMAND, input="\n\n\n", stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+        assert (done.returncode, done.stderr) == (0, "done\n")
+        assert subprocess.run(COMMAND, input=b"\n\n\n", stdout=full, stderr=full, check=False).returncode == 0
+
+
+def test_a_reader_that_has_seen_enough() -> None:
+    with subprocess.Popen(
+        COMMAND, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert process.stdout.readline() == "line 0\n"
+        process.stdout.close()
+        process.stdin.write("\n\n\n")
+        process.stdin.close()
+        assert process.stderr.read() == "done\n"
+    assert process.returncode == 0
+
+
+def test_streams_that_somebody_has_replaced_stay(capsys: pytest.CaptureFixture[str]) -> None:
+    from ebft.output.streams import outlive_console
+
+    outlive_console()
+    print("here")
+    assert capsys.readouterr().out == "here\n"
