@@ -103,6 +103,11 @@ def _conflicts(config: TrainConfig) -> Iterator[str]:
     trainer, optimizer, model = config.trainer, config.optimizer, config.model
     if (trainer.max_steps is None) == (trainer.max_epochs is None):
         yield "Set exactly one of trainer.max_steps and trainer.max_epochs; make the other null."
+    if trainer.stop_after is not None and trainer.keep_best is None:
+        yield (
+            f"trainer.stop_after={trainer.stop_after} waits for a better evaluation, so it needs a metric in "
+            "trainer.keep_best, such as eval/cross_entropy."
+        )
     if trainer.micro_batch_size > trainer.batch_size:
         yield (
             f"trainer.micro_batch_size={trainer.micro_batch_size} is above trainer.batch_size={trainer.batch_size}; "

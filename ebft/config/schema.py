@@ -294,6 +294,8 @@ class TrainerConfig:
     parallel: str = one_of("none", "ddp", "fsdp2")
     checkpoint_every_steps: int = at_least(1)
     keep_checkpoints: int = at_least(1)
+    keep_best: str | None  # metric of an evaluation, whose best one has its weights kept and exported; null: none
+    stop_after: int | None = at_least(1)  # evaluations without a better keep_best that end the run; null: never
     profile: bool  # a torch profile of a few steps, written into the run folder
 
 

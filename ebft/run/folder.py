@@ -1,7 +1,7 @@
 """A run folder: opened, written while the run lives, and closed with its report and summary.
 
     config.yaml  environment.json  metrics.jsonl  samples.jsonl  answers.jsonl  train.log  checkpoints/  model/  plots/
-    rows/  contamination.json  report.html  summary.json
+    best_model/  rows/  contamination.json  report.html  summary.json
 
 `rows/` has the scores of every held-out row before training and at the latest evaluation (`output/row_scores.py`).
 `summary.json` is written last; its absence means that the run is going on or was killed.
@@ -36,7 +36,7 @@ from ebft.run import checkpoint
 CONFIG, ENVIRONMENT, METRICS, SUMMARY = "config.yaml", "environment.json", "metrics.jsonl", "summary.json"
 SAMPLES, ANSWERS, CONTAMINATION = "samples.jsonl", "answers.jsonl", "contamination.json"
 LOG, WANDB_RUN_ID = "train.log", "wandb_run_id"
-EXPORTS = ("model", "adapter")
+EXPORTS = ("model", "adapter", "best_model", "best_adapter")
 WRITTEN = (
     CONFIG,
     ENVIRONMENT,
@@ -50,8 +50,7 @@ WRITTEN = (
     WANDB_RUN_ID,
     "report.html",
     "checkpoints",
-    "model",
-    "adapter",
+    *EXPORTS,
     "plots",
     "profile",
     "code",
@@ -212,11 +211,12 @@ class Run:
         final: Metrics,
         change: Metrics,
         directions: Mapping[str, str] | None = None,
+        best: Mapping[str, Any] | None = None,
         error: str | None = None,
     ) -> None:
         """Closes the run as completed, failed or interrupted. `train_seconds` are those of the steps alone, `change` is
-        final minus base, in pairs; `directions` say of the metrics of a user's own task which way is better. A failed
-        run gets no report."""
+        final minus base, in pairs; `directions` say of the metrics of a user's own task which way is better, and
+        `best` is the best evaluation by the metric that the run keeps one by. A failed run gets no report."""
         assert status in ("completed", "failed", "interrupted"), status
         summary = {
             "status": status,
@@ -229,6 +229,7 @@ class Run:
             "final": dict(final),
             "change": dict(change),
             **({"directions": dict(directions)} if directions else {}),
+            **({"best": dict(best)} if best else {}),
             **({"error": error} if error is not None else {}),
         }
         report_path = (
@@ -246,6 +247,10 @@ class Run:
         if "error" in summary:
             self.say(f"Error: {summary['error']}")
         self.say(f"Run {summary['status']} after {summary['steps']} steps.")
+        if "best" in summary:
+            best = summary["best"]
+            where = ", in best_model/" if summary["status"] == "completed" else ""
+            self.say(f"Best {best['metric']}: {best['value']:.4f} at step {best['step']}{where}.")
         self.say(f"Run folder: {self.directory}")
         if report_path is not None:
             self.say(f"Report: {report_path}")

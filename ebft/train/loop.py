@@ -8,6 +8,7 @@ bit.
 
 import resource
 import time
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import asdict
 from functools import partial
@@ -31,6 +32,7 @@ from ebft.run import tensors as stored
 from ebft.run.folder import Run, SilentRun, StopSignals
 from ebft.run.profiling import DTYPES, NoProfile, Profile, matmul_peak, utilization
 from ebft.train import kept_evaluation
+from ebft.train.best import Best
 from ebft.train.kept_evaluation import Kept
 from ebft.train.optimization import MODEL, NonFiniteError, Optimization, save_batch
 from ebft.train.plan import model_card, plan
@@ -151,6 +153,7 @@ class Loop:
         self.evaluated = -1  # the step of the latest evaluation
         self.base: Evaluation | None = None
         self.latest: Evaluation | None = None
+        self.best = Best.of(config, setup.material.verification.directions)
         self.tokens_forwarded = 0.0
         self.train_seconds = 0.0  # of the steps alone, without evaluations
         self.remaining = Remaining(setup.max_steps, config.eval.every_steps)
@@ -175,8 +178,9 @@ class Loop:
                     with self.profile.step(self.step + 1):
                         metrics = self._train_step()
                     progress.update(self.step, metrics)
-            done = self.step == self.setup.max_steps and self.evaluated == self.step
+            done = self._is_at_end and self.evaluated == self.step
             if done:
+                self._say_why_early()
                 with PULSE.busy():
                     self._export()
         except BaseException as error:
@@ -188,20 +192,29 @@ class Loop:
             self._finish(status)
         return status
 
+    def _say_why_early(self) -> None:
+        if self.best is not None and self.best.is_over and self.step < self.setup.max_steps:
+            self.run.say(
+                f"Ended at step {self.step} of {self.setup.max_steps}: no better {self.best.metric} in "
+                f"{self.best.waited} evaluations; a higher trainer.stop_after goes on."
+            )
+
     def _settle(self) -> bool:
         """What is due between two steps: evaluate, save. True if another step follows."""
-        config, step, last = self.config, self.step, self.step == self.setup.max_steps
-        if (last or step % config.eval.every_steps == 0) and self.evaluated < step and not self._is_to_stop():
+        config, step = self.config, self.step
+        due = self._is_at_end or step % config.eval.every_steps == 0
+        if due and self.evaluated < step and not self._is_to_stop():
             self.profile.close()
             self._evaluate()
-        ends = last or self._is_to_stop()
+        ends = self._is_at_end or self._is_to_stop()
+        best = None if self.best is None else self.best.step
         self._complete_saving(if_written=True)
-        if ends or (step > 0 and step % config.trainer.checkpoint_every_steps == 0):
+        if ends or step == best or (step > 0 and step % config.trainer.checkpoint_every_steps == 0):
             self.profile.close()
             self._complete_saving()
             with PULSE.busy():
                 tensors, keep = self.optimization.tensors(), config.trainer.keep_checkpoints
-                self.saving = checkpoint.Saving(self.run.directory, step, tensors, self.state(), keep, self.world)
+                self.saving = checkpoint.Saving(self.run.directory, step, tensors, self.state(), keep, self.world, best)
             self._complete_saving(if_written=not ends)
         return not ends
 
@@ -212,6 +225,11 @@ class Loop:
         with PULSE.busy():
             self.saving.complete()
         self.saving = None
+
+    @property
+    def _is_at_end(self) -> bool:
+        """Whether no step is to follow: all are taken, or there was no better evaluation for long enough."""
+        return self.step == self.setup.max_steps or (self.best is not None and self.best.is_over)
 
     def _is_to_stop(self) -> bool:
         """Whether a signal has asked any of the processes to."""
@@ -283,6 +301,8 @@ class Loop:
         )
         self.latest, self.evaluated = result, self.step
         self.base = self.base or result
+        if self.best is not None:
+            self.best.saw(self.step, result.metrics())
         self._write_rows()
         tokenization = self.setup.material.tokenization
         self.run.samples(self.step, [sample.as_row(tokenization) for sample in result.samples])
@@ -303,6 +323,7 @@ class Loop:
             "evaluated": self.evaluated,
             "base": None if self.base is None else self.base.state(),
             "latest": None if self.latest is None else self.latest.state(),
+            **({} if self.best is None else {"best": self.best.state()}),
             "wall_seconds": time.monotonic() - self.started,
             "tokens_forwarded": self.tokens_forwarded,
             "train_seconds": self.train_seconds,
@@ -324,22 +345,46 @@ class Loop:
             checkpoint.restore_random_state(state["random"][self.world.rank])
         self.run.rewind(self.step, self.evaluated)
         self._write_rows()
+        self._restore_best(state.get("best"))
         self.run.say(f"Resumed at step {self.step} of {self.setup.max_steps}.")
 
+    def _restore_best(self, state: dict[str, Any] | None) -> None:
+        """Where the checkpoint of the best evaluation is gone, or the run that is continued kept none by this metric,
+        the best is sought anew, and the run says so."""
+        if self.best is None:
+            return
+        usable = state is not None and state["metric"] == self.best.metric and state["step"] is not None
+        if usable and self.world.broadcast(checkpoint.of_step(self.run.directory, state["step"]) is not None):
+            return self.best.restore(state)
+        if self.latest is not None:
+            self.run.say(f"The best {self.best.metric} is sought from step {self.evaluated} on; none before is kept.")
+            self.best.saw(self.evaluated, self.latest.metrics())
+
     def _export(self) -> None:
+        """The last weights, and those of the best evaluation where the run keeps it."""
         assert self.latest is not None
+        self._export_as("", self.step, self.latest.metrics())
+        if self.best is None:
+            return
+        assert self.best.step is not None
+        kept = checkpoint.of_step(self.run.directory, self.best.step)
+        assert kept is not None, f"the checkpoint of step {self.best.step} is gone"
+        self.optimization.load_weights(checkpoint.load(kept)["tensors"])
+        self._export_as("best_", self.best.step, self.best.figures)
+
+    def _export_as(self, prefix: str, step: int, figures: Mapping[str, float]) -> None:
+        """The present weights as PREFIXmodel, of adapters as PREFIXadapter too."""
         config, directory, policy, world = self.config, self.run.directory, self.setup.policy, self.world
-        card = partial(model_card, config, self.step, self.latest.metrics())
+        card, tokenization = partial(model_card, config, step, figures), self.setup.material.tokenization
         with self.optimization.averaged():
             if policy.adapters is None:
-                checkpoint.export(
-                    policy.model, self.setup.material.tokenization, directory / "model", card("transformers"), world
-                )
+                checkpoint.export(policy.model, tokenization, directory / f"{prefix}model", card("transformers"), world)
                 return
-            checkpoint.export_adapters(policy.adapters, directory / "adapter", config.model.path, card("peft"), world)
+            target = directory / f"{prefix}adapter"
+            checkpoint.export_adapters(policy.adapters, target, config.model.path, card("peft"), world)
             merged = policy.adapters.merged(world)
         if merged is not None:
-            checkpoint.export(merged, self.setup.material.tokenization, directory / "model", card("transformers"))
+            checkpoint.export(merged, tokenization, directory / f"{prefix}model", card("transformers"))
 
     def _finish(self, status: str, error: str | None = None) -> None:
         base, final = self.base, self.latest
@@ -354,6 +399,7 @@ class Loop:
             final={} if final is None else final.metrics(),
             change={} if base is None or final is None else final.change(base),
             directions=self.setup.material.verification.directions,
+            best=None if self.best is None else self.best.summary(),
             error=error,
         )
 
