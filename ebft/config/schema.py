@@ -305,11 +305,18 @@ class TrackerConfig:
 
 
 @dataclass(frozen=True)
-class WandbTrackerConfig(TrackerConfig):
+class ProjectTrackerConfig(TrackerConfig):
+    """A tracker that keeps runs in projects."""
+
     project: str
-    entity: str | None
     group: str | None
     run_name: str | None
+    also: list[str]  # further trackers, which need no settings but these
+
+
+@dataclass(frozen=True)
+class WandbTrackerConfig(ProjectTrackerConfig):
+    entity: str | None
     tags: list[str]
 
 
@@ -398,4 +405,10 @@ SOURCES = {
     "hub": HubDataConfig,
     "rows": RowsDataConfig,
 }
-TRACKERS = {"none": TrackerConfig, "wandb": WandbTrackerConfig}
+# Of several at once the first one here has the settings and names the others.
+TRACKERS = {
+    "wandb": WandbTrackerConfig,
+    "trackio": ProjectTrackerConfig,
+    "tensorboard": TrackerConfig,
+    "none": TrackerConfig,
+}

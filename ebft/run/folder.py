@@ -35,7 +35,8 @@ from ebft.run import checkpoint
 
 CONFIG, ENVIRONMENT, METRICS, SUMMARY = "config.yaml", "environment.json", "metrics.jsonl", "summary.json"
 SAMPLES, ANSWERS, CONTAMINATION = "samples.jsonl", "answers.jsonl", "contamination.json"
-LOG, WANDB_RUN_ID = "train.log", "wandb_run_id"
+LOG = "train.log"
+RUN_IDS = {"wandb": "wandb_run_id", "trackio": "trackio_run_id"}  # of the records of trackers
 EXPORTS = ("model", "adapter", "best_model", "best_adapter")
 WRITTEN = (
     CONFIG,
@@ -47,7 +48,7 @@ WRITTEN = (
     CONTAMINATION,
     row_scores.FOLDER,
     LOG,
-    WANDB_RUN_ID,
+    *RUN_IDS.values(),
     "report.html",
     "checkpoints",
     *EXPORTS,
@@ -55,6 +56,7 @@ WRITTEN = (
     "profile",
     "code",
     "wandb",
+    "tensorboard",
 )
 
 
@@ -69,6 +71,7 @@ class Run:
             raise UserError(f"The run folder {directory} is a file; choose another hydra.run.dir.")
         if not os.access(_existing(directory), os.W_OK | os.X_OK):
             raise UserError(f"The run folder {directory} cannot be written; choose another hydra.run.dir.")
+        tracking.check(config.tracker)
         files.refuse_links(directory / name for name in WRITTEN)
         if not (directory / CONFIG).exists():
             if directory.exists() and any(not entry.name.startswith(".") for entry in directory.iterdir()):
@@ -114,14 +117,16 @@ class Run:
     def _start_tracker(self, config: TrainConfig) -> tracking.Tracker:
         if self.is_complete:
             return tracking.Tracker()
-        stored = self.directory / WANDB_RUN_ID
-        tracker = tracking.start(
-            config.tracker, self.directory, self._resolved, stored.read_text().strip() if stored.exists() else None
-        )
-        if tracker.run_id is not None:
-            files.atomic_write_text(stored, tracker.run_id + "\n")
-        if tracker.notice is not None:
-            self.say(tracker.notice)
+        known = {
+            name: (self.directory / file).read_text().strip()
+            for name, file in RUN_IDS.items()
+            if (self.directory / file).exists()
+        }
+        tracker = tracking.start(config.tracker, self.directory, self._resolved, known)
+        for name, run_id in tracker.run_ids.items():
+            files.atomic_write_text(self.directory / RUN_IDS[name], run_id + "\n")
+        for notice in tracker.notices:
+            self.say(notice)
         return tracker
 
     def rewind(self, step: int, evaluated: int) -> None:

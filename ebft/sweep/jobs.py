@@ -15,7 +15,19 @@ from ebft.output import files
 from ebft.output.masking import masked, without_secrets
 
 MANIFEST = "sweep.json"
-WRITTEN = (MANIFEST, "sweep.log", "runs", "records", "locks", "logs", "slurm", "plots", "wandb", ".comparison.lock")
+WRITTEN = (
+    MANIFEST,
+    "sweep.log",
+    "runs",
+    "records",
+    "locks",
+    "logs",
+    "slurm",
+    "plots",
+    "wandb",
+    "tensorboard",
+    ".comparison.lock",
+)
 ID_DIGITS = 12
 # off, they change no run's name, so that a sweep goes on in a folder of an older version
 YOUNG = ("trainer.keep_best", "trainer.stop_after")

@@ -50,7 +50,18 @@ from ebft.train.setup import Material, gather
 BASE = "base"
 DIGEST = 64  # characters of that of rows; behind it stands that of questions, which not every command asks
 CONFIG, LOG = "config.yaml", "evaluate.log"
-WRITTEN = (CONFIG, "environment.json", "samples.jsonl", "answers.jsonl", "eval.md", "eval.json", "plots", LOG, "wandb")
+WRITTEN = (
+    CONFIG,
+    "environment.json",
+    "samples.jsonl",
+    "answers.jsonl",
+    "eval.md",
+    "eval.json",
+    "plots",
+    LOG,
+    "wandb",
+    "tensorboard",
+)
 
 
 def evaluate(config: EvaluateConfig, directory: Path) -> dict[str, str]:
@@ -66,6 +77,7 @@ def evaluate(config: EvaluateConfig, directory: Path) -> dict[str, str]:
 def check_folder(directory: Path, config: EvaluateConfig) -> None:
     """Raises UserError for a folder that holds anything but this very evaluation: nothing of another's is
     overwritten."""
+    tracking.check(config.tracker)
     files.refuse_links(directory / name for name in WRITTEN)
     if not directory.is_dir():
         return
@@ -103,7 +115,7 @@ def _evaluate(config: EvaluateConfig, directory: Path, held: ExitStack) -> dict[
                 f"The {' and the '.join(changed)} rows are not those of {source}: data.source={config.data.source} has "
                 "changed since."
             )
-    tracker = tracking.start(config.tracker, directory, without_secrets(resolved(config)), None)
+    tracker = tracking.start(config.tracker, directory, without_secrets(resolved(config)), {})
     results: dict[str, Evaluation] = {}
     failures: dict[str, str] = {}
     for name, source in labels(config.models or [BASE]).items():
