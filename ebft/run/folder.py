@@ -203,6 +203,11 @@ class Run:
         """Progress of an evaluation: `update()` after each of its parts. May run inside `progress`."""
         return self._console.bar(label, total, 0, every_tenth=False)
 
+    def going_on(self, **figures: Any) -> None:
+        """The page of a run that goes on, from what `finish` takes, without pictures, which take longest."""
+        if self.metrics():
+            report.write(self.directory, {"status": "running", **figures}, self._plan, with_pictures=False)
+
     def finish(
         self,
         status: str,
@@ -221,7 +226,8 @@ class Run:
     ) -> None:
         """Closes the run as completed, failed or interrupted. `train_seconds` are those of the steps alone, `change` is
         final minus base, in pairs; `directions` say of the metrics of a user's own task which way is better, and
-        `best` is the best evaluation by the metric that the run keeps one by. A failed run gets no report."""
+        `best` is the best evaluation by the metric that the run keeps one by. The page of a failed run has no pictures
+        beside it."""
         assert status in ("completed", "failed", "interrupted"), status
         summary = {
             "status": status,
@@ -237,9 +243,9 @@ class Run:
             **({"best": dict(best)} if best else {}),
             **({"error": error} if error is not None else {}),
         }
-        report_path = (
-            report.write(self.directory, summary, self._plan) if status != "failed" and self.metrics() else None
-        )
+        report_path = None
+        if self.metrics():
+            report_path = report.write(self.directory, summary, self._plan, with_pictures=status != "failed")
         files.atomic_write_text(self.directory / SUMMARY, json.dumps(summary, indent=2, allow_nan=False) + "\n")
         self.tracker.finish(failed=status == "failed")
         self._say_results(summary, report_path)
@@ -284,6 +290,9 @@ class SilentRun(Run):
         pass
 
     def answers(self, step: int, rows: Sequence[Mapping[str, Any]]) -> None:
+        pass
+
+    def going_on(self, **figures: Any) -> None:
         pass
 
     def finish(self, status: str, **summary: Any) -> None:

@@ -307,6 +307,7 @@ class Loop:
         tokenization = self.setup.material.tokenization
         self.run.samples(self.step, [sample.as_row(tokenization) for sample in result.samples])
         self.run.answers(self.step, [answer.as_row() for answer in result.answers])
+        self.run.going_on(**self._figures())
 
     def _write_rows(self) -> None:
         """A resumed run writes them anew: its checkpoint may lie before the evaluation that the folder has."""
@@ -353,9 +354,10 @@ class Loop:
         the best is sought anew, and the run says so."""
         if self.best is None:
             return
-        usable = state is not None and state["metric"] == self.best.metric and state["step"] is not None
-        if usable and self.world.broadcast(checkpoint.of_step(self.run.directory, state["step"]) is not None):
-            return self.best.restore(state)
+        if state is not None and state["metric"] == self.best.metric and state["step"] is not None:
+            kept = checkpoint.of_step(self.run.directory, state["step"])
+            if self.world.broadcast(kept is not None):
+                return self.best.restore(state)
         if self.latest is not None:
             self.run.say(f"The best {self.best.metric} is sought from step {self.evaluated} on; none before is kept.")
             self.best.saw(self.evaluated, self.latest.metrics())
@@ -387,21 +389,23 @@ class Loop:
             checkpoint.export(merged, tokenization, directory / f"{prefix}model", card("transformers"))
 
     def _finish(self, status: str, error: str | None = None) -> None:
+        self.run.finish(status, **self._figures(), error=error)
+
+    def _figures(self) -> dict[str, Any]:
+        """What the report and the summary say of the run so far."""
         base, final = self.base, self.latest
-        self.run.finish(
-            status,
-            steps=self.step,
-            wall_seconds=time.monotonic() - self.started,
-            train_seconds=self.train_seconds,
-            tokens_forwarded=round(self.tokens_forwarded),
-            peak_memory_bytes=peak_memory_bytes(self.setup.device),
-            base={} if base is None else base.metrics(),
-            final={} if final is None else final.metrics(),
-            change={} if base is None or final is None else final.change(base),
-            directions=self.setup.material.verification.directions,
-            best=None if self.best is None else self.best.summary(),
-            error=error,
-        )
+        return {
+            "steps": self.step,
+            "wall_seconds": time.monotonic() - self.started,
+            "train_seconds": self.train_seconds,
+            "tokens_forwarded": round(self.tokens_forwarded),
+            "peak_memory_bytes": peak_memory_bytes(self.setup.device),
+            "base": {} if base is None else base.metrics(),
+            "final": {} if final is None else final.metrics(),
+            "change": {} if base is None or final is None else final.change(base),
+            "directions": self.setup.material.verification.directions,
+            "best": None if self.best is None else self.best.summary(),
+        }
 
 
 def peak_memory_bytes(device: str) -> int:

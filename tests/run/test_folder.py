@@ -317,7 +317,7 @@ def test_summary_report_and_last_lines(tmp_path: Path, config: TrainConfig, caps
     assert "<td>7</td>" in (tmp_path / "report.html").read_text()
 
 
-def test_failed_run_says_why_and_has_no_report(
+def test_failed_run_says_why_and_has_a_page_without_pictures(
     tmp_path: Path, config: TrainConfig, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = Run(tmp_path, config)
@@ -325,7 +325,8 @@ def test_failed_run_says_why_and_has_no_report(
     finish(run, "failed", "RunFailure: Step 3 stopped")
     assert json.loads((tmp_path / "summary.json").read_text())["error"] == "RunFailure: Step 3 stopped"
     assert "Error: RunFailure: Step 3 stopped\nRun failed after 7 steps." in capsys.readouterr().out
-    assert not (tmp_path / "report.html").exists()
+    assert "RunFailure: Step 3 stopped" in (tmp_path / "report.html").read_text()
+    assert not (tmp_path / "plots").exists()
 
 
 @pytest.mark.slow
