@@ -7,6 +7,7 @@ evaluation.
 """
 
 import json
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
@@ -33,7 +34,7 @@ from ebft.models.loading import (
     without_dropout,
 )
 from ebft.models.policy import LanguageModel
-from ebft.output import files, tracking
+from ebft.output import files, row_scores, tracking
 from ebft.output.console import Console
 from ebft.output.environment import environment
 from ebft.output.masking import without_secrets
@@ -58,6 +59,7 @@ WRITTEN = (
     "eval.md",
     "eval.json",
     "plots",
+    row_scores.FOLDER,
     LOG,
     "wandb",
     "tensorboard",
@@ -286,6 +288,19 @@ def _cell(metrics: dict[str, float], name: str, sign: str) -> str:
     return f"{metrics[name]:{sign}.4f}" + ("" if error is None else f" ± {error:.4f}")
 
 
+def write_rows(directory: Path, results: dict[str, Evaluation]) -> dict[str, str]:
+    """Every model's scores of every held-out row, as a run keeps them, for whatever is to be compared afterwards.
+    Returns their files by model, whose name may be no name of a file."""
+    files_of = {
+        name: f"{row_scores.FOLDER}/{number}_{re.sub(r'[^A-Za-z0-9.-]+', '_', name)[-80:]}.parquet"
+        for number, name in enumerate(results)
+    }
+    folder = files.make_folder(directory / row_scores.FOLDER)
+    for name, result in results.items():
+        row_scores.write(folder / Path(files_of[name]).name, result.rows())
+    return files_of
+
+
 def markdown(results: dict[str, Evaluation], failures: dict[str, str]) -> str:
     header, rows = table(results)
     lines = [header, ["---"] * len(header), *rows]
@@ -300,7 +315,8 @@ def write(
     results: dict[str, Evaluation],
     failures: dict[str, str],
 ) -> None:
-    """config.yaml, environment.json, samples.jsonl, answers.jsonl, eval.md, plots/, and last of all eval.json."""
+    """config.yaml, environment.json, samples.jsonl, answers.jsonl, eval.md, plots/, rows/, and last of all
+    eval.json."""
     files.atomic_write_text(directory / CONFIG, yaml.safe_dump(without_secrets(resolved(config)), sort_keys=False))
     files.atomic_write_text(
         directory / "environment.json", json.dumps(environment(config.trainer.device), indent=2) + "\n"
@@ -318,6 +334,7 @@ def write(
     plots.compare(files.make_folder(directory / "plots"), metrics)
     content: dict[str, Any] = {
         "models": metrics,
+        "rows": write_rows(directory, results),
         "reference": next(iter(results)),
         "differences": differences(results),
         "failures": failures,
