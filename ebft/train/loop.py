@@ -8,10 +8,8 @@ bit.
 
 import resource
 import time
-from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,9 +31,10 @@ from ebft.run.folder import Run, SilentRun, StopSignals
 from ebft.run.profiling import DTYPES, NoProfile, Profile, matmul_peak, utilization
 from ebft.train import kept_evaluation
 from ebft.train.best import Best
+from ebft.train.exports import export_best, export_last
 from ebft.train.kept_evaluation import Kept
 from ebft.train.optimization import MODEL, NonFiniteError, Optimization, save_batch
-from ebft.train.plan import model_card, plan
+from ebft.train.plan import plan
 from ebft.train.remaining import Remaining
 from ebft.train.setup import Setup, prepare
 
@@ -363,30 +362,11 @@ class Loop:
             self.best.saw(self.evaluated, self.latest.metrics())
 
     def _export(self) -> None:
-        """The last weights, and those of the best evaluation where the run keeps it."""
         assert self.latest is not None
-        self._export_as("", self.step, self.latest.metrics())
-        if self.best is None:
-            return
-        assert self.best.step is not None
-        kept = checkpoint.of_step(self.run.directory, self.best.step)
-        assert kept is not None, f"the checkpoint of step {self.best.step} is gone"
-        self.optimization.load_weights(checkpoint.load(kept)["tensors"])
-        self._export_as("best_", self.best.step, self.best.figures)
-
-    def _export_as(self, prefix: str, step: int, figures: Mapping[str, float]) -> None:
-        """The present weights as PREFIXmodel, of adapters as PREFIXadapter too."""
-        config, directory, policy, world = self.config, self.run.directory, self.setup.policy, self.world
-        card, tokenization = partial(model_card, config, step, figures), self.setup.material.tokenization
-        with self.optimization.averaged():
-            if policy.adapters is None:
-                checkpoint.export(policy.model, tokenization, directory / f"{prefix}model", card("transformers"), world)
-                return
-            target = directory / f"{prefix}adapter"
-            checkpoint.export_adapters(policy.adapters, target, config.model.path, card("peft"), world)
-            merged = policy.adapters.merged(world)
-        if merged is not None:
-            checkpoint.export(merged, tokenization, directory / f"{prefix}model", card("transformers"))
+        made_of = self.config, self.setup, self.optimization, self.run.directory
+        export_last(*made_of, self.step, self.latest.metrics())
+        if self.best is not None:
+            export_best(*made_of, self.best)
 
     def _finish(self, status: str, error: str | None = None) -> None:
         self.run.finish(status, **self._figures(), error=error)
