@@ -73,7 +73,7 @@ def miniature(folder: Path, *overrides: str) -> TrainConfig:
 def without_report() -> Iterator[None]:
     """What a run ends with, and most of what a miniature costs."""
     with pytest.MonkeyPatch.context() as monkeypatch:
-        monkeypatch.setattr(run_page, "write", lambda *_: None)
+        monkeypatch.setattr(run_page, "write", lambda *_, **__: None)
         yield
 
 

@@ -25,7 +25,13 @@ FLOORS = [
 ]
 PLACE = {name: number for number, name in enumerate(name for names in FLOORS for name in names)}
 PURE = ("objective", "geometry")
-OWNERS = {"hydra": ["cli"], "omegaconf": ["cli"], "datasets": ["data"], "wandb": ["output"]}  # who alone may import it
+OWNERS = {
+    "hydra": ["cli"],
+    "omegaconf": ["cli"],
+    "datasets": ["data"],
+    "wandb": ["output"],
+    "trackio": ["output"],
+}  # who alone may import it
 IMPURE = {
     "transformers",
     "hydra",

@@ -12,6 +12,7 @@ from hydra.errors import HydraException
 
 from ebft.cli.keys import template_keys, types_of
 from ebft.config.quoting import in_quotes
+from ebft.config.schema import TRACKERS, UserError
 
 TEXTS = ({str}, {str | None}, {str, str | None})
 LISTS_OF_TEXT = ({list[str]}, {list[str] | None}, {list[str], list[str] | None})
@@ -38,11 +39,25 @@ def value_of(override: str) -> Any:
 
 def _as_typed(override: str) -> Iterator[str]:
     key, _, value = override.partition("=")
-    if value.startswith("{") and dict in {getattr(kind, "__origin__", kind) for kind in types_of(key)}:
+    if key == "tracker" and value.startswith("["):
+        yield from _trackers(override)
+    elif value.startswith("{") and dict in {getattr(kind, "__origin__", kind) for kind in types_of(key)}:
         yield from (f"~{key}", f"+{override}")
     else:
         text = _with(override, _as_text)
         yield _in_blanks(_with(text, _decoded), value) if key.lstrip("+") in template_keys() else text
+
+
+def _trackers(override: str) -> Iterator[str]:
+    """tracker=[tensorboard,wandb] as tracker=wandb, whose settings are all that tensorboard needs, and
+    tracker.also=[tensorboard]: Hydra would merge the files of both into one."""
+    names, order = [str(name) for name in value_of(override)], list(TRACKERS)
+    if not names:
+        raise UserError("tracker=[] names no tracker; use tracker=none.")
+    first, *others = sorted(names, key=lambda name: order.index(name) if name in order else -1)
+    yield f"tracker={first}"
+    if others:
+        yield f"tracker.also=[{','.join(others)}]"
 
 
 def _with(override: str, change: Any) -> str:

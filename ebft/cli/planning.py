@@ -7,8 +7,9 @@ from pathlib import Path
 from ebft.cli.grid import Composer, axes, merged, parse, values
 from ebft.comparison.runs import FROM_RUN
 from ebft.config.quoting import quoted
-from ebft.config.schema import TrainConfig, UserError, WandbTrackerConfig
+from ebft.config.schema import ProjectTrackerConfig, TrainConfig, UserError
 from ebft.config.sweeps import GridConfig
+from ebft.output import tracking
 from ebft.sweep.jobs import Job, folder, name_of, settings_of
 
 OWN = ("hydra", "resume")  # keys of a run that the sweep sets
@@ -69,7 +70,8 @@ class Planner:
             overrides = merged(
                 overrides, [f"model.path={quoted(str(folder(self.directory.absolute(), needed.name) / 'model'))}"]
             )
-        if isinstance(config.tracker, WandbTrackerConfig) and config.tracker.group is None:
+        tracking.check(config.tracker)
+        if isinstance(config.tracker, ProjectTrackerConfig) and config.tracker.group is None:
             overrides = merged(overrides, [f"tracker.group={quoted(self.sweep.name)}"])
         keys = {
             key: value

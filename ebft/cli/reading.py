@@ -10,7 +10,7 @@ from ebft.cli.sweep_settings import say, settings
 from ebft.comparison.cells import label
 from ebft.comparison.kept import unpacked
 from ebft.comparison.runs import FROM_RUN, Planned
-from ebft.config.schema import UserError, WandbTrackerConfig
+from ebft.config.schema import ProjectTrackerConfig, UserError
 from ebft.config.sweeps import GridConfig, SweepConfig
 from ebft.output.files import WriteFailure, exclusive_lock, reason
 from ebft.sweep.jobs import MANIFEST, Job, Manifest, read_manifest
@@ -135,26 +135,19 @@ def _note(known: Any) -> str:
 
 
 def track(sweep: GridConfig, directory: Path, jobs: Sequence[Job], compared: Any) -> None:
-    """The comparison as a table in W&B, in the group of its runs, where they are tracked there."""
+    """The comparison as a table where its runs are tracked, in their group."""
     from ebft import comparison
     from ebft.output import tracking
 
     tracked = next(
-        (
-            job.config.tracker
-            for job in jobs
-            if job.config is not None and isinstance(job.config.tracker, WandbTrackerConfig)
-        ),
+        (job.config.tracker for job in jobs if job.config is not None and job.config.tracker.name != "none"),
         None,
     )
     if tracked is None:
         return
-    tracker = tracking.start(
-        replace(tracked, group=tracked.group or sweep.name, run_name=f"{sweep.name} comparison"),
-        directory,
-        asdict(sweep),
-        None,
-    )
+    if isinstance(tracked, ProjectTrackerConfig):
+        tracked = replace(tracked, group=tracked.group or sweep.name, run_name=f"{sweep.name} comparison")
+    tracker = tracking.start(tracked, directory, asdict(sweep), {})
     columns, rows = comparison.summary_rows(compared)
     tracker.table("comparison", 0, rows, columns)
     tracker.finish(failed=False)

@@ -10,6 +10,8 @@ from ebft.comparison.figures import Plot
 from ebft.comparison.layout import Entry, Grid
 from ebft.comparison.sentences import sentences
 from ebft.comparison.tables import Compared, Table
+from ebft.output.metric_names import meaning, short
+from ebft.report.charts import as_json
 from ebft.report.html_parts import count, escape, facts, page, plot
 
 
@@ -29,6 +31,7 @@ def html(compared: Compared, plots: Sequence[Sequence[Plot]], directory: Path) -
             }
         ),
         legend=escape(layout.LEGEND),
+        meanings=_meanings(compared.tables),
         contents=_contents(compared.tables),
         tables="\n".join(
             _section(compared, number, table, drawn, directory)
@@ -66,10 +69,14 @@ def _section(compared: Compared, number: int, table: Table, plots: Sequence[Plot
         )
     if (equal := layout.equal_points(table)).rows:
         parts += [f"<h3>{escape(layout.equal_point_title(table))}</h3>", _grid(equal)]
-    figures = (
-        f"<div>{plot(drawn.name, drawn.svg)}<p class='note'>{escape(drawn.caption)}</p></div>" for drawn in plots
-    )
+    figures = (plot(drawn.name, as_json(drawn.chart), drawn.caption) for drawn in plots)
     return "\n".join([*parts, '<div class="wide-plots">', *figures, "</div>", _runs(table, directory)])
+
+
+def _meanings(tables: Sequence[Table]) -> str:
+    """What the metrics of all tables are, each once."""
+    known = {metric: meaning(metric) for table in tables for metric in table.metrics}
+    return "".join(f"<dt>{escape(short(metric))}</dt><dd>{escape(what)}</dd>" for metric, what in known.items() if what)
 
 
 def _verdicts(table: Table) -> str:

@@ -9,7 +9,8 @@ from ebft.comparison.columns import LEAST_SEEDS, Figure
 from ebft.comparison.statistics import POWER, Estimate
 from ebft.comparison.tables import Compared, Table, TableRow
 from ebft.output.metric_names import lower_is_better, short
-from ebft.report.html_parts import count, number
+from ebft.report.html_parts import count, number, quantity, unit
+from ebft.report.html_parts import figure as value_of
 
 BEST, BETTER, WORSE = "best", "better", "worse"
 ARROWS = {True: " ↓", False: " ↑", None: ""}
@@ -20,7 +21,8 @@ LEGEND = (
     "Marked as best: all its runs are done, and it is better than the base and every other cell with a figure, each "
     "by a difference in pairs of one seed and one row that is told apart from 0 at 5 % after Holm's correction over "
     "the cells, with two seeds at least; where none is marked, the runs do not say. Two seeds are weak evidence. "
-    "Tokens and seconds are those of training, with those of the run whose model a run starts from."
+    "Tokens and seconds are those of training, with those of the run whose model a run starts from. pp: percentage "
+    "points."
 )
 OLD = (
     "Intervals cover seeds only: these runs kept no scores by row, as older versions did. Run them again for intervals "
@@ -64,9 +66,10 @@ def _measured_row(table: Table, row: TableRow) -> list[Entry]:
     entries += [Entry(" to ".join(map(str, row.steps)))] if differ_in_steps(table) else []
     for metric in table.metrics:
         figure = row.figures[metric]
-        deviation = "" if figure.estimate is None or figure.estimate.sd is None else number(figure.estimate.sd)
+        estimate = figure.estimate
+        deviation = "" if estimate is None or estimate.sd is None else value_of(metric, estimate.sd)
         n = None if row.is_base else len(row.outcomes)
-        shown = spread(figure.estimate, "", n, not row.is_base and keeps_rows(table))
+        shown = spread(metric, estimate, "", n, not row.is_base and keeps_rows(table))
         entries.append(Entry(shown, BEST if figure.is_best else "", deviation))
         if table.has_reported(metric):
             entries.append(Entry("" if figure.reported is None else f"{figure.reported:g}"))
@@ -99,7 +102,7 @@ def differences(table: Table) -> Grid:
         figures = [row.figures[metric] for metric in table.metrics]
         pairs = max((figure.difference.n for figure in figures if figure.difference is not None), default=0)
         entries = [
-            Entry(spread(figure.difference, "+", pairs, keeps_rows(table)), _verdict(metric, figure))
+            Entry(spread(metric, figure.difference, "+", pairs, keeps_rows(table)), _verdict(metric, figure))
             for metric, figure in zip(table.metrics, figures, strict=True)
         ]
         if row.name != table.reference and not (row.is_base and table.reference == BASE):
@@ -115,7 +118,7 @@ def equal_points(table: Table) -> Grid:
         return Grid([], [])
     metrics = list(next(iter(point.figures.values())))
     rows = [
-        [Entry(name), *(Entry(spread(found[metric], "", None)) for metric in metrics)]
+        [Entry(name), *(Entry(spread(metric, found[metric], "", None)) for metric in metrics)]
         for name, found in point.figures.items()
     ]
     return Grid(["cell", *map(arrow, metrics)], rows)
@@ -139,8 +142,8 @@ def detectable(table: Table) -> str:
         found = [row.figures[metric].detectable for row in table.rows if not row.is_base]
         known = sorted(value for value in found if value is not None)
         if known:
-            span = number(known[0]) + (f" to {number(known[-1])}" if known[-1] > known[0] else "")
-            parts.append(f"{short(metric)} {span}")
+            ends = [value_of(metric, value) for value in dict.fromkeys((known[0], known[-1]))]
+            parts.append(f"{short(metric)} {' to '.join(ends)}{unit(metric, '+')}")
     if not parts:
         return ""
     return f"Would have been seen with a chance of {POWER:.0%}, from cell to cell: {', '.join(parts)}.".replace(
@@ -155,23 +158,24 @@ def parts(table: Table) -> Grid:
     for row in table.rows:
         gaps = [row.figures[metric].difference for metric in table.metrics]
         if any(gap is not None and gap.rows is not None for gap in gaps):
-            rows.append([Entry(row.name), *map(_parts, gaps)])
+            rows.append([Entry(row.name), *map(_parts, table.metrics, gaps)])
     return Grid(["cell", *map(short, table.metrics)], rows)
 
 
-def _parts(gap: Estimate | None) -> Entry:
-    return Entry(number(None) if gap is None else f"{number(gap.seeds_error)} / {number(gap.rows_error)}")
+def _parts(metric: str, gap: Estimate | None) -> Entry:
+    if gap is None:
+        return Entry(value_of(metric, None))
+    return Entry(f"{value_of(metric, gap.seeds_error)} / {value_of(metric, gap.rows_error)}{unit(metric, '+')}")
 
 
-def spread(estimate: Estimate | None, sign: str, n: int | None, says_what_it_covers: bool = False) -> str:
+def spread(metric: str, estimate: Estimate | None, sign: str, n: int | None, says_what_it_covers: bool = False) -> str:
     """Mean and interval, the number of values where it is not the `n` that the row has, and what the interval does not
     cover."""
     if estimate is None:
-        return number(None)
-    interval = "" if estimate.half_width is None else f" ± {number(estimate.half_width)}"
+        return value_of(metric, None)
     marks = [] if n in (None, estimate.n) else [f"n = {estimate.n}"]
     marks += [estimate.covers] if says_what_it_covers and estimate.covers in ("seeds only", "rows only") else []
-    return f"{number(estimate.mean, sign)}{interval}" + (f" [{', '.join(marks)}]" if marks else "")
+    return quantity(metric, estimate.mean, estimate.half_width, sign) + (f" [{', '.join(marks)}]" if marks else "")
 
 
 def _verdict(metric: str, figure: Figure) -> str:

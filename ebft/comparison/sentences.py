@@ -6,7 +6,7 @@ from ebft.comparison.columns import LEAST_SEEDS, Standing, is_small
 from ebft.comparison.statistics import Estimate
 from ebft.comparison.tables import Table, TableRow
 from ebft.output.metric_names import lower_is_better, short
-from ebft.report.html_parts import number
+from ebft.report.html_parts import figure, quantity, unit
 
 MOST_NAMES = 3  # of cells in one clause
 SAME_COST = 1.05  # ratios below are called the same tokens
@@ -32,7 +32,7 @@ def sentence(table: Table, metric: str, standing: Standing) -> str:
 def _best(table: Table, metric: str, standing: Standing) -> str:
     nearest, gap = _nearest(standing, list(standing.gaps))
     way, most = ("lower", "lowest") if lower_is_better(metric) else ("higher", "highest")
-    by = f"by {span(gap, absolute=True)}, {design(gap)}{_cost(table, standing.leader, nearest)}"
+    by = f"by {span(metric, gap, absolute=True)}, {design(gap)}{_cost(table, standing.leader, nearest)}"
     if len(standing.gaps) == 1:
         return f"{standing.leader} has {way} {short(metric)} than {nearest} {by}"
     return f"{standing.leader} has the {most} {short(metric)}, {way} than {nearest}, the nearest, {by}"
@@ -45,9 +45,10 @@ def _not_best(metric: str, standing: Standing) -> str:
     nearest, gap = _nearest(standing, unclear)
     others = _names([name for name in unclear if name != nearest])
     also = f" nor from {others}" if others else ""
+    why, smallest = _why(standing, nearest), _could_have_been_seen(metric, standing, gap)
     return (
         f"{short(metric)}: {standing.leader} leads but is not told apart from {nearest} "
-        f"({span(gap)}, {design(gap)}{_why(standing, nearest)}){also}{_could_have_been_seen(standing, gap)}"
+        f"({span(metric, gap)}, {design(gap)}{why}){also}{smallest}"
     )
 
 
@@ -59,11 +60,11 @@ def _why(standing: Standing, name: str) -> str:
     return f"; beside 0, but not after Holm's correction over {len(standing.p_values)} cells"
 
 
-def _could_have_been_seen(standing: Standing, gap: Estimate) -> str:
+def _could_have_been_seen(metric: str, standing: Standing, gap: Estimate) -> str:
     smallest = gap.detectable(max(1, len(standing.p_values)))
     if smallest is None or gap.n < LEAST_SEEDS:
         return ""
-    return f"; {number(smallest)} would have been seen with a chance of 80 %"
+    return f"; {quantity(metric, smallest, sign='-')} would have been seen with a chance of 80 %"
 
 
 def _nearest(standing: Standing, names: Sequence[str]) -> tuple[str, Estimate]:
@@ -71,16 +72,18 @@ def _nearest(standing: Standing, names: Sequence[str]) -> tuple[str, Estimate]:
     return name, standing.gaps[name]
 
 
-def span(gap: Estimate, absolute: bool = False) -> str:
+def span(metric: str, gap: Estimate, absolute: bool = False) -> str:
     """0.021 (0.008 to 0.034); `absolute` for a difference whose direction words say."""
     low, high = (gap.mean + sign * (gap.half_width or 0.0) for sign in (-1, 1))
     if absolute and gap.mean < 0:
         low, high = -high, -low
     sign = "" if absolute else "+"
-    middle = number(abs(gap.mean) if absolute else gap.mean, sign)
+    middle = f"{figure(metric, abs(gap.mean) if absolute else gap.mean, sign)}{unit(metric, '+')}"
     if gap.half_width == 0:
         return f"{middle} in every pair, which says nothing of the spread"
-    return middle if gap.half_width is None else f"{middle} ({number(low, sign)} to {number(high, sign)})"
+    if gap.half_width is None:
+        return middle
+    return f"{middle} ({figure(metric, low, sign)} to {figure(metric, high, sign)})"
 
 
 def design(gap: Estimate) -> str:

@@ -11,9 +11,8 @@ from ebft.comparison.equal_point import EqualPoint, equal_point
 from ebft.comparison.runs import Planned, RunResult, read
 from ebft.comparison.statistics import Estimate, estimate
 from ebft.config.sweeps import GridConfig
-from ebft.output.metric_names import family, short
+from ebft.output.metric_names import LOSS, family, short
 
-LOSS = "eval/feature_matching_loss@"
 # What a table shows where sweep.metrics names nothing, beside feature matching at the training length.
 USUAL = (
     "eval/cross_entropy",

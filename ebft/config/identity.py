@@ -9,7 +9,7 @@ from ebft.config.schema import TrainConfig
 
 CODE = "code"  # key of a resolved config: the user's own files by reference, with their hashes
 
-LENGTH_KEYS = ("trainer.max_steps", "trainer.max_epochs")
+LENGTH_KEYS = ("trainer.max_steps", "trainer.max_epochs", "trainer.stop_after")
 # What may differ when a run is continued: how long it is, and what changes where and how it is computed but not what.
 CHANGEABLE_KEYS = (
     *LENGTH_KEYS,

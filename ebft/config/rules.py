@@ -16,6 +16,7 @@ from ebft.config.schema import (
     EMBEDDED_SOURCES,
     OWN_SET,
     TASKS,
+    TRACKERS,
     ColumnsDataConfig,
     DataConfig,
     EvalConfig,
@@ -25,7 +26,9 @@ from ebft.config.schema import (
     LoRAConfig,
     MixtureDataConfig,
     PackagesDataConfig,
+    ProjectTrackerConfig,
     SamplerConfig,
+    TrackerConfig,
     TrainConfig,
     TrainerConfig,
     UserError,
@@ -98,11 +101,17 @@ def _conflicts(config: TrainConfig) -> Iterator[str]:
         _set_conflicts(config),
         _data_conflicts(config.data, config.sampler),
         _feature_conflicts(config.features),
+        _tracker_conflicts(config.tracker),
     ):
         yield from islice(part, 1)
     trainer, optimizer, model = config.trainer, config.optimizer, config.model
     if (trainer.max_steps is None) == (trainer.max_epochs is None):
         yield "Set exactly one of trainer.max_steps and trainer.max_epochs; make the other null."
+    if trainer.stop_after is not None and trainer.keep_best is None:
+        yield (
+            f"trainer.stop_after={trainer.stop_after} waits for a better evaluation, so it needs a metric in "
+            "trainer.keep_best, such as eval/cross_entropy."
+        )
     if trainer.micro_batch_size > trainer.batch_size:
         yield (
             f"trainer.micro_batch_size={trainer.micro_batch_size} is above trainer.batch_size={trainer.batch_size}; "
@@ -329,6 +338,18 @@ def _task_conflicts(data: DataConfig, pairs: bool) -> Iterator[str]:
 def _holds(split: str, data: HubDataConfig) -> bool:
     """Whether the held-out split is a part of `split`, as train[:100] is of train."""
     return data.validation_split is not None and data.validation_split.startswith(f"{split}[")
+
+
+def _tracker_conflicts(tracker: TrackerConfig) -> Iterator[str]:
+    if not isinstance(tracker, ProjectTrackerConfig):
+        return
+    names = list(TRACKERS)
+    allowed = [name for name in names[names.index(tracker.name) + 1 :] if name != "none"]
+    if not set(tracker.also) <= set(allowed) or len(set(tracker.also)) < len(tracker.also):
+        yield (
+            f"tracker.also=[{','.join(tracker.also)}] must name each at most once of {', '.join(allowed)}; write "
+            "tracker=[...] for several trackers."
+        )
 
 
 def _feature_conflicts(features: FeaturesConfig) -> Iterator[str]:

@@ -294,6 +294,8 @@ class TrainerConfig:
     parallel: str = one_of("none", "ddp", "fsdp2")
     checkpoint_every_steps: int = at_least(1)
     keep_checkpoints: int = at_least(1)
+    keep_best: str | None  # metric of an evaluation, whose best one has its weights kept and exported; null: none
+    stop_after: int | None = at_least(1)  # evaluations without a better keep_best that end the run; null: never
     profile: bool  # a torch profile of a few steps, written into the run folder
 
 
@@ -303,11 +305,18 @@ class TrackerConfig:
 
 
 @dataclass(frozen=True)
-class WandbTrackerConfig(TrackerConfig):
+class ProjectTrackerConfig(TrackerConfig):
+    """A tracker that keeps runs in projects."""
+
     project: str
-    entity: str | None
     group: str | None
     run_name: str | None
+    also: list[str]  # further trackers, which need no settings but these
+
+
+@dataclass(frozen=True)
+class WandbTrackerConfig(ProjectTrackerConfig):
+    entity: str | None
     tags: list[str]
 
 
@@ -397,4 +406,10 @@ SOURCES = {
     "hub": HubDataConfig,
     "rows": RowsDataConfig,
 }
-TRACKERS = {"none": TrackerConfig, "wandb": WandbTrackerConfig}
+# Of several at once the first one here has the settings and names the others.
+TRACKERS = {
+    "wandb": WandbTrackerConfig,
+    "trackio": ProjectTrackerConfig,
+    "tensorboard": TrackerConfig,
+    "none": TrackerConfig,
+}

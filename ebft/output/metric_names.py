@@ -6,6 +6,7 @@ from difflib import get_close_matches
 
 from ebft.config.schema import UserError
 
+LOSS = "eval/feature_matching_loss@"
 LOWER, HIGHER, NEITHER = True, False, None
 # A name, with `@` where a number follows, -> whether lower is better.
 LOWER_IS_BETTER: dict[str, bool | None] = {
@@ -27,6 +28,30 @@ LOWER_IS_BETTER: dict[str, bool | None] = {
     "eval/entropy@": NEITHER,
     "eval/answer_tokens": NEITHER,
 }
+# What a metric is, in a few words.
+MEANINGS = {
+    "eval/cross_entropy": "nats per token of the held-out text",
+    LOSS: "distance in features of rollouts of so many tokens from the real text; unbiased, so it may be below 0",
+    "eval/reward": "mean reward of rollouts by the features: alignment minus diversity",
+    "eval/whitened_feature_reward": "the reward that the authors' script reports",
+    "eval/greedy": "questions whose likeliest answer is right",
+    "eval/score": "what the verifier gives likeliest answers, on average",
+    "eval/pass@": "questions of which one of so many sampled answers is right",
+    "eval/parse_rate": "answers that are valid programs",
+    "eval/exact_match": "answers that equal a reference",
+    "eval/bleu": "likeness of answers to references in words, 0 to 100",
+    "eval/chrf": "likeness of answers to references in letters, 0 to 100",
+    "eval/entropy@": "how undecided the model is at that token of its own answer, in nats",
+    "eval/text_cross_entropy@": "its loss at that token of the real answer, in nats",
+    "eval/truncated_share": "answers cut off at the longest length",
+    "eval/verifier_errors": "answers that could not be judged",
+    "eval/in_process": "answers whose tests ran in the program's own process",
+    "eval/answer_tokens": "tokens of an answer, on average",
+}
+SHARES = (
+    "eval/greedy", "eval/pass@", "eval/parse_rate", "eval/exact_match", "eval/truncated_share", "eval/verifier_errors",
+    "eval/in_process",
+)  # fmt: skip
 WAYS = {"higher": HIGHER, "lower": LOWER, "neither": NEITHER}  # as a user's own task says it
 OWN: dict[str, bool | None] = {}  # metrics of users' own tasks
 BY_DIRECTION = ("eval/bleu", "eval/chrf", "eval/exact_match")  # of translation: NAME_en_de is NAME of that direction
@@ -74,6 +99,16 @@ def check_known(metric: str) -> None:
 def short(metric: str) -> str:
     """A metric's name as people read it."""
     return metric.removeprefix("eval/")
+
+
+def meaning(metric: str) -> str:
+    """What a metric is, in a few words; nothing for one of a user's own."""
+    return MEANINGS.get(family(metric), "")
+
+
+def is_share(metric: str) -> bool:
+    """Whether people read it in per cent."""
+    return family(metric) in SHARES
 
 
 def in_own_set(metric: str) -> str:

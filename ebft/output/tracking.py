@@ -1,4 +1,4 @@
-"""Trackers: Weights & Biases or nothing. The only module that imports wandb.
+"""Trackers: Weights & Biases, others on this machine, several at once, or none. The only module that imports wandb.
 
 W&B is used online where an API key is configured and its server answers, else offline inside the run folder; it never
 prompts, never waits long for a network, and `WANDB_MODE` has the last word. Metrics travel with `step` as a metric of
@@ -11,12 +11,13 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
-from ebft.config.schema import TrackerConfig, UserError, WandbTrackerConfig
+from ebft.config.schema import ProjectTrackerConfig, TrackerConfig, UserError, WandbTrackerConfig
 from ebft.output.files import refuse_links
 from ebft.output.masking import command_line, without_secrets
 
@@ -30,8 +31,8 @@ UPLOAD_SECONDS = 300.0  # at the end of a run; what is left stays on disk for `w
 class Tracker:
     """A destination of metrics besides the run folder; this one, `tracker=none`, sends them nowhere."""
 
-    run_id: str | None = None  # kept in the run folder, so that a resumed run continues the same record
-    notice: str | None = None  # what the user should know about where the figures go
+    run_ids: Mapping[str, str] = {}  # by tracker; kept in the run folder, so that a resumed run continues its records
+    notices: Sequence[str] = ()  # what the user should know about where the figures go
 
     def log(self, step: int, metrics: Metrics) -> None:
         """One row of metrics."""
@@ -43,11 +44,61 @@ class Tracker:
         """Closes the record."""
 
 
-def start(config: TrackerConfig, directory: Path, resolved_config: dict[str, Any], run_id: str | None) -> Tracker:
-    """The configured tracker, continuing `run_id` where one is given. UserError where W&B refuses the run."""
-    if isinstance(config, WandbTrackerConfig):
-        return WandbTracker(config, directory, without_secrets(resolved_config), run_id)
-    return Tracker()
+class Several(Tracker):
+    """The same to each of several trackers, in their order."""
+
+    def __init__(self, trackers: Sequence[Tracker]) -> None:
+        self.trackers = trackers
+        self.run_ids = {name: run_id for tracker in trackers for name, run_id in tracker.run_ids.items()}
+        self.notices = [notice for tracker in trackers for notice in tracker.notices]
+
+    def log(self, step: int, metrics: Metrics) -> None:
+        for tracker in self.trackers:
+            tracker.log(step, metrics)
+
+    def table(self, name: str, step: int, rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> None:
+        for tracker in self.trackers:
+            tracker.table(name, step, rows, columns)
+
+    def finish(self, failed: bool) -> None:
+        for tracker in self.trackers:
+            tracker.finish(failed)
+
+
+PACKAGES = ("trackio", "tensorboard")  # those of trackers that are extras
+
+
+def names(config: TrackerConfig) -> list[str]:
+    return [config.name, *(config.also if isinstance(config, ProjectTrackerConfig) else [])]
+
+
+def check(config: TrackerConfig) -> None:
+    """Raises UserError for a tracker whose package is not installed."""
+    for name in names(config):
+        if name in PACKAGES and find_spec(name) is None:
+            raise UserError(f"tracker={name} needs {name}, which is not installed; pip install 'ebft[{name}]'.")
+
+
+def start(
+    config: TrackerConfig, directory: Path, resolved_config: dict[str, Any], run_ids: Mapping[str, str]
+) -> Tracker:
+    """The configured trackers, continuing the records that `run_ids` names by tracker. UserError where W&B refuses the
+    run."""
+    from ebft.output.local_trackers import TensorboardTracker, TrackioTracker
+
+    check(config)
+    kept = without_secrets(resolved_config)
+    trackers: list[Tracker] = []
+    for name in names(config):
+        if name == "wandb":
+            assert isinstance(config, WandbTrackerConfig)
+            trackers.append(WandbTracker(config, directory, kept, run_ids.get(name)))
+        elif name == "trackio":
+            assert isinstance(config, ProjectTrackerConfig)
+            trackers.append(TrackioTracker(config, directory, kept, run_ids.get(name)))
+        elif name == "tensorboard":
+            trackers.append(TensorboardTracker(directory, kept))
+    return trackers[0] if len(trackers) == 1 else Several(trackers)
 
 
 class WandbTracker(Tracker):
@@ -82,8 +133,8 @@ class WandbTracker(Tracker):
             raise UserError(
                 f"tracker=wandb could not start ({reason}); check the API key and the project, or use tracker=none."
             ) from error
-        self.run_id = self._run.id
-        self.notice = self._notice(mode, reason)
+        self.run_ids = {"wandb": self._run.id}
+        self.notices = [self._notice(mode, reason)]
         self._run.define_metric("step")
         self._run.define_metric("*", step_metric="step")
 

@@ -2,26 +2,36 @@
 them."""
 
 import html
+import json
 from importlib import resources
 from string import Template
+from typing import Any
 
+from ebft.output.metric_names import is_share
 from ebft.output.visible import visible
 
 
 def page(template: str, **values: str) -> str:
-    """`assets/TEMPLATE` with those values, which are HTML, and the style of all pages."""
-    assets = resources.files("ebft").joinpath("assets")
-    return Template(assets.joinpath(template).read_text(encoding="utf-8")).substitute(
-        values, style=assets.joinpath("page.css").read_text(encoding="utf-8")
-    )
+    """`assets/TEMPLATE` with those values, which are HTML, and the style and the script of all pages."""
+    return Template(_asset(template)).substitute(values, style=_asset("page.css"), script=_asset("chart.js"))
+
+
+def _asset(name: str) -> str:
+    return resources.files("ebft").joinpath("assets", name).read_text(encoding="utf-8")
 
 
 def escape(text: str) -> str:
     return html.escape(visible(text))
 
 
-def plot(name: str, svg: str) -> str:
-    return f'<figure class="plot" role="img" aria-label="{escape(name)}">{svg}</figure>'
+def plot(name: str, chart: dict[str, Any], caption: str = "") -> str:
+    """A chart that chart.js draws from its JSON, in which no `<` may end the script."""
+    content = json.dumps(chart, separators=(",", ":")).replace("<", r"\u003c")
+    below = f"<figcaption>{escape(caption)}</figcaption>" if caption else ""
+    return (
+        f'<figure class="chart" aria-label="{escape(name)}"><script type="application/json">{content}</script>'
+        f"<noscript>Charts need JavaScript; plots/ has this one as a picture.</noscript>{below}</figure>"
+    )
 
 
 def facts(values: dict[str, str]) -> str:
@@ -34,6 +44,24 @@ def number(value: float | None, sign: str = "") -> str:
     if value is None:
         return "–"
     return f"{value:{sign}.4f}" if value == 0 or 5e-5 <= abs(value) < 1e5 else f"{value:{sign}.3g}"
+
+
+def figure(metric: str, value: float | None, sign: str = "") -> str:
+    """A metric's value without its unit: a share in per cent, everything else as a number."""
+    return number(value, sign) if value is None or not is_share(metric) else f"{100 * value:{sign}.2f}"
+
+
+def unit(metric: str, sign: str = "") -> str:
+    """Of a share: per cent, and percentage points where a sign as for `format` is given, as differences have one."""
+    return "" if not is_share(metric) else " pp" if sign else " %"
+
+
+def quantity(metric: str, value: float | None, half: float | None = None, sign: str = "") -> str:
+    """A metric's value, with its error where there is one, and its unit. A dash stands for what was not measured."""
+    if value is None:
+        return number(None)
+    error = "" if half is None else f" ± {figure(metric, half)}"
+    return f"{figure(metric, value, sign)}{error}{unit(metric, sign)}"
 
 
 def count(amount: float) -> str:

@@ -4,17 +4,16 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from ebft.output.metric_names import WAYS, family, in_own_set, lower_is_better, short
-from ebft.report.html_parts import number
+from ebft.output.metric_names import LOSS, WAYS, family, in_own_set, lower_is_better, short
+from ebft.report.html_parts import quantity
 
 HEADER = ("metric", "base", "final", "change", "standard error")
 LEGEND = (
     "* changed by more than 1.96 standard errors over held-out documents; ↓ lower is better, ↑ higher; the report has "
-    "all figures"
+    "all figures; pp: percentage points"
 )
 ARROWS = {True: " ↓", False: " ↑", None: ""}
 NOISE = 1.96
-LOSS = "eval/feature_matching_loss@"
 # Kinds in their order; of the feature-matching loss the training length alone. What a user's own task measures comes
 # before the last two.
 ORDER = (
@@ -27,14 +26,19 @@ def rows(summary: Mapping[str, Any], trained_length: int) -> list[tuple[str, ...
     """Rows of HEADER from the summary's base, final, change and directions: the run's own held-out rows, then set by
     set. A figure that is 0 before and after is left out, and one that equals an earlier one of its set before and
     after. A dash stands for what was not measured."""
+    return [_row(name, summary) for name in chosen(summary, trained_length)]
+
+
+def chosen(summary: Mapping[str, Any], trained_length: int) -> list[str]:
+    """The metrics that `rows` shows."""
     base, final, own = summary["base"], summary["final"], summary.get("directions", {})
     sets: dict[str, list[str]] = {}
     for name in (name for name in {**base, **final} if not name.endswith("_stderr")):
         sets.setdefault(name.removesuffix(in_own_set(name).removeprefix("eval/")), []).append(name)
-    found = []
+    found: list[str] = []
     for names in sets.values():
         ranked = sorted((rank, name) for name in names if (rank := _rank(name, own, trained_length)) is not None)
-        found += [_row(name, summary) for name in _distinct([name for _, name in ranked], base, final)]
+        found += _distinct([name for _, name in ranked], base, final)
     return found
 
 
@@ -73,13 +77,22 @@ def _distinct(names: list[str], base: Mapping[str, float], final: Mapping[str, f
 
 def _row(metric: str, summary: Mapping[str, Any]) -> tuple[str, ...]:
     change, error = (summary["change"].get(f"{metric}{suffix}") for suffix in ("", "_stderr"))
-    way = summary.get("directions", {}).get(short(in_own_set(metric)))
-    lower = lower_is_better(metric) if way is None else WAYS[way]
-    is_beyond_noise = change is not None and error is not None and abs(change) > NOISE * error
     return (
-        f"{short(metric)}{ARROWS[lower]}",
-        number(summary["base"].get(metric)),
-        number(summary["final"].get(metric)),
-        number(change, "+") + ("*" if is_beyond_noise else ""),
-        number(error),
+        f"{short(metric)}{ARROWS[lower(metric, summary)]}",
+        quantity(metric, summary["base"].get(metric)),
+        quantity(metric, summary["final"].get(metric)),
+        quantity(metric, change, sign="+") + ("*" if is_beyond_noise(metric, summary) else ""),
+        quantity(metric, error, sign="-"),
     )
+
+
+def lower(metric: str, summary: Mapping[str, Any]) -> bool | None:
+    """Whether lower is better, as the task of the run says it of its own."""
+    way = summary.get("directions", {}).get(short(in_own_set(metric)))
+    return lower_is_better(metric) if way is None else WAYS[way]
+
+
+def is_beyond_noise(metric: str, summary: Mapping[str, Any]) -> bool:
+    """Whether a metric has changed by more than NOISE standard errors over held-out documents."""
+    change, error = (summary["change"].get(f"{metric}{suffix}") for suffix in ("", "_stderr"))
+    return change is not None and error is not None and abs(change) > NOISE * error

@@ -51,7 +51,10 @@ class Saving:
         state: dict[str, Any],
         keep: int,
         world: World = SINGLE_PROCESS,
+        best: int | None = None,
     ) -> None:
+        """The newest `keep` checkpoints stay, and that of the step `best`."""
+        self._best = best
         self.directory, self.path = directory, directory / FOLDER / f"step_{step:06d}"
         self._folder = world.broadcast(_unused(self.path / TENSORS))
         self._state, self._keep, self._world = {**state, TENSORS: self._folder.name}, keep, world
@@ -66,7 +69,7 @@ class Saving:
         return not self._world.any(not self._writing.is_done)
 
     def complete(self) -> Path:
-        """Make it count, then remove what is unfinished and all but the newest `keep`. RunFailure where it cannot be
+        """Make it count, then remove what is unfinished and what is not to be kept. RunFailure where it cannot be
         written."""
         self._writing.finish()
         self._world.barrier()
@@ -78,7 +81,8 @@ class Saving:
                     remove(other)
             _remove_unfinished(self.directory)
             for old in _complete(self.directory)[: -self._keep]:
-                remove(old)
+                if _step(old) != self._best:
+                    remove(old)
         self._world.barrier()
         return self.path
 
@@ -111,6 +115,11 @@ def latest(directory: Path) -> Path | None:
     """The newest complete checkpoint of a run folder."""
     checkpoints = _complete(directory)
     return checkpoints[-1] if checkpoints else None
+
+
+def of_step(directory: Path, step: int) -> Path | None:
+    """The complete checkpoint of a run folder at that step."""
+    return next((path for path in _complete(directory) if _step(path) == step), None)
 
 
 def resolve(resume: str, directory: Path) -> Path | None:

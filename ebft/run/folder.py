@@ -1,7 +1,7 @@
 """A run folder: opened, written while the run lives, and closed with its report and summary.
 
     config.yaml  environment.json  metrics.jsonl  samples.jsonl  answers.jsonl  train.log  checkpoints/  model/  plots/
-    rows/  contamination.json  report.html  summary.json
+    best_model/  rows/  contamination.json  report.html  summary.json
 
 `rows/` has the scores of every held-out row before training and at the latest evaluation (`output/row_scores.py`).
 `summary.json` is written last; its absence means that the run is going on or was killed.
@@ -35,8 +35,9 @@ from ebft.run import checkpoint
 
 CONFIG, ENVIRONMENT, METRICS, SUMMARY = "config.yaml", "environment.json", "metrics.jsonl", "summary.json"
 SAMPLES, ANSWERS, CONTAMINATION = "samples.jsonl", "answers.jsonl", "contamination.json"
-LOG, WANDB_RUN_ID = "train.log", "wandb_run_id"
-EXPORTS = ("model", "adapter")
+LOG = "train.log"
+RUN_IDS = {"wandb": "wandb_run_id", "trackio": "trackio_run_id"}  # of the records of trackers
+EXPORTS = ("model", "adapter", "best_model", "best_adapter")
 NAMED = 5  # keys of another config that a refusal names
 WRITTEN = (
     CONFIG,
@@ -48,15 +49,15 @@ WRITTEN = (
     CONTAMINATION,
     row_scores.FOLDER,
     LOG,
-    WANDB_RUN_ID,
+    *RUN_IDS.values(),
     "report.html",
     "checkpoints",
-    "model",
-    "adapter",
+    *EXPORTS,
     "plots",
     "profile",
     "code",
     "wandb",
+    "tensorboard",
 )
 
 
@@ -71,6 +72,7 @@ class Run:
             raise UserError(f"The run folder {directory} is a file; choose another hydra.run.dir.")
         if not os.access(_existing(directory), os.W_OK | os.X_OK):
             raise UserError(f"The run folder {directory} cannot be written; choose another hydra.run.dir.")
+        tracking.check(config.tracker)
         files.refuse_links(directory / name for name in WRITTEN)
         if not (directory / CONFIG).exists():
             if directory.exists() and any(not entry.name.startswith(".") for entry in directory.iterdir()):
@@ -119,14 +121,16 @@ class Run:
     def _start_tracker(self, config: TrainConfig) -> tracking.Tracker:
         if self.is_complete:
             return tracking.Tracker()
-        stored = self.directory / WANDB_RUN_ID
-        tracker = tracking.start(
-            config.tracker, self.directory, self._resolved, stored.read_text().strip() if stored.exists() else None
-        )
-        if tracker.run_id is not None:
-            files.atomic_write_text(stored, tracker.run_id + "\n")
-        if tracker.notice is not None:
-            self.say(tracker.notice)
+        known = {
+            name: (self.directory / file).read_text().strip()
+            for name, file in RUN_IDS.items()
+            if (self.directory / file).exists()
+        }
+        tracker = tracking.start(config.tracker, self.directory, self._resolved, known)
+        for name, run_id in tracker.run_ids.items():
+            files.atomic_write_text(self.directory / RUN_IDS[name], run_id + "\n")
+        for notice in tracker.notices:
+            self.say(notice)
         return tracker
 
     def rewind(self, step: int, evaluated: int) -> None:
@@ -216,6 +220,11 @@ class Run:
         """Progress of an evaluation: `update()` after each of its parts. May run inside `progress`."""
         return self._console.bar(label, total, 0, every_tenth=False)
 
+    def going_on(self, **figures: Any) -> None:
+        """The page of a run that goes on, from what `finish` takes, without pictures, which take longest."""
+        if self.metrics():
+            report.write(self.directory, {"status": "running", **figures}, self._plan, with_pictures=False)
+
     def finish(
         self,
         status: str,
@@ -230,12 +239,14 @@ class Run:
         final: Metrics,
         change: Metrics,
         directions: Mapping[str, str] | None = None,
+        best: Mapping[str, Any] | None = None,
         error: str | None = None,
     ) -> None:
         """Closes the run as completed, failed or interrupted. `evaluated` is the step of the latest evaluation;
         `train_seconds` are those of the steps alone; `final` is empty where nothing was evaluated after the base;
         `change` is final minus base, in pairs; `directions` say of the metrics of a user's own task which way is
-        better. A failed run gets no report."""
+        better, and `best` is the best evaluation by the metric that the run keeps one by. The page of a failed run has
+        no pictures beside it."""
         assert status in ("completed", "failed", "interrupted"), status
         summary = {
             "status": status,
@@ -249,12 +260,13 @@ class Run:
             "final": dict(final),
             "change": dict(change),
             **({"directions": dict(directions)} if directions else {}),
+            **({"best": dict(best)} if best else {}),
             **({"error": error} if error is not None else {}),
         }
-        with files.writing(self.directory / "report.html"):
-            report_path = (
-                report.write(self.directory, summary, self._plan) if status != "failed" and self.metrics() else None
-            )
+        report_path = None
+        if self.metrics():
+            with files.writing(self.directory / "report.html"):
+                report_path = report.write(self.directory, summary, self._plan, with_pictures=status != "failed")
         files.atomic_write_text(self.directory / SUMMARY, json.dumps(summary, indent=2, allow_nan=False) + "\n")
         self.tracker.finish(failed=status == "failed")
         self._say_results(summary, report_path)
@@ -268,6 +280,10 @@ class Run:
         if "error" in summary:
             self.say(f"Error: {summary['error']}")
         self.say(f"Run {summary['status']} after {summary['steps']} steps{last_table.evaluated(summary)}.")
+        if "best" in summary:
+            best = summary["best"]
+            where = ", in best_model/" if summary["status"] == "completed" else ""
+            self.say(f"Best {best['metric']}: {best['value']:.4f} at step {best['step']}{where}.")
         self.say(f"Run folder: {self.directory}")
         if report_path is not None:
             self.say(f"Report: {report_path}")
@@ -302,6 +318,9 @@ class SilentRun(Run):
         pass
 
     def answers(self, step: int, rows: Sequence[Mapping[str, Any]]) -> None:
+        pass
+
+    def going_on(self, **figures: Any) -> None:
         pass
 
     def finish(self, status: str, **summary: Any) -> None:

@@ -15,8 +15,22 @@ from ebft.output import files
 from ebft.output.masking import masked, without_secrets
 
 MANIFEST = "sweep.json"
-WRITTEN = (MANIFEST, "sweep.log", "runs", "records", "locks", "logs", "slurm", "plots", "wandb", ".comparison.lock")
+WRITTEN = (
+    MANIFEST,
+    "sweep.log",
+    "runs",
+    "records",
+    "locks",
+    "logs",
+    "slurm",
+    "plots",
+    "wandb",
+    "tensorboard",
+    ".comparison.lock",
+)
 ID_DIGITS = 12
+# off, they change no run's name, so that a sweep goes on in a folder of an older version
+YOUNG = ("trainer.keep_best", "trainer.stop_after")
 
 
 @dataclass(frozen=True)
@@ -52,6 +66,7 @@ def name_of(settings: Mapping[str, Any]) -> str:
         key: value
         for key, value in settings.items()
         if not any(key == left or key.startswith(f"{left}.") for left in computing)
+        and not (key in YOUNG and value is None)
     }
     digest = hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
     return f"{settings['method.name']}-{settings['data.source']}-{digest[:ID_DIGITS]}"

@@ -7,6 +7,7 @@ evaluation.
 """
 
 import json
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
@@ -33,7 +34,7 @@ from ebft.models.loading import (
     without_dropout,
 )
 from ebft.models.policy import LanguageModel
-from ebft.output import files, tracking
+from ebft.output import files, row_scores, tracking
 from ebft.output.console import Console
 from ebft.output.environment import environment
 from ebft.output.masking import without_secrets
@@ -50,7 +51,19 @@ from ebft.train.setup import Material, gather
 BASE = "base"
 DIGEST = 64  # characters of that of rows; behind it stands that of questions, which not every command asks
 CONFIG, LOG = "config.yaml", "evaluate.log"
-WRITTEN = (CONFIG, "environment.json", "samples.jsonl", "answers.jsonl", "eval.md", "eval.json", "plots", LOG, "wandb")
+WRITTEN = (
+    CONFIG,
+    "environment.json",
+    "samples.jsonl",
+    "answers.jsonl",
+    "eval.md",
+    "eval.json",
+    "plots",
+    row_scores.FOLDER,
+    LOG,
+    "wandb",
+    "tensorboard",
+)
 
 
 def evaluate(config: EvaluateConfig, directory: Path) -> dict[str, str]:
@@ -66,6 +79,7 @@ def evaluate(config: EvaluateConfig, directory: Path) -> dict[str, str]:
 def check_folder(directory: Path, config: EvaluateConfig) -> None:
     """Raises UserError for a folder that holds anything but this very evaluation: nothing of another's is
     overwritten."""
+    tracking.check(config.tracker)
     files.refuse_links(directory / name for name in WRITTEN)
     if not directory.is_dir():
         return
@@ -103,7 +117,7 @@ def _evaluate(config: EvaluateConfig, directory: Path, held: ExitStack) -> dict[
                 f"The {' and the '.join(changed)} rows are not those of {source}: data.source={config.data.source} has "
                 "changed since."
             )
-    tracker = tracking.start(config.tracker, directory, without_secrets(resolved(config)), None)
+    tracker = tracking.start(config.tracker, directory, without_secrets(resolved(config)), {})
     results: dict[str, Evaluation] = {}
     failures: dict[str, str] = {}
     for name, source in labels(config.models or [BASE]).items():
@@ -295,6 +309,19 @@ def _cell(metrics: dict[str, float], name: str, sign: str) -> str:
     return f"{metrics[name]:{sign}.4f}" + ("" if error is None else f" ± {error:.4f}")
 
 
+def write_rows(directory: Path, results: dict[str, Evaluation]) -> dict[str, str]:
+    """Every model's scores of every held-out row, as a run keeps them, for whatever is to be compared afterwards.
+    Returns their files by model, whose name may be no name of a file."""
+    files_of = {
+        name: f"{row_scores.FOLDER}/{number}_{re.sub(r'[^A-Za-z0-9.-]+', '_', name)[-80:]}.parquet"
+        for number, name in enumerate(results)
+    }
+    folder = files.make_folder(directory / row_scores.FOLDER)
+    for name, result in results.items():
+        row_scores.write(folder / Path(files_of[name]).name, result.rows())
+    return files_of
+
+
 def markdown(results: dict[str, Evaluation], failures: dict[str, str]) -> str:
     header, rows = table(results)
     lines = [header, ["---"] * len(header), *rows]
@@ -309,7 +336,8 @@ def write(
     results: dict[str, Evaluation],
     failures: dict[str, str],
 ) -> None:
-    """config.yaml, environment.json, samples.jsonl, answers.jsonl, eval.md, plots/, and last of all eval.json."""
+    """config.yaml, environment.json, samples.jsonl, answers.jsonl, eval.md, plots/, rows/, and last of all
+    eval.json."""
     files.atomic_write_text(directory / CONFIG, yaml.safe_dump(without_secrets(resolved(config)), sort_keys=False))
     files.atomic_write_text(
         directory / "environment.json", json.dumps(environment(config.trainer.device), indent=2) + "\n"
@@ -327,6 +355,7 @@ def write(
     plots.compare(files.make_folder(directory / "plots"), metrics)
     content: dict[str, Any] = {
         "models": metrics,
+        "rows": write_rows(directory, results),
         "reference": next(iter(results)),
         "differences": differences(results),
         "failures": failures,

@@ -67,6 +67,8 @@ FREE_KEYS = (
     "trainer.parallel",
     "trainer.checkpoint_every_steps",
     "trainer.keep_checkpoints",
+    "trainer.keep_best",
+    "trainer.stop_after",
     "trainer.profile",
 )
 LIBRARIES = ("torch", "transformers", "tokenizers", "numpy")

@@ -10,7 +10,6 @@ import resource
 import time
 from contextlib import ExitStack, suppress
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,9 +30,11 @@ from ebft.run import tensors as stored
 from ebft.run.folder import Run, SilentRun, StopSignals
 from ebft.run.profiling import DTYPES, NoProfile, Profile, matmul_peak, utilization
 from ebft.train import kept_evaluation
+from ebft.train.best import Best
+from ebft.train.exports import export_best, export_last
 from ebft.train.kept_evaluation import Kept
 from ebft.train.optimization import MODEL, NonFiniteError, Optimization, save_batch
-from ebft.train.plan import model_card, plan
+from ebft.train.plan import plan
 from ebft.train.remaining import Remaining
 from ebft.train.setup import Setup, prepare
 
@@ -151,6 +152,7 @@ class Loop:
         self.evaluated = -1  # the step of the latest evaluation
         self.base: Evaluation | None = None
         self.latest: Evaluation | None = None
+        self.best = Best.of(config, setup.material.verification.directions)
         self.tokens_forwarded = 0.0
         self.train_seconds = 0.0  # of the steps alone, without evaluations
         self.remaining = Remaining(setup.max_steps, config.eval.every_steps)
@@ -175,8 +177,9 @@ class Loop:
                     with self.profile.step(self.step + 1):
                         metrics = self._train_step()
                     progress.update(self.step, metrics)
-            done = self.step == self.setup.max_steps and self.evaluated == self.step
+            done = self._is_at_end and self.evaluated == self.step
             if done:
+                self._say_why_early()
                 with PULSE.busy():
                     self._export()
         except BaseException as error:
@@ -189,30 +192,40 @@ class Loop:
             self._finish(status)
         return status
 
+    def _say_why_early(self) -> None:
+        if self.best is not None and self.best.is_over and self.step < self.setup.max_steps:
+            self.run.say(
+                f"Ended at step {self.step} of {self.setup.max_steps}: no better {self.best.metric} in "
+                f"{self.best.waited} evaluations; a higher trainer.stop_after goes on."
+            )
+
     def _settle(self) -> bool:
         """What is due between two steps: evaluate, save. True if another step follows."""
-        config, step, last = self.config, self.step, self.step == self.setup.max_steps
-        if (last or step % config.eval.every_steps == 0) and self.evaluated < step and not self._is_to_stop():
+        config, step = self.config, self.step
+        due = self._is_at_end or step % config.eval.every_steps == 0
+        if due and self.evaluated < step and not self._is_to_stop():
             self.profile.close()
             self._evaluate()
-        ends = last or self._is_to_stop()
+        ends = self._is_at_end or self._is_to_stop()
+        best = None if self.best is None else self.best.step
         self._complete_saving(if_written=True)
-        if ends or (step > 0 and step % config.trainer.checkpoint_every_steps == 0):
+        if ends or step == best or (step > 0 and step % config.trainer.checkpoint_every_steps == 0):
             self.profile.close()
-            self._save(is_last=ends)
-        if (
-            ends and config.eval.on_interrupt and self.evaluated < step
-        ):  # saved first: whoever stops it may lose patience
+            self._save(best, is_last=ends)
+        # saved first: whoever stops it may lose patience
+        if ends and config.eval.on_interrupt and self.evaluated < step:
             self._evaluate(may_stop=False)
-            self._save(is_last=True)
+            self._save(None if self.best is None else self.best.step, is_last=True)
         return not ends
 
-    def _save(self, is_last: bool) -> None:
-        """A checkpoint, behind the one that is on its way; the last one is waited for."""
+    def _save(self, best: int | None, is_last: bool) -> None:
+        """A checkpoint, behind the one that is on its way; the last one is waited for, and that of step `best` kept."""
         self._complete_saving()
         with PULSE.busy():
             tensors, keep = self.optimization.tensors(), self.config.trainer.keep_checkpoints
-            self.saving = checkpoint.Saving(self.run.directory, self.step, tensors, self.state(), keep, self.world)
+            self.saving = checkpoint.Saving(
+                self.run.directory, self.step, tensors, self.state(), keep, self.world, best
+            )
         self._complete_saving(if_written=not is_last)
 
     def _complete_saving(self, if_written: bool = False) -> None:
@@ -223,6 +236,11 @@ class Loop:
             self.run.sync()  # a checkpoint that outlives the machine has the rows before it
             self.saving.complete()
         self.saving = None
+
+    @property
+    def _is_at_end(self) -> bool:
+        """Whether no step is to follow: all are taken, or there was no better evaluation for long enough."""
+        return self.step == self.setup.max_steps or (self.best is not None and self.best.is_over)
 
     def _is_to_stop(self) -> bool:
         """Whether a signal has asked any of the processes to."""
@@ -294,10 +312,13 @@ class Loop:
         )
         self.latest, self.evaluated = result, self.step
         self.base = self.base or result
+        if self.best is not None:
+            self.best.saw(self.step, result.metrics())
         self._write_rows()
         tokenization = self.setup.material.tokenization
         self.run.samples(self.step, [sample.as_row(tokenization) for sample in result.samples])
         self.run.answers(self.step, [answer.as_row() for answer in result.answers])
+        self.run.going_on(**self._figures())
 
     def _write_rows(self) -> None:
         """A resumed run writes them anew: its checkpoint may lie before the evaluation that the folder has."""
@@ -314,6 +335,7 @@ class Loop:
             "evaluated": self.evaluated,
             "base": None if self.base is None else self.base.state(),
             "latest": None if self.latest is None else self.latest.state(),
+            **({} if self.best is None else {"best": self.best.state()}),
             "wall_seconds": time.monotonic() - self.started,
             "tokens_forwarded": self.tokens_forwarded,
             "train_seconds": self.train_seconds,
@@ -340,43 +362,49 @@ class Loop:
                 "comparison have them no more."
             )
         self._write_rows()
+        self._restore_best(state.get("best"))
         self.run.say(f"Resumed at step {self.step} of {self.setup.max_steps}.")
+
+    def _restore_best(self, state: dict[str, Any] | None) -> None:
+        """Where the checkpoint of the best evaluation is gone, or the run that is continued kept none by this metric,
+        the best is sought anew, and the run says so."""
+        if self.best is None:
+            return
+        if state is not None and state["metric"] == self.best.metric and state["step"] is not None:
+            kept = checkpoint.of_step(self.run.directory, state["step"])
+            if self.world.broadcast(kept is not None):
+                return self.best.restore(state)
+        if self.latest is not None:
+            self.run.say(f"The best {self.best.metric} is sought from step {self.evaluated} on; none before is kept.")
+            self.best.saw(self.evaluated, self.latest.metrics())
 
     def _export(self) -> None:
         assert self.latest is not None
-        config, directory, policy, world = self.config, self.run.directory, self.setup.policy, self.world
-        tokenization = self.setup.material.tokenization
-        card = partial(model_card, config, self.step, self.latest.metrics())
-        with self.optimization.averaged():
-            if policy.adapters is None:
-                checkpoint.export(
-                    policy.model, tokenization, directory / "model", card("transformers"), self.step, world
-                )
-                return
-            checkpoint.export_adapters(
-                policy.adapters, directory / "adapter", config.model.path, card("peft"), self.step, world
-            )
-            merged = policy.adapters.merged(world)
-        if merged is not None:
-            checkpoint.export(merged, tokenization, directory / "model", card("transformers"), self.step)
+        made_of = self.config, self.setup, self.optimization, self.run.directory
+        export_last(*made_of, self.step, self.latest.metrics())
+        if self.best is not None:
+            export_best(*made_of, self.best)
 
     def _finish(self, status: str, error: str | None = None) -> None:
+        self.run.finish(status, **self._figures(), error=error)
+
+    def _figures(self) -> dict[str, Any]:
+        """What the report and the summary say of the run so far."""
         base = self.base
         final = self.latest if self.evaluated > 0 else None  # that of step 0 is the base
-        self.run.finish(
-            status,
-            steps=self.step,
-            evaluated=self.evaluated if self.evaluated >= 0 else None,
-            wall_seconds=time.monotonic() - self.started,
-            train_seconds=self.train_seconds,
-            tokens_forwarded=round(self.tokens_forwarded),
-            peak_memory_bytes=peak_memory_bytes(self.setup.device),
-            base={} if base is None else base.metrics(),
-            final={} if final is None else final.metrics(),
-            change={} if base is None or final is None else final.change(base),
-            directions=self.setup.material.verification.directions,
-            error=error,
-        )
+        return {
+            "steps": self.step,
+            "evaluated": self.evaluated if self.evaluated >= 0 else None,
+            "wall_seconds": time.monotonic() - self.started,
+            "train_seconds": self.train_seconds,
+            "tokens_forwarded": round(self.tokens_forwarded),
+            "peak_memory_bytes": peak_memory_bytes(self.setup.device),
+            "base": {} if base is None else base.metrics(),
+            "final": {} if final is None else final.metrics(),
+            "change": {} if base is None or final is None else final.change(base),
+            "directions": self.setup.material.verification.directions,
+            "best": None if self.best is None else self.best.summary(),
+        }
 
 
 def peak_memory_bytes(device: str) -> int:

@@ -218,6 +218,16 @@ class Optimization:
         for group, factor in zip(self.optimizer.param_groups, self.schedule.lr_lambdas, strict=True):
             group["lr"] = group["initial_lr"] * factor(self.schedule.last_epoch)
 
+    def load_weights(self, folder: Path) -> None:
+        """The weights, and the average if there was one, of another step of this run, to be exported: moments and
+        schedule stay, so nothing can be trained from here."""
+        there = stored.shapes(folder)
+        if self.average is not None:
+            names = [name for name in self.average.weights if f"{AVERAGE}{name}" in there]
+            self.average.weights = {name: self.average.weights[name] for name in names}
+        weights = {name: value for name, value in self.tensors().items() if not name.startswith(MOMENTS)}
+        stored.read_into(folder, weights, self.world)
+
 
 def save_batch(batch: Batch, file: BinaryIO) -> None:
     """Keep the batch that broke a run, for a look at it."""

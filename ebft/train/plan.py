@@ -1,9 +1,9 @@
 """What a run is going to do, before it does it, and what it did, in the exported model's card."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from ebft import data
-from ebft.config.schema import OWN_SET, LoRAConfig, TrainConfig
+from ebft.config.schema import OWN_SET, LoRAConfig, TrainConfig, TrainerConfig
 from ebft.cost import memory
 from ebft.cost import tokens as cost
 from ebft.data.bad_rows import counted
@@ -32,7 +32,7 @@ def plan(config: TrainConfig, setup: Groundwork) -> dict[str, str]:
         "memory" if setup.num_processes == 1 else "memory of each process": _memory(config, setup),
         **_prompts(setup.material),
         **setup.material.verification.plan(),
-        "steps": f"{setup.max_steps} of {trainer.batch_size} rows, {epochs:.2f} epochs",
+        "steps": f"{setup.max_steps} of {trainer.batch_size} rows, {epochs:.2f} epochs" + _stopping(trainer),
         "held out": _held_out(config, setup.material),
         **_held_out_sets(setup.material),
         "held out and trained on": "; ".join(
@@ -42,6 +42,13 @@ def plan(config: TrainConfig, setup: Groundwork) -> dict[str, str]:
         "device": f"{setup.device}, {trainer.dtype}"
         + (f", {setup.num_processes} processes by {trainer.parallel}" if setup.num_processes > 1 else ""),
     }
+
+
+def _stopping(trainer: TrainerConfig) -> str:
+    if trainer.keep_best is None:
+        return ""
+    early = "" if trainer.stop_after is None else f"; fewer after {trainer.stop_after} evaluations without a better one"
+    return f"; the best by {trainer.keep_best} is kept{early}"
 
 
 def _dropped(loaded: data.Data) -> str:
@@ -141,7 +148,7 @@ def _join(items: Sequence[object]) -> str:
     return ", ".join(map(str, items))
 
 
-def model_card(config: TrainConfig, step: int, metrics: dict[str, float], library: str) -> str:
+def model_card(config: TrainConfig, step: int, metrics: Mapping[str, float], library: str) -> str:
     """The README.md of an exported model, or of adapters, which `library` loads."""
     figures = "\n".join(f"| `{name}` | {value:.4f} |" for name, value in metrics.items())
     method, rows = config.method.name, f"{config.trainer.batch_size} rows of\n{config.data.sequence_length} tokens"
@@ -155,7 +162,7 @@ tags: [{method}]
 {trained}, {settings}.
 The resolved configuration is `config.yaml` in the run folder.
 
-Held-out evaluation at the last step:
+Held-out evaluation at that step:
 
 | metric | value |
 | --- | --- |

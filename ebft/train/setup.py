@@ -41,6 +41,7 @@ from ebft.models.positions import position_limit
 from ebft.parallel.pulse import VERDICT
 from ebft.parallel.world import SINGLE_PROCESS, World
 from ebft.train import budget
+from ebft.train.best import Best
 from ebft.train.contamination import Contamination, contamination
 from ebft.train.references import References
 from ebft.train.verification import Verification
@@ -251,6 +252,7 @@ def survey(config: TrainConfig, world: World = SINGLE_PROCESS) -> Groundwork:
     """Raises UserError for anything that config, machine or data do not allow; loads no weights, and asks for no room
     for them."""
     material = gather(config, world)
+    Best.of(config, material.verification.directions)  # which refuses a metric that the run does not measure
     rows = training_rows(material.data, config)
     usable, num_blocks = usable_rows(rows, config)
     if isinstance(config.model.adapter, LoRAConfig):

@@ -32,7 +32,7 @@ SENTENCES = {
         "translation."
     ),
     "mode=plan": "mode belongs to ebft-sweep; leave it out (for a plan, ebft-train has plan_only=true).",
-    "tracker=mlflow": "tracker=mlflow does not exist; the options are none, wandb.",
+    "tracker=mlflow": "tracker=mlflow does not exist; the options are none, tensorboard, trackio, wandb.",
     "tracker=null": "tracker=null names no option of tracker; ebft-train --help lists them.",
     "experiment=smoke": "experiment has no default to replace; write +experiment=smoke.",
     "method=sft method.diversity_coef=1": (
@@ -44,7 +44,11 @@ SENTENCES = {
     "data.path=x": (
         "data.path belongs to data=jsonl or data=parquet or data=hub; choose one of them or leave the key out."
     ),
-    "tracker.project=x": "tracker.project belongs to tracker=wandb; choose that or leave the key out.",
+    "tracker.entity=x": "tracker.entity belongs to tracker=wandb; choose that or leave the key out.",
+    "tracker=[wandb,mlflow]": "tracker=mlflow does not exist; the options are none, tensorboard, trackio, wandb.",
+    "tracker=[]": "tracker=[] names no tracker; use tracker=none.",
+    "tracker=[none,wandb]": "tracker.also=[none] must name each at most once of trackio, tensorboard; write "
+    "tracker=[...] for several trackers.",
     "method.name=dpo": (
         "method.name=dpo is not one of sft, rlvr, ebft; a method of your own says `code: file.py:Class` in its YAML "
         "file."

@@ -18,7 +18,14 @@ from ebft.cli.overrides import as_texts, as_typed
 from ebft.cli.processes import read_task
 from ebft.config.identity import resolved
 from ebft.config.quoting import literal
-from ebft.config.schema import ColumnsDataConfig, EvaluateConfig, MixtureDataConfig, TrainConfig, UserError
+from ebft.config.schema import (
+    ColumnsDataConfig,
+    EvaluateConfig,
+    MixtureDataConfig,
+    TrackerConfig,
+    TrainConfig,
+    UserError,
+)
 
 FILE = ["data=jsonl", "data.path=x"]
 PAIR = ["data.text_column=null", "data.completion_column=c"]
@@ -193,3 +200,10 @@ def test_a_literal_is_what_it_stands_for(text: str) -> None:
 
     value = {"key": [text, {"inner": text}]}
     assert OmegaConf.to_container(OmegaConf.create(value_of(f"x={literal(value)}")), resolve=True) == value
+
+
+def test_several_trackers_are_one_with_settings_and_others_beside_it() -> None:
+    config = compose(["tracker=[tensorboard,wandb,trackio]", "tracker.project=mine"])
+    assert (config.tracker.name, config.tracker.also) == ("wandb", ["trackio", "tensorboard"])  # type: ignore[attr-defined]
+    assert compose(["tracker=[tensorboard]"]).tracker == TrackerConfig("tensorboard")
+    assert as_typed(as_typed(["tracker=[tensorboard,trackio]"])) == ["tracker=trackio", "tracker.also=[tensorboard]"]

@@ -604,8 +604,8 @@ def test_the_comparison_is_tracked_where_its_runs_are(
     settings = grid(name="mine")
     planned = Planner(tmp_path, settings).jobs(["method=sft", "tracker=wandb", *group.split()])
     reading.track(settings, tmp_path, planned, None)
-    ((tracked, directory, _, run_id),) = started
-    assert (tracked.group, tracked.run_name, directory, run_id) == (expected, "mine comparison", tmp_path, None)
+    ((tracked, directory, _, run_ids),) = started
+    assert (tracked.group, tracked.run_name, directory, run_ids) == (expected, "mine comparison", tmp_path, {})
     assert rows == [("comparison", 0, [["sft", 0.5]], ["cell", "eval/greedy"]), False]
     reading.track(settings, tmp_path, [replace(job, config=None) for job in planned], None)
     assert len(started) == 1

@@ -57,16 +57,16 @@ def folder(tmp_path: Path) -> Path:
 def test_markdown_has_intervals_deviations_and_marks(folder: Path) -> None:
     page = (folder / "comparison.md").read_text()
     assert "| cell | n | cross_entropy ↓ | greedy ↑ | tokens | seconds |" in page
-    assert "| base |  | 2.0000 | 0.5000 |  |  |" in page
-    assert "| ebft | 3 | **0.8333 ± 0.1793 (0.0722)** | 0.5000 ± 0.0000 (0.0000) | 401 | 7 |" in page
+    assert "| base |  | 2.0000 | 50.00 % |  |  |" in page
+    assert "| ebft | 3 | **0.8333 ± 0.1793 (0.0722)** | 50.00 ± 0.00 % (0.00) | 401 | 7 |" in page
     assert "Difference to sft, in pairs of one seed" in page
-    assert "| ebft | 3 | **-0.2917 ± 0.1793** | +0.0000 ± 0.0000 |" in page
+    assert "| ebft | 3 | **-0.2917 ± 0.1793** | +0.00 ± 0.00 pp |" in page
 
 
 @pytest.mark.slow
 def test_latex_is_escaped_and_marked(folder: Path) -> None:
     page = (folder / "comparison.tex").read_text()
-    assert r"ebft & 3 & \textbf{0.8333 $\pm$ 0.1793 (0.0722)} & 0.5000 $\pm$ 0.0000 (0.0000) & 401 & 7 \\" in page
+    assert r"ebft & 3 & \textbf{0.8333 $\pm$ 0.1793 (0.0722)} & 50.00 $\pm$ 0.00 \% (0.00) & 401 & 7 \\" in page
     assert r"cross\_entropy $\downarrow$" in page
     assert page.count(r"\begin{tabular}{lrrrrr}") == page.count(r"\toprule") - 1 == 1
 
@@ -120,7 +120,7 @@ def test_every_plot_is_drawn(folder: Path) -> None:
     for path in (folder / "plots").iterdir():
         assert Image.open(path).convert("L").getextrema() != (255, 255), path.name
     page = (folder / "comparison.html").read_text()
-    assert page.count('<figure class="plot"') == len(names)
+    assert page.count('<figure class="chart"') == len(names)
     for label in (
         "optimiser steps",
         "tokens forwarded in training",
@@ -154,7 +154,7 @@ def test_the_terminal_gets_a_table(tmp_path: Path) -> None:
     lines = text(compare(tmp_path, grid(metrics=METRICS, reference="sft"), None)).splitlines()
     assert lines[1].startswith("ebft has the lowest cross_entropy, lower than sft, the nearest, by 0.2917 (0.1124 to ")
     assert lines[2].startswith("greedy: ")
-    assert lines[5].split() == ["base", "2.0000", "0.5000"]
+    assert lines[5].split() == ["base", "2.0000", "50.00", "%"]
     assert next(line for line in lines if line.startswith("  ebft")).split()[:6] == [
         "ebft",
         "3",

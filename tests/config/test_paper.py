@@ -45,7 +45,7 @@ STEPPED: set[str] = set()  # runs that took a step in this session
 def quick(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """One thread, no plots, and no cache in the user's home."""
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
-    monkeypatch.setattr(report, "write", lambda *_: None)
+    monkeypatch.setattr(report, "write", lambda *_, **__: None)
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield

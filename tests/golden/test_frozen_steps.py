@@ -33,7 +33,7 @@ RLVR = ["method.max_new_tokens=11", "method.kl_coef=0.1", "optimizer.eps=1e-4"]
 @pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 def test_ten_frozen_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str, regenerate: bool) -> None:
-    monkeypatch.setattr(report, "write", lambda *_: None)
+    monkeypatch.setattr(report, "write", lambda *_, **__: None)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     questions = [*pairs(tmp_path), *RLVR] if method == "rlvr" else []

@@ -1,27 +1,30 @@
 import json
+import re
 import socket
 import sys
 import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import wandb
 
-from ebft.config.schema import TrackerConfig, WandbTrackerConfig
+from ebft.config.schema import ProjectTrackerConfig, TrackerConfig, UserError, WandbTrackerConfig
 from ebft.output import tracking
 from ebft.output.tracking import answers, choose_mode, endpoint, start
 
-WANDB = WandbTrackerConfig(name="wandb", project="ebft-test", entity=None, group="g", run_name=None, tags=["t"])
+WANDB = WandbTrackerConfig("wandb", project="ebft-test", group="g", run_name=None, also=[], entity=None, tags=["t"])
+TRACKIO = ProjectTrackerConfig("trackio", project="ebft-test", group="g", run_name=None, also=["tensorboard"])
 
 
 def test_no_tracker_keeps_nothing(tmp_path: Path) -> None:
-    tracker = start(TrackerConfig("none"), tmp_path, {}, None)
+    tracker = start(TrackerConfig("none"), tmp_path, {}, {})
     tracker.log(1, {"train/loss": 2.0})
     tracker.table("samples", 1, [{"context": "a"}], ["context"])
     tracker.finish(failed=True)
-    assert tracker.run_id is None
+    assert tracker.run_ids == {}
     assert list(tmp_path.iterdir()) == []
 
 
@@ -108,7 +111,7 @@ def test_wandb_works_offline_inside_the_run_folder(tmp_path: Path, monkeypatch: 
     seen, init = [], wandb.init
     monkeypatch.setattr(wandb, "init", lambda **settings: (seen.append(sys.argv), init(**settings))[1])
 
-    first = start(WANDB, run_folder, {"method": {"name": "sft"}, "password": "hush"}, None)
+    first = start(WANDB, run_folder, {"method": {"name": "sft"}, "password": "hush"}, {})
     assert sys.argv == words
     # which W&B records soon after, or not at all where a run is as short as this one
     assert seen == [["ebft-train", "hydra.job.env_set=***", "data.path=https://***@example.org/rows"]]
@@ -117,12 +120,10 @@ def test_wandb_works_offline_inside_the_run_folder(tmp_path: Path, monkeypatch: 
         "samples", 3, [{"context": "a", "reward": 0.5}, {"context": "b", "reward": 0.25}], ["context", "reward"]
     )
     first.finish(failed=False)
-    assert first.run_id is not None
     (record,) = (run_folder / "wandb").glob("offline-run-*")
-    assert (
-        first.notice
-        == f"W&B is offline because no API key is configured (wandb login); upload later with: wandb sync {record}"
-    )
+    assert first.notices == [
+        f"W&B is offline because no API key is configured (wandb login); upload later with: wandb sync {record}"
+    ]
     (table,) = record.rglob("*.table.json")
     content = json.loads(table.read_text())
     assert content["columns"] == ["step", "context", "reward"]
@@ -130,6 +131,72 @@ def test_wandb_works_offline_inside_the_run_folder(tmp_path: Path, monkeypatch: 
     written = [path.read_bytes() for path in (run_folder / "wandb").rglob("*") if path.is_file()]
     assert not any(b"hush" in content for content in written)
 
-    resumed = start(WANDB, run_folder, {}, first.run_id)
+    resumed = start(WANDB, run_folder, {}, first.run_ids)
     resumed.finish(failed=True)
-    assert resumed.run_id == first.run_id
+    assert resumed.run_ids == first.run_ids
+
+
+class StandIn:
+    """A module of a tracker, and its run or writer, that remembers what it is told."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[Any, ...]] = []
+
+    def init(self, **settings: Any) -> "StandIn":
+        print("an announcement")
+        self.calls.append((settings.pop("name"), settings))
+        return self
+
+    def SummaryWriter(self, folder: str) -> "StandIn":  # noqa: N802
+        self.calls.append((folder,))
+        return self
+
+    def Table(self, columns: list[str], data: list[Any]) -> list[Any]:  # noqa: N802
+        return [columns, data]
+
+    def __getattr__(self, name: str) -> Any:
+        return lambda *values, **named: self.calls.append((name, *values, *named.values()))
+
+
+def test_several_trackers_get_the_same_and_trackio_goes_on_under_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trackio, tensorboard = StandIn(), StandIn()
+    monkeypatch.setitem(sys.modules, "trackio", trackio)  # type: ignore[arg-type]
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", tensorboard)  # type: ignore[arg-type]
+    monkeypatch.setattr(tracking, "find_spec", lambda name: name)
+    first = start(TRACKIO, tmp_path / "run", {"seed": 0, "password": "hush"}, {})
+    first.log(3, {"train/loss": 2.5})
+    first.table("samples", 3, [{"context": "a|b", "reward": 0.5}], ["context", "reward"])
+    first.finish(failed=True)
+    assert capsys.readouterr().out == ""
+    (name, settings), *calls = trackio.calls
+    assert re.fullmatch(r"run-[0-9a-f]{4}", name)
+    assert first.run_ids == {"trackio": name}
+    assert (settings["project"], settings["group"], settings["config"]["password"]) == ("ebft-test", "g", "***")
+    assert calls == [
+        ("log", {"train/loss": 2.5}, 3),
+        ("log", {"samples": [["context", "reward"], [["a|b", 0.5]]]}, 3),
+        ("finish",),
+    ]
+    assert tensorboard.calls == [
+        (str(tmp_path / "run" / "tensorboard"),),
+        ("add_text", "config", "```yaml\nseed: 0\npassword: '***'\n```"),
+        ("add_scalar", "train/loss", 2.5, 3),
+        ("add_text", "samples", "| context | reward |\n| --- | --- |\n| a\\|b | 0.5 |\n", 3),
+        ("close",),
+    ]
+    assert first.notices == [
+        f"Trackio: {name} in project ebft-test; look at it with: trackio show",
+        f"TensorBoard: tensorboard --logdir {tmp_path / 'run'}",
+    ]
+    start(TRACKIO, tmp_path / "run", {}, first.run_ids)
+    assert trackio.calls[-1][0] == name
+
+
+@pytest.mark.parametrize("missing", ["trackio", "tensorboard"])
+def test_a_tracker_that_is_not_installed_is_refused(missing: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tracking, "find_spec", lambda name: None if name == missing else name)
+    sentence = f"tracker={missing} needs {missing}, which is not installed; pip install 'ebft[{missing}]'."
+    with pytest.raises(UserError, match=f"^{re.escape(sentence)}$"):
+        tracking.check(TRACKIO)

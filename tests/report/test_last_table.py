@@ -34,16 +34,16 @@ def test_figures_stand_in_a_fixed_order_once_each_and_sets_follow() -> None:
     assert rows(SUMMARY, trained_length=4) == [
         ("cross_entropy ↓", "2.0000", "1.5000", "-0.5000*", "0.2500"),
         ("feature_matching_loss@4 ↓", "0.7500", "0.7500", "–", "–"),
-        ("greedy ↑", "0.2500", "0.5000", "+0.2500", "0.1875"),
-        ("exact_match ↑", "0.5000", "0.5000", "–", "–"),
+        ("greedy ↑", "25.00 %", "50.00 %", "+25.00 pp", "18.75 pp"),
+        ("exact_match ↑", "50.00 %", "50.00 %", "–", "–"),
         ("chrf ↑", "80.0000", "80.0000", "–", "–"),
         ("humour ↑", "0.1250", "0.1250", "–", "–"),
         ("old/cross_entropy ↓", "1.0000", "1.2500", "+0.2500", "–"),
-        ("old/greedy ↑", "0.2500", "0.2500", "–", "–"),
+        ("old/greedy ↑", "25.00 %", "25.00 %", "–", "–"),
     ]
 
 
 def test_what_was_measured_at_the_end_alone_is_shown_and_nothing_is_no_table() -> None:
     found = rows({"base": {}, "final": {"eval/greedy": 0.5, "eval/score": 0.0}, "change": {}}, 4)
-    assert found == [("greedy ↑", "–", "0.5000", "–", "–")]
+    assert found == [("greedy ↑", "–", "50.00 %", "–", "–")]
     assert rows({"base": {}, "final": {}, "change": {}}, 4) == []

@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 import yaml
-from PIL import Image
 
 from ebft.report import plots
 from ebft.report import run_page as report
@@ -58,7 +57,7 @@ SAMPLES = [
         "step": step,
         "context": "x" * 1000 + "end of it",
         "reference": HOSTILE,
-        "rollouts": [{"text": HOSTILE, "reward": -0.5}],
+        "rollouts": [{"text": f"{HOSTILE}!", "reward": -0.5}],
     }
     for step in (0, 1, 2)
 ]
@@ -83,7 +82,7 @@ class Page(HTMLParser):
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.append((tag, dict(attrs)))
-        if tag != "meta":
+        if tag not in ("meta", "wbr"):
             self.open.append(tag)
 
     def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
@@ -98,11 +97,37 @@ class Page(HTMLParser):
 
 def test_comparison_shows_change_with_its_own_error_and_hides_error_rows() -> None:
     assert report.comparison(SUMMARY) == [
-        ("cross_entropy", "3.5000", "3.2500", "-0.2500", "0.0625"),
-        ("feature_matching_loss@8", "0.7500", "0.5000", "-0.2500", "–"),
-        ("feature_matching_loss@16", "0.8750", "1.2500", "+0.3750", "–"),
-        ("new", "–", "2e-06", "–", "–"),
+        ("eval/cross_entropy", "3.5000", "3.2500", "-0.2500 ± 0.0625"),
+        (f"{LOSS}8", "0.7500", "0.5000", "-0.2500"),
+        (f"{LOSS}16", "0.8750", "1.2500", "+0.3750"),
+        ("eval/new", "–", "2e-06", "–"),
     ]
+
+
+def test_the_page_begins_with_what_changed_beyond_noise_better_first() -> None:
+    """-0.25 is four standard errors, 12.5 points are 1.95: 1.96 of 0.0641 are 12.56."""
+    greedy = {"eval/greedy": 0.5}, {"eval/greedy": 0.375}
+    change = CHANGE | {"eval/greedy": -0.125, "eval/greedy_stderr": 0.0641}
+    summary = {"base": BASE | greedy[0], "final": FINAL | greedy[1], "change": change}
+    better = ("better", "cross_entropy fell from 3.5000 to 3.2500 (-0.2500 ± 0.1225, better)")
+    assert report.changes(summary, 8) == [better]
+    clearer = summary | {"change": change | {"eval/greedy_stderr": 0.0625}}
+    worse = ("worse", "greedy fell from 50.00 % to 37.50 % (-12.50 ± 12.25 pp, worse)")
+    assert report.changes(clearer, 8) == [better, worse]
+    ((_, none),) = report.changes(summary | {"change": {"eval/cross_entropy": 1.0}}, 8)
+    assert none == "No main figure changed by more than 1.96 standard errors over held-out documents."
+    ((_, nothing),) = report.changes({"base": BASE, "final": BASE, "change": {"eval/cross_entropy": 0.0}}, 8)
+    assert nothing == "Nothing to compare with the model before training yet."
+
+
+def test_rollouts_that_all_equal_the_reference_are_one_line() -> None:
+    def shown(*texts: str) -> str:
+        return report._rollouts([{"text": text, "reward": 0.0} for text in texts], "a <b>")
+
+    assert shown("a <b>", "a <b>") == '<p class="note">each of 2 rollouts follows the reference</p>'
+    assert shown("a <b>") == '<p class="note">the rollout follows the reference</p>'
+    assert shown("a <b>", "c").count("0.0000") == 2
+    assert shown() == ""
 
 
 @pytest.mark.slow
@@ -112,20 +137,19 @@ def test_page_needs_nothing_else_and_shows_everything(tmp_path: Path) -> None:
     page = Page(text)
     assert path == tmp_path / "report.html"
     assert page.open == []
-    assert {tag for tag, _ in page.tags}.isdisjoint({"script", "link", "img", "iframe"})
-    assert set(re.findall(r"https?://[^\"'<\s]+", text)) == {
-        "http://www.w3.org/2000/svg",
-        "http://www.w3.org/1999/xlink",
-    }  # names, not addresses
+    assert {tag for tag, _ in page.tags}.isdisjoint({"link", "img", "iframe"})
+    assert not any({"src", "href"} & attributes.keys() for _, attributes in page.tags)
+    assert set(re.findall(r"https?://[^\"'<\s]+", text)) == {"http://www.w3.org/2000/svg"}  # a name, no address
     assert "prefers-color-scheme: dark" in text
     assert page.text["h1"] == ["ebft on stdlib, from tiny"]
     assert page.text["b"] == ["2", "1:23", "1.23 M", "1.50 GiB"]
     assert "31 < 37" in page.text["td"]
-    assert "-0.2500" in page.text["td"]
+    assert "-0.2500 ± 0.0625" in page.text["td"]
+    assert "nats per token of the held-out text" in page.text["small"]
     assert "generate_length: 8" in "".join(page.text["pre"])
-    assert [tag for tag, _ in page.tags].count("svg") == 4
-    identifiers = [attributes["id"] for _, attributes in page.tags if "id" in attributes]
-    assert len(identifiers) == len(set(identifiers))
+    assert [tag for tag, _ in page.tags].count("figure") == 4
+    charts = [json.loads(text) for text in page.text["script"][:-1]]
+    assert charts[0]["panels"][0]["lines"][1]["points"] == [[0, 3.5, 0.25], [2, 3.25, 0.25]]
 
 
 @pytest.mark.slow
@@ -133,7 +157,7 @@ def test_samples_are_text_with_their_whitespace(tmp_path: Path) -> None:
     page = Page(report.write(run_folder(tmp_path, ROWS, SAMPLES), SUMMARY, {}).read_text())
     visible = HOSTILE.replace("\x1b", r"\x1b")
     assert page.text["h3"] == ["Step 0", "Step 2"]
-    assert page.text["code"] == 2 * ["…" + "x" * 391 + "end of it", visible, visible]
+    assert page.text["code"] == 2 * ["…" + "x" * 391 + "end of it", visible, f"{visible}!"]
 
 
 @pytest.mark.slow
@@ -149,11 +173,12 @@ def test_run_without_evaluation_and_samples(tmp_path: Path) -> None:
     page = Page(
         report.write(run_folder(tmp_path, [{"step": 1, "train/cross_entropy": 3.0}], []), summary, {}).read_text()
     )
-    assert page.text["p"] == [tmp_path.name, "Nothing was evaluated.", "This run has no samples."]
+    first, _, *others = page.text["p"]
+    assert (first, others) == (tmp_path.name, ["Nothing was evaluated.", "This run has no samples."])
+    assert page.text["li"] == ["Nothing to compare with the model before training yet."]
     assert [path.name for path in (tmp_path / "plots").iterdir()] == ["cross_entropy.png"]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("rows", "base", "expected"),
     [
@@ -163,34 +188,32 @@ def test_run_without_evaluation_and_samples(tmp_path: Path) -> None:
     ],
     ids=["ebft", "sft", "nothing"],
 )
-def test_figures_without_metrics_are_left_out(
-    tmp_path: Path, rows: list[dict[str, Any]], base: dict[str, float], expected: list[str]
+def test_charts_without_metrics_are_left_out(
+    rows: list[dict[str, Any]], base: dict[str, float], expected: list[str]
 ) -> None:
-    figures = plots.write(tmp_path, rows, base, {}, generate_length=8)
-    assert list(figures) == expected
-    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(f"{name}.png" for name in expected)
-    for path in tmp_path.iterdir():
-        with Image.open(path) as image:
-            assert image.size == (768, 432)
-        assert path.stat().st_size < 100_000
+    assert list(plots.of_run(rows, base, {}, generate_length=8)) == expected
 
 
 @pytest.mark.slow
-def test_figures_follow_the_page_s_colours_and_name_the_training_horizon(tmp_path: Path) -> None:
-    figures = plots.write(tmp_path, ROWS, BASE, FINAL, generate_length=8)
-    assert all(plots.INK not in svg and "currentColor" in svg for svg in figures.values())
-    labels = re.findall(r">(G = [^<]*)<", figures["feature_matching_by_step"])
-    assert labels == ["G = 16", "G = 8 (in training)"]
+def test_a_run_that_goes_on_has_a_page_and_no_pictures(tmp_path: Path) -> None:
+    folder = run_folder(tmp_path, ROWS, SAMPLES)
+    page = report.write(folder, SUMMARY | {"status": "running"}, {}, with_pictures=False)
+    assert '<span class="status running">running</span>' in page.read_text()
+    assert not (folder / "plots").exists()
 
 
 @pytest.mark.slow
-def test_figures_leave_matplotlib_as_it_was(tmp_path: Path) -> None:
-    import matplotlib
+def test_a_failed_run_s_page_begins_with_why(tmp_path: Path) -> None:
+    summary = SUMMARY | {"status": "failed", "error": "RunFailure: <full>"}
+    page = Page(report.write(run_folder(tmp_path, ROWS, []), summary, {}, with_pictures=False).read_text())
+    assert page.text["li"][0] == "RunFailure: <full>"
 
-    before = {name: matplotlib.rcParams[name] for name in plots.STYLE}
-    plots.write(tmp_path, ROWS, BASE, FINAL, generate_length=8)
-    assert {name: matplotlib.rcParams[name] for name in plots.STYLE} == before
+
+def test_the_training_horizon_is_named_first_and_alone_has_intervals() -> None:
+    (panel,) = plots.of_run(ROWS, BASE, FINAL, generate_length=8)["feature_matching_by_step"].panels
+    assert [line.label for line in panel.lines] == ["G = 8 (in training)", "G = 16"]
+    assert [line.points[0] for line in panel.lines] == [(0, 0.75, 0.5), (0, 0.875, None)]
 
 
 def test_horizons_are_read_from_names() -> None:
-    assert plots.horizons({f"{LOSS}16": 0.0, f"{LOSS}2": 0.0, f"{LOSS}2_stderr": 0.0, "eval/reward": 0.0}) == [2, 16]
+    assert plots.numbers([f"{LOSS}16", f"{LOSS}2", f"{LOSS}2_stderr", "eval/reward"], LOSS) == [2, 16]

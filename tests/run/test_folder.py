@@ -3,7 +3,7 @@ import json
 import os
 import signal
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -123,7 +123,7 @@ def test_what_does_not_change_the_course_may_differ(tmp_path: Path, config: Trai
     other = trainer(
         config, max_steps=11, checkpoint_every_steps=13, keep_checkpoints=5, micro_batch_size=1, device="auto"
     )
-    wandb = WandbTrackerConfig("wandb", "project", None, None, None, [])
+    wandb = WandbTrackerConfig("wandb", "project", None, None, [], None, [])
     Run.check(tmp_path, replace(other, tracker=wandb, resume=str(tmp_path)))
 
 
@@ -246,9 +246,9 @@ def test_rewinding_drops_what_lies_beyond(tmp_path: Path, config: TrainConfig) -
 class Recorder(tracking.Tracker):
     """A tracker that remembers what it is told."""
 
-    def __init__(self, run_id: str | None) -> None:
-        self.run_id = run_id or "abc"
-        self.notice = "going nowhere"
+    def __init__(self, run_ids: Mapping[str, str]) -> None:
+        self.run_ids = run_ids or {"wandb": "abc", "trackio": "def"}
+        self.notices = ["going nowhere"]
         self.calls: list[tuple[Any, ...]] = []
 
     def log(self, step: int, metrics: tracking.Metrics) -> None:
@@ -262,19 +262,21 @@ class Recorder(tracking.Tracker):
 
 
 @pytest.fixture
-def started(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str | None]]:
+def started(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Mapping[str, str]]]:
     """The run ids with which trackers were started."""
-    ids: list[str | None] = []
+    ids: list[Mapping[str, str]] = []
 
-    def start(config: Any, directory: Path, resolved: dict[str, Any], run_id: str | None) -> Recorder:
-        ids.append(run_id)
-        return Recorder(run_id)
+    def start(config: Any, directory: Path, resolved: dict[str, Any], run_ids: Mapping[str, str]) -> Recorder:
+        ids.append(run_ids)
+        return Recorder(run_ids)
 
     monkeypatch.setattr(tracking, "start", start)
     return ids
 
 
-def test_tracker_gets_what_the_folder_gets(tmp_path: Path, config: TrainConfig, started: list[str | None]) -> None:
+def test_tracker_gets_what_the_folder_gets(
+    tmp_path: Path, config: TrainConfig, started: list[Mapping[str, str]]
+) -> None:
     run = Run(tmp_path, config)
     answers = [{"prompt": "p", "reference": "r", "answer": "a", "verdict": "passed", "score": 1.0}]
     run.log(3, {"train/loss": 1.0})
@@ -294,10 +296,12 @@ def test_tracker_gets_what_the_folder_gets(tmp_path: Path, config: TrainConfig, 
     assert "going nowhere\n" in (tmp_path / "train.log").read_text()
 
 
-def test_continued_run_keeps_its_tracker_s_id(tmp_path: Path, config: TrainConfig, started: list[str | None]) -> None:
+def test_continued_run_keeps_the_ids_of_its_trackers(
+    tmp_path: Path, config: TrainConfig, started: list[Mapping[str, str]]
+) -> None:
     Run(tmp_path, config)
     Run(tmp_path, config)
-    assert started == [None, "abc"]
+    assert started == [{}, {"wandb": "abc", "trackio": "def"}]
 
 
 # The end
@@ -376,7 +380,7 @@ def test_rows_that_are_gone_are_counted(tmp_path: Path, config: TrainConfig) -> 
     assert run.lacking_rows(5) == 5
 
 
-def test_failed_run_says_why_and_has_no_report(
+def test_failed_run_says_why_and_has_a_page_without_pictures(
     tmp_path: Path, config: TrainConfig, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = Run(tmp_path, config)
@@ -384,7 +388,8 @@ def test_failed_run_says_why_and_has_no_report(
     finish(run, "failed", "RunFailure: Step 3 stopped")
     assert json.loads((tmp_path / "summary.json").read_text())["error"] == "RunFailure: Step 3 stopped"
     assert "Error: RunFailure: Step 3 stopped\nRun failed after 7 steps." in capsys.readouterr().out
-    assert not (tmp_path / "report.html").exists()
+    assert "RunFailure: Step 3 stopped" in (tmp_path / "report.html").read_text()
+    assert not (tmp_path / "plots").exists()
 
 
 @pytest.mark.slow

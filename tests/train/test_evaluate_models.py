@@ -94,9 +94,14 @@ def test_differences_are_paired_and_to_the_first_model(runs: tuple[TrainConfig, 
         "eval.md",
         "evaluate.log",
         "plots",
+        "rows",
         "samples.jsonl",
         "answers.jsonl",
     }
+    assert list(content["rows"]) == ["base", "sft", "ebft"]
+    pairs = {"base": sft / "rows" / "base.parquet", "ebft": ebft / "rows" / "latest.parquet"}
+    for name, own in pairs.items():
+        assert (tmp_path / "out" / content["rows"][name]).read_bytes() == own.read_bytes(), name
     assert {path.name for path in (tmp_path / "out" / "plots").iterdir()} == {"feature_matching_by_horizon.png"}
     models = [json.loads(line)["model"] for line in (tmp_path / "out" / "samples.jsonl").read_text().splitlines()]
     assert list(dict.fromkeys(models)) == ["base", "sft", "ebft"]

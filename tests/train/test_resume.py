@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from ebft import methods
 from ebft.cli.compose import compose
@@ -21,13 +22,14 @@ from ebft.config.schema import TrainConfig, UserError
 from ebft.data import Tokenization, load
 from ebft.evaluation import Evaluator
 from ebft.models.loading import load_tokenizer
+from ebft.output.files import remove
 from ebft.report import run_page as report
 from ebft.run import checkpoint
 from ebft.run.folder import Run
 from ebft.train.loop import check_continues, train
 from ebft.train.optimization import Optimization
 from ebft.train.setup import prepare
-from tests.debug_run import assert_same_run, final_state, miniature, pairs, rows, same, summary
+from tests.debug_run import MAX_STEPS, assert_same_run, final_state, miniature, pairs, rows, same, summary
 
 ROOT = Path(__file__).parents[2]
 WRITE_REPORT = report.write
@@ -256,6 +258,64 @@ def test_a_longer_run_goes_on_where_the_shorter_one_ended(tmp_path: Path, schedu
     )
     assert rates[5:] == straight[5:]
     assert min(rates[5:]) > 0
+
+
+WORSENING = ("method=sft", "optimizer.lr=3", "optimizer.warmup_fraction=0", "trainer.keep_checkpoints=1",
+             "trainer.keep_best=eval/cross_entropy")  # fmt: skip
+
+
+@pytest.mark.slow
+def test_the_best_checkpoint_outlives_newer_ones_and_a_run_that_stops_early_resumes_as_if_undisturbed(
+    tmp_path: Path,
+) -> None:
+    """At this rate the evaluation before training stays the best: those at 3 and 6 are waited for, the one at 9 is
+    not."""
+    config, straight, run = (
+        miniature(tmp_path, *WORSENING, "trainer.stop_after=2"),
+        tmp_path / "straight",
+        tmp_path / "run",
+    )
+    train(config, straight)
+    for place, occurrence, how in (
+        ("logged", 1, KILL),  # the best is known, its checkpoint not written
+        ("evaluation", 4, SIGTERM),  # at step 3
+        ("step", 2, CTRL_C),  # with one evaluation waited for
+        ("export", 2, KILL),  # of the best, after the last
+    ):
+        live(config, run, place, occurrence, how)
+    train(config, run)
+    assert summary(run)["best"] == summary(straight)["best"]
+    assert summary(run)["best"]["figures"] == summary(run)["base"]
+    assert (summary(run)["status"], summary(run)["steps"], summary(run)["best"]["step"]) == ("completed", 6, 0)
+    assert rows(run / "metrics.jsonl") == rows(straight / "metrics.jsonl")
+    assert sorted(os.listdir(run / "checkpoints")) == ["step_000000", "step_000006"]
+    for name in ("model", "best_model"):
+        files = (folder / name / "model.safetensors" for folder in (run, straight))
+        assert len({file.read_bytes() for file in files}) == 1
+    assert (run / "model" / "model.safetensors").read_bytes() != (run / "best_model" / "model.safetensors").read_bytes()
+    assert "at step 6 of 10: no better eval/cross_entropy in 2 evaluations" in (run / "train.log").read_text()
+
+    train(miniature(tmp_path, *WORSENING), run)  # goes on where it stopped
+    assert (summary(run)["steps"], summary(run)["best"]["step"]) == (10, 0)
+    (before,) = checkpoint.of_step(run, 0).glob("tensors*")
+    remove(before.parent)
+    train(miniature(tmp_path, *WORSENING, "trainer.max_steps=11"), run)
+    assert "sought from step 10 on; none before is kept" in (run / "train.log").read_text()
+    assert summary(run)["best"]["step"] in (10, 11)
+
+
+@pytest.mark.slow
+def test_the_average_of_the_best_step_is_what_is_exported(tmp_path: Path) -> None:
+    """Before the first step there is none; later the checkpoint's own, not that of the end."""
+    options = ["method=sft", "optimizer.ema_decay=0.7", "trainer.keep_best=eval/cross_entropy"]
+    train(miniature(tmp_path, *options, "optimizer.lr=20", "trainer.max_steps=4"), tmp_path / "worse")
+    plain = load_file(tmp_path / "worse" / "best_model" / "model.safetensors")
+    assert summary(tmp_path / "worse")["best"]["step"] == 0
+    assert same(plain, {name: final_state(tmp_path / "worse", 0)["model"][name] for name in plain})
+    train(miniature(tmp_path, *options), tmp_path / "better")
+    assert summary(tmp_path / "better")["best"]["step"] == MAX_STEPS
+    files = [tmp_path / "better" / name / "model.safetensors" for name in ("model", "best_model")]
+    assert files[0].read_bytes() == files[1].read_bytes()
 
 
 @pytest.mark.slow
