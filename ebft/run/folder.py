@@ -223,7 +223,8 @@ class Run:
     def going_on(self, **figures: Any) -> None:
         """The page of a run that goes on, from what `finish` takes, without pictures, which take longest."""
         if self.metrics():
-            report.write(self.directory, {"status": "running", **figures}, self._plan, with_pictures=False)
+            with files.writing(self.directory / "report.html"):
+                report.write(self.directory, {"status": "running", **figures}, self._plan, with_pictures=False)
 
     def finish(
         self,

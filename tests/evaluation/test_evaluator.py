@@ -20,6 +20,7 @@ from tests.helpers import LAYOUTS, VOCABULARY, T, geometry, phi_of, policy_of, r
 ROWS = [LAYOUTS["plain"][0]] * 3 + LAYOUTS["documents"]  # five rows, each with another number of blocks
 CONFIG = EvalConfig(
     every_steps=1,
+    on_interrupt=False,
     num_documents=5,
     long_documents=5,
     n_samples=3,
