@@ -22,7 +22,7 @@ def parity(record: Record, place: Place) -> None:
 
     names = sorted(SETTINGS)[:2] if place.small else sorted(SETTINGS)
     workers = 1 if place.small else FAMILY_GROUPS
-    pool = torch.multiprocessing.get_context("spawn").Pool(workers)
+    pool = torch.multiprocessing.get_context("spawn").Pool(workers, torch.set_num_threads, (2,))
     with pool:
         jobs = [(family, dtype, place.device) for dtype in DTYPES for family in names]
         found: dict[str, dict[str, Any]] = {dtype: {} for dtype in DTYPES}
@@ -42,7 +42,6 @@ def parity(record: Record, place: Place) -> None:
 def compared(job: tuple[str, str, str]) -> dict[str, Any]:
     """One family in one precision. An error is told, so that the others still run."""
     family, dtype, device = job
-    torch.set_num_threads(2)
     try:
         return _compared(family, dtype, device)
     except Exception as error:  # whatever a family raises on this device is what is looked for

@@ -8,6 +8,7 @@ numeric tower an int passes for a float, as for mypy.
 import os
 import re
 import signal
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -33,6 +34,17 @@ SHAPED = tuple(  # beartype alone does not know how to leave out a name that is 
 )
 install_import_hook(SHAPED, "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))")
 beartype_package("ebft", conf=BeartypeConf(is_pep484_tower=True, claw_is_pep526=False, claw_skip_package_names=SHAPED))
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """A test that left torch more threads once made all behind it in its worker many times slower, and round otherwise."""
+    yield
+    torch = sys.modules.get("torch")
+    left = 1 if torch is None else torch.get_num_threads()
+    if torch is not None:
+        torch.set_num_threads(1)
+    assert left == 1, f"the test leaves torch {left} threads"
 
 
 @pytest.fixture
