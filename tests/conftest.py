@@ -38,7 +38,7 @@ beartype_package("ebft", conf=BeartypeConf(is_pep484_tower=True, claw_is_pep526=
 
 @pytest.fixture(autouse=True)
 def one_thread() -> Iterator[None]:
-    """A test that left torch more threads once made all behind it in its worker many times slower, and round otherwise."""
+    """A test that left torch more threads once made all behind it in its worker ten times slower, with other digits."""
     yield
     torch = sys.modules.get("torch")
     left = 1 if torch is None else torch.get_num_threads()
