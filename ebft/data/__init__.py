@@ -224,6 +224,8 @@ def _questions(
 
 def _as_answered(question: Question, tokenization: Tokenization) -> Question:
     """With references as answers are read: without an end token that is written behind their text."""
+    if not question.references:
+        return question
     ends = [tokenization.decode([token]) for token in tokenization.stop_tokens]
     return replace(question, references=tuple(_without_end(text, ends) for text in question.references))
 

@@ -217,11 +217,14 @@ def _fill(
 
 
 def _mostly(document: Int[np.ndarray, "S"], row: Int[np.ndarray, "S"]) -> list[int]:
-    """For every row the document that has most of its tokens, the first of those that have as many."""
-    pairs, counts = np.unique(np.stack([row, document], axis=1), axis=0, return_counts=True)
-    first_best = np.lexsort((pairs[:, 1], -counts, pairs[:, 0]))
-    _, starts = np.unique(pairs[first_best, 0], return_index=True)
-    return pairs[first_best[starts], 1].tolist()
+    """For every row the document that has most of its tokens, the first of those that have as many. Tokens come in the
+    order of their rows, and in a row in that of their documents."""
+    begins = np.flatnonzero((np.diff(row, prepend=-1) != 0) | (np.diff(document, prepend=-1) != 0))
+    counts = np.diff(begins, append=len(row))
+    rows, documents = row[begins], document[begins]
+    first_best = np.lexsort((documents, -counts, rows))
+    _, starts = np.unique(rows[first_best], return_index=True)
+    return documents[first_best[starts]].tolist()
 
 
 def has_context(document_ids: Int[Tensor, "rows T"]) -> Bool[Tensor, "rows T"]:
