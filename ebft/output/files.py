@@ -8,6 +8,7 @@ A folder may be anybody's, and a link in it lead anywhere: nothing is written th
 
 import errno
 import fcntl
+import hashlib
 import json
 import os
 import re
@@ -73,6 +74,11 @@ def remove(path: Path) -> None:
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
+
+
+def sha256_of(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @contextmanager

@@ -8,8 +8,6 @@ taken for complete, and the next save removes it.
 of one step.
 """
 
-import hashlib
-import io
 import itertools
 import json
 import pickle
@@ -27,16 +25,16 @@ from transformers import PreTrainedModel
 from ebft.config.schema import UserError
 from ebft.data.tokenization import Tokenization
 from ebft.models.adapters import BASE, BASE_FILE, Adapters
-from ebft.output.files import atomic_file, atomic_folder, atomic_write_text, make_folder, remove
+from ebft.output.files import atomic_folder, atomic_write_text, make_folder, remove, sha256_of
 from ebft.parallel.fsdp import full_tensor, named_tensors
 from ebft.parallel.world import SINGLE_PROCESS, World
+from ebft.run import checked
 from ebft.run import tensors as stored
 
 FOLDER, STATE, TENSORS = "checkpoints", "state.pt", "tensors"
 DIGESTS = "digests"  # of a state: file in the folder of tensors -> SHA-256
 OTHER_ADVICE = "remove that checkpoint, so that the one before it counts, or name another with resume=PATH"
 EXPORT_STEP = "ebft.json"  # of an export: the step that it is of
-DIGEST_BYTES = hashlib.sha256().digest_size
 
 
 class Saving:
@@ -75,7 +73,7 @@ class Saving:
         self._world.barrier()
         digests = self._digests()
         if self._world.is_rank_zero:
-            _write_state(self.path / STATE, self._state | {DIGESTS: digests})
+            checked.write(self.path / STATE, self._state | {DIGESTS: digests})
             for other in self.path.glob(f"{TENSORS}*"):
                 if other != self._folder:  # of an earlier save of this step
                     remove(other)
@@ -89,7 +87,7 @@ class Saving:
     def _digests(self) -> dict[str, str]:
         """Every process reads its share of the files."""
         files = sorted(self._folder.iterdir())[self._world.rank :: self._world.size]
-        shares = self._world.all_gather({file.name: _sha256(file) for file in files})
+        shares = self._world.all_gather({file.name: sha256_of(file) for file in files})
         return {name: digest for share in shares for name, digest in share.items()}
 
 
@@ -147,7 +145,7 @@ def load(path: Path, world: World = SINGLE_PROCESS) -> dict[str, Any]:
     folder, digests = path / state[TENSORS], state.pop(DIGESTS)
     if world.is_rank_zero:
         for name in sorted({*digests, *(file.name for file in folder.glob("*"))}):
-            if name not in digests or not (folder / name).is_file() or _sha256(folder / name) != digests[name]:
+            if name not in digests or not (folder / name).is_file() or sha256_of(folder / name) != digests[name]:
                 raise UserError(
                     f"{folder / name} is not what the checkpoint's {STATE} was written with, so it is damaged or of "
                     f"another one; {OTHER_ADVICE}."
@@ -155,23 +153,14 @@ def load(path: Path, world: World = SINGLE_PROCESS) -> dict[str, Any]:
     return state | {TENSORS: folder}
 
 
-def _write_state(path: Path, state: Any) -> None:
-    content = io.BytesIO()
-    torch.save(state, content)
-    with atomic_file(path) as file:
-        file.write(content.getvalue() + hashlib.sha256(content.getvalue()).digest())
-
-
 def _read_state(path: Path) -> dict[str, Any]:
     """Raises UserError for a file of which a bit is another, for another's, and for one that cannot be read."""
     try:
-        content = path.read_bytes()
-        if hashlib.sha256(content[:-DIGEST_BYTES]).digest() != content[-DIGEST_BYTES:]:
-            raise UserError(
-                f"{path} does not end with its checksum: it is damaged, of an older version, or no checkpoint of ebft; "
-                f"{OTHER_ADVICE}."
-            )
-        state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+        state = checked.read(path)
+    except checked.DamagedError as error:
+        raise UserError(
+            f"{error}: it is damaged, of an older version, or no checkpoint of ebft; {OTHER_ADVICE}."
+        ) from error
     except (OSError, EOFError, RuntimeError, pickle.UnpicklingError) as error:
         raise UserError(
             f"{path.parent} is not a checkpoint that can be read; remove it, or name another with resume=PATH."
@@ -179,11 +168,6 @@ def _read_state(path: Path) -> dict[str, Any]:
     if not isinstance(state, dict):
         raise UserError(f"{path.parent} is not a checkpoint of ebft; name another with resume=PATH.")
     return state
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def exported_step(folder: Path) -> int | None:

@@ -6,7 +6,6 @@ evaluations until somebody knows better; besides it weights, rows, questions, to
 libraries.
 """
 
-import io
 import json
 import os
 import platform
@@ -28,9 +27,9 @@ from ebft.evaluation import Evaluation, Sample
 from ebft.evaluation.answers import Answer
 from ebft.models.feature_network import FeatureNetwork
 from ebft.output import cache
-from ebft.output.files import atomic_file
 from ebft.parallel.fsdp import local_tensor, named_tensors
 from ebft.parallel.world import World
+from ebft.run import checked
 from ebft.tasks.base import Verdict
 from ebft.train.setup import Setup
 
@@ -89,7 +88,7 @@ def key(setup: Setup) -> str | None:
     parts = {
         "config": settings(config),
         "architecture": material.architecture.to_dict(),
-        "device": torch.cuda.get_device_name() if setup.device == "cuda" else platform.processor(),
+        "device": torch.cuda.get_device_name() if setup.device == "cuda" else platform.machine(),
         "rows": {name: digest for name, digest in material.digests().items() if name != "training"},
         "documents": {name: each.data.validation.documents for name, each in material.held_out.items()},
         "tokenizer": setup.tokenizer.get_vocab(),
@@ -112,10 +111,10 @@ def find(key: str | None) -> Kept | None:
     path = _path(key)
     if path is None or not path.is_file():
         return None
-    digest, _, content = path.read_bytes().partition(b"\n")
-    if sha256(content).hexdigest().encode() != digest:
+    try:
+        state = checked.read(path)
+    except checked.DamagedError:
         return None
-    state = torch.load(io.BytesIO(content), weights_only=True)
     samples = [Sample(**each) for each in state["samples"]]
     answers = [Answer(**each | {"verdict": Verdict(**each["verdict"])}) for each in state["answers"]]
     return Kept(replace(Evaluation.from_state(state), samples=samples, answers=answers), state["seconds"])
@@ -129,13 +128,11 @@ def keep(key: str | None, kept: Kept) -> None:
     ):
         return
     samples, answers = map(asdict, evaluation.samples), map(asdict, evaluation.answers)
-    content = io.BytesIO()
-    torch.save({**evaluation.state(), "samples": [*samples], "answers": [*answers], "seconds": kept.seconds}, content)
+    state = {**evaluation.state(), "samples": [*samples], "answers": [*answers], "seconds": kept.seconds}
     with suppress(OSError, RunFailure, UserError):  # of a home that may only be read, or that is full
         path.parent.mkdir(parents=True, exist_ok=True)
         own = path.with_suffix(f".{uuid4().hex}")  # of a process beside this one
-        with atomic_file(own) as file:
-            file.write(sha256(content.getvalue()).hexdigest().encode() + b"\n" + content.getvalue())
+        checked.write(own, state)
         os.replace(own, path)
 
 

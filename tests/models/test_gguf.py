@@ -12,6 +12,7 @@ from ebft.config.schema import UserError
 from ebft.models import gguf
 from ebft.models.loading import model_path
 from ebft.models.named import TINY
+from ebft.output.files import sha256_of
 from tests.gguf_file import tiny, write_gguf
 
 TEXT = "def add(a, b):\n    return a + b\n"
@@ -67,7 +68,7 @@ def test_a_file_of_blocks_is_plain_afterwards_and_its_card_says_where_it_came_fr
     assert "# A title\n\nOf a test.\n" in card
     assert "| types of its tensors | F32, Q8_0 |\n| weights here | bfloat16 |" in card
     assert "went through blocks of a few bits a number (Q8_0)" in card
-    assert gguf.sha256_of(packed) in card
+    assert sha256_of(packed) in card
 
 
 @pytest.mark.slow

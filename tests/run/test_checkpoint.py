@@ -16,7 +16,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, Genera
 
 from ebft.config.schema import RunFailure, UserError
 from ebft.data.tokenization import Tokenization
-from ebft.run import checkpoint, tensors
+from ebft.run import checked, checkpoint, tensors
 from tests.debug_run import same
 from tests.helpers import plain_model
 
@@ -122,7 +122,7 @@ def test_tensors_that_are_not_ours_are_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("where", ["..", "/etc", "tensors/../../step_000003/tensors", "state.pt", 3])
 def test_tensors_lie_in_the_checkpoint_itself(tmp_path: Path, where: Any) -> None:
     path = checkpoint.save(tmp_path, 3, TENSORS, state(3), keep=1)
-    checkpoint._write_state(path / "state.pt", {**torch.load(path / "state.pt", weights_only=True), "tensors": where})
+    checked.write(path / "state.pt", {**torch.load(path / "state.pt", weights_only=True), "tensors": where})
     with pytest.raises(UserError, match="is not a checkpoint of ebft"):
         checkpoint.load(path)
 
@@ -197,7 +197,7 @@ def test_load_refuses_a_pickle_that_has_its_checksum(tmp_path: Path) -> None:
 
 
 def test_load_refuses_another_program_s_file(tmp_path: Path) -> None:
-    checkpoint._write_state(tmp_path / "state.pt", [1, 2])
+    checked.write(tmp_path / "state.pt", [1, 2])
     with pytest.raises(UserError, match="is not a checkpoint of ebft"):
         checkpoint.load(tmp_path)
 

@@ -24,7 +24,7 @@ from ebft.evaluation import Evaluator
 from ebft.models.loading import load_tokenizer
 from ebft.output.files import remove
 from ebft.report import run_page as report
-from ebft.run import checkpoint
+from ebft.run import checked, checkpoint
 from ebft.run.folder import Run
 from ebft.train.loop import check_continues, train
 from ebft.train.optimization import Optimization
@@ -179,7 +179,7 @@ def test_metrics_that_are_gone_are_said_and_the_run_goes_on(
     config, run = miniature(tmp_path, "method=sft", "trainer.max_steps=2", "eval.every_steps=9"), tmp_path / "run"
     synced: list[str] = []
     monkeypatch.setattr("ebft.output.files.sync", lambda path: synced.append(path.name))
-    monkeypatch.setattr(checkpoint, "_write_state", partial(noting, synced, checkpoint._write_state))
+    monkeypatch.setattr(checked, "write", partial(noting, synced, checked.write))
     live(config, run, "stepped", 1, SIGTERM)
     assert synced.index("metrics.jsonl") < synced.index("state.pt")
     (run / "metrics.jsonl").unlink()
