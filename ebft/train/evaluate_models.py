@@ -43,7 +43,7 @@ from ebft.parallel.fsdp import named_tensors
 from ebft.report import plots
 from ebft.run import checkpoint
 from ebft.run import tensors as stored
-from ebft.train.loop import ROWS
+from ebft.train.continuing import ROWS
 from ebft.train.optimization import AVERAGE, MODEL
 from ebft.train.plan import tokens_line
 from ebft.train.setup import Material, gather

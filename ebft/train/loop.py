@@ -19,26 +19,22 @@ from ebft.config.schema import RunFailure, TrainConfig, UserError
 from ebft.cost.workload import flops_per_token
 from ebft.data import order
 from ebft.evaluation import Evaluation
-from ebft.models.adapters import is_of_adapters, same_base
 from ebft.output.files import WriteFailure, alone, atomic_file
 from ebft.output.row_scores import BASE, LATEST
-from ebft.parallel.fsdp import named_tensors
 from ebft.parallel.pulse import PULSE
 from ebft.parallel.world import SINGLE_PROCESS, World, in_contact
 from ebft.run import checkpoint
-from ebft.run import tensors as stored
 from ebft.run.folder import Run, SilentRun, StopSignals
 from ebft.run.profiling import DTYPES, NoProfile, Profile, matmul_peak, utilization
 from ebft.train import kept_evaluation
 from ebft.train.best import Best
+from ebft.train.continuing import ROWS, check_continues
 from ebft.train.exports import export_best, export_last
 from ebft.train.kept_evaluation import Kept
-from ebft.train.optimization import MODEL, NonFiniteError, Optimization, save_batch
+from ebft.train.optimization import NonFiniteError, Optimization, save_batch
 from ebft.train.plan import plan
 from ebft.train.remaining import Remaining
 from ebft.train.setup import Setup, prepare
-
-ROWS = "rows"  # of a checkpoint: digests of what the run is trained and evaluated on
 
 
 class Stopped(Exception):
@@ -91,51 +87,6 @@ def _train(config: TrainConfig, run_dir: Path, world: World, held: ExitStack) ->
         status = loop.run_to_the_end()
         world.barrier()
         return status
-
-
-def check_continues(config: TrainConfig, setup: Setup, saved: dict[str, Any]) -> None:
-    """Raises UserError for a checkpoint that this run cannot go on from."""
-    own, folder = named_tensors(setup.policy.trained), saved["tensors"]
-    there = {name.removeprefix(MODEL): shape for name, shape in stored.shapes(folder).items() if name.startswith(MODEL)}
-    if there != {name: value.shape for name, value in own.items()}:
-        raise UserError(
-            f"resume={config.resume} leads to a checkpoint of another model; set model as it was there, or use "
-            "another checkpoint."
-        )
-    if is_of_adapters(own) and not same_base(stored.read(folder, MODEL), own):
-        raise UserError(
-            f"resume={config.resume} leads to adapters of another base than model.path={config.model.path}; set model "
-            "as it was there."
-        )
-    if saved["averages"] != (config.optimizer.ema_decay is not None):
-        raise UserError(
-            f"optimizer.ema_decay={config.optimizer.ema_decay}, but the checkpoint of resume={config.resume} is not "
-            "from such a run."
-        )
-    _check_rows(config, setup.material.digests(), saved)
-    if saved["step"] > setup.max_steps:
-        raise UserError(
-            f"The checkpoint of resume={config.resume} is at step {saved['step']}, beyond this run's "
-            f"{setup.max_steps} steps; raise "
-            "trainer.max_steps or trainer.max_epochs, or choose another hydra.run.dir."
-        )
-
-
-def _check_rows(config: TrainConfig, here: dict[str, str], saved: dict[str, Any]) -> None:
-    """A run over other rows would be another run, and what changed since its base on other held-out rows is no change
-    of the model."""
-    if ROWS not in saved:
-        raise UserError(
-            f"The checkpoint of resume={config.resume} is of an older version, which kept no digest of its rows; "
-            "start anew in another hydra.run.dir."
-        )
-    changed = [side for side, digest in here.items() if saved[ROWS].get(side) != digest]
-    if changed:
-        raise UserError(
-            f"The {' and the '.join(changed)} rows of data.source={config.data.source} are not those of the checkpoint "
-            f"of resume={config.resume}, at step {saved['step']}; put them back as they were, or start anew in another "
-            "hydra.run.dir."
-        )
 
 
 class Loop:

@@ -26,7 +26,8 @@ from ebft.output.files import remove
 from ebft.report import run_page as report
 from ebft.run import checked, checkpoint
 from ebft.run.folder import Run
-from ebft.train.loop import check_continues, train
+from ebft.train.continuing import check_continues
+from ebft.train.loop import train
 from ebft.train.optimization import Optimization
 from ebft.train.setup import prepare
 from tests.debug_run import MAX_STEPS, assert_same_run, final_state, miniature, pairs, rows, same, summary
