@@ -28,7 +28,7 @@ class EBFTConfig(MethodConfig):
     ce_coef: float = at_least(0)  # the paper's gamma
     alignment_coef: float = at_least(0)
     diversity_coef: float = at_least(0)  # 1 gives an unbiased gradient of L_CFM
-    advantage: str = one_of("none", "rloo", "group_norm")
+    advantage: str = one_of("batch", "none", "rloo", "group_norm")
     reward: str | None = door()  # a function of Embeddings to [B N K]; null: alignment and diversity
 
     def needs(self, sampler: SamplerConfig) -> Needs:
@@ -94,7 +94,7 @@ def check_own(config: TrainConfig) -> None:
 
 
 def _too_few_samples(n_samples: int, advantage: str) -> Iterator[str]:
-    if n_samples < 2 and advantage != "none":
+    if n_samples < 2 and advantage not in ("batch", "none"):
         yield (
             f"sampler.n_samples={n_samples} is too small for method.advantage={advantage}; use at least 2, or "
             "method.advantage=none."

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Protocol, TypeVar, runtime_checkable
 
 import torch
-from jaxtyping import Bool, Float, Int, Shaped
+from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
 
 from ebft.config.schema import TrainConfig
@@ -15,7 +15,7 @@ from ebft.models.policy import LanguageModel
 from ebft.tasks.grader import Grader
 from ebft.types import Batch
 
-Counts = dict[str, Int[Tensor, ""]]
+Counts = dict[str, Shaped[Tensor, ""]]  # sums over a micro-batch, which add up over the optimiser batch
 Cut = tuple[int, int]  # a micro-batch of a batch: its first row and the one behind its last
 
 
@@ -89,8 +89,9 @@ def differentiate(
 class Method(Protocol[Prepared]):
     """An algorithm as the loop sees it: prepare every micro-batch of an optimiser step, then take the loss of each.
 
-    `counts` are a micro-batch's shares of the denominators; the loop adds them up over the optimiser batch before any
-    loss is taken, so that the losses of the micro-batches add up to the whole batch's.
+    `counts` are a micro-batch's shares of the denominators and of whatever else losses need summed over the optimiser
+    batch; the loop adds them up before any loss is taken, so that the losses of the micro-batches add up to the whole
+    batch's.
     """
 
     def prepare(self, batch: Batch, step: int, is_only_microbatch: bool) -> Prepared:

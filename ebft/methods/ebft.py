@@ -29,7 +29,7 @@ from ebft.models.decoder import RowForward
 from ebft.models.logprobs import Labels, row_labels
 from ebft.models.own_features import Phi
 from ebft.models.policy import LanguageModel
-from ebft.objective.advantages import advantages
+from ebft.objective.advantages import advantages, leave_row_out, row_sums
 from ebft.objective.losses import cross_entropy, policy_gradient
 from ebft.objective.rewards import alignment_and_diversity, whitening_sign
 from ebft.rollout.sampler import sample, uniforms
@@ -46,7 +46,8 @@ class EBFTExperience:
     alignment: Float[Tensor, "B N K"]
     diversity: Float[Tensor, "B N K"]
     reward: Float[Tensor, "B N K"]
-    advantages: Float[Tensor, "B N K"]
+    advantages: Float[Tensor, "B N K"]  # of advantage=batch, before its baseline
+    row_sums: Float[Tensor, "2 B"] | None  # of advantage=batch alone
     whitening_sign: Float[Tensor, "B N K"] | None  # of the authors' whitening alone
     reused: Int[Tensor, "B N K"]  # tokens that the row's forward stood for
     row: RowForward | None  # its forward, if it was kept for the update
@@ -108,7 +109,8 @@ class EBFT:
         )
         reused = matches.minimum(rollout.valid.sum(-1))
         sign = whitening_sign(embeddings) if self.phi.features.whitening == "reference_code" else None
-        return EBFTExperience(batch, text, rollout, alignment, diversity, reward, advantage, sign, reused, row)
+        sums = row_sums(reward, rollout.log_probs, rollout.valid) if config.advantage == "batch" else None
+        return EBFTExperience(batch, text, rollout, alignment, diversity, reward, advantage, sums, sign, reused, row)
 
     def prepare_together(self, batch: Batch, cuts: list[Cut], step: int) -> list[EBFTExperience]:
         """Rollouts hold no activations, so that those of several micro-batches can be drawn together."""
@@ -136,21 +138,29 @@ class EBFT:
             diversity=whole.diversity[here],
             reward=whole.reward[here],
             advantages=whole.advantages[here],
+            row_sums=None if whole.row_sums is None else whole.row_sums[:, rows],
             whitening_sign=None if whole.whitening_sign is None else whole.whitening_sign[here],
             reused=whole.reused[here],
             row=None,
         )
 
     def counts(self, prepared: EBFTExperience) -> Counts:
-        return {"generated": prepared.rollout.valid.sum(), "targets": prepared.text.wanted.sum()}
+        counts = {"generated": prepared.rollout.valid.sum(), "targets": prepared.text.wanted.sum()}
+        if prepared.row_sums is not None:
+            counts["reward"], counts["weight"] = prepared.row_sums.sum(1)
+        return counts
 
     def losses(self, prepared: EBFTExperience, totals: Counts, max_tokens: int | None) -> Iterator[Loss]:
         """rl_coef * policy gradient + ce_coef * cross-entropy, of the branches group by group and then of the row."""
         config, batch, rollout = self.config, prepared.batch, prepared.rollout
         branches = branches_of(batch, rollout.predicting, self.sampler.reuse, branch_tokens(batch, max_tokens))
         text, temperature = prepared.text if config.ce_coef else None, self.sampler.temperature
+        advantage = prepared.advantages
+        if prepared.row_sums is not None:
+            baselines = leave_row_out(prepared.row_sums, totals["reward"], totals["weight"])
+            advantage = advantage - baselines.to(advantage.dtype)[:, None, None]
         for part in scored(self.policy, batch, rollout, branches, temperature, text, prepared.row):
-            rl = policy_gradient(part.log_probs, prepared.advantages, part.wanted, totals["generated"])
+            rl = policy_gradient(part.log_probs, advantage, part.wanted, totals["generated"])
             total, parts = config.rl_coef * rl, {"policy_gradient": rl}
             if part.text is not None:
                 parts["cross_entropy"] = cross_entropy(part.text, prepared.text.wanted, totals["targets"])

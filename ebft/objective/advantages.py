@@ -4,6 +4,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+ROUNDING = 1e-9  # of a sum of weights: what is left of it when a row that is alone is taken out
 STD_FLOOR = 1e-4  # group_norm: groups whose rewards hardly differ keep small advantages instead of amplified rounding
 
 
@@ -33,10 +34,10 @@ def advantages(
     diversity_coef: float,
     kind: str,
 ) -> Float[Tensor, "B N K"]:
-    """`none`: the reward itself. `rloo`: minus its baselines. `group_norm`: that, over the standard deviation of the N
-    rewards of its context."""
+    """`none`: the reward itself, as for `batch`, whose baseline needs the whole optimiser batch (`leave_row_out`).
+    `rloo`: minus its baselines. `group_norm`: that, over the standard deviation of the N rewards of its context."""
     reward = alignment_coef * alignment - diversity_coef * diversity
-    if kind == "none":
+    if kind in ("none", "batch"):
         return reward
     for_alignment, for_diversity = rloo_baselines(alignment, diversity)
     centred = reward - alignment_coef * for_alignment + diversity_coef * for_diversity
@@ -44,6 +45,29 @@ def advantages(
         return centred
     assert kind == "group_norm", kind
     return centred / (reward.std(1, keepdim=True) + STD_FLOOR)
+
+
+def row_sums(
+    reward: Float[Tensor, "B N K"], log_probs: Float[Tensor, "B N K G"], valid: Bool[Tensor, "B N K G"]
+) -> Float[Tensor, "2 B"]:
+    """[sum w r, sum w] of every row's rollouts, in float64, with w = sum over valid tokens of (1 - p)^2: about how
+    much of the update hangs on a rollout, for the gradient of a token's log-prob at its own logit is 1 - p. With such
+    weights the mean reward is close to the constant that leaves least noise (Weaver and Tao, arXiv 1301.2315)."""
+    weight = ((1 - log_probs.exp()).square() * valid).sum(-1).double()
+    return torch.stack([(weight * reward).sum((1, 2)), weight.sum((1, 2))])
+
+
+def leave_row_out(
+    own: Float[Tensor, "2 B"], reward: Float[Tensor, ""], weight: Float[Tensor, ""]
+) -> Float[Tensor, "B"]:
+    """Baseline of every row: the weighted mean reward of the optimiser batch's other rows, whose `row_sums` add up with
+    its own to `reward` and `weight`; 0 where there is no other.
+
+    What a row samples does not move its own baseline, so the gradient stays unbiased.
+    """
+    others = weight - own[1]
+    exists = others > ROUNDING * weight
+    return torch.where(exists, (reward - own[0]) / torch.where(exists, others, 1), 0)
 
 
 def outcome_advantages(rewards: Float[Tensor, "B N"], counted: Bool[Tensor, "B N"], kind: str) -> Float[Tensor, "B N"]:

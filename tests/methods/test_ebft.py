@@ -73,17 +73,22 @@ def tokens_by_row(prepared: list[EBFTExperience]) -> dict[int, list]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("anchors", "ce_coef"), [("all", 0.1), ("all", 0.0), ("completion", 0.1)])
-def test_one_by_eight_micro_batches_equal_eight_by_one(anchors: str, ce_coef: float) -> None:
+@pytest.mark.parametrize(
+    ("anchors", "ce_coef", "advantage"),
+    [("all", 0.1, "rloo"), ("all", 0.0, "batch"), ("completion", 0.1, "batch"), ("completion", 0.0, "rloo")],
+)
+def test_one_by_eight_micro_batches_equal_eight_by_one(anchors: str, ce_coef: float, advantage: str) -> None:
     """Rollouts, loss and gradient, with rows of different numbers of blocks and one row of none."""
     sampler = geometry(anchors=anchors, stride=3, generate_length=2)
-    whole, values, gradients = optimiser_step(method_of(sampler, ce_coef=ce_coef), EIGHT, 8)
+    whole, values, gradients = optimiser_step(method_of(sampler, ce_coef=ce_coef, advantage=advantage), EIGHT, 8)
     blocks_per_row = [len(blocks) for blocks in tokens_by_row(whole).values()]
     assert blocks_per_row[4] == 0
     assert len(set(blocks_per_row)) >= 4
     largest = max(float(gradient.abs().max()) for gradient in gradients.values())
     for size in (1, 2, 4):
-        parts, other_values, others = optimiser_step(method_of(sampler, ce_coef=ce_coef), EIGHT, size)
+        parts, other_values, others = optimiser_step(
+            method_of(sampler, ce_coef=ce_coef, advantage=advantage), EIGHT, size
+        )
         assert tokens_by_row(parts) == tokens_by_row(whole)
         assert {name: value.item() for name, value in other_values.items()} == pytest.approx(
             {name: value.item() for name, value in values.items()}, rel=1e-5, abs=1e-6

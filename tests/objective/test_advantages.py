@@ -4,7 +4,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from ebft.objective.advantages import STD_FLOOR, advantages, outcome_advantages, rloo_baselines
+from ebft.objective.advantages import (
+    STD_FLOOR,
+    advantages,
+    leave_row_out,
+    outcome_advantages,
+    rloo_baselines,
+    row_sums,
+)
 from ebft.objective.rewards import alignment_and_diversity
 from ebft.types import Embeddings
 
@@ -52,6 +59,26 @@ def test_baselines_by_hand(
 def test_advantages_by_hand(kind: str, expected: list[float]) -> None:
     """alignment_coef 2, diversity_coef 3, and the parts and baselines of the case N = 3 above."""
     assert advantages(column(6, 4, 8), column(1, 2, 3), 2.0, 3.0, kind).flatten().tolist() == pytest.approx(expected)
+
+
+def test_the_batch_baseline_by_hand() -> None:
+    """Three rows of N = 1, K = 1: weights (1 - 1/2)^2 + (1 - 3/4)^2 = 5/16, 1/4 as its second token is not valid, and
+    1/16."""
+    log_probs = torch.tensor([[0.5, 0.75], [0.5, 0.1], [0.75, 1.0]], dtype=torch.float64).log()[:, None, None]
+    valid = torch.tensor([[True, True], [True, False], [True, True]])[:, None, None]
+    sums = row_sums(torch.tensor([4.0, -8.0, 16.0], dtype=torch.float64)[:, None, None], log_probs, valid)
+    assert sums.flatten().tolist() == pytest.approx([5 / 4, -2, 1, 5 / 16, 1 / 4, 1 / 16])
+    others = leave_row_out(sums, *sums.sum(1))
+    assert others.tolist() == pytest.approx([(-2 + 1) / (5 / 16), (5 / 4 + 1) / (3 / 8), (5 / 4 - 2) / (9 / 16)])
+
+
+def test_a_row_without_another_has_no_batch_baseline() -> None:
+    """Nor has one whose others' tokens were all certain."""
+    alone = torch.tensor([[3.7], [0.3]], dtype=torch.float64)
+    assert leave_row_out(alone, *alone.sum(1)).tolist() == [0.0]
+    certain = torch.tensor([[3.7, 0.0], [0.3, 0.0]], dtype=torch.float64)
+    assert leave_row_out(certain, *certain.sum(1)).tolist() == pytest.approx([0.0, 3.7 / 0.3])
+    assert leave_row_out(torch.zeros(2, 3), torch.tensor(0.0), torch.tensor(0.0)).tolist() == [0.0, 0.0, 0.0]
 
 
 @pytest.mark.parametrize("n_samples", [2, 3, 5])

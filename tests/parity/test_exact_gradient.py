@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cosine_similarity, normalize
 
-from ebft.objective.advantages import advantages
+from ebft.objective.advantages import advantages, leave_row_out, row_sums
 from ebft.objective.losses import policy_gradient
 from ebft.objective.rewards import alignment_and_diversity
 from ebft.types import Embeddings
@@ -76,6 +76,32 @@ def test_expected_estimator_is_the_gradient_of_the_exact_objective(
 ) -> None:
     expected = expected_gradient(table, features, n_samples, our_credit(kind, *coefs))
     torch.testing.assert_close(expected, exact_gradient(table, features, *coefs), rtol=0, atol=1e-10)
+
+
+def test_expected_estimator_with_the_batch_baseline_is_the_gradient_of_the_exact_objective(
+    table: Tensor, features: Tensor
+) -> None:
+    """Two rows of one policy and different features: all 81 x 81 draws of N = 2 in both."""
+    other = torch.randn(features.shape, generator=torch.Generator().manual_seed(13), dtype=torch.float64)
+    draws, log_probs = all_tuples(2), continuation_log_probs(table)
+    first, second = (x.flatten() for x in torch.meshgrid(*2 * [torch.arange(len(draws))], indexing="ij"))
+    rows = torch.stack([draws[first], draws[second]], dim=1)  # [6561, B, N]
+    probability = log_probs.detach().sum(-1)[rows].sum((1, 2)).exp()
+    parts = [
+        alignment_and_diversity(Embeddings(phi[rows[:, b]][:, :, None], phi[-1].expand(len(rows), 1, D)), "none")
+        for b, phi in enumerate((features, other))
+    ]
+    reward = torch.stack([advantages(*both, 1.0, 1.0, "batch") for both in parts], dim=1)  # [6561, B, N, 1]
+    scored = log_probs[rows][:, :, :, None]
+    advantage, valid = reward.clone(), torch.ones_like(scored, dtype=torch.bool)
+    for draw in range(len(rows)):
+        sums = row_sums(reward[draw], scored[draw].detach(), valid[draw])
+        advantage[draw] -= leave_row_out(sums, *sums.sum(1))[:, None, None]
+    weight = (probability[:, None, None, None] * advantage).flatten(0, 1)
+    loss = policy_gradient(scored.flatten(0, 1), weight, valid.flatten(0, 1), torch.tensor(2 * 2 * STEPS))
+    expected = 2 * STEPS * torch.autograd.grad(loss, table)[0]
+    exact = exact_gradient(table, features) + exact_gradient(table, other)
+    torch.testing.assert_close(expected, exact, rtol=0, atol=1e-10)
 
 
 @pytest.mark.parametrize("kind", ["none", "rloo"])
