@@ -1,4 +1,4 @@
-"""A run on real storage that fails under it: it names the first file, and goes on identically once that is put right."""
+"""A run on real storage that fails: it names the first file, and goes on identically once that is put right."""
 
 import json
 import re
