@@ -205,8 +205,8 @@ def print_plan(config: SweepConfig, directory: Path, jobs: Sequence[Job]) -> Non
 
 def run(config: SweepConfig, directory: Path, source: Any, manifest: Manifest) -> int:
     """Everything that is not done, then the comparison."""
+    from ebft.output import files
     from ebft.output.console import Console
-    from ebft.output.files import WriteFailure, reason
     from ebft.sweep import launchers
     from ebft.sweep import state as states
     from ebft.sweep.runner import SweepRunner
@@ -214,10 +214,12 @@ def run(config: SweepConfig, directory: Path, source: Any, manifest: Manifest) -
     launcher = launchers.build(config.launcher, directory)
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        write_manifest(directory, manifest)
-    except (OSError, WriteFailure) as error:
+        with files.alone(directory):  # until it says whose it is; a second process may then work on the same sweep
+            check_folder(directory, manifest.jobs, manifest.search)
+            write_manifest(directory, manifest)
+    except (OSError, files.WriteFailure) as error:
         raise UserError(
-            f"sweep.dir={directory} cannot be written ({reason(error)}); choose another sweep.dir."
+            f"sweep.dir={directory} cannot be written ({files.reason(error)}); choose another sweep.dir."
         ) from error
     console = Console(directory / "sweep.log")
 

@@ -13,6 +13,7 @@ from ebft.config.schema import ColumnsDataConfig, FileDataConfig, HubDataConfig,
 from ebft.data.bad_rows import COPY, MALFORMED, UNTESTABLE, BadCell, BadRow, Sieve
 from ebft.data.compressed import lines
 from ebft.data.documents import Document
+from ebft.data.hub import check_on_hub
 from ebft.data.questions import Untestable, document, wanted_columns
 from ebft.data.raw_row import RawRow
 
@@ -97,6 +98,8 @@ def _hub_rows(config: HubDataConfig, split: str) -> Iterator[Named]:
     import datasets
 
     is_file = Path(config.path).is_file()
+    if not (Path(datasets.config.HF_DATASETS_CACHE) / config.path.replace("/", "___")).is_dir():  # its copies
+        check_on_hub(config.path, config.revision, "data.path", "dataset")
     label = f"{config.path} split {split}" if is_slice(split) or not is_file else config.path
     try:
         if is_file:

@@ -16,7 +16,7 @@ from ebft.config.schema import UserError
 from ebft.data.bad_rows import COPY, MALFORMED, BadRow, Sieve
 from ebft.data.documents import Document
 from ebft.data.stdlib import TESTS, module_name
-from ebft.tasks.functions import parse
+from ebft.sandbox.functions import parse
 
 NOT_ITS_OWN = {"_vendor", "_vendored", "vendor", "vendored"}  # folders with copies of other packages
 

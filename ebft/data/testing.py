@@ -19,10 +19,10 @@ from ebft.data.assertions import (
     test_classes,
 )
 from ebft.data.raw_row import RawRow
+from ebft.sandbox.functions import parse
 from ebft.sandbox.programs import Exchange, Tests
+from ebft.sandbox.reading import blocks
 from ebft.sandbox.statements import free_names, needs_program
-from ebft.tasks.functions import parse
-from ebft.tasks.reading import blocks
 
 
 class Untestable(UserError):

@@ -29,6 +29,7 @@ from ebft.config.schema import (
     TrainConfig,
     UserError,
 )
+from ebft.data.hub import check_on_hub
 from ebft.models.adapters import ADAPTER_FILE, Adapters, fingerprint, target_modules
 from ebft.models.feature_network import FeatureNetwork
 from ebft.models.gguf import converted
@@ -123,6 +124,7 @@ def load_architecture(config: ModelConfig, key: str = "model.path") -> PreTraine
     """The model's configuration with `config_overrides` applied. Raises UserError where there is none, for one that
     this program cannot train, and for an override it does not have."""
     path, name = model_path(config.path, key), f"{key}={config.path}"
+    check_on_hub(path, config.revision, key, "model")
     with reading(f"{name} holds no model that can be loaded"):
         check_described(PreTrainedConfig.get_config_dict(path, revision=config.revision)[0], name)
         architecture = AutoConfig.from_pretrained(

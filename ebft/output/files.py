@@ -150,7 +150,10 @@ def alone(folder: Path, seconds: float = 60.0) -> Iterator[None]:
     try:
         yield
     finally:
-        (folder / LOCK).unlink(missing_ok=True)
+        with suppress(
+            OSError
+        ):  # of storage that fails, of which the user has heard; a file without its lock is nobody's
+            (folder / LOCK).unlink()
         fcntl.flock(lock, fcntl.LOCK_UN)  # for copies in forked processes too
         os.close(lock)
 

@@ -4,7 +4,7 @@ without a check outside.
 The first message says which. A program's process answers calls; it never learns what the right values are. The tests'
 process runs trusted statements in which the program's function is a stand-in (relayed.py), so that `==` and `assert`
 happen where the program cannot reach. Tests that need more of the program than calls and plain values run in its own
-process (beside.py), and a whole program is run on its input (script.py).
+process (beside.py), and a whole program is run on its input (script.py). Texts are only read (reading.py).
 """
 
 import errno
@@ -12,10 +12,11 @@ import json
 import random
 import sys
 from collections.abc import Callable
+from dataclasses import astuple
 from types import ModuleType
 from typing import Any
 
-from ebft.sandbox import beside, relayed, script
+from ebft.sandbox import beside, reading, relayed, script
 from ebft.sandbox.wire import Channel, NotPlainData, decode, encode
 
 
@@ -32,6 +33,9 @@ def serve(channel: Channel) -> None:
             beside.serve(channel, new_module(), load, kind_of, setup, source, entry_point, imports)
         case ["script", source, given]:
             script.serve(channel, kind_of, source, given)
+        case ["read", how, texts]:
+            for text in texts:
+                channel.send(*astuple(reading.WAYS[how](*text)))
 
 
 def new_module() -> dict[str, Any]:

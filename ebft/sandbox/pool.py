@@ -8,13 +8,14 @@ import sys
 import tempfile
 import time
 import weakref
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from types import TracebackType
 
 from ebft.config.schema import RunFailure, SandboxConfig, UserError
 from ebft.sandbox import levels
-from ebft.sandbox.programs import Case, Program, ProgramResult, Tests
+from ebft.sandbox.programs import Case, Program, ProgramResult, Read, Tests
 from ebft.sandbox.worker import Worker, ZygoteStopped
 
 _DOUBLE = Tests("double", cases=(Case((2,), 4),), code="assert double('ab') == 'abab'\nassert candidate(0.5) == 1.0")
@@ -57,20 +58,38 @@ class Sandbox:
 
     def run(self, program: Program) -> ProgramResult:
         """Waits for a free worker. An outcome of status `error` says what failed of ours."""
-        assert self.close.alive, "the sandbox is closed"
-        worker, sound = self._idle.get(), None
         started = time.monotonic()
         try:
-            worker = worker or self._start()
-            if worker.parts != self.parts:
-                raise OSError(f"a new process reached {worker.parts} instead of {self.parts}")
-            outcome = worker.run(program)
-            sound = worker
-            return outcome
+            with self._worker() as worker:
+                return worker.run(program)
         except ZygoteStopped:
             return ProgramResult("failed", "forbidden", 0, time.monotonic() - started)
         except (OSError, EOFError) as error:
             return ProgramResult("error", f"{type(error).__name__}: {error}", 0, time.monotonic() - started)
+
+    def read_all(self, how: str, texts: Sequence[Sequence[str]]) -> list[Read]:
+        """Reads texts in one of `reading.WAYS`, one after another in a confined process; nothing of them is run. Where
+        the machine failed it is tried once more."""
+        error = ""
+        for _ in range(2):
+            try:
+                with self._worker() as worker:
+                    return [Read(found) for found in worker.read(how, texts)]
+            except (OSError, EOFError) as failure:
+                error = f"{type(failure).__name__}: {failure}"
+        return [Read(error=error)] * len(texts)
+
+    @contextmanager
+    def _worker(self) -> Iterator[Worker]:
+        """A free worker, waited for. One that fails in the block is not used again."""
+        assert self.close.alive, "the sandbox is closed"
+        worker, sound = self._idle.get(), None
+        try:
+            worker = worker or self._start()
+            if worker.parts != self.parts:
+                raise OSError(f"a new process reached {worker.parts} instead of {self.parts}")
+            yield worker
+            sound = worker
         finally:
             if worker is not None and sound is None:
                 worker.close()

@@ -1,4 +1,4 @@
-"""What the sandbox is given and what it says: a program with its tests, the outcome."""
+"""What the sandbox is given and what it says: a program with its tests, the outcome; what a text was read as."""
 
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -58,3 +58,12 @@ class ProgramResult:
     num_tests: int  # executed
     seconds: float  # on the clock
     in_process: bool = False  # the tests ran beside the program
+
+
+@dataclass(frozen=True)
+class Read:
+    """What reading a text gave, which runs nothing of it: the fields of what was found, None where the text took more
+    time or memory than one may; or `error`, the machine's fault, in words."""
+
+    found: list[Any] | None = None
+    error: str = ""

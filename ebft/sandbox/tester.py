@@ -2,6 +2,7 @@
 
 import ast
 import secrets
+from collections.abc import Sequence
 from typing import Any
 
 from ebft.sandbox.beside import NONCE_BYTES
@@ -15,6 +16,7 @@ PASSED = "passed"
 CLOSED = "closed"  # the process went away; how it ended says why
 STARVED = "starved"
 IN_PROCESS = "in_process"  # the tests cannot be relayed
+_ESCAPED_BYTES = 12  # of a character in JSON, at most
 
 # How a program can fail by what its process or its tests report. That it passed is nobody's to report.
 _REPORTS = {
@@ -32,19 +34,19 @@ class _NotRelayed(Exception):
     pass
 
 
-class Tester:
-    """Tests one program over the sockets of its processes. `num_tests` counts executed cases, asserts, test methods
-    and exchanges."""
+class Asker:
+    """Asks something of the processes of one run, which are `num_processes`."""
 
-    def __init__(self, program: Program, channels: list[Channel]) -> None:
-        self._program, self._tests, self._channel = program, program.tests, channels[0]
-        self._channels = channels
-        self._nonce = secrets.token_hex(NONCE_BYTES // 2)
+    num_processes = 1
+    max_bytes: int | None = None  # of an answer; None: what the sandbox allows a program's
+
+    def __init__(self) -> None:
         self.num_tests = 0
 
-    def kind(self) -> str:
+    def kind(self, channels: list[Channel]) -> str:
         """`passed`, `closed`, `starved`, `in_process`, or how the program failed. It passes if it did all that was
-        asked of it, and something was."""
+        asked of it, and something was. `channels` lead to the processes."""
+        self._channels, self._channel = channels, channels[0]
         try:
             self._test()
         except _Failed as failure:
@@ -65,6 +67,30 @@ class Tester:
 
     def _test(self) -> None:
         raise NotImplementedError
+
+
+class Reader(Asker):
+    """Has texts read one after another. `found` has what came of those at the front."""
+
+    def __init__(self, how: str, texts: Sequence[Sequence[str]]) -> None:
+        super().__init__()
+        self._how, self._texts = how, texts
+        self.max_bytes = _ESCAPED_BYTES * max(sum(map(len, text)) for text in texts) + _ESCAPED_BYTES**2
+        self.found: list[list[Any]] = []
+
+    def _test(self) -> None:
+        self._channel.send("read", self._how, self._texts)
+        for _ in self._texts:
+            self.found.append(self._channel.receive())
+
+
+class Tester(Asker):
+    """Tests one program. `num_tests` counts executed cases, asserts, test methods and exchanges."""
+
+    def __init__(self, program: Program) -> None:
+        super().__init__()
+        self._program, self._tests = program, program.tests
+        self._nonce = secrets.token_hex(NONCE_BYTES // 2)
 
     def _loaded(self) -> None:
         match self._channel.receive():
@@ -106,6 +132,8 @@ class CaseTester(Tester):
 
 class RelayTester(CaseTester):
     """By the cases, and then by test code in a process of its own."""
+
+    num_processes = 2
 
     def _test(self) -> None:
         super()._test()
@@ -162,8 +190,8 @@ class BesideTester(Tester):
 class ScriptTester(Tester):
     """By what the whole program writes for an input: one exchange a process."""
 
-    def __init__(self, program: Program, channels: list[Channel], exchange: Exchange) -> None:
-        super().__init__(program, channels)
+    def __init__(self, program: Program, exchange: Exchange) -> None:
+        super().__init__(program)
         self._exchange = exchange
 
     def _test(self) -> None:

@@ -2,14 +2,13 @@
 
 import contextlib
 import dataclasses
-import functools
 import json
 import os
 import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,16 +20,18 @@ from ebft.sandbox.tester import (
     IN_PROCESS,
     PASSED,
     STARVED,
+    Asker,
     BesideTester,
     CaseTester,
+    Reader,
     RelayTester,
     ScriptTester,
-    Tester,
 )
 from ebft.sandbox.wire import Channel
 
 _PATH = str(Path(__file__).parents[2])  # where `import ebft` finds this package
 _COMMAND = [sys.executable, "-P", "-s", "-S", "-c", "from ebft.sandbox.zygote import main; main()"]
+_READING_SECONDS = 1.0  # of processor time; a text of some pages takes milliseconds
 _PATIENCE_SECONDS = 60.0  # for our own machinery, on a machine that is busy
 
 
@@ -74,7 +75,7 @@ class Worker:
             return self._run_script(program)
         if tests.in_process:
             return self._run_beside(program)
-        done = self._attempt(program, RelayTester, 2) if tests.code else self._attempt(program, CaseTester)
+        done = self._attempt(RelayTester(program) if tests.code else CaseTester(program))
         if done.kind != IN_PROCESS:
             return done
         return dataclasses.replace(done, kind="not_plain_data") if self._strict else self._run_beside(program)
@@ -82,7 +83,7 @@ class Worker:
     def _run_beside(self, program: Program) -> ProgramResult:
         if self._strict:
             return ProgramResult("failed", IN_PROCESS, 0, 0.0)
-        return dataclasses.replace(self._attempt(program, BesideTester), in_process=True)
+        return dataclasses.replace(self._attempt(BesideTester(program)), in_process=True)
 
     def _run_script(self, program: Program) -> ProgramResult:
         """One process an exchange, all within the limits of one program."""
@@ -90,7 +91,7 @@ class Worker:
         for exchange in program.tests.exchanges:
             if len(exchange.given) > self._output_bytes:
                 return dataclasses.replace(passed, status="failed", kind="broken_test")
-            done = self._attempt(program, functools.partial(ScriptTester, exchange=exchange), taken=cpu)
+            done = self._attempt(ScriptTester(program, exchange), self._cpu_seconds - cpu)
             cpu += self._taken
             num_tests, seconds = passed.num_tests + done.num_tests, passed.seconds + done.seconds
             passed = dataclasses.replace(done, num_tests=num_tests, seconds=seconds)
@@ -98,40 +99,46 @@ class Worker:
                 break
         return passed
 
-    def _attempt(
-        self,
-        program: Program,
-        make_tester: Callable[[Program, list[Channel]], Tester],
-        num_channels: int = 1,
-        taken: float = 0.0,
-    ) -> ProgramResult:
+    def read(self, how: str, texts: Sequence[Sequence[str]]) -> list[list[Any] | None]:
+        """What each text is read as (reading.WAYS); None for one that takes too much though nothing was read before it
+        in its process."""
+        found: list[list[Any] | None] = []
+        while len(found) < len(texts):
+            reader = Reader(how, texts[len(found) :])
+            done = self._attempt(reader, _READING_SECONDS)
+            if done.status == "error":
+                raise OSError(done.kind)
+            found += [*reader.found] or [None]
+        return found
+
+    def _attempt(self, asker: Asker, cpu_seconds: float | None = None) -> ProgramResult:
+        cpu_seconds = self._cpu_seconds if cpu_seconds is None else cpu_seconds
         with contextlib.ExitStack() as stack:
-            pairs = [socket.socketpair() for _ in range(num_channels)]
+            pairs = [socket.socketpair() for _ in range(asker.num_processes)]
             for ours, theirs in pairs:
                 stack.enter_context(ours)
                 stack.enter_context(theirs)
             socket.send_fds(self._socket, [b"s"], [theirs.fileno() for _, theirs in pairs])
-            channels = [Channel(ours, self._output_bytes) for ours, _ in pairs]
+            channels = [Channel(ours, asker.max_bytes or self._output_bytes) for ours, _ in pairs]
             for channel, (_, theirs) in zip(channels, pairs, strict=True):
                 theirs.close()
                 channel.patient(_PATIENCE_SECONDS, self._refuse_stopped)
                 assert channel.receive() == ["ready"]
-            watch = Stopwatch(self._cpu_seconds - taken, self._clock_seconds, self._times, _is_busy)
+            watch = Stopwatch(cpu_seconds, self._clock_seconds, self._times, _is_busy)
             for channel in channels:
                 channel.watch(watch.look)
-            tester = make_tester(program, channels)
-            kind = tester.kind()
+            kind = asker.kind(channels)
             self._socket.sendall(b"w" if kind == CLOSED else b"k")
             seconds = watch.seconds
         endings, self._taken = self._listen()
         if kind == CLOSED:
-            kind = self._cause(endings, self._taken + taken)
-        if kind == PASSED and self._taken + taken > self._cpu_seconds and sys.platform == "linux":
+            kind = self._cause(endings, cpu_seconds)
+        if kind == PASSED and self._taken > cpu_seconds and sys.platform == "linux":
             kind = "timeout"  # so that a verdict does not depend on when we looked
         status: Literal["passed", "failed", "error"] = "passed" if kind == PASSED else "failed"
         if kind == STARVED:
             status, kind = "error", "the machine had no processor for the program"
-        return ProgramResult(status, kind, tester.num_tests, seconds)
+        return ProgramResult(status, kind, asker.num_tests, seconds)
 
     def _times(self) -> tuple[float | None, float | None]:
         self._socket.sendall(b"t")
@@ -161,13 +168,13 @@ class Worker:
         self._control.patient(_PATIENCE_SECONDS, self._refuse_stopped)
         return self._control.receive()[1:]
 
-    def _cause(self, endings: list[Any], cpu: float) -> str:
+    def _cause(self, endings: list[Any], cpu_seconds: float) -> str:
         """How a program failed whose process closed its socket. Under the filter it cannot kill itself, and of our
         limits only the one of processor time kills."""
         for ending in endings:
             if ending == "output":
                 return "output"
-            if ending == -signal.SIGKILL and cpu >= self._cpu_seconds:
+            if ending == -signal.SIGKILL and self._taken >= cpu_seconds:
                 return "timeout"
             if ending == -signal.SIGKILL and "seccomp" in self.parts:
                 raise OSError("the system killed the program's process, perhaps for want of memory")

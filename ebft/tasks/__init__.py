@@ -6,7 +6,7 @@ from ebft.config import doors
 from ebft.config.schema import UserError
 from ebft.tasks.base import Question, Verdict, Verifier
 from ebft.tasks.own import OwnTask
-from ebft.tasks.parses import Parses
+from ebft.tasks.parses import Parses, TextReader
 from ebft.tasks.text_match import BLEU, ChrF, ExactMatch
 from ebft.tasks.unit_tests import ProgramRunner, UnitTests
 
@@ -15,9 +15,11 @@ __all__ = ["VERIFIERS", "ProgramRunner", "Question", "UnitTests", "Verdict", "Ve
 VERIFIERS = {"unit_tests": UnitTests, "parses": Parses, "chrf": ChrF, "bleu": BLEU, "exact_match": ExactMatch}
 
 
-def build(name: str, make_runner: Callable[[], ProgramRunner] | None) -> Verifier:
+def build(
+    name: str, make_runner: Callable[[], ProgramRunner] | None, make_reader: Callable[[], TextReader]
+) -> Verifier:
     """The verifier of a name, of an installed package's entry point in `ebft.tasks`, or of a user's own code;
-    `make_runner` makes what runs programs, for those that do.
+    `make_runner` makes what runs programs, for those that do, `make_reader` what reads texts.
 
     Raises UserError for an unknown name, a missing runner, and where sacrebleu is needed and not installed.
     """
@@ -26,6 +28,8 @@ def build(name: str, make_runner: Callable[[], ProgramRunner] | None) -> Verifie
         return OwnTask(reference, "data.task", make_runner)
     if name not in VERIFIERS:
         raise UserError(f"data.task={name} is not one of {', '.join(VERIFIERS)}.")
+    if name == "parses":
+        return Parses(make_reader())
     verifier = VERIFIERS[name]
     if verifier is not UnitTests:
         return verifier()

@@ -4,10 +4,13 @@ something; it is never run."""
 import ast
 from collections.abc import Iterator, Sequence
 from statistics import fmean
+from typing import Protocol, runtime_checkable
 
 from ebft.config.schema import UserError
+from ebft.sandbox.functions import is_empty
+from ebft.sandbox.programs import Read
+from ebft.sandbox.reading import Completion
 from ebft.tasks.base import Question, Verdict
-from ebft.tasks.functions import cut, is_empty, parse, says_something
 
 MAX_CONTEXT_LINES = 8  # of the module, before the function's `def` line
 MAX_DOCSTRING_LINES = 3  # functions with a longer docstring are left out, as the prompt would be mostly text
@@ -76,25 +79,41 @@ def _question(function: Function, body: int, lines: Sequence[str], module_name: 
     )
 
 
+@runtime_checkable
+class TextReader(Protocol):
+    """What reads texts under limits, such as the sandbox."""
+
+    def read_all(self, how: str, texts: Sequence[Sequence[str]]) -> list[Read]: ...
+
+
 class Parses:
     """Scores 1 or 0: the program prefix and the text, up to the end of the function, compile, and the function's body
-    does something."""
+    does something. A text on which that cannot be found out within the reader's limits does not."""
+
+    def __init__(self, reader: TextReader) -> None:
+        self.reader = reader
 
     def verify(self, text: str, question: Question) -> Verdict:
-        body = cut(question.program_prefix, text)
-        tree = parse(question.program_prefix + body)
-        kind = "syntax" if tree is None else "passed" if says_something(tree) else "empty"
-        return Verdict(score=float(kind == "passed"), passed=kind == "passed", kind=kind, ended=len(body) < len(text))
+        return self.verify_all([text], [question])[0]
 
     def verify_all(self, texts: Sequence[str], questions: Sequence[Question]) -> list[Verdict]:
-        return [self.verify(text, question) for text, question in zip(texts, questions, strict=True)]
+        asked = [(text, question.program_prefix) for text, question in zip(texts, questions, strict=True)]
+        return [_verdict(read) for read in self.reader.read_all("complete", asked)]
 
     def metrics(self, texts: Sequence[str], questions: Sequence[Question]) -> dict[str, float]:
         """The share of texts whose function compiles and does something, whether or not the text came to an end."""
-        return {"parse_rate": fmean(self._parsed(texts, questions))} if texts else {}
+        known = [parsed for parsed in self._parsed(texts, questions) if parsed is not None]
+        return {"parse_rate": fmean(known)} if known else {}
 
     def row_figures(self, texts: Sequence[str], questions: Sequence[Question]) -> dict[str, list[float | None]]:
-        return {"parse_rate": list(self._parsed(texts, questions))}
+        return {"parse_rate": self._parsed(texts, questions)}
 
-    def _parsed(self, texts: Sequence[str], questions: Sequence[Question]) -> list[float]:
-        return [float(verdict.passed) for verdict in self.verify_all(texts, questions)]
+    def _parsed(self, texts: Sequence[str], questions: Sequence[Question]) -> list[float | None]:
+        return [verdict.score for verdict in self.verify_all(texts, questions)]
+
+
+def _verdict(read: Read) -> Verdict:
+    if read.error:
+        return Verdict(score=None, passed=False, kind=read.error)
+    found = Completion("syntax", ended=False) if read.found is None else Completion(*read.found)
+    return Verdict(float(found.kind == "passed"), found.kind == "passed", found.kind, found.ended)

@@ -15,8 +15,8 @@ from statistics import fmean
 from typing import Any
 
 from ebft.config.schema import UserError
+from ebft.sandbox.reading import END_OF_THOUGHTS
 from ebft.tasks.base import Question, Verdict
-from ebft.tasks.reading import END_OF_THOUGHTS
 
 TOKENIZERS = {"zh": "zh", "ja": "ja-mecab", "ko": "ko-mecab"}  # by target language; 13a for all others
 

@@ -2,46 +2,73 @@
 sandbox."""
 
 from collections.abc import Sequence
+from hashlib import sha256
 from typing import Protocol, runtime_checkable
 
 from ebft.config.schema import UserError
-from ebft.sandbox.programs import Program, ProgramResult, Tests
+from ebft.sandbox.programs import Program, ProgramResult, Read, Tests
+from ebft.sandbox.reading import Reading, read
 from ebft.tasks.base import Question, Verdict
-from ebft.tasks.reading import Reading, read
 
 
 @runtime_checkable
 class ProgramRunner(Protocol):
-    """What runs programs, such as the sandbox."""
+    """What runs programs and reads texts, such as the sandbox."""
 
     def run(self, program: Program) -> ProgramResult: ...
 
     def run_all(self, programs: Sequence[Program]) -> list[ProgramResult]: ...
 
+    def read_all(self, how: str, texts: Sequence[Sequence[str]]) -> list[Read]: ...
+
 
 class UnitTests:
-    """Scores 1 or 0. Which part of a text is the program, reading.py says."""
+    """Scores 1 or 0. Which part of a text is the program, reading.py says.
+
+    A program is run once with its tests, and what became of it is remembered: by the clock, and below namespaces by the
+    numbers of files and processes, a text that is submitted again and again could otherwise guess its way to a reward.
+    """
 
     def __init__(self, runner: ProgramRunner) -> None:
         self.runner = runner
+        self._known: dict[str, ProgramResult] = {}
 
     def verify(self, text: str, question: Question) -> Verdict:
         return self.verify_all([text], [question])[0]
 
     def verify_all(self, texts: Sequence[str], questions: Sequence[Question]) -> list[Verdict]:
-        readings = [reading(text, question) for text, question in zip(texts, questions, strict=True)]
-        outcomes = self.runner.run_all(
-            [Program(found.source, tests(question)) for found, question in zip(readings, questions, strict=True)]
-        )
-        return [verdict(outcome, found) for outcome, found in zip(outcomes, readings, strict=True)]
+        asked = [
+            (text, each.program_prefix, tests(each).entry_point) for text, each in zip(texts, questions, strict=True)
+        ]
+        reads = self.runner.read_all("read", asked)
+        found = [_reading(each, text, prefix) for each, (text, prefix, _) in zip(reads, asked, strict=True)]
+        programs = [Program(one.source, tests(each)) for one, each in zip(found, questions, strict=True)]
+        outcomes = self._outcomes([program for program, each in zip(programs, reads, strict=True) if not each.error])
+        return [
+            verdict(ProgramResult("error", each.error, 0, 0.0) if each.error else outcomes[digest_of(program)], one)
+            for each, one, program in zip(reads, found, programs, strict=True)
+        ]
+
+    def _outcomes(self, programs: Sequence[Program]) -> dict[str, ProgramResult]:
+        """By the digests of the programs. What the machine failed is not remembered."""
+        by_digest = {digest_of(program): program for program in programs}
+        new = [key for key in by_digest if key not in self._known]
+        outcomes = dict(zip(new, self.runner.run_all([by_digest[key] for key in new]), strict=True))
+        self._known |= {key: outcome for key, outcome in outcomes.items() if outcome.status != "error"}
+        return self._known | outcomes
 
     def metrics(self, texts: Sequence[str], questions: Sequence[Question]) -> dict[str, float]:
         return {}
 
 
-def program(text: str, question: Question) -> Program:
-    """What is run to judge `text`. Raises UserError for a question without tests."""
-    return Program(reading(text, question).source, tests(question))
+def program(answer: str, question: Question) -> Program:
+    """What is run to judge a reference answer. Raises UserError for a question without tests."""
+    found = read(answer, question.program_prefix, tests(question).entry_point)
+    return Program(found.source, tests(question))
+
+
+def digest_of(program: Program) -> str:
+    return sha256(repr(program).encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def tests(question: Question) -> Tests:
@@ -53,8 +80,11 @@ def tests(question: Question) -> Tests:
     return question.tests
 
 
-def reading(text: str, question: Question) -> Reading:
-    return read(text, question.program_prefix, tests(question).entry_point)
+def _reading(each: Read, text: str, prefix: str) -> Reading:
+    """A text that took too much to read is run as it stands, where its limits are a program's."""
+    if each.found is not None:
+        return Reading(*each.found)
+    return Reading(prefix + text, "continuation" if prefix else "text", ended=False)
 
 
 def verdict(outcome: ProgramResult, found: Reading) -> Verdict:

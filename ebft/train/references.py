@@ -7,7 +7,7 @@ Time limits and failures of the machine are not kept.
 import json
 import platform
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from hashlib import sha256
 from importlib import metadata
@@ -20,9 +20,8 @@ from ebft.output import cache
 from ebft.output.files import atomic_write_text
 from ebft.parallel.world import SINGLE_PROCESS, World
 from ebft.sandbox import Sandbox
-from ebft.tasks import reading
 from ebft.tasks.base import Question
-from ebft.tasks.unit_tests import program
+from ebft.tasks.unit_tests import digest_of, program
 
 PASSED = "passed"
 _NAMED = 10  # rows that a message names
@@ -53,6 +52,11 @@ class References:
         self.started = self.started or _sandbox(self._config)
         return self.started
 
+    def reader(self) -> Sandbox:
+        """What reads texts: reading runs nothing, so it needs limits and no permission."""
+        settings = replace(self._config.sandbox, require="none", workers=1, processes=None, packages=[])
+        return self.started or Sandbox(settings)
+
     def drop_failing(self, questions: Sequence[Question]) -> list[bool]:
         """Whether a question is to be dropped, because its reference answer fails."""
         attempts = self.attempts(questions)
@@ -69,7 +73,7 @@ class References:
         """How the reference answer of each question did. RunFailure where the machine failed one: that says nothing
         about it."""
         programs = [program(question.answer, question) for question in questions]
-        digests = [sha256(repr(each).encode("utf-8", "surrogatepass")).hexdigest() for each in programs]
+        digests = [digest_of(each) for each in programs]
         self._known |= _kept(self._folder)
         missing = {digest: each for digest, each in zip(digests, programs, strict=True) if digest not in self._known}
         own = list(missing)[self._world.rank :: self._world.size]
@@ -136,7 +140,7 @@ def _sandbox(config: TrainConfig) -> Sandbox:
 def _surroundings(config: SandboxConfig) -> str:
     """All that a verdict may depend on beside the program and its tests."""
     settings = asdict(config)
-    code = [*sorted(Path(sandbox_package.__file__).parent.glob("*.py")), Path(reading.__file__)]
+    code = sorted(Path(sandbox_package.__file__).parent.glob("*.py"))
     parts = [
         platform.python_version(),
         platform.machine(),

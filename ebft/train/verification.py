@@ -40,7 +40,7 @@ class Verification:
             return
         self._check_room(used, limit)
         assert config.data.task is not None
-        self.verifier = build(config.data.task, self.references.runner)
+        self.verifier = build(config.data.task, self.references.runner, self.references.reader)
         for questions in used:
             self._check_references(self.verifier, questions, world)
         own_reward = doors(config).get("method.reward")

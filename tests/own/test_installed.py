@@ -9,6 +9,7 @@ from ebft.cli.compose import compose
 from ebft.config.schema import UserError
 from ebft.tasks import build
 from ebft.tasks.own import OwnTask
+from tests.sandbox.helpers import ReadHere
 
 FILES = {
     "polite/__init__.py": "",
@@ -49,7 +50,7 @@ def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_task_is_chosen_by_its_name() -> None:
     config = compose(["data.task=politeness", "method=sft"])
-    task = build(config.data.task or "", None)
+    task = build(config.data.task or "", None, ReadHere)
     assert isinstance(task, OwnTask)
     assert task.reference == "polite.task:score"
 

@@ -3,6 +3,8 @@ them."""
 
 from dataclasses import replace
 from functools import cache
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -10,7 +12,7 @@ from ebft.sandbox import ProgramResult, Sandbox, levels
 from tests.sandbox.attacks import ATTACKS
 from tests.sandbox.helpers import CONFIG, program
 from tests.sandbox.machines import PLACES, run
-from tests.sandbox.more_attacks import MORE_ATTACKS
+from tests.sandbox.more_attacks import MORE_ATTACKS, OFFERS, PRIVILEGED, SYSTEM_CALLS
 
 ALL = ATTACKS | MORE_ATTACKS
 HONEST = program("def f(a, b): return a + b", ((2, 3), 5), code="assert f(2, 3) == 5")
@@ -55,8 +57,24 @@ HARMLESS = (
 )
 
 
+@pytest.mark.slow
 def test_without_confinement_attacks_succeed(monkeypatch: pytest.MonkeyPatch) -> None:
     """Those that can be let loose: it is the confinement that stops them, not a mistake in them."""
+    if "Seccomp:\t0" not in Path("/proc/self/status").read_text():
+        pytest.skip("this process is filtered itself, as in a container")
     monkeypatch.setattr(levels, "PARTS", ())
+    loose = [*HARMLESS, *OFFERS, *(name for name in MORE_ATTACKS if name in SYSTEM_CALLS.keys() - PRIVILEGED)]
     with Sandbox(replace(CONFIG, seconds=LONG_SECONDS)) as sandbox:
-        assert {name: sandbox.run(ATTACKS[name].program).kind for name in HARMLESS} == dict.fromkeys(HARMLESS, "passed")
+        outcomes = sandbox.run_all([ALL[name].program for name in loose])
+        assert {name: outcome.kind for name, outcome in zip(loose, outcomes, strict=True)} == dict.fromkeys(
+            loose, "passed"
+        )
+
+
+@pytest.mark.parametrize("name", ["objects that the collector knows", "the right values in any frame"])
+def test_where_there_is_something_to_find_it_is_found(name: str) -> None:
+    """Here, where the tests are in memory."""
+    namespace: dict[str, Any] = {}
+    tests = ALL[name].program.tests
+    exec(ALL[name].program.source, namespace)
+    assert namespace["f"]() is tests.cases[0].expected

@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 
 from ebft.sandbox import Sandbox, levels
+from ebft.tasks import Question, UnitTests
 from tests.sandbox.helpers import CONFIG, program
 
 ALL = levels.PARTS
@@ -84,6 +85,30 @@ def test_the_same_program_gets_the_same_verdict(parts: tuple[str, ...], monkeypa
             assert others == [first] * 3, name
             assert set(first) <= {"passed", "wrong_value"} or set(first) == {first[0]}, name
         assert sandbox.run(HONEST).kind == "passed"
+
+
+CLOCKS = {
+    "the clock": by("import time\n    return time.time_ns()"),
+    "chance": by("return os.urandom(8)"),
+    "numbers of pipes": by("return os.fstat(os.pipe()[0]).st_ino"),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("parts", LEVELS, ids=lambda parts: levels.level(parts))
+def test_a_text_has_one_verdict_however_often_it_is_submitted(
+    parts: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where what a program sees is another thing each time, the verifier remembers what became of it."""
+    monkeypatch.setattr(levels, "PARTS", parts)
+    question = Question("f", "", "", "row 1", program("", ((), True)).tests)
+    guesses = "import zlib\ndef f(): return zlib.crc32(repr(g()).encode()) % 2 == 0\n"
+    texts = [source.replace("def f():", "def g():") + guesses for source in (NUMBERS | CLOCKS).values()]
+    with Sandbox(replace(CONFIG, workers=1)) as sandbox:
+        verifier = UnitTests(sandbox)
+        for text in texts:
+            first = verifier.verify(text, question)
+            assert verifier.verify_all([text] * 9, [question] * 9) == [first] * 9, text
 
 
 @pytest.mark.slow

@@ -1,5 +1,6 @@
 import fractions
 import pydoc
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -7,9 +8,11 @@ from types import ModuleType
 import pytest
 
 from ebft.config.schema import UserError
+from ebft.sandbox import Read
 from ebft.tasks import parses
 from ebft.tasks.base import Question, Verdict
 from ebft.tasks.parses import Parses, questions
+from tests.sandbox.helpers import ReadHere
 
 MODULE = '''\
 """A module."""
@@ -113,7 +116,7 @@ def test_the_library_passes_with_and_without_text_that_runs_on(module: ModuleTyp
     assert len(asked) > 10
     for question in asked:
         assert source.count(question.prompt + question.answer) == 1
-        exact, run_on = (Parses().verify(question.answer + more, question) for more in ("", "\ndef next(\n"))
+        exact, run_on = (Parses(ReadHere()).verify(question.answer + more, question) for more in ("", "\ndef next(\n"))
         assert (exact.passed, exact.ended, run_on.passed, run_on.ended) == (True, False, True, True)
 
 
@@ -137,30 +140,50 @@ METHOD = Question(key="m", prompt="", answer="", origin="m", program_prefix="if 
     ],
 )
 def test_what_passes_compiles_and_does_something(text: str, kind: str) -> None:
-    assert replace(Parses().verify(text, METHOD), ended=False) == Verdict(
+    assert replace(Parses(ReadHere()).verify(text, METHOD), ended=False) == Verdict(
         float(kind == "passed"), kind == "passed", kind
     )
 
 
 def test_a_docstring_in_the_prefix_is_no_body() -> None:
     question = Question(key="m", prompt="", answer="", origin="m", program_prefix='def f():\n    """Text."""\n')
-    assert Parses().verify("", question).kind == "empty"
-    assert Parses().verify("x = 1\n", question).kind == "empty"
+    assert Parses(ReadHere()).verify("", question).kind == "empty"
+    assert Parses(ReadHere()).verify("x = 1\n", question).kind == "empty"
 
 
 def test_nothing_is_executed(tmp_path: Path) -> None:
     mark = tmp_path / "mark"
     text = f"        return 1\n    open({str(mark)!r}, 'w')\n"
-    assert Parses().verify(text, METHOD).passed
+    assert Parses(ReadHere()).verify(text, METHOD).passed
     assert not mark.exists()
 
 
 def test_all_are_judged_in_order() -> None:
-    verdicts = Parses().verify_all(["        return 1\n", "        (\n"], [METHOD, METHOD])
+    verdicts = Parses(ReadHere()).verify_all(["        return 1\n", "        (\n"], [METHOD, METHOD])
     assert [verdict.passed for verdict in verdicts] == [True, False]
 
 
 def test_the_parse_rate_is_the_share_that_passes() -> None:
     texts = ["        return 1\n", "        (\n", "        pass\n", "        return 2\n    def g(self):\n"]
-    assert Parses().metrics(texts, [METHOD] * 4) == {"parse_rate": 0.5}
-    assert Parses().metrics([], []) == {}
+    assert Parses(ReadHere()).metrics(texts, [METHOD] * 4) == {"parse_rate": 0.5}
+    assert Parses(ReadHere()).metrics([], []) == {}
+
+
+class Reader:
+    def __init__(self, read: Read) -> None:
+        self.read = read
+
+    def read_all(self, how: str, texts: Sequence[Sequence[str]]) -> list[Read]:
+        return [self.read for _ in texts]
+
+
+def test_a_text_that_takes_too_much_to_read_does_not_parse() -> None:
+    """18 of `finally`, one in another, once held the trainer up for nine seconds, and a memory error ended it."""
+    assert Parses(Reader(Read())).verify("        return 1\n", METHOD) == Verdict(0.0, False, "syntax")
+
+
+def test_a_text_that_the_machine_could_not_read_is_no_failure() -> None:
+    verifier = Parses(Reader(Read(error="OSError: no process")))
+    assert verifier.verify("        return 1\n", METHOD) == Verdict(None, False, "OSError: no process")
+    assert verifier.metrics(["        return 1\n"], [METHOD]) == {}
+    assert verifier.row_figures(["        return 1\n"], [METHOD]) == {"parse_rate": [None]}

@@ -5,9 +5,10 @@ import pytest
 
 from ebft.config.schema import UserError
 from ebft.sandbox import programs
-from ebft.sandbox.programs import Case, Program, ProgramResult
+from ebft.sandbox.programs import Case, Program, ProgramResult, Read
 from ebft.tasks.base import Question, Verdict, Verifier
 from ebft.tasks.unit_tests import UnitTests
+from tests.sandbox.helpers import ReadHere
 
 TESTS = programs.Tests("double", (Case((2,), 4),))
 WHOLE = Question(
@@ -16,7 +17,7 @@ WHOLE = Question(
 COMPLETED = replace(WHOLE, answer="    return 2 * x\n", program_prefix="def double(x):\n")
 
 
-class Sandbox:
+class Sandbox(ReadHere):
     """Knows what becomes of each source, and remembers how it was asked."""
 
     def __init__(self, outcomes: dict[str, ProgramResult]) -> None:
@@ -81,3 +82,32 @@ def test_a_whole_program_runs_with_all_that_was_written() -> None:
 def test_a_question_without_tests_is_named() -> None:
     with pytest.raises(UserError, match="row 3 has no tests"):
         UnitTests(Sandbox({})).verify(RIGHT, replace(WHOLE, tests=None))
+
+
+def test_a_program_that_is_submitted_again_is_not_run_again() -> None:
+    """By the clock it could otherwise guess its way to a reward; only what the machine failed is tried anew."""
+    sandbox = Sandbox(SANDBOX_OUTCOMES)
+    verifier = UnitTests(sandbox)
+    first = verifier.verify_all([RIGHT, WRONG, RIGHT, UNLUCKY], [WHOLE] * 4)
+    sandbox.outcomes = dict.fromkeys(SANDBOX_OUTCOMES, ProgramResult("passed", "passed", 1, 0.05))
+    again = verifier.verify_all([RIGHT, WRONG, RIGHT, UNLUCKY], [WHOLE] * 4)
+    assert again[:3] == first[:3]
+    assert (first[3].score, again[3].score) == (None, 1.0)
+    assert [[program.source for program in batch] for batch in sandbox.batches] == [[RIGHT, WRONG, UNLUCKY], [UNLUCKY]]
+    assert verifier.verify(WRONG, replace(WHOLE, tests=replace(TESTS, setup="x = 1"))).passed  # other tests
+
+
+def test_what_takes_too_much_to_read_is_run_as_it_stands(monkeypatch: pytest.MonkeyPatch) -> None:
+    sandbox = Sandbox(SANDBOX_OUTCOMES)
+    monkeypatch.setattr(sandbox, "read_all", lambda how, texts: [Read() for _ in texts])
+    assert UnitTests(sandbox).verify(RIGHT, WHOLE) == Verdict(1.0, True, "passed")
+    assert UnitTests(sandbox).verify("    return x\n", COMPLETED) == Verdict(
+        0.0, False, "wrong_value", read_as="continuation"
+    )
+
+
+def test_what_the_machine_could_not_read_is_no_failure_and_is_not_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    sandbox = Sandbox({})
+    monkeypatch.setattr(sandbox, "read_all", lambda how, texts: [Read(error="OSError: no process") for _ in texts])
+    assert UnitTests(sandbox).verify(RIGHT, WHOLE) == Verdict(None, False, "OSError: no process")
+    assert sandbox.batches == [[]]

@@ -68,7 +68,7 @@ def verification_of(
 def verifier(monkeypatch: pytest.MonkeyPatch) -> Obedient:
     obedient = Obedient()
 
-    def build(name: str, make_runner: Callable[[], Sandbox]) -> Obedient:
+    def build(name: str, make_runner: Callable[[], Sandbox], make_reader: Callable[[], Sandbox]) -> Obedient:
         if name == "unit_tests":
             make_runner()
         return obedient

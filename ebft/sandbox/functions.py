@@ -6,6 +6,7 @@ import re
 import warnings
 
 DEFINITION = re.compile(r"^([ \t]*)(?:async[ \t]+)?def\b", re.MULTILINE)
+MAX_ENDS = 200  # of a text that are tried: each costs as much as all before it
 MAX_UNFOLDED_NODES = 100_000  # a tenth of a second of the compiler's; an answer has hundreds
 CODE_LINE = re.compile(r"^([ \t]*)[^\s#]", re.MULTILINE)
 
@@ -15,8 +16,8 @@ def cut(prefix: str, text: str) -> str:
 
     A line leaves the function if it is neither blank nor a comment and is indented no deeper than its `def`. It may
     also stand inside a bracket or a long string, so the text ends before the first such line where what is left
-    compiles, or after the last line if it compiles there; where nothing does, before the first such line. Without a
-    prefix the text is a program of its own and is not cut.
+    compiles, or after the last line if it compiles there; where nothing does, before the first such line, as behind so
+    many that none of them was it. Without a prefix the text is a program of its own and is not cut.
     """
     if not prefix:
         return text
@@ -27,7 +28,7 @@ def cut(prefix: str, text: str) -> str:
     leaving = [line.start() for line in lines if len(line[1]) <= depth]
     if not leaving:
         return text
-    ends = (end for end in (*leaving, len(whole)) if parse(whole[:end]) is not None)
+    ends = (end for end in (*leaving[:MAX_ENDS], len(whole)) if parse(whole[:end]) is not None)
     return whole[len(prefix) : next(ends, leaving[0])]
 
 

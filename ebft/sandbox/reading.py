@@ -1,13 +1,16 @@
-"""Where in a text its program is: answers come in Markdown fences, with prose around them, with a blank in front."""
+"""Where in a text its program is: answers come in Markdown fences, with prose around them, with a blank in front.
+
+A model's texts are read in a confined process (inside.py): what the parser makes of one can take any time and memory.
+"""
 
 import ast
 import re
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
+from ebft.sandbox.functions import cut, parse, says_something
 from ebft.sandbox.statements import bound
-from ebft.tasks.functions import cut, parse
 
 END_OF_THOUGHTS = "</think>"  # as DeepSeek-R1, Qwen3 and others write it
 _FENCE = re.compile(r"^(?P<indent>[ \t]*)(?P<fence>`{3,}|~{3,})(?P<info>[^\n]*)$")
@@ -20,6 +23,14 @@ class Reading:
     source: str
     how: str  # text, continuation, whole, fence, behind_thoughts, or stripped where blanks in front were in the way
     ended: bool  # the text goes on behind the program
+
+
+@dataclass(frozen=True)
+class Completion:
+    """A function that a text completes."""
+
+    kind: str  # passed, syntax, empty
+    ended: bool  # the text goes on behind it
 
 
 @dataclass(frozen=True)
@@ -43,6 +54,17 @@ def read(text: str, prefix: str, entry_point: str) -> Reading:
         found = _read(answer.lstrip("\n"), prefix, entry_point)
         return replace(found, how="behind_thoughts") if found.how == "text" else found
     return _read(text, prefix, entry_point)
+
+
+def complete(text: str, prefix: str) -> Completion:
+    """Whether prefix and text, up to the end of the function, compile, and the function's body does something."""
+    body = cut(prefix, text)
+    tree = parse(prefix + body)
+    kind = "syntax" if tree is None else "passed" if says_something(tree) else "empty"
+    return Completion(kind, ended=len(body) < len(text))
+
+
+WAYS: Mapping[str, Callable[..., Reading | Completion]] = {"read": read, "complete": complete}  # of reading a text
 
 
 def _read(text: str, prefix: str, entry_point: str) -> Reading:

@@ -3,7 +3,7 @@ import warnings
 
 import pytest
 
-from ebft.tasks.functions import cut, parse, says_something
+from ebft.sandbox.functions import cut, parse, says_something
 
 SIGNATURE = 'def double(x):\n    """Twice x."""\n'
 METHOD = "if True:\n    def double(self, x):\n"

@@ -1,8 +1,13 @@
-"""Which part of an answer is the program, and how that is said."""
+"""Which part of an answer is the program, and how that is said; and that reading it costs no more than it may."""
+
+import time
+from dataclasses import replace
 
 import pytest
 
-from ebft.tasks.reading import blocks, read
+from ebft.sandbox import Read, Sandbox, levels
+from ebft.sandbox.reading import blocks, read
+from tests.sandbox.helpers import CONFIG, ReadHere
 
 F = "def f(x):\n    return x + 1\n"
 PREFIX = 'import math\n\ndef f(x):\n    """Adds one."""\n'
@@ -75,3 +80,51 @@ def test_a_whole_program_is_the_first_block_that_compiles() -> None:
 def test_a_fence_ends_by_one_as_long_of_its_kind() -> None:
     text = "````\na\n```\nb\n````\n~~~\nc\n```\n~~~\n```d`\n"
     assert [(block.code, block.closed) for block in blocks(text)] == [("a\n```\nb\n", True), ("c\n```\n", True)]
+
+
+GOOD, BAD = ("    return 1\ndef g(\n", "def f():\n"), ("    return (\n", "def f():\n")
+
+
+def unfolding(depth: int, indent: int = 4) -> str:
+    """So many `finally`, one in the other, each with a way out."""
+    blank = " " * indent
+    inner = unfolding(depth - 1, indent + 1) if depth else f"{blank} return 1\n"
+    return f"{blank}try: return 2\n{blank}finally:\n{inner}"
+
+
+ENDLESS = ("    x = (\n" + "     1,\n" * 100_000 + "(\n" * 300, "def f():\n")  # 20 seconds
+# What could cost any time or memory: in the parser, in the compiler, in what we do around them.
+COSTLY = {
+    "nested finally": (unfolding(16), "def f():\n"),
+    "lines that never end a bracket": ("x = (\n" + "1\n" * 50_000, "def f():\n"),
+    "a long sum": ("    return " + "1+" * 200_000 + "1\n", "def f():\n"),
+    "brackets": ("    return " + "(" * 200_000, "def f():\n"),
+    "a number of many digits": ("    return " + "9" * 3_000_000, "def f():\n"),
+    "definitions": ("    pass\n" + "def g(\n" * 50_000, "def f():\n"),
+    "fences": ("```\n(" * 50_000, ""),
+    "many ends of a long list": ENDLESS,
+    "a megabyte of lists": ("    return " + "[" * 90 + "1,\n" * 900_000, "def f():\n"),
+}
+
+
+def test_a_confined_process_reads_as_we_do(sandbox: Sandbox) -> None:
+    asked = [("x = 1\n", "", ""), (f"```\n{F}```", "", "f"), (BODY, PREFIX, "f"), ("\ud800\0", "", "f")] * 2
+    assert sandbox.read_all("read", asked) == ReadHere().read_all("read", asked)
+    assert sandbox.read_all("complete", [GOOD, BAD]) == [Read(["passed", True]), Read(["syntax", False])]
+    assert sandbox.read_all("read", []) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("parts", [levels.PARTS, levels.PARTS[:3], levels.PARTS[:1], ()])
+def test_no_text_costs_more_than_it_may(parts: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its process ends by its limits, and those behind it are read. At no level does it need a permission."""
+    monkeypatch.setattr(levels, "PARTS", parts)
+    with Sandbox(replace(CONFIG, workers=1, seconds=10.0, allow_code_execution=False)) as sandbox:
+        asked = [text for costly in COSTLY.values() for text in (GOOD, costly)]
+        started = time.monotonic()
+        read = sandbox.read_all("complete", [*asked, BAD])
+        assert time.monotonic() - started < 4 * len(COSTLY)
+        assert read[::2] == [Read(["passed", True])] * len(COSTLY) + [Read(["syntax", False])]
+        found = dict(zip(COSTLY, read[1::2], strict=True))
+        assert found["many ends of a long list"] == Read()
+        assert all(one.found is None or one.found[0] != "passed" for one in found.values()), found

@@ -1,0 +1,50 @@
+"""The Hugging Face hub, asked once with short patience before a library asks it: that tries for half a minute what is
+not there."""
+
+from pathlib import Path
+from typing import Literal
+
+from huggingface_hub import get_hf_file_metadata, hf_hub_url, is_offline_mode, try_to_load_from_cache
+from huggingface_hub.errors import (
+    EntryNotFoundError,
+    GatedRepoError,
+    HfHubHTTPError,
+    HFValidationError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+
+from ebft.config.schema import UserError
+
+PATIENCE_SECONDS = 5.0
+FILES = {"model": "config.json", "dataset": "README.md"}  # that nearly every one has
+
+
+def check_on_hub(path: str, revision: str | None, key: str, kind: Literal["model", "dataset"]) -> None:
+    """Raises UserError where the hub has nothing of that name for the caller, and where it cannot be reached for what
+    this machine has no copy of. Whatever else the hub says is for the library that loads."""
+    if Path(path).exists() or is_offline_mode():
+        return
+    try:
+        if isinstance(try_to_load_from_cache(path, FILES[kind], revision=revision, repo_type=kind), str):
+            return
+        url = hf_hub_url(path, FILES[kind], repo_type=kind, revision=revision)
+        get_hf_file_metadata(url, timeout=PATIENCE_SECONDS)
+    except GatedRepoError as error:
+        raise UserError(f"{key}={path} is for those who have asked for it on the hub; ask, and log in here.") from error
+    except RepositoryNotFoundError as error:
+        raise UserError(
+            f"{key}={path} is no file or folder here, and no {kind} of the hub that you may read; correct it, or log "
+            "in."
+        ) from error
+    except RevisionNotFoundError as error:
+        raise UserError(f"{key}={path} has no revision {revision} on the hub; correct it.") from error
+    except HFValidationError as error:
+        raise UserError(f"{key}={path} is no file or folder here, and no name on the hub; correct it.") from error
+    except (EntryNotFoundError, HfHubHTTPError):
+        return
+    except Exception as error:  # of whichever library speaks HTTP, for a network that is not there
+        raise UserError(
+            f"{key}={path} is no file or folder here, and the hub cannot be reached ({error}); correct it, or see to "
+            "the network."
+        ) from error

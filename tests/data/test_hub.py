@@ -1,0 +1,86 @@
+"""What is not on the hub, or not to be reached there, is said at once: libraries ask six times over half a minute."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from huggingface_hub import errors
+
+from ebft.config.schema import UserError
+from ebft.data import hub
+
+ANSWER: Any = SimpleNamespace(headers={}, request=None)
+
+
+class ConnectError(Exception):
+    """As libraries that speak HTTP have it, none of which is OSError."""
+
+
+@pytest.fixture(autouse=True)
+def online(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hub, "is_offline_mode", lambda: False)
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (
+            errors.RepositoryNotFoundError("404", response=ANSWER),
+            "model.path=a/b is no file or folder here, and no model of the hub that you may read; correct it, or log "
+            "in.",
+        ),
+        (
+            errors.GatedRepoError("403", response=ANSWER),
+            "model.path=a/b is for those who have asked for it on the hub; ask, and log in here.",
+        ),
+        (
+            errors.RevisionNotFoundError("404", response=ANSWER),
+            "model.path=a/b has no revision old on the hub; correct it.",
+        ),
+        (
+            ConnectError("Name or service not known"),
+            "model.path=a/b is no file or folder here, and the hub cannot be reached (Name or service not known); "
+            "correct it, or see to the network.",
+        ),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_a_refusal_of_the_hub_is_one_sentence(error: Exception, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def refuse(url: str, timeout: float) -> None:
+        asked.append((url, timeout))
+        raise error
+
+    monkeypatch.setattr(hub, "get_hf_file_metadata", refuse)
+    with pytest.raises(UserError) as raised:
+        hub.check_on_hub("a/b", "old", "model.path", "model")
+    assert str(raised.value) == message
+    assert asked == [("https://huggingface.co/a/b/resolve/old/config.json", 5.0)]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [errors.EntryNotFoundError("404"), errors.HfHubHTTPError("503", response=ANSWER)],
+    ids=lambda error: type(error).__name__,
+)
+def test_what_a_library_may_know_better_passes(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A data set without a README, and a hub that is busy."""
+
+    def answer(url: str, timeout: float) -> None:
+        raise error
+
+    monkeypatch.setattr(hub, "get_hf_file_metadata", answer)
+    hub.check_on_hub("a/b", None, "data.path", "dataset")
+
+
+def test_what_is_no_name_on_the_hub_is_refused_without_asking_it() -> None:
+    with pytest.raises(UserError, match=r"data\.path=a:b is no file or folder here, and no name on the hub"):
+        hub.check_on_hub("a:b", None, "data.path", "dataset")
+
+
+def test_copies_on_this_machine_need_no_hub(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hub, "try_to_load_from_cache", lambda *_, **__: "/cache/config.json")
+    monkeypatch.delattr(hub, "get_hf_file_metadata")
+    hub.check_on_hub("a/b", None, "model.path", "model")
+    hub.check_on_hub("/", None, "model.path", "model")
