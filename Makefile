@@ -4,7 +4,7 @@ PYTHON ?= python3
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo real test test-fast lint benchmark clean
+.PHONY: help env demo real test test-fast lint docs package benchmark clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "make %-10s %s\n", $$1, $$2}'
@@ -34,6 +34,12 @@ lint: env ## ruff and mypy
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
+
+docs: env ## the pages as a site in site/, to be read without a network; links and warnings are errors
+	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/python -m mkdocs build --strict
+
+package: env ## wheel and sdist in dist/, each tried in an environment and a folder of its own
+	$(VENV)/bin/python scripts/check_package.py
 
 benchmark: env ## tokens and seconds per step by phase, beside a naive twin
 	$(VENV)/bin/python scripts/benchmark.py

@@ -1,4 +1,4 @@
-"""Every family of the README on this device beside the CPU."""
+"""Every family of docs/models.md on this device beside the CPU."""
 
 import sys
 import time
@@ -17,7 +17,7 @@ FAMILY_GROUPS = 4  # processes that compare families side by side: most of their
 
 
 def parity(record: Record, place: Place) -> None:
-    """Every family of the README: this device's log-probs, gradients, rollouts and features beside the CPU's."""
+    """Every family of docs/models.md: this device's log-probs, gradients, rollouts and features beside the CPU's."""
     from tests.models.test_families import SETTINGS
 
     names = sorted(SETTINGS)[:2] if place.small else sorted(SETTINGS)

@@ -46,6 +46,7 @@ def main() -> None:
     if {"--help", "-h"} & set(sys.argv[1:]):
         print(HELP)
         return
+    from ebft.cli.from_file import with_files
     from ebft.cli.own import with_config_dirs
     from ebft.cli.targets import restrict
 
@@ -53,7 +54,7 @@ def main() -> None:
     restrict()
     try:
         with one_sentence(), sigterm_as_interrupt():
-            sys.argv[1:] = with_run(with_config_dirs(sys.argv[1:]))
+            sys.argv[1:] = with_run(with_config_dirs(with_files(sys.argv[1:])))
             check_flags("ebft-eval", sys.argv[1:])
             with as_user_error(sys.argv[1:], is_evaluation=True):
                 hydra.main(version_base="1.3", config_path="pkg://ebft.conf", config_name="eval")(_run)()

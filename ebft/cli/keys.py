@@ -29,27 +29,27 @@ SIMILAR_ENOUGH = 0.7
 def all_keys(whole: Any = TrainConfig) -> dict[str, list[str]]:
     """Dotted key -> the choices that have it, as `method=ebft`; an empty list where every run has it."""
     found: dict[str, list[str]] = {}
-    for key, _, choice in _fields(whole):
+    for key, _, choice in fields_of(whole):
         found.setdefault(key, []).extend([choice] if choice else [])
     return {key: [] if len(choices) == _num_choices(key) else choices for key, choices in found.items()}
 
 
 def door_keys() -> set[str]:
     """Keys of a run that may name a user's own code."""
-    return {key for key, item, _ in _fields(TrainConfig) if item.metadata.get("door")}
+    return {key for key, item, _ in fields_of(TrainConfig) if item.metadata.get("door")}
 
 
 def template_keys() -> set[str]:
     """Keys of a run that hold a template, in which a command line may write escapes."""
-    return {key for key, item, _ in _fields(TrainConfig) if item.metadata.get("template")}
+    return {key for key, item, _ in fields_of(TrainConfig) if item.metadata.get("template")}
 
 
 def types_of(key: str) -> set[Any]:
     """The annotations of a key in all choices that have it; empty for a key that is no field."""
-    return {item.type for whole in (EvaluateConfig, SweepConfig) for name, item, _ in _fields(whole) if name == key}
+    return {item.type for whole in (EvaluateConfig, SweepConfig) for name, item, _ in fields_of(whole) if name == key}
 
 
-def _fields(whole: Any) -> tuple[tuple[str, Any, str], ...]:
+def fields_of(whole: Any) -> tuple[tuple[str, Any, str], ...]:
     """Every dotted key with its field and the choice of a group that has it, once for each such choice."""
     return _fields_with(whole, tuple(METHODS.items()))
 

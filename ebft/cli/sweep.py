@@ -12,6 +12,8 @@ from pathlib import Path
 from textwrap import wrap
 from typing import Any
 
+from ebft.cli import completion
+from ebft.cli.from_file import with_files
 from ebft.cli.own import split_searchpath, with_config_dirs
 from ebft.cli.reading import collect, planned_run, power, status, write_comparison
 from ebft.cli.refusals import one_sentence
@@ -23,6 +25,7 @@ from ebft.output.streams import outlive_console
 from ebft.sweep.jobs import Job, Manifest, check_folder, write_manifest
 
 OWN = ("mode", "sweep", "launcher")
+CFG = ("--cfg", "-c")
 READING = {"status": status, "collect": collect, "power": power}  # modes that run nothing
 HELP = """\
 ebft-sweep [sweep=NAME] [mode=MODE] [launcher=WHERE] [KEY=VALUE[,VALUE...] ...]
@@ -62,6 +65,9 @@ Examples:
   ebft-sweep mode=power sweep.dir=outputs/pilots sweep.reference=sft sweep.metric=eval/greedy sweep.difference=0.02
   ebft-sweep sweep.search=optuna method=ebft 'optimizer.lr=tag(log,interval(1e-5,1e-3))' sweep.dir=outputs/search
 
+A YAML file as the input:      ebft-sweep my.yaml seed=0,1
+Every key with its value:      ebft-sweep --cfg job
+Shell completion:              eval "$(ebft-sweep -sc install=bash)"
 Exit codes: 0 done, 1 some runs failed, 2 a mistake on the command line, 130 interrupted."""
 HELP_WIDTH, NAME_WIDTH = 130, 33
 
@@ -96,16 +102,24 @@ def help_text() -> str:
 
 def sweep(arguments: Sequence[str]) -> int:
     """Does what the command line says and returns the exit code. Raises UserError."""
-    arguments, found = split_searchpath(with_config_dirs(arguments))
+    if set(arguments) & set(completion.FLAGS):
+        completion.complete(arguments, OWN)
+        return 0
+    arguments, found = split_searchpath(with_config_dirs(with_files(arguments)))
+    arguments, shown = _without_cfg(arguments)
     if options := [argument for argument in arguments if argument.startswith("-")]:
         raise UserError(
-            f"{options[0]} is no option of ebft-sweep; besides --help and --config-dir it takes KEY=VALUE alone."
+            f"{options[0]} is no option of ebft-sweep; besides --help, --cfg job, -sc and --config-dir it takes "
+            "KEY=VALUE alone."
         )
     own = [*found, *(argument for argument in arguments if _is_own(argument))]
     runs = [argument for argument in arguments if not _is_own(argument)]
     from ebft.cli.planning import Planner
 
     config = settings(own, runs)
+    if shown:
+        completion.show(shown, config, runs)
+        return 0
     if config.mode in READING:
         if runs:
             raise UserError(
@@ -114,6 +128,15 @@ def sweep(arguments: Sequence[str]) -> int:
         return READING[config.mode](own, config)
     planner = Planner(Path(config.sweep.dir), config.sweep, found)
     return (search if config.sweep.search == "optuna" else grid)(own, runs, config, planner)
+
+
+def _without_cfg(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The command line without --cfg and what stands behind it, and those."""
+    place = next((place for place, argument in enumerate(arguments) if argument.partition("=")[0] in CFG), None)
+    if place is None:
+        return list(arguments), []
+    end = place + (1 if "=" in arguments[place] else 2)
+    return [*arguments[:place], *arguments[end:]], ["--cfg", *arguments[place:end][-1].split("=")[-1:]]
 
 
 def _is_own(argument: str) -> bool:

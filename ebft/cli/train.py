@@ -27,6 +27,7 @@ def main() -> None:
         if os.environ.get("RANK", "0") == "0":
             print(help_text())
         return
+    from ebft.cli.from_file import with_files
     from ebft.cli.overrides import as_typed
     from ebft.cli.own import with_config_dirs
     from ebft.cli.targets import restrict
@@ -35,7 +36,7 @@ def main() -> None:
     restrict()
     try:
         with one_sentence(), sigterm_as_interrupt():
-            sys.argv[1:] = as_typed(with_config_dirs(sys.argv[1:]))
+            sys.argv[1:] = as_typed(with_config_dirs(with_files(sys.argv[1:])))
             if num_processes(os.environ) > 1:
                 from ebft.cli.processes import take_part
 

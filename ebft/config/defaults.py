@@ -1,6 +1,8 @@
-"""What `auto` stands for: settings whose default follows from the rows, prompts with completions or plain text."""
+"""What `auto` stands for: settings whose default follows from the rows, prompts with completions or plain text, and the
+verifier of translations, which follows from what is installed."""
 
 from dataclasses import replace
+from importlib.util import find_spec
 from typing import TypeVar
 
 from ebft.config.schema import ColumnsDataConfig, DataConfig, GeneratedDataConfig, TrainConfig
@@ -32,9 +34,14 @@ def _settled_data(data: DataConfig) -> DataConfig:
     layout, tokens = ("padded", "completion") if has_pairs(data) else ("packed", "all")
     return replace(
         data,
+        task=_translation_task() if (data.source, data.task) == ("translation", AUTO) else data.task,
         layout=layout if data.layout == AUTO else data.layout,
         loss_tokens=tokens if data.loss_tokens == AUTO else data.loss_tokens,
     )
+
+
+def _translation_task() -> str:
+    return "chrf" if find_spec("sacrebleu") is not None else "exact_match"
 
 
 def on_set(config: Run, name: str) -> Run:

@@ -18,6 +18,7 @@ from ebft.config.schema import UserError
 from ebft.sandbox.reading import END_OF_THOUGHTS
 from ebft.tasks.base import Question, Verdict
 
+INSTALL = "pip install 'ebft[translation]'"
 TOKENIZERS = {"zh": "zh", "ja": "ja-mecab", "ko": "ko-mecab"}  # by target language; 13a for all others
 
 
@@ -259,7 +260,5 @@ def sacrebleu_metrics() -> Any:
     try:
         from sacrebleu import metrics
     except ImportError as error:
-        raise UserError(
-            "The verifiers chrf and bleu need sacrebleu; install it by pip install 'ebft[translation]'."
-        ) from error
+        raise UserError(f"The verifiers chrf and bleu need sacrebleu; install it by {INSTALL}.") from error
     return metrics

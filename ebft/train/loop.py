@@ -332,9 +332,10 @@ class Loop:
     def _export(self) -> None:
         assert self.latest is not None
         made_of = self.config, self.setup, self.optimization, self.run.directory
-        export_last(*made_of, self.step, self.latest.metrics())
+        base = {} if self.base is None else self.base.metrics()
+        export_last(*made_of, self.step, base, self.latest.metrics())
         if self.best is not None:
-            export_best(*made_of, self.best)
+            export_best(*made_of, base, self.best)
 
     def _finish(self, status: str, error: str | None = None) -> None:
         self.run.finish(status, **self._figures(), error=error)

@@ -1,6 +1,6 @@
-"""What a run is going to do, before it does it, and what it did, in the exported model's card."""
+"""What a run is going to do, before it does it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from ebft import data
 from ebft.config.schema import OWN_SET, LoRAConfig, TrainConfig, TrainerConfig
@@ -146,25 +146,3 @@ def _cost(config: TrainConfig, setup: Groundwork) -> str:
 
 def _join(items: Sequence[object]) -> str:
     return ", ".join(map(str, items))
-
-
-def model_card(config: TrainConfig, step: int, metrics: Mapping[str, float], library: str) -> str:
-    """The README.md of an exported model, or of adapters, which `library` loads."""
-    figures = "\n".join(f"| `{name}` | {value:.4f} |" for name, value in metrics.items())
-    method, rows = config.method.name, f"{config.trainer.batch_size} rows of\n{config.data.sequence_length} tokens"
-    trained = f"Post-trained with `ebft` (method `{method}`) from `{config.model.path}` for {step} steps of {rows}"
-    settings = f"data `{config.data.source}`, learning rate {config.optimizer.lr}, seed {config.seed}"
-    return f"""---
-base_model: {config.model.path}
-library_name: {library}
-tags: [{method}]
----
-{trained}, {settings}.
-The resolved configuration is `config.yaml` in the run folder.
-
-Held-out evaluation at that step:
-
-| metric | value |
-| --- | --- |
-{figures}
-"""

@@ -1,6 +1,8 @@
 """Who judges completions in a run: the verifier that `data.task` names, tried on reference answers before anything is
 trained on its word."""
 
+from importlib.util import find_spec
+
 from ebft.config.doors import doors
 from ebft.config.schema import ColumnsDataConfig, RunFailure, TrainConfig, UserError
 from ebft.data import Data, Questions, Tokenization
@@ -11,6 +13,7 @@ from ebft.tasks import UnitTests, build
 from ebft.tasks.base import Question, Verifier
 from ebft.tasks.grader import Grader
 from ebft.tasks.own import OwnTask
+from ebft.tasks.text_match import INSTALL
 from ebft.train.references import PASSED, References, named
 
 NUM_REFERENCES = 64  # that are tried where the data set does not bring its own tests
@@ -106,12 +109,17 @@ class Verification:
         """Lines for people."""
         if self.verifier is None:
             return {}
-        lines = {"verifier": str(self.config.data.task)}
+        lines = {"verifier": f"{self.config.data.task}{self._left_out()}"}
         if self.references.started is not None:
             lines["code execution"] = f"on, sandbox level {self.references.started.level}"
         if (beside := self._num_in_process()) != "0":
             lines["tests in the program's own process"] = f"of {beside} questions; sandbox.strict=true refuses them"
         return lines | self.references.plan()
+
+    def _left_out(self) -> str:
+        """What translations are judged by where sacrebleu is installed."""
+        is_asked = self.config.data.source == "translation" and find_spec("sacrebleu") is None
+        return f"; chrF and BLEU are left out, for sacrebleu is not installed ({INSTALL})" if is_asked else ""
 
     def _num_in_process(self) -> str:
         sides = {"training": self.train, "held-out": self.validation}

@@ -1,4 +1,4 @@
-"""The families that the README lists, each behind its window: rows, branches, sampling, features and completions
+"""The families that docs/models.md lists, each behind its window: rows, branches, sampling, features and completions
 against plain transformers, which runs every text alone."""
 
 import re
@@ -39,7 +39,7 @@ from tests.helpers import (
 )
 from tests.reference import embed_loop
 
-README = Path(__file__).parents[2] / "README.md"
+PAGE = Path(__file__).parents[2] / "docs" / "models.md"
 WINDOW, STEPS = 5, 7  # rows have 23 tokens, documents of them 4 to 13; branches are longer than a window
 PLAIN = GROUPED | {"pad_token_id": 0}
 SLIDING = PLAIN | {"sliding_window": WINDOW}
@@ -101,7 +101,7 @@ def text_of(policy: LanguageModel) -> Batch:
 
 
 def test_the_readme_lists_the_families_that_are_tested() -> None:
-    (listed,) = re.findall(r"by `model_type`:((?:\s+`\w+`)+)", README.read_text(encoding="utf-8"))
+    (listed,) = re.findall(r"by `model_type`:((?:\s+`\w+`)+)", PAGE.read_text(encoding="utf-8"))
     assert re.findall(r"`(\w+)`", listed) == sorted(SETTINGS)
 
 

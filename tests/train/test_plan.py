@@ -1,6 +1,5 @@
 """What the plan says is what the run does."""
 
-import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,7 +9,7 @@ from ebft.cost import memory
 from ebft.cost.tokens import by_phase
 from ebft.methods import differentiate
 from ebft.train.optimization import Optimization
-from ebft.train.plan import model_card, plan
+from ebft.train.plan import plan
 from ebft.train.setup import prepare
 from tests.debug_run import miniature, pairs
 
@@ -133,18 +132,6 @@ def test_rollouts_are_named_by_what_the_method_samples(tmp_path: Path) -> None:
     assert plan(blocks, prepare(blocks))["rollouts"] == "2 of 3 tokens at each of 3.0 anchors a row"
     whole = miniature(tmp_path, "method=rlvr", *pairs(tmp_path), "method.max_new_tokens=11")
     assert plan(whole, prepare(whole))["rollouts"] == "2 completions a prompt, of at most 11 tokens"
-
-
-def test_the_model_card_names_base_method_and_figures(tmp_path: Path) -> None:
-    card = model_card(miniature(tmp_path, "method=sft"), 7, {"eval/cross_entropy": 1.23456}, "transformers")
-    header = re.match(r"---\n(.*?)\n---\n", card, re.DOTALL)
-    assert header is not None
-    assert header[1].splitlines() == ["base_model: tiny", "library_name: transformers", "tags: [sft]"]
-    assert (
-        "(method `sft`) from `tiny` for 7 steps of 3 rows of\n23 tokens, data `jsonl`, learning rate 0.01, seed 0."
-        in card
-    )
-    assert "| `eval/cross_entropy` | 1.2346 |" in card
 
 
 @pytest.mark.slow

@@ -1,0 +1,143 @@
+"""`ebft-export`: a finished run's model on its way out, to the hub or into a GGUF file.
+
+Nothing is sent before it has been said: `hub=NAME` tells what would be pushed, `dry_run=false` pushes it.
+"""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+from ebft.cli.keys import nearest
+from ebft.cli.refusals import one_sentence
+from ebft.config.schema import RunFailure, UserError
+from ebft.output.streams import outlive_console
+from ebft.output.visible import visible
+
+CONFIG = "config.yaml"  # of a run folder, goes along under a name that no model's has
+CONFIG_THERE = "training_config.yaml"
+FOLDERS = {"last": "model", "best": "best_model"}
+HELP = """\
+ebft-export RUN [hub=NAME] [gguf=FILE] [KEY=VALUE ...]
+
+Says what the model of a finished run is, what it weighs and what its card says, and takes it further.
+
+RUN               a run folder of ebft-train
+hub=NAME          says what would be pushed to the hub's repository NAME, as user/model; pushes nothing yet
+dry_run=false     pushes it, by huggingface_hub with your own token (hf auth login, or HF_TOKEN)
+private=false     makes a new repository public
+gguf=FILE         writes a GGUF file, for llama.cpp
+which=best        best_model/, which trainer.keep_best keeps, in place of the last step's model/
+
+Examples:
+  ebft-export outputs/sft
+  ebft-export outputs/sft hub=me/my-model
+  ebft-export outputs/sft gguf=my-model.gguf
+
+Exit codes: 0 done, 1 the hub or the disk refused, 2 a mistake on the command line."""
+
+
+@dataclass(frozen=True)
+class Export:
+    """What a command line asks for."""
+
+    run: Path
+    hub: str | None = None
+    gguf: str | None = None
+    which: str = "last"
+    dry_run: str = "true"
+    private: str = "true"
+
+
+CHOICES = {"which": tuple(FOLDERS), "dry_run": ("true", "false"), "private": ("true", "false")}
+
+
+def main() -> None:
+    outlive_console()
+    if {"--help", "-h"} & set(sys.argv[1:]):
+        print(HELP)
+        return
+    try:
+        with one_sentence():
+            export(asked(sys.argv[1:]))
+    except KeyboardInterrupt:
+        print("Interrupted.", file=sys.stderr)
+        sys.exit(130)
+
+
+def asked(arguments: Sequence[str]) -> Export:
+    """Raises UserError for what is no key of the command, and where no run is named."""
+    runs = [argument for argument in arguments if "=" not in argument and not argument.startswith("-")]
+    if len(runs) != 1:
+        raise UserError("ebft-export takes one run folder, as in ebft-export outputs/mine hub=NAME.")
+    known = [item.name for item in fields(Export)][1:]
+    given: dict[str, str] = {}
+    for argument in arguments:
+        key, equals, value = argument.partition("=")
+        if argument == runs[0]:
+            continue
+        if not equals or key not in known:
+            close = nearest(key, known)
+            hint = f"did you mean {close}?" if close else f"there are {', '.join(known)}."
+            raise UserError(f"{key} is not a key of ebft-export; {hint}")
+        if value not in CHOICES.get(key, (value,)):
+            raise UserError(f"{argument} is not one of {', '.join(CHOICES[key])}.")
+        given[key] = value
+    return Export(Path(runs[0]), **given)
+
+
+def export(wanted: Export) -> None:
+    """Raises UserError for a folder that holds no finished run, or a model that cannot be written as asked, and
+    RunFailure where the hub refuses."""
+    folder = wanted.run / FOLDERS[wanted.which]
+    if not (wanted.run / CONFIG).is_file() or not (folder / "config.json").is_file():
+        cure = "name a run that trainer.keep_best kept one of" if wanted.which == "best" else "name a finished run"
+        raise UserError(f"{wanted.run} has no {folder.name}/ of ebft-train; {cure}.")
+    files = sorted(path for path in folder.iterdir() if path.is_file())
+    say((folder / "README.md").read_text(encoding="utf-8").partition("---\n")[2].partition("---\n")[2].strip())
+    size = sum(path.stat().st_size for path in files) / 1e6
+    say(f"\n{folder}: {', '.join(path.name for path in files)}; {size:.1f} MB")
+    if wanted.gguf is not None:
+        from transformers.utils.logging import disable_progress_bar
+
+        from ebft.models import to_gguf
+
+        disable_progress_bar()
+        to_gguf.write(folder, Path(wanted.gguf))
+        say(f"{wanted.gguf}: {Path(wanted.gguf).stat().st_size / 1e6:.1f} MB, for llama.cpp")
+    if wanted.hub is not None:
+        _push(wanted, folder, wanted.hub)
+
+
+def _push(wanted: Export, folder: Path, name: str) -> None:
+    whose = "private" if wanted.private == "true" else "public"
+    if wanted.dry_run == "true":
+        say(
+            f"hub={name}: would push these files and {CONFIG_THERE}, {whose} where the repository is new; nothing was "
+            "sent. Add dry_run=false to push."
+        )
+        return
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalTokenNotFoundError
+
+    api = HfApi()
+    try:
+        api.create_repo(name, private=wanted.private == "true", exist_ok=True)
+        api.upload_folder(repo_id=name, folder_path=folder)
+        api.upload_file(repo_id=name, path_or_fileobj=wanted.run / CONFIG, path_in_repo=CONFIG_THERE)
+    except HFValidationError as error:
+        raise UserError(f"hub={name} is no name of a repository; write user/model.") from error
+    except LocalTokenNotFoundError as error:
+        raise UserError(f"hub={name} needs your token; run hf auth login, or set HF_TOKEN.") from error
+    except (HfHubHTTPError, OSError) as error:
+        raise RunFailure(f"hub={name} was not pushed ({str(error).strip().splitlines()[0]}).") from error
+    say(f"Pushed to {name}.")
+
+
+def say(text: str) -> None:
+    """To the terminal; a card may be anybody's."""
+    print(visible(text), flush=True)
+
+
+if __name__ == "__main__":
+    main()
