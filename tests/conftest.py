@@ -8,6 +8,7 @@ numeric tower an int passes for a float, as for mypy.
 import os
 import re
 import signal
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +18,7 @@ from beartype import BeartypeConf
 from beartype.claw import beartype_package
 from jaxtyping import install_import_hook
 
+from tests import forked
 from tests.limits import Meter, Teller
 
 os.environ.update(
@@ -60,11 +62,22 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--limits", action="store_true", help="tell what the tests cost, and hold them to tests/limits.py")
 
 
+@pytest.fixture
+def fresh_interpreters(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For tests of how an interpreter starts: none is forked."""
+    monkeypatch.setattr(subprocess, "Popen", forked.ORIGINAL)
+
+
 def pytest_configure(config: pytest.Config) -> None:
+    forked.install()
     if config.getoption("limits"):
         config.pluginmanager.register(Meter())
         if not hasattr(config, "workerinput"):  # which xdist gives its workers
             config.pluginmanager.register(Teller())
+
+
+def pytest_unconfigure() -> None:
+    forked.uninstall()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -19,6 +19,7 @@ from ebft.parallel.launched import from_slurm, num_processes
 from ebft.parallel.world import process_group
 from ebft.train.loop import train
 from tests.debug_run import miniature, rows, summary
+from tests.forked import children
 from tests.sweep.helpers import ROOT
 
 COMMON = ("method=ebft", "trainer.batch_size=6", "trainer.parallel=ddp", "trainer.max_steps=5", "eval.every_steps=5")
@@ -193,7 +194,7 @@ def test_workers_end_with_their_parent(tmp_path: Path) -> None:
     while not (metrics.exists() and metrics.read_text().count("\n") > 5):
         assert parent.poll() is None
         time.sleep(0.1)
-    workers = [int(pid) for pid in Path(f"/proc/{parent.pid}/task/{parent.pid}/children").read_text().split()]
+    workers = children(parent.pid)
     parent.send_signal(signal.SIGKILL)
     parent.wait()
     deadline = time.monotonic() + 30

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from tests.forked import children
 from tests.sweep.helpers import ROOT, is_alive, until
 
 PATIENCE_SECONDS = 300.0  # real runs, perhaps on a busy machine
@@ -50,13 +51,13 @@ def saved(run: Path) -> bool:
 def processes(sweep: subprocess.Popen[str]) -> dict[str, int]:
     """Name of a run -> the process that computes it."""
     found: dict[str, int] = {}
-    for pid in Path(f"/proc/{sweep.pid}/task/{sweep.pid}/children").read_text().split():
+    for pid in children(sweep.pid):
         try:
             arguments = Path(f"/proc/{pid}/cmdline").read_text().split("\0")
         except FileNotFoundError:  # it has ended since
             continue
         found |= {
-            Path(argument.strip('"')).name: int(pid) for argument in arguments if argument.startswith("hydra.run.dir=")
+            Path(argument.strip('"')).name: pid for argument in arguments if argument.startswith("hydra.run.dir=")
         }
     return found
 

@@ -18,6 +18,7 @@ from ebft.sweep import state as states
 from ebft.sweep.jobs import Job, folder
 from ebft.sweep.launchers import visible_gpus
 from ebft.sweep.runner import GridSource, SweepRunner
+from tests.forked import children
 from tests.sweep.helpers import GRID, until
 
 SLURM = SlurmLauncherConfig(
@@ -70,7 +71,7 @@ def test_jobs_are_done_and_fail_elsewhere_as_they_do_here(tmp_path: Path, config
 def test_a_job_of_two_tasks_is_one_run_of_two_processes(tmp_path: Path) -> None:
     job = Job("shared", "", {}, 0, (*SMOKE, "trainer.parallel=ddp", "trainer.batch_size=2"))
     ended = run(tmp_path, replace(SLURM, tasks_per_node=2), [job])
-    assert ended["shared"].kind == "done"
+    assert ended["shared"].kind == "done", ended["shared"].note
     assert json.loads((folder(tmp_path, "shared") / "summary.json").read_text())["steps"] == 2
     checkpoint = torch.load(folder(tmp_path, "shared") / "checkpoints" / "step_000002" / "state.pt", weights_only=True)
     assert len(checkpoint["random"]) == 2
@@ -94,8 +95,8 @@ def test_a_job_at_its_time_limit_is_saved_and_queued_again(tmp_path: Path) -> No
     metrics, log = folder(tmp_path, "long") / "metrics.jsonl", tmp_path / "logs" / "long.log"
     until(lambda: metrics.exists() and metrics.read_text().count("\n") > 3)
     controller = handle._job.job_id  # submitit's own, a process on this machine
-    (task,) = Path(f"/proc/{controller}/task/{controller}/children").read_text().split()
-    os.kill(int(task), signal.SIGUSR2)  # what SLURM sends before a time limit, as submitit asks it to
+    (task,) = children(int(controller))
+    os.kill(task, signal.SIGUSR2)  # what SLURM sends before a time limit, as submitit asks it to
     until(lambda: "Resumed at step" in log.read_text())
     assert "Run interrupted after" in log.read_text()
     handle.stop()
