@@ -149,9 +149,9 @@ class Optimization:
         return self._figures(losses, norm, method.metrics(prepared))
 
     def _totals(self, counts: list[Counts]) -> Counts:
-        """The denominators, added up over all micro-batches of all processes."""
+        """The denominators and other sums, added up over all micro-batches of all processes; whole numbers stay so."""
         sums = self.world.all_reduce(torch.stack([torch.stack([*count.values()]) for count in counts]).sum(0))
-        return dict(zip(counts[0], sums, strict=True))
+        return {name: total.to(counts[0][name].dtype) for name, total in zip(counts[0], sums, strict=True)}
 
     def _figures(
         self, losses: dict[str, torch.Tensor], norm: torch.Tensor, tallies: dict[str, Tally]

@@ -56,7 +56,7 @@ def test_the_default_passes(default: TrainConfig, pairs: TrainConfig) -> None:
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        ({"method__advantage": "gae"}, "method.advantage=gae is not one of none, rloo, group_norm."),
+        ({"method__advantage": "gae"}, "method.advantage=gae is not one of batch, none, rloo, group_norm."),
         ({"method__ce_coef": -0.5}, "method.ce_coef=-0.5 must be at least 0."),
         ({"sampler__stride": 0}, "sampler.stride=0 must be at least 1."),
         ({"optimizer__lr": float("inf")}, "optimizer.lr=inf must be a finite number."),
