@@ -72,11 +72,11 @@ def test_the_default_passes(default: TrainConfig, pairs: TrainConfig) -> None:
             "method.rl_coef and method.ce_coef are both 0, so there is nothing to train on; raise one.",
         ),
         (
-            {"sampler__n_samples": 1},
+            {"sampler__n_samples": 1, "method__advantage": "rloo"},
             "sampler.n_samples=1 is too small for method.advantage=rloo; use at least 2, or method.advantage=none.",
         ),
         (
-            {"sampler__n_samples": 1, "method__advantage": "none"},
+            {"sampler__n_samples": 1},
             "sampler.n_samples=1 leaves no pair for the diversity term; use at least 2, or method.diversity_coef=0.",
         ),
         (
