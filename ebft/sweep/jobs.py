@@ -10,7 +10,7 @@ from typing import Any
 
 from ebft.config.identity import CHANGEABLE_KEYS, LENGTH_KEYS, flat, resolved
 from ebft.config.schema import TrainConfig, UserError
-from ebft.config.stored import is_plain
+from ebft.config.stored import is_plain, text_of
 from ebft.output import files
 from ebft.output.masking import masked, without_secrets
 
@@ -96,7 +96,7 @@ def read_manifest(directory: Path) -> Manifest | None:
     this version's, or that may not be read."""
     path = directory / MANIFEST
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(text_of(path))
         return _manifest(content)
     except (FileNotFoundError, NotADirectoryError):
         return None
