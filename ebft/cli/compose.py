@@ -9,7 +9,7 @@ import hydra
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from ebft.cli.keys import SELECTORS
+from ebft.cli.keys import SELECTORS, type_of
 from ebft.cli.messages import culprit, explain, wrong_type
 from ebft.cli.overrides import as_typed
 from ebft.cli.own import add_own_method, with_config_dirs
@@ -18,6 +18,7 @@ from ebft.config.defaults import settled
 from ebft.config.rules import check
 from ebft.config.schema import EvaluateConfig, TrainConfig, UserError
 
+LARGEST = 10**20  # number that a configuration may hold
 SHOWN = 5  # of the keys that a configuration lacks
 
 
@@ -44,8 +45,9 @@ def typed(tree: DictConfig, whole: Any) -> Any:
     values."""
     schema = _schema(tree, whole)
     try:
+        _refuse_huge_numbers(OmegaConf.to_container(tree, resolve=False))
         merged: Any = OmegaConf.merge(schema, tree)
-        _refuse_nested_lists(merged)
+        _refuse_what_lists_let_pass(merged)
         return OmegaConf.to_object(merged)
     except OmegaConfBaseException as error:
         raise UserError(" ".join(dict.fromkeys(_objections(tree, schema)))) from error
@@ -93,11 +95,24 @@ def _typed_set(name: str, values: Any) -> Any:
         raise UserError(f"{key}: {error}") from error
 
 
-def _refuse_nested_lists(tree: DictConfig) -> None:
-    """OmegaConf lets [[1]] pass for a list of numbers."""
+def _refuse_what_lists_let_pass(tree: DictConfig) -> None:
+    """OmegaConf lets [[1]] pass for a list of numbers, and the text of an interpolation for any list."""
     for key, value in _leaves(tree):
-        if OmegaConf.is_list(value) and any(OmegaConf.is_config(item) for item in value):
+        if OmegaConf.is_list(value):
+            is_wrong = any(OmegaConf.is_config(item) for item in value)
+        else:
+            is_wrong = isinstance(value, str) and "${" in value and "list" in str(type_of(key, tree))
+        if is_wrong:
             raise UserError(wrong_type(key, tree))
+
+
+def _refuse_huge_numbers(node: Any, key: str = "") -> None:
+    """OmegaConf fails with an error of Python's where one is to be a float."""
+    if isinstance(node, dict | list):
+        for name, value in node.items() if isinstance(node, dict) else enumerate(node):
+            _refuse_huge_numbers(value, f"{key}.{name}" if key else str(name))
+    elif isinstance(node, int) and abs(node) > LARGEST:
+        raise UserError(f"{key} is a number of {len(str(abs(node)))} digits; give one of at most 20.")
 
 
 def _leaves(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -25,6 +25,7 @@ from ebft.cli.own import add_chosen_method
 from ebft.config.schema import EvaluateConfig, TrainConfig
 from ebft.config.sweeps import SweepConfig
 
+SHOWN_CHARACTERS = 200  # of a value
 MAPPINGS = (
     "model.config_overrides",
     "sweep.variants",
@@ -144,7 +145,8 @@ def _shown(value: Any) -> str:
         return f"[{','.join(_shown(item) for item in value)}]"
     if isinstance(value, DictConfig):
         return f"{{{', '.join(f'{_shown(key)}: {_shown(item)}' for key, item in value.items())}}}"
-    return str(value).lower() if isinstance(value, bool) else "null" if value is None else str(value)
+    text = str(value).lower() if isinstance(value, bool) else "null" if value is None else str(value)
+    return text if len(text) <= SHOWN_CHARACTERS else f"{text[:SHOWN_CHARACTERS]}..."
 
 
 def _kind(annotation: Any) -> str:

@@ -41,6 +41,8 @@ def unpacked(directory: Path) -> Iterator[Path]:
 def _unpack(archive: Path, folder: Path) -> None:
     """Raises UserError for what is not an archive of runs."""
     try:
+        if not (archive.is_file() or archive.is_dir()):
+            raise zipfile.BadZipFile("it is no file")
         if archive.stat().st_size > MOST_BYTES:
             raise zipfile.BadZipFile(f"it is larger than {MOST_BYTES:,} bytes")
         with zipfile.ZipFile(archive) as file:

@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 
 from ebft.config.identity import flat
 from ebft.config.schema import UserError
-from ebft.config.stored import read_config
+from ebft.config.stored import read_config, text_of
 from ebft.output import row_scores
 from ebft.output.files import read_rows
 from ebft.output.metric_names import add_own
@@ -207,7 +207,7 @@ def _config(path: Path) -> dict[str, Any]:
 def _summary(path: Path) -> dict[str, Any] | None:
     """The run's summary; None where there is none: a run that goes on takes it away."""
     try:
-        summary = json.loads(path.read_text(encoding="utf-8"))
+        summary = json.loads(text_of(path))
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, ValueError, RecursionError):  # ValueError: no JSON, or no UTF-8

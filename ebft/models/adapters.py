@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from ebft.config.schema import LoRAConfig, UserError
+from ebft.config.stored import text_of
 from ebft.models.quantization import linear_modules, unpacked
 from ebft.parallel.fsdp import full_tensor
 from ebft.parallel.world import SINGLE_PROCESS, World
@@ -173,10 +174,8 @@ def attach(model: PreTrainedModel, folder: Path, source: str) -> None:
     import peft
 
     try:
-        settings = json.loads((folder / ADAPTER_FILE).read_text(encoding="utf-8"))
-        stored = (
-            json.loads((folder / BASE_FILE).read_text(encoding="utf-8")) if (folder / BASE_FILE).is_file() else None
-        )
+        settings = json.loads(text_of(folder / ADAPTER_FILE))
+        stored = json.loads(text_of(folder / BASE_FILE)) if (folder / BASE_FILE).is_file() else None
         path = settings["base_model_name_or_path"] if stored is None else stored["path"]
         named = path in (source, model.name_or_path)
         fits = named if stored is None else stored["fingerprint"] == int(fingerprint(model))

@@ -34,7 +34,7 @@ from ebft.models.adapters import ADAPTER_FILE, Adapters, fingerprint, target_mod
 from ebft.models.feature_network import FeatureNetwork
 from ebft.models.gguf import converted
 from ebft.models.kernels import check_kernels, use_liger
-from ebft.models.model_files import check_described, check_files, check_sizes, reading
+from ebft.models.model_files import check_described, check_files, check_plain, check_sizes, reading
 from ebft.models.named import named_folder
 from ebft.models.policy import LanguageModel
 from ebft.models.positions import check_positions, num_positions, position_limit
@@ -125,6 +125,7 @@ def load_architecture(config: ModelConfig, key: str = "model.path") -> PreTraine
     this program cannot train, and for an override it does not have."""
     path, name = model_path(config.path, key), f"{key}={config.path}"
     check_on_hub(path, config.revision, key, "model")
+    check_plain(Path(path), name)
     with reading(f"{name} holds no model that can be loaded"):
         check_described(PreTrainedConfig.get_config_dict(path, revision=config.revision)[0], name)
         architecture = AutoConfig.from_pretrained(

@@ -55,6 +55,13 @@ def check_sizes(settings: dict[str, Any], name: str) -> None:
             raise UserError(f"{name} has {size}={value}; a model has from 1 to {most:,}.")
 
 
+def check_plain(folder: Path, name: str) -> None:
+    """Raises UserError for what is neither a file nor a folder, such as a pipe, which would be read for ever."""
+    for entry in folder.glob("*"):
+        if not (entry.is_file() or entry.is_dir()):
+            raise UserError(f"{name} has {entry.name} in its folder, which is no file; remove it.")
+
+
 def check_files(folder: Path, name: str) -> None:
     """Raises UserError for an index of weights that names files elsewhere."""
     for index in folder.glob("*.index.json"):

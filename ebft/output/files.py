@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from ebft.config.schema import RunFailure, UserError
+from ebft.config.stored import text_of
 
 LOCK = ".lock"  # in a folder that a process writes
 
@@ -195,10 +196,13 @@ def read_rows(path: Path, mentioning: str = "") -> list[dict[str, Any]]:
 
 def whole_lines(path: Path) -> list[str]:
     """The lines of a file, none where there is no file. A last line without its newline was cut off by a kill and is
-    left out."""
+    left out. Raises UserError for what cannot be read."""
     if not path.exists():
         return []
-    *lines, _cut_off = path.read_text(encoding="utf-8", errors="replace").split("\n")
+    try:
+        *lines, _cut_off = text_of(path, errors="replace").split("\n")
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}); remove it, or put that right.") from error
     return lines
 
 
@@ -214,8 +218,8 @@ def keep_rows(path: Path, last_step: int, kind: str = "") -> None:
 def _parse(path: Path, number: int, line: str) -> dict[str, Any]:
     try:
         row = json.loads(line)
-    except (json.JSONDecodeError, RecursionError) as error:
-        why = error.msg if isinstance(error, json.JSONDecodeError) else "nested too deep"
+    except (ValueError, RecursionError) as error:  # ValueError: no JSON, or a number of more digits than Python reads
+        why = "nested too deep" if isinstance(error, RecursionError) else getattr(error, "msg", "a number too long")
         raise UserError(f"{path}:{number} is not a JSON object ({why}); remove the line.") from error
     if not isinstance(row, dict):
         raise UserError(f"{path}:{number} is not a JSON object; remove the line.")

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from ebft.config.stored import bytes_of
 from ebft.output.files import atomic_file
 
 DIGEST_BYTES = hashlib.sha256().digest_size
@@ -19,15 +20,15 @@ class DamagedError(ValueError):
 
 def write(path: Path, state: Any) -> None:
     """WriteFailure where the system refuses."""
-    content = io.BytesIO()
-    torch.save(state, content)
+    made = io.BytesIO()
+    torch.save(state, made)
     with atomic_file(path) as file:
-        file.write(content.getvalue() + hashlib.sha256(content.getvalue()).digest())
+        file.write(made.getvalue() + hashlib.sha256(made.getvalue()).digest())
 
 
 def read(path: Path) -> Any:
     """Raises DamagedError, and whatever `torch.load` raises for what somebody else has written with a checksum."""
-    content = path.read_bytes()
-    if hashlib.sha256(content[:-DIGEST_BYTES]).digest() != content[-DIGEST_BYTES:]:
+    found = memoryview(bytes_of(path))
+    if hashlib.sha256(found[:-DIGEST_BYTES]).digest() != found[-DIGEST_BYTES:]:
         raise DamagedError(f"{path} does not end with its checksum")
-    return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    return torch.load(io.BytesIO(found), map_location="cpu", weights_only=True)

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from ebft.config.schema import UserError
+from ebft.config.stored import text_of
 from ebft.data.tokenization import Tokenization
 from ebft.models.adapters import BASE, BASE_FILE, Adapters
 from ebft.output.files import atomic_folder, atomic_write_text, make_folder, remove, sha256_of
@@ -173,7 +174,7 @@ def _read_state(path: Path) -> dict[str, Any]:
 def exported_step(folder: Path) -> int | None:
     """The step that an export is of; None for one that does not say."""
     try:
-        step = json.loads((folder / EXPORT_STEP).read_text(encoding="utf-8"))["step"]
+        step = json.loads(text_of(folder / EXPORT_STEP))["step"]
     except (OSError, ValueError, TypeError, KeyError):  # no such file, or one that somebody else has written
         return None
     return step if isinstance(step, int) else None

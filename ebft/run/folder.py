@@ -22,7 +22,7 @@ import yaml
 from ebft.config import doors
 from ebft.config.identity import CHANGEABLE_KEYS, CODE, LENGTH_KEYS, flat, resolved
 from ebft.config.schema import RunFailure, TrainConfig, UserError
-from ebft.config.stored import read_config
+from ebft.config.stored import read_config, text_of
 from ebft.output import files, row_scores, tracking
 from ebft.output.console import Bar, Console, SecondsLeft
 from ebft.output.environment import environment
@@ -122,7 +122,7 @@ class Run:
         if self.is_complete:
             return tracking.Tracker()
         known = {
-            name: (self.directory / file).read_text().strip()
+            name: text_of(self.directory / file).strip()
             for name, file in RUN_IDS.items()
             if (self.directory / file).exists()
         }
@@ -370,7 +370,7 @@ def _is_complete(directory: Path, config: TrainConfig) -> bool:
     if not (directory / SUMMARY).exists() or any(key in LENGTH_KEYS for key, _ in _changes(directory, config)):
         return False
     try:
-        return bool(json.loads((directory / SUMMARY).read_text(encoding="utf-8"))["status"] == "completed")
+        return bool(json.loads(text_of(directory / SUMMARY))["status"] == "completed")
     except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
         raise UserError(
             f"{directory / SUMMARY} is damaged; remove it, and the run goes on from its newest checkpoint."

@@ -10,7 +10,7 @@ from typing import Any
 
 from ebft.config.identity import CHANGEABLE_KEYS, LENGTH_KEYS, flat, resolved
 from ebft.config.schema import TrainConfig, UserError
-from ebft.config.stored import is_plain
+from ebft.config.stored import is_plain, text_of
 from ebft.output import files
 from ebft.output.masking import masked, without_secrets
 
@@ -28,7 +28,7 @@ WRITTEN = (
     "tensorboard",
     ".comparison.lock",
 )
-ID_DIGITS = 12
+ID_DIGITS, MOST_NAME_BYTES = 12, 200  # bytes: with .json behind it a file's name still
 # off, they change no run's name, so that a sweep goes on in a folder of an older version
 YOUNG = ("trainer.keep_best", "trainer.stop_after")
 
@@ -96,7 +96,7 @@ def read_manifest(directory: Path) -> Manifest | None:
     this version's, or that may not be read."""
     path = directory / MANIFEST
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(text_of(path))
         return _manifest(content)
     except (FileNotFoundError, NotADirectoryError):
         return None
@@ -119,7 +119,7 @@ def _job(run: Any) -> Job:
     _texts([run["variant"], *run["keys"], *run["keys"].values()])
     numbers = [run["seed"], *([] if run.get("trial") is None else [run["trial"]])]
     for name in _texts([run["name"], *([] if run.get("needs") is None else [run["needs"]])]):
-        if not re.fullmatch(r"\w[\w.-]*", name):
+        if not re.fullmatch(r"\w[\w.-]*", name) or len(name.encode()) > MOST_NAME_BYTES:
             raise ValueError(f"{name!r} is no name of a run")
     if not all(isinstance(number, int) for number in numbers) or not isinstance(run.get("settings", {}), dict):
         raise TypeError("not numbers")

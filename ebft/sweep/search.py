@@ -7,6 +7,7 @@ from statistics import fmean
 from typing import Any
 
 from ebft.config.schema import UserError
+from ebft.config.stored import text_of
 from ebft.config.sweeps import GridConfig
 from ebft.sweep import state as states
 from ebft.sweep.jobs import MANIFEST, Job, folder
@@ -93,7 +94,7 @@ class Search:
             self.study.tell(trial, state=self._optuna.trial.TrialState.FAIL)
 
     def _value(self, job: Job) -> float:
-        final = json.loads((folder(self._directory, job.name) / "summary.json").read_text(encoding="utf-8"))["final"]
+        final = json.loads(text_of(folder(self._directory, job.name) / "summary.json"))["final"]
         if self._config.metric not in final:
             measured = ", ".join(name for name in final if not name.endswith("_stderr"))
             raise UserError(f"sweep.metric={self._config.metric} is not measured by {job.name}; it has {measured}.")

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ebft.config.schema import RunFailure
+from ebft.config.stored import text_of
 from ebft.output import files
 from ebft.sweep.jobs import Job, folder
 
@@ -50,7 +51,7 @@ def _read(path: Path, *keys: str) -> dict[str, str] | None:
     """The texts under these keys of a JSON file; None where there is no such file, which others may remove at any time:
     a run its summary when it goes on, another sweep a record. Raises _Damaged."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(text_of(path))
         found = {key: content[key] for key in keys}
     except (FileNotFoundError, NotADirectoryError):
         return None

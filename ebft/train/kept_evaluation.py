@@ -8,6 +8,7 @@ libraries.
 
 import json
 import os
+import pickle
 import platform
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
@@ -107,17 +108,23 @@ def settings(config: TrainConfig) -> dict[str, Any]:
 
 
 def find(key: str | None) -> Kept | None:
-    """What is kept under the key; None also for what was damaged since."""
+    """What is kept under the key; None also for what was damaged, exchanged or put there by somebody else since."""
     path = _path(key)
-    if path is None or not path.is_file():
-        return None
     try:
-        state = checked.read(path)
-    except checked.DamagedError:
+        if path is None or not cache.is_own(path):
+            return None
+        return _kept(checked.read(path), key)
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RuntimeError, EOFError, pickle.UnpicklingError):
+        return None  # whatever it is, it is not what `keep` wrote
+
+
+def _kept(state: Any, key: str | None) -> Kept | None:
+    """Raises what comes of a file that `keep` did not write."""
+    if state["key"] != key:
         return None
     samples = [Sample(**each) for each in state["samples"]]
     answers = [Answer(**each | {"verdict": Verdict(**each["verdict"])}) for each in state["answers"]]
-    return Kept(replace(Evaluation.from_state(state), samples=samples, answers=answers), state["seconds"])
+    return Kept(replace(Evaluation.from_state(state), samples=samples, answers=answers), float(state["seconds"]))
 
 
 def keep(key: str | None, kept: Kept) -> None:
@@ -128,7 +135,7 @@ def keep(key: str | None, kept: Kept) -> None:
     ):
         return
     samples, answers = map(asdict, evaluation.samples), map(asdict, evaluation.answers)
-    state = {**evaluation.state(), "samples": [*samples], "answers": [*answers], "seconds": kept.seconds}
+    state = {**evaluation.state(), "samples": [*samples], "answers": [*answers], "seconds": kept.seconds, "key": key}
     with suppress(OSError, RunFailure, UserError):  # of a home that may only be read, or that is full
         path.parent.mkdir(parents=True, exist_ok=True)
         own = path.with_suffix(f".{uuid4().hex}")  # of a process beside this one

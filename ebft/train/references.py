@@ -16,6 +16,7 @@ from uuid import uuid4
 
 from ebft import sandbox as sandbox_package
 from ebft.config.schema import RunFailure, SandboxConfig, TrainConfig, UserError
+from ebft.config.stored import text_of
 from ebft.output import cache
 from ebft.output.files import atomic_write_text
 from ebft.parallel.world import SINGLE_PROCESS, World
@@ -156,9 +157,16 @@ def _kept(folder: Path | None) -> dict[str, ReferenceResult]:
 
 
 def _read(folder: Path) -> Iterator[tuple[str, ReferenceResult]]:
-    for path in sorted(folder.glob("*.json")):
-        for digest, (kind, in_process) in json.loads(path.read_text()).items():
-            yield digest, ReferenceResult(kind, in_process)
+    """Those in files that this user has written, and that are as they were written."""
+    for path in filter(cache.is_own, sorted(folder.glob("*.json"))):
+        try:
+            content = json.loads(text_of(path))
+            found = [(digest, kind, in_process) for digest, (kind, in_process) in content.items()]
+        except (OSError, ValueError, TypeError, AttributeError, RecursionError):
+            continue
+        for digest, kind, in_process in found:
+            if isinstance(kind, str) and isinstance(in_process, bool):
+                yield digest, ReferenceResult(kind, in_process)
 
 
 def _keep(folder: Path | None, attempts: dict[str, ReferenceResult]) -> None:

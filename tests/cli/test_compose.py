@@ -225,3 +225,32 @@ def test_a_set_that_is_none_is_refused_by_its_name(overrides: list[str], sentenc
     with pytest.raises(UserError) as refusal:
         compose(overrides)
     assert str(refusal.value).startswith(sentence)
+
+
+DIGITS = "1" + "0" * 400
+
+
+@pytest.mark.parametrize(
+    ("override", "sentence"),
+    [
+        (
+            f"optimizer.max_grad_norm={DIGITS}",
+            "optimizer.max_grad_norm is a number of 401 digits; give one of at most 20.",
+        ),
+        (f"eval.horizons=[1,-{DIGITS}]", "eval.horizons.1 is a number of 401 digits; give one of at most 20."),
+        (
+            "eval.horizons='\\${oc.env:HOME}'",
+            "eval.horizons=${oc.env:HOME} is not a list of whole numbers in brackets.",
+        ),
+        (
+            "model/adapter=lora model.adapter.targets='\\${a}'",
+            "model.adapter.targets=${a} is not a list of strings in brackets or null.",
+        ),
+        (f"eval.seed={'x' * 10_000}", f"eval.seed={'x' * 200}... is not a whole number."),
+    ],
+    ids=lambda value: value[:30],
+)
+def test_values_that_a_library_lets_pass_or_dies_of_are_refused(override: str, sentence: str) -> None:
+    with pytest.raises(UserError) as raised:
+        compose(override.split())
+    assert str(raised.value) == sentence

@@ -59,7 +59,19 @@ def index(file: Any) -> Break:
     return weights("model.safetensors.index.json", {"metadata": {}, "weight_map": dict.fromkeys(NAMES, file)})
 
 
+def pipe(name: str) -> Break:
+    """A pipe that nobody writes, which would be read for ever."""
+
+    def change(folder: Path) -> None:
+        (folder / name).unlink(missing_ok=True)
+        os.mkfifo(folder / name)
+
+    return change
+
+
 BROKEN: dict[str, tuple[Break, str]] = {
+    "tokenizer is a pipe": (pipe("tokenizer.json"), "has tokenizer.json in its folder, which is no file; remove it."),
+    "template is a pipe": (pipe("chat_template.jinja"), "has chat_template.jinja in its folder, which is no file"),
     "pickled": (
         weights("pytorch_model.bin", pickle.dumps(Program(), protocol=2)),
         "could be code; name a model with safetensors.",

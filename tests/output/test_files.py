@@ -178,7 +178,7 @@ def test_character_cut_in_half_by_a_kill(tmp_path: Path) -> None:
     assert read_rows(path) == [{"step": 3}]
 
 
-@pytest.mark.parametrize("line", ["{oops}", "[1, 2]"])
+@pytest.mark.parametrize("line", ["{oops}", "[1, 2]", "1" * 5000, "[" * 100_000], ids=lambda line: line[:6])
 def test_broken_line_in_the_middle_is_named(tmp_path: Path, line: str) -> None:
     path = tmp_path / "rows.jsonl"
     path.write_text(f"{json.dumps({'step': 1})}\n{line}\n")

@@ -4,6 +4,7 @@ import os
 import pickle
 import random
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -183,6 +184,13 @@ def test_load_refuses_what_is_no_checkpoint(tmp_path: Path, content: bytes) -> N
         r"checkpoint of ebft; remove that checkpoint, so that the one before it counts, or name another with "
         r"resume=PATH\.$",
     ):
+        checkpoint.load(tmp_path)
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, lambda path: path.symlink_to("/dev/zero")], ids=["pipe", "device"])
+def test_load_refuses_what_is_no_file(tmp_path: Path, make: Callable[[Path], None]) -> None:
+    make(tmp_path / "state.pt")
+    with pytest.raises(UserError, match="is not a checkpoint that can be read"):
         checkpoint.load(tmp_path)
 
 

@@ -188,6 +188,7 @@ JOB = '{"name": "a", "variant": "", "keys": {}, "seed": 0, "overrides": []'
                 "[]": '[], "needs": "/etc"',
                 '"keys": {}': '"keys": {"seed": 0}',
                 '"variant": ""': '"variant": null',
+                '"name": "': f'"name": "{"x" * 250}',
                 '"seed": 0,': '"seed": 0, "settings": [],',
             }.items()
         ),

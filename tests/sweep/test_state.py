@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from ebft.config import stored
 from ebft.config.schema import RunFailure
 from ebft.sweep import state as states
 from ebft.sweep.jobs import Job, folder
@@ -97,13 +98,13 @@ def test_a_claimed_job_is_running_whatever_it_was_unless_it_is_done(tmp_path: Pa
 def test_a_summary_that_vanishes_while_it_is_looked_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A run removes it when it goes on. The sweep that looked in that moment once ended in a traceback."""
     summary(tmp_path, "interrupted")
-    read_text = Path.read_text
+    text_of = stored.text_of
 
-    def too_late(self: Path, encoding: str) -> str:
-        self.unlink(missing_ok=True)
-        return read_text(self, encoding=encoding)
+    def too_late(path: Path) -> str:
+        path.unlink(missing_ok=True)
+        return text_of(path)
 
-    monkeypatch.setattr(Path, "read_text", too_late)
+    monkeypatch.setattr(states, "text_of", too_late)
     assert state(tmp_path, JOB) == State("interrupted")
     record(tmp_path, JOB, "failed", "forgotten by another sweep in the same moment")
     assert state(tmp_path, JOB) == State("interrupted")

@@ -1,5 +1,6 @@
 """The base's evaluation as it is kept: the same run with it and without it, and never another's."""
 
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import torch
 from ebft.config.schema import TrainConfig
 from ebft.evaluation import Evaluation
 from ebft.evaluation.ratios import Ratio
+from ebft.run import checked
 from ebft.train import kept_evaluation
 from ebft.train.kept_evaluation import Kept, find, keep, key, settings
 from ebft.train.loop import train
@@ -173,4 +175,41 @@ def test_a_cache_that_cannot_be_written_costs_nothing_but_time(kept: Path) -> No
     kept.parent.mkdir()
     kept.write_text("a file where the folder would be")
     keep("key", some())
+    assert find("key") is None
+
+
+def test_entries_that_were_exchanged_are_nobody_s(kept: Path) -> None:
+    """The base of another model, or of other rows, would be subtracted from this run's figures."""
+    keep("mine", some(2.0))
+    keep("other", some(3.0))
+    first, second = kept / "mine.pt", kept / "other.pt"
+    first.rename(kept / "aside")
+    second.rename(first)
+    (kept / "aside").rename(second)
+    assert (find("mine"), find("other")) == (None, None)
+    keep("mine", some(2.0))
+    found = find("mine")
+    assert found is not None
+    assert found.evaluation.metrics()["eval/cross_entropy"] == 2.0
+
+
+@pytest.mark.parametrize("state", [{}, [], {"key": "key"}, {"key": "key", "samples": [{"no": 1}]}, "text", None])
+def test_an_entry_that_somebody_wrote_with_its_checksum_is_none(kept: Path, state: object) -> None:
+    kept.mkdir(parents=True)
+    checked.write(kept / "key.pt", state)
+    assert find("key") is None
+
+
+def test_an_entry_that_is_no_file_is_none(kept: Path) -> None:
+    kept.mkdir(parents=True)
+    os.mkfifo(kept / "key.pt")
+    assert find("key") is None
+    keep("key", some(2.0))
+    assert find("key") is not None
+
+
+def test_an_entry_of_somebody_else_s_is_not_taken_on_trust(kept: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    keep("key", some())
+    assert find("key") is not None
+    monkeypatch.setattr(os, "geteuid", lambda: 4711)
     assert find("key") is None

@@ -1,5 +1,6 @@
 """Reference answers are tried once, all of them, and those that fail are told from those that could not be tried."""
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -98,3 +99,21 @@ def test_a_failure_of_the_machine_is_no_failed_reference(tmp_path: Path, scripte
     scripted.outcomes["starved"] = scripted.outcomes["right"]
     assert tried(tmp_path).drop_failing(questions("right", "starved")) == [False, False]
     assert scripted.ran == ["right", "starved", "starved"]
+
+
+@pytest.mark.parametrize("content", ["{", "[]", "null", '{"a": 1}', '{"DIGEST": ["passed", 1]}', "[" * 100_000])
+def test_a_damaged_result_is_found_anew(tmp_path: Path, scripted: type[Scripted], content: str) -> None:
+    first = tried(tmp_path).attempts(questions("wrong"))
+    (entry,) = (tmp_path / "cache").rglob("*.json")
+    entry.write_text(content.replace("DIGEST", next(iter(json.loads(entry.read_text())))))
+    assert tried(tmp_path).attempts(questions("wrong")) == first
+    assert scripted.ran == ["wrong", "wrong"]
+
+
+def test_a_result_of_somebody_else_s_is_not_taken_on_trust(
+    tmp_path: Path, scripted: type[Scripted], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried(tmp_path).attempts(questions("wrong"))
+    monkeypatch.setattr("os.geteuid", lambda: 4711)
+    tried(tmp_path).attempts(questions("wrong"))
+    assert scripted.ran == ["wrong", "wrong"]
