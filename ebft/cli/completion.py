@@ -2,6 +2,7 @@
 those of its runs."""
 
 import os
+import re
 import sys
 from collections.abc import Sequence
 
@@ -16,14 +17,20 @@ FLAGS = ("-sc", "--shell-completion")
 
 
 def complete(arguments: Sequence[str], own: Sequence[str]) -> None:
-    """What Hydra says to `-sc install=SHELL`, and to `-sc query=SHELL`, by which a shell asks for continuations: of a
-    word that begins one of the keys `own` in the sweep's configuration, of any word in that of its runs. Raises
-    UserError."""
+    """What Hydra says to `-sc install=SHELL`, and to `-sc query=SHELL`, by which a shell asks how the last word of
+    COMP_LINE may go on: in the sweep's configuration where it begins a key of `own`, and in that of its runs where it
+    is none of those. Raises UserError."""
     check_flags("ebft-sweep", list(arguments))
-    group = os.environ.get("COMP_LINE", "").rpartition(" ")[2].partition("=")[0].partition(".")[0]
-    whose = [name for name in own if name == group] or ["train"]
-    also_own = [name for name in own if name.startswith(group) and name != group and _is_query(arguments)]
-    for config in dict.fromkeys("sweep" if name in own else "train" for name in [*whose, *also_own]):
+    program, *words = os.environ.get("COMP_LINE", "ebft-sweep ").split(" ")
+    last = words.pop() if words else ""
+    is_query = any(argument.startswith("query=") for argument in arguments)
+    group = re.split("[.=]", last)[0]
+    configs = ["train"] if group not in own else []
+    if is_query and any(name.startswith(group) for name in own):
+        configs.append("sweep")
+    for config in configs:
+        before = [word for word in words if (re.split("[.=]", word)[0] in own) == (config == "sweep")]
+        os.environ["COMP_LINE"] = " ".join([program, *before, last])
         sys.argv = ["ebft-sweep", *arguments]
         hydra.main(version_base="1.3", config_path="pkg://ebft.conf", config_name=config)(_nothing)()
 
@@ -36,10 +43,6 @@ def show(arguments: Sequence[str], config: SweepConfig, runs: Sequence[str]) -> 
     print(OmegaConf.to_yaml(OmegaConf.structured(config)), end="")
     if runs:
         print(f"# of the runs: {' '.join(runs)}")
-
-
-def _is_query(arguments: Sequence[str]) -> bool:
-    return any(argument.startswith("query=") for argument in arguments)
 
 
 def _nothing(cfg: object) -> None:
