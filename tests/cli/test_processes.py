@@ -60,6 +60,7 @@ def assert_figures(run: Path, expected: list[dict]) -> None:
         assert mine == pytest.approx(theirs, rel=1e-5, abs=2e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("overrides", "sentence"),
     [
