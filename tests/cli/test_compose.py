@@ -160,6 +160,7 @@ def test_keys_know_whether_they_are_whole() -> None:
     assert [is_whole(key) for key in keys] == [True, False, True, False, True, None]
 
 
+@pytest.mark.slow
 def test_adapters_of_any_model_and_their_rate() -> None:
     config = compose(["model=debug", "model/adapter=lora", "optimizer=lora", "method=ebft"])
     assert (config.model.adapter.name, config.model.init, config.optimizer.lr, config.optimizer.schedule) == (
@@ -193,6 +194,7 @@ def test_nearest(name: str, found: str | None) -> None:
     assert nearest(name, all_keys()) == found
 
 
+@pytest.mark.slow
 def test_a_further_held_out_set_is_the_data_config_of_its_source() -> None:
     chosen = compose(["+data@eval.sets.other=translation", "eval.sets.other.max_validation_documents=5"]).eval.sets
     assert chosen == {"other": replace(compose(["data=translation"]).data, max_validation_documents=5)}

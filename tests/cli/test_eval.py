@@ -64,6 +64,7 @@ def change(run: Path, **groups: Any) -> None:
     path.write_text(yaml.safe_dump(config, sort_keys=False))
 
 
+@pytest.mark.slow
 def test_a_run_folder_brings_its_configuration_and_is_held_against_its_base(run: Path) -> None:
     config = evaluated(f"model.path={run}")
     assert (config.seed, config.model.path, config.models) == (3, "tiny", [str(run)])

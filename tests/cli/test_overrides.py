@@ -94,6 +94,7 @@ def test_escapes_in_templates_are_those_of_the_example(typed: str, text: str) ->
     assert data(*PAIR, f"data.prompt_template={typed}").prompt_template == text
 
 
+@pytest.mark.slow
 def test_a_sweep_s_run_decodes_its_template_once(tmp_path: Path) -> None:
     typed = r'data.prompt_template="{q}\\n\n"'
     ours = Composer().config([*FILE, *PAIR, typed]).data
@@ -181,17 +182,20 @@ def test_a_run_s_config_comes_back_byte_for_byte(tmp_path: Path, config: TrainCo
         )
 
 
+@pytest.mark.slow
 def test_a_run_s_mapping_comes_back_without_the_option_s(tmp_path: Path) -> None:
     config = compose(["data=mixture", "data.parts={code_qa:1}"])
     assert replayed(tmp_path / "run", config).data == config.data
 
 
+@pytest.mark.slow
 def test_workers_get_the_config_as_it_is(tmp_path: Path, config: TrainConfig) -> None:
     changed = replace(config, data=replace(config.data, path="${x}\\", text_column=None))
     (tmp_path / "task").write_text(yaml.safe_dump({"config": resolved(changed), "run_dir": "out"}))
     assert read_task(tmp_path / "task") == (changed, Path("out"))
 
 
+@pytest.mark.slow
 @given(st.one_of(st.sampled_from(NASTY), st.text(st.sampled_from("\\$\"'{}n \n,:[a"), max_size=8)))
 def test_a_literal_is_what_it_stands_for(text: str) -> None:
     from omegaconf import OmegaConf
@@ -202,6 +206,7 @@ def test_a_literal_is_what_it_stands_for(text: str) -> None:
     assert OmegaConf.to_container(OmegaConf.create(value_of(f"x={literal(value)}")), resolve=True) == value
 
 
+@pytest.mark.slow
 def test_several_trackers_are_one_with_settings_and_others_beside_it() -> None:
     config = compose(["tracker=[tensorboard,wandb,trackio]", "tracker.project=mine"])
     assert (config.tracker.name, config.tracker.also) == ("wandb", ["trackio", "tensorboard"])  # type: ignore[attr-defined]

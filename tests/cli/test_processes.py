@@ -18,7 +18,7 @@ from ebft.config.schema import RunFailure, TrainConfig, UserError
 from ebft.parallel.launched import from_slurm, num_processes
 from ebft.parallel.world import process_group
 from ebft.train.loop import train
-from tests.debug_run import miniature, rows, summary
+from tests.debug_run import miniature, rows, summary, without_report
 from tests.forked import children
 from tests.sweep.helpers import ROOT
 
@@ -46,9 +46,12 @@ def command(folder: Path, *overrides: str) -> list[str]:
     return [sys.executable, "-m", "ebft.cli.train", *arguments(folder, *overrides)]
 
 
-def as_one(folder: Path) -> list[dict]:
+@pytest.fixture(scope="module")
+def as_one(tmp_path_factory: pytest.TempPathFactory) -> list[dict]:
     """Rows of figures of the same run in one process."""
-    train(config_of(folder), folder / "single")
+    folder = tmp_path_factory.mktemp("one")
+    with without_report():
+        train(config_of(folder), folder / "single")
     return rows(folder / "single" / "metrics.jsonl")
 
 
@@ -57,6 +60,7 @@ def assert_figures(run: Path, expected: list[dict]) -> None:
         assert mine == pytest.approx(theirs, rel=1e-5, abs=2e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("overrides", "sentence"),
     [
@@ -102,7 +106,7 @@ def assert_refusal(code: object, out: str, err: str, sentence: str) -> None:
 
 
 @pytest.mark.slow
-def test_torchrun(tmp_path: Path) -> None:
+def test_torchrun(tmp_path: Path, as_one: list[dict]) -> None:
     """The first process composes; the others make no folder of their own."""
     options = command(tmp_path)[1:]
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", *options]
@@ -110,7 +114,7 @@ def test_torchrun(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("Run completed after 5 steps.") == 1
     assert not (tmp_path / "outputs").exists()
-    assert_figures(tmp_path / "run", as_one(tmp_path))
+    assert_figures(tmp_path / "run", as_one)
 
 
 @pytest.mark.slow
@@ -144,7 +148,12 @@ def test_torchrun(tmp_path: Path) -> None:
     ],
 )
 def test_a_rank_that_fails_ends_all_with_its_name(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: str, worker: str, message: str
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    as_one: list[dict],
+    fault: str,
+    worker: str,
+    message: str,
 ) -> None:
     config, run = config_of(tmp_path), tmp_path / "run"
     run.mkdir()
@@ -157,10 +166,10 @@ def test_a_rank_that_fails_ends_all_with_its_name(
     if worker == FAULTY:
         assert [path.name for path in (run / "checkpoints").iterdir()] == ["step_000002"]
     if fault == "kill":
-        assert_goes_on(tmp_path)
+        assert_goes_on(tmp_path, as_one)
 
 
-def assert_goes_on(folder: Path) -> None:
+def assert_goes_on(folder: Path, as_one: list[dict]) -> None:
     """From the last checkpoint, from the command line to the report, and to what one undisturbed process comes to;
     rank 0 alone speaks, and nothing of the start is left."""
     run = folder / "run"
@@ -169,7 +178,7 @@ def assert_goes_on(folder: Path) -> None:
     assert done.stdout.count("Run completed after 5 steps.") == 1
     assert sorted(path.name for path in run.iterdir() if path.name.startswith(".")) == []
     assert (run / "report.html").exists()
-    assert_figures(run, as_one(folder))
+    assert_figures(run, as_one)
     assert summary(run)["status"] == "completed"
 
 

@@ -563,6 +563,7 @@ def test_any_folder_of_runs_can_be_collected(command: Command) -> None:
     assert (settings.name, directory, compared) == ("mine", Path("runs"), None)
 
 
+@pytest.mark.slow
 def test_pilots_say_what_more_seeds_and_rows_would_see(command: Command) -> None:
     pilots(command.folder / "pilots", SFT, "sft")
     before = command.files()

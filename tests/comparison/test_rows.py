@@ -138,6 +138,7 @@ def test_a_file_of_something_else_among_the_rows_is_named(tmp_path: Path) -> Non
         compare(tmp_path, one(), None)
 
 
+@pytest.mark.slow
 def test_many_cells_need_more_than_an_interval_beside_zero(tmp_path: Path) -> None:
     """Eight cells that do nothing and one whose interval alone excludes 0: after Holm's correction it is not marked."""
     noise = [[0.3, -0.3, 0.1, -0.1], [-0.1, 0.1, -0.3, 0.3], [0.2, -0.2, -0.2, 0.2]]

@@ -21,6 +21,7 @@ def test_probabilities_are_those_of_scipy(t: float, degrees: int) -> None:
     assert t_probability(t, degrees) == pytest.approx(stats.t.cdf(t, degrees), abs=1e-12)
 
 
+@pytest.mark.slow
 @given(st.lists(st.floats(-100, 100), min_size=2, max_size=13))
 def test_an_estimate_is_that_of_scipy(values: list[float]) -> None:
     found = estimate(values)

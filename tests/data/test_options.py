@@ -124,6 +124,7 @@ def test_a_row_without_tests_is_refused_or_dropped_and_counted() -> None:
     assert (data.train.num_documents, data.validation.num_documents, data.num_dropped) == (3, 2, 1)
 
 
+@pytest.mark.slow
 def test_rows_without_tests_train_where_nothing_is_verified() -> None:
     data = loaded(option("opencode_instruct", "data.task=null", "data.tests_column=null"))
     assert (data.train.num_documents, data.train_questions, data.validation_questions, data.num_dropped) == (
@@ -134,6 +135,7 @@ def test_rows_without_tests_train_where_nothing_is_verified() -> None:
     )
 
 
+@pytest.mark.slow
 def test_nvidia_opencode_instruct() -> None:
     """Its tests are JSON of a list, each with line breaks around it."""
     found, circle = asked(option("nvidia_opencode_instruct", *NVIDIA)), "Return the area of a circle of radius r.\n"
@@ -169,6 +171,7 @@ def test_alma_is_trained_on_one_data_set_and_evaluated_on_another() -> None:
     )
 
 
+@pytest.mark.slow
 def test_humaneval() -> None:
     """The prompt begins the program, what it defines before the function serves the tests as well, and check is
     called."""
@@ -189,6 +192,7 @@ def test_humaneval_whole_for_models_trained_elsewhere() -> None:
     assert (len(half), len(whole)) == (3, 5)
 
 
+@pytest.mark.slow
 def test_mbpp() -> None:
     train, validation = questions(option("mbpp"))
     (cube,) = validation.values()

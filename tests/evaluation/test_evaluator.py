@@ -85,6 +85,7 @@ def test_figures_and_samples_are_the_same_when_asked_again() -> None:
     assert set(first.change(second).values()) == {0.0}
 
 
+@pytest.mark.slow
 def test_another_seed_draws_other_rollouts_over_the_same_text() -> None:
     one, other = (evaluator(seed=seed)(policy_of(), quiet).metrics() for seed in (17, 18))
     assert one["eval/cross_entropy"] == other["eval/cross_entropy"]

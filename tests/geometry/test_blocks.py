@@ -176,6 +176,7 @@ def test_completions_of_neighbouring_documents_are_two() -> None:
     assert find([0] * 4 + [1] * 7, 1, 2, 2, completion=[True] * 11) == [1, 6, 8]
 
 
+@pytest.mark.slow
 @generated
 @given(made=rows(), length=st.integers(1, 4))
 def test_fits_equals_the_loop_at_every_anchor(made: Rows, length: int) -> None:

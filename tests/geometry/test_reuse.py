@@ -55,6 +55,7 @@ def different_tokens(batch: Batch, rollout: Rollout) -> int:
     return max(sum(len(branch) - 1 for branch in row) for row in branches)
 
 
+@pytest.mark.slow
 @generated
 @given(case=rollouts())
 def test_leading_matches_equal_the_comparison_token_by_token(case: tuple[list[list[int]], int, int, int]) -> None:

@@ -280,6 +280,7 @@ def test_a_kept_row_changes_no_rollout_no_reward_and_no_gradient(
         torch.testing.assert_close(found[name], gradient, rtol=1e-5, atol=1e-6 * largest, msg=name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("reuse", [False, True])
 def test_micro_batches_drawn_together_are_those_drawn_alone(reuse: bool) -> None:
     """As on a GPU: three at a time, of rows with different numbers of blocks."""

@@ -74,7 +74,10 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "smollm3": MIXED | {"use_sliding_window": True},
     "starcoder2": SLIDING,
 }
-BY_FAMILY = pytest.mark.parametrize("family", SETTINGS)
+FAST = ("gemma2", "qwen2_moe")  # stand for all in make test-fast
+BY_FAMILY = pytest.mark.parametrize(
+    "family", [family if family in FAST else pytest.param(family, marks=pytest.mark.slow) for family in SETTINGS]
+)
 
 
 def architecture(family: str, **changes: Any) -> PreTrainedConfig:

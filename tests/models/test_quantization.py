@@ -129,6 +129,7 @@ def config() -> TrainConfig:
     return compose(["model=debug", "features.feature_layers=[1,2]", "features.network=random", *lora, *sizes])
 
 
+@pytest.mark.slow
 def test_a_policy_is_packed_and_a_feature_network_of_its_own_is_not(config: TrainConfig) -> None:
     """The fingerprint is that of the base before it was packed, so that its checkpoints fit the base in more bits."""
     shape = load_architecture(config.model)

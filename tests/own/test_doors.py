@@ -322,6 +322,7 @@ def test_a_method_that_hands_on_something_else(part: str, returned: Any, message
         calls[part]()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("body", "message"),
     [
@@ -354,6 +355,7 @@ def test_a_command_line_with_a_config_folder_keeps_hydra_s_flags(tmp_path: Path)
     assert with_config_dirs(["--cfg", "job", folder])[:2] == ["--cfg", "job"]
 
 
+@pytest.mark.slow
 def test_a_method_s_yaml_file_that_is_none(tmp_path: Path) -> None:
     overrides = mine(tmp_path, "    pass")
     (tmp_path / "own" / "method" / "mine.yaml").write_text("name: mine\n scale: [1\n")
@@ -469,6 +471,7 @@ def test_a_score_may_be_numpy_s(tmp_path: Path) -> None:
     assert OwnTask("of_numpy.py:score", "data.task").verify("4", question()).score == 0.5
 
 
+@pytest.mark.slow
 def test_reference_answers_are_tried_before_weights_are_loaded(tmp_path: Path) -> None:
     (tmp_path / "strict.py").write_text(
         "class Strict:\n    references_pass = True\n    def verify(self, p, c, r): return float('!' not in c)\n"

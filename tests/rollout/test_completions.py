@@ -101,6 +101,7 @@ def test_prompts_stand_on_the_left_with_a_block_at_the_end_of_each() -> None:
     assert blocks.reach == (3,)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 def test_greedy_completions_are_those_of_generate_token_for_token(family: str) -> None:
     """The rows of a batch are ragged and end at different tokens; `generate` gets each row alone."""
@@ -236,6 +237,7 @@ def test_a_row_says_the_same_in_any_company(rows: list[int]) -> None:
             torch.testing.assert_close(here[:length], there[:length], rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_what_is_decoded_together_is_what_is_decoded_apart() -> None:
     """Greedy, warm and from a nucleus, in different numbers, with an end that they reach at different steps."""
     policy = policy_of()

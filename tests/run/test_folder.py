@@ -307,6 +307,7 @@ def test_continued_run_keeps_the_ids_of_its_trackers(
 # The end
 
 
+@pytest.mark.slow
 def test_summary_report_and_last_lines(tmp_path: Path, config: TrainConfig, capsys: pytest.CaptureFixture[str]) -> None:
     run = Run(tmp_path, config)
     run.plan({"steps": "7"}, title="Plan")

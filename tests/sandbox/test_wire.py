@@ -35,6 +35,7 @@ PLAIN = strategies.recursive(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=50, deadline=None)
 @given(PLAIN)
 def test_a_value_returns_as_it_left(value: Any) -> None:

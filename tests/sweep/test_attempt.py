@@ -45,6 +45,7 @@ def end(started: Attempt) -> AttemptResult:
     return outcome
 
 
+@pytest.mark.slow
 def test_a_run_that_ends_is_done_and_its_lock_free(tmp_path: Path) -> None:
     started = start(tmp_path, "steps=3")
     assert end(started) == AttemptResult("done")
@@ -83,6 +84,7 @@ def test_a_stopped_run_saves_and_is_interrupted(tmp_path: Path) -> None:
     assert [what for *_, what in diary(tmp_path)] == ["start 0", "interrupted"]
 
 
+@pytest.mark.slow
 def test_a_killed_run_is_interrupted_and_goes_on(tmp_path: Path) -> None:
     started = start(tmp_path, LONG)
     started.kill()
@@ -105,6 +107,7 @@ def test_a_failure_is_on_record_with_its_sentence_and_is_not_repeated(tmp_path: 
     assert "must be above 0" in (tmp_path / "logs" / "a.log").read_text()
 
 
+@pytest.mark.slow
 def test_a_file_of_the_users_with_the_name_of_a_module_disturbs_no_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -122,6 +125,7 @@ def test_what_has_ended_is_not_started(tmp_path: Path, kind: str) -> None:
     assert diary(tmp_path) == []
 
 
+@pytest.mark.slow
 def test_a_run_that_was_stopped_early_says_so_however_it_ended(tmp_path: Path) -> None:
     started = start(tmp_path, LONG)
     states.record(tmp_path, job(), states.STOPPED, "stopped early at step 3")
@@ -129,6 +133,7 @@ def test_a_run_that_was_stopped_early_says_so_however_it_ended(tmp_path: Path) -
     assert end(started) == AttemptResult("stopped", "stopped early at step 3")
 
 
+@pytest.mark.slow
 def test_performing_ends_when_the_run_is_stopped_early(tmp_path: Path) -> None:
     """On a machine that the sweep cannot reach but through the folder."""
     ended: list[AttemptResult] = []
@@ -146,6 +151,7 @@ def test_performing_ends_when_the_run_is_stopped_early(tmp_path: Path) -> None:
     assert diary(tmp_path)[-1][2] == "interrupted"
 
 
+@pytest.mark.slow
 def test_performing_waits_for_the_earlier_process_to_save(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     descriptor = states.claim(tmp_path, job())
     assert descriptor is not None
@@ -181,6 +187,7 @@ input()
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="asks the Linux kernel for a signal")
 def test_a_run_saves_and_ends_with_the_process_that_started_it(tmp_path: Path) -> None:
     sweep = subprocess.Popen([sys.executable, "-c", SWEEP, str(tmp_path)], cwd=ROOT, stdin=subprocess.PIPE)
@@ -193,6 +200,7 @@ def test_a_run_saves_and_ends_with_the_process_that_started_it(tmp_path: Path) -
     assert not states.is_claimed(tmp_path, job())
 
 
+@pytest.mark.slow
 def test_a_run_gets_the_environment_of_its_slot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FAILING", "steps=2")
     assert perform(tmp_path, job("steps=2"), {"FAILING": "another"}) == AttemptResult("done")

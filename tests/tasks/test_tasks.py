@@ -46,6 +46,7 @@ def test_an_unknown_name_is_told_the_known_ones() -> None:
         build("rouge", None, Sandbox)
 
 
+@pytest.mark.slow
 def test_building_what_needs_no_sacrebleu_does_not_import_it() -> None:
     code = """if True:
         import sys

@@ -66,6 +66,7 @@ def test_a_metric_that_cannot_choose_is_refused(metric: str, why: str) -> None:
         best(f"trainer.keep_best={metric}")
 
 
+@pytest.mark.slow
 def test_a_further_set_may_choose() -> None:
     sets = ["+data@eval.sets.old=translation", "trainer.keep_best=eval/old/bleu"]
     assert best(*sets).lower is False

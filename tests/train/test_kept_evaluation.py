@@ -93,6 +93,7 @@ COUNTED = (
 )
 
 
+@pytest.mark.slow
 def test_keys_that_count_and_keys_that_do_not(tmp_path: Path) -> None:
     plain = settings(miniature(tmp_path))
     for override in COUNTED:

@@ -340,6 +340,7 @@ def test_further_held_out_sets_are_evaluated_by_the_same_code(tmp_path: Path) ->
         train(miniature(tmp_path, "method=sft", "trainer.max_steps=3", *changed), run)
 
 
+@pytest.mark.slow
 def test_a_set_without_room_for_a_rollout_is_named(tmp_path: Path) -> None:
     (tmp_path / "short.jsonl").write_text('{"text": "a"}\n{"text": "b"}\n')
     own = ["+data@eval.sets.short=jsonl", f"eval.sets.short.path={tmp_path / 'short.jsonl'}"]

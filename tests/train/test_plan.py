@@ -70,6 +70,7 @@ def test_phases_are_those_of_the_plan(tmp_path: Path) -> None:
     assert plan(reusing, prepare(reusing))["tokens to forward per step"].startswith("at most 482 = ")
 
 
+@pytest.mark.slow
 def test_another_feature_network_is_counted_in_the_policy_s_layers(tmp_path: Path) -> None:
     """The shipped model: its first of six layers has many times the parameters of the two of the debug model. Measured
     as planned, on full rows."""

@@ -42,6 +42,7 @@ def test_the_plan_is_that_of_the_run(tmp_path: Path, method: str, capsys: pytest
     assert "\n  512 " in printed
 
 
+@pytest.mark.slow
 def test_the_plan_of_adapters_is_that_of_the_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config = miniature(tmp_path, "method=ebft", "model/adapter=lora")
     show(config, tmp_path / "run")

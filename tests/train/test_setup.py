@@ -91,6 +91,7 @@ def test_only_padded_rows_stop_at_the_end_of_sequence(composed: Composed, layout
     assert setup.evaluator.stop_tokens == expected
 
 
+@pytest.mark.slow
 def test_epochs_become_steps_rounded_up(composed: Composed) -> None:
     setup = prepare(composed("trainer.max_steps=null", "trainer.max_epochs=1.5", "trainer.batch_size=4"))
     assert setup.max_steps == math.ceil(1.5 * (len(setup.usable) // 4))  # an epoch is so many whole batches
@@ -154,6 +155,7 @@ def test_a_device_that_the_machine_lacks_is_refused(composed: Composed, monkeypa
     assert choose_device(auto) == "cuda"
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:`gradient_checkpointing_enable` is deprecated")
 def test_gradient_checkpointing_is_of_the_policy_only(composed: Composed) -> None:
     setup = prepare(composed("trainer.gradient_checkpointing=true"))

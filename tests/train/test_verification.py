@@ -85,6 +85,7 @@ def test_without_questions_nobody_judges(tmp_path: Path) -> None:
     assert (verified.grader(), verified.examiner(), verified.plan()) == (None, None, {})
 
 
+@pytest.mark.slow
 def test_only_the_sides_that_are_asked_about_are_checked(tmp_path: Path, verifier: Obedient) -> None:
     """Training questions by verifiable rewards alone, held-out ones by any evaluation that has questions."""
     sides = {"train": questions([3, 4]), "validation": questions([5, 6, 7])}
@@ -132,6 +133,7 @@ def test_a_reference_answer_that_fails_its_own_test_is_named(tmp_path: Path, ver
         verification_of(tmp_path, "method=sft", EXACT, validation=questions([3, 7, 5]))
 
 
+@pytest.mark.slow
 def test_code_from_the_outside_runs_only_where_it_is_allowed(
     tmp_path: Path, verifier: Obedient, monkeypatch: pytest.MonkeyPatch
 ) -> None:

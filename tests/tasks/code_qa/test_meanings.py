@@ -63,6 +63,7 @@ def test_near_misses_fail(first: str, second: str) -> None:
     assert min(share_told_apart(one, other), share_told_apart(other, one)) >= 0.8
 
 
+@pytest.mark.slow
 def test_siblings_fail() -> None:
     """The few that pass mean the same for these constants or for good, such as the absolute values of positive
     numbers."""
