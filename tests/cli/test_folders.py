@@ -28,7 +28,7 @@ with alone(Path(sys.argv[1])):
     sys.stdin.read()
 """
 pytestmark = pytest.mark.slow
-COMMAND = [sys.executable, "-S", "-c", HOLDER.format(root=str(Path(__file__).parents[2]))]
+COMMAND = [sys.executable, "-c", HOLDER.format(root=str(Path(__file__).parents[2]))]
 
 
 @pytest.fixture
