@@ -1,6 +1,5 @@
 """What holds for all tests: their environment, checks of types, forked processes, and how workers share them."""
 
-import gc
 import os
 import signal
 import subprocess
@@ -73,7 +72,3 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             if item.get_closest_marker("gpu") is not None:
                 item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
     items[:] = by_worker(items, int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", 1)))
-
-
-def pytest_collection_finish() -> None:
-    gc.freeze()  # all modules are there; what a test leaves is found without looking through them

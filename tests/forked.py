@@ -103,7 +103,7 @@ class Server:
         self.read_at_start = read_at_start(environment)
 
     @classmethod
-    def start(cls) -> "Server":
+    def start(cls, environment: Mapping[str, str]) -> "Server":
         mine, theirs = socket.socketpair()
         code = f"from tests.forked import serve; serve({theirs.fileno()})"
         with theirs:
@@ -113,9 +113,9 @@ class Server:
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 pass_fds=[theirs.fileno()],
-                env={name: value for name, value in os.environ.items() if name not in LEFT_TO_CHILD},
+                env={name: value for name, value in environment.items() if name not in LEFT_TO_CHILD},
             )
-        return cls(mine, os.environ, process)
+        return cls(mine, environment, process)
 
     def close(self) -> None:
         self._socket.close()
@@ -136,12 +136,13 @@ class Server:
 
 ORIGINAL = subprocess.Popen
 _server: Server | None = None
+_environment: dict[str, str] = {}  # of the first server: no test's
 
 
 def server() -> Server:
     global _server
     if _server is None:
-        _server = Server.start()
+        _server = Server.start(_environment)
     return _server
 
 
@@ -186,6 +187,7 @@ def install() -> None:
     """`subprocess.Popen` forks, and so do run, check_output and the others, which call it."""
     if sys.platform == "linux":
         subprocess.Popen = Popen  # type: ignore[misc]
+        _environment.update(os.environ)
 
 
 def uninstall() -> None:
