@@ -100,8 +100,8 @@ def geometry() -> str:
     legend = top + BOX + 2 * (BOX + 16) + 34
     words = (
         "orange: the reference continuation",
-        "empty: as in the row, forwarded with it",
-        "filled: a branch's own tokens",
+        "empty: the row has it already",
+        "filled: the rollout's own tokens",
     )
     parts += [_text(left + number * 250, legend + 24, word, "quiet") for number, word in enumerate(words)]
     return _svg(left + TOKENS * PITCH + 16, legend + 44, "A row, its anchors, and rollouts branching off", parts)

@@ -31,6 +31,8 @@ first.
 
 Writes eval.json, eval.md, plots/, samples.jsonl and answers.jsonl into hydra.run.dir.
 
+A YAML file of KEY: VALUE lines may stand among the arguments.
+
 Examples:
   ebft-eval model.path=outputs/mine
   ebft-eval model.path=outputs/mine eval.num_documents=480 eval.n_samples=8

@@ -12,7 +12,7 @@ from ebft.cli.keys import NESTED_GROUPS
 SHARED = ("base", "columns")  # files of these names are no options: they have what those of their group share
 NAME_WIDTH, OPTIONS_WIDTH = 13, 52
 HELP = """\
-ebft-train [GROUP=OPTION ...] [KEY=VALUE ...]
+ebft-train [FILE.yaml] [GROUP=OPTION ...] [KEY=VALUE ...]
 
 Post-trains a language model with energy-based fine-tuning (method=ebft), reinforcement learning from verifiable rewards
 (method=rlvr) or supervised fine-tuning (method=sft), evaluates it on held-out data before, during and after, and leaves
@@ -45,6 +45,7 @@ Examples:
   ebft-train model=hf model.path=Qwen/Qwen2.5-0.5B data=jsonl data.path=rows.jsonl
   ebft-train --multirun method=sft,rlvr,ebft data=code_qa,stdlib,translation seed=0,1,2
 
+Input from a YAML file:    ebft-train mine.yaml seed=1
 Every key with its value:  ebft-train --cfg job
 Shell completion:          eval "$(ebft-train -sc install=bash)"
 Hydra's own flags:         ebft-train --hydra-help"""

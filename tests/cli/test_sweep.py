@@ -226,7 +226,8 @@ SENTENCES = {
     "seed": "seed is not of the form KEY=VALUE; put a value with special characters in quotes: 'KEY=\"VALUE\"'.",
     "hydra.run.dir=x": "hydra.run.dir=x is for ebft-sweep to set; leave it out, and choose the folder with sweep.dir.",
     "--multirun seed=0": (
-        "--multirun is no option of ebft-sweep; besides --help and --config-dir it takes KEY=VALUE alone."
+        "--multirun is no option of ebft-sweep; besides --help, --cfg job, -sc and --config-dir it takes "
+        "KEY=VALUE alone."
     ),
     "mode=plam": "mode=plam is not one of plan, run, status, collect, power.",
     "mode=null": "mode=null is not a string.",

@@ -119,7 +119,7 @@ def test_files_and_commands_of_a_page_work(page: Path, shell: Shell) -> None:
         if fence.title:
             (shell.directory / fence.title).write_text(fence.content, encoding="utf-8")
         elif fence.language == "sh":
-            for line in fence.content.splitlines():
+            for line in fence.content.replace("\\\n", " ").splitlines():
                 shell(line)
 
 
