@@ -10,7 +10,7 @@ pytest.importorskip("gguf")
 
 from ebft.config.schema import UserError
 from ebft.models import gguf
-from ebft.models.loading import model_path
+from ebft.models.paths import model_path
 from ebft.models.named import TINY
 from ebft.output.files import sha256_of
 from tests.gguf_file import tiny, write_gguf
