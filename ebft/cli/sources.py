@@ -15,6 +15,6 @@ def check_sources(config: TrainConfig) -> None:
         if not path.endswith(".gguf"):
             model_path(path, key)
     if isinstance(config.data, FileDataConfig):
-        for path in (config.data.path, config.data.validation_path):
-            if path is not None:
-                data_file(path)
+        for rows in (config.data.path, config.data.validation_path):
+            if rows is not None:
+                data_file(rows)
