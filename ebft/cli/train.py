@@ -62,10 +62,12 @@ def _run(cfg: DictConfig) -> None:
     from ebft.cli.compose import to_config
     from ebft.cli.launch import remove_created_folders
     from ebft.cli.resuming import command
+    from ebft.cli.sources import check_sources
 
     with one_sentence():  # here too: Hydra would announce an exception that leaves its task
         config, run_dir = to_config(cfg), Path(HydraConfig.get().runtime.output_dir)
         try:
+            check_sources(config)
             if config.plan_only:
                 from ebft.train.preview import preview
 

@@ -93,3 +93,10 @@ def is_plain(value: Any, levels: int = LEVELS, seen: set[int] | None = None) -> 
     if isinstance(value, list):
         return all(is_plain(item, levels - 1, seen) for item in value)
     return all(isinstance(key, str) and is_plain(item, levels - 1, seen) for key, item in value.items())
+
+
+def data_file(path: str) -> Path:
+    """The path of rows on disk. Raises UserError where there is no file."""
+    if not Path(path).is_file():
+        raise UserError(f"{path} is not a file; correct data.path or data.validation_path.")
+    return Path(path)

@@ -72,6 +72,7 @@ class Data:
     # share of prompts that end in a space which the tokenizer joins with the word behind it
     prompts_cut_a_word: float
     tokenization: Tokenization  # with the end of a turn where rows are conversations
+    has_conversations: bool
 
     def digests(self) -> dict[str, str]:
         """By side, with its questions if there are any."""
@@ -103,7 +104,8 @@ def load(
     documents, a tokenizer without EOS.
     """
     sides, sieves = _read(config)
-    if any(document.messages for side in sides for document in side):
+    has_conversations = any(document.messages for side in sides for document in side)
+    if has_conversations:
         assert isinstance(config, ColumnsDataConfig), "only rows hold conversations"
         chat = ChatTemplate.of(config, tokenization.tokenizer)
         tokenization = tokenization.ending_with(chat.end, config)
@@ -115,7 +117,7 @@ def load(
     for_training = _questions(kept[0], train, config, tokenization) if train_questions else None
     for_validation = _questions(kept[1], validation, config, tokenization) if validation_questions else None
     cut = share_that_cuts_a_word([*kept[0], *kept[1]], tokenization)
-    return Data(train, validation, for_training, for_validation, dropped, cut, tokenization)
+    return Data(train, validation, for_training, for_validation, dropped, cut, tokenization, has_conversations)
 
 
 def _refuse(

@@ -10,6 +10,7 @@ from typing import Any
 
 from ebft.config import doors
 from ebft.config.schema import ColumnsDataConfig, FileDataConfig, HubDataConfig, RowsDataConfig, UserError
+from ebft.config.stored import data_file
 from ebft.data.bad_rows import COPY, MALFORMED, UNTESTABLE, BadCell, BadRow, Sieve
 from ebft.data.compressed import lines
 from ebft.data.documents import Document
@@ -23,11 +24,11 @@ READ_BATCH_ROWS = 1000
 
 
 def read_jsonl(config: FileDataConfig, path: str, sieve: Sieve) -> Iterator[Document]:
-    return _documents(config, enumerated(f"{path}:", lines(_existing(path))), sieve, _parse)
+    return _documents(config, enumerated(f"{path}:", lines(data_file(path))), sieve, _parse)
 
 
 def read_parquet(config: FileDataConfig, path: str, sieve: Sieve) -> Iterator[Document]:
-    return _documents(config, _parquet_rows(config, _existing(path)), sieve)
+    return _documents(config, _parquet_rows(config, data_file(path)), sieve)
 
 
 def read_hub(config: HubDataConfig, split: str, sieve: Sieve) -> Iterator[Document]:
@@ -55,12 +56,6 @@ def _function_rows(reference: str, key: str) -> Iterator[Named]:
         raise
     except doors.FAULTS as error:
         raise UserError(doors.explained(error, f"{key}={reference} failed")) from error
-
-
-def _existing(path: str) -> Path:
-    if not Path(path).is_file():
-        raise UserError(f"{path} is not a file; correct data.path or data.validation_path.")
-    return Path(path)
 
 
 def _parse(line: bytes, origin: str) -> Any:

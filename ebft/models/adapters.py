@@ -22,12 +22,12 @@ from transformers import PreTrainedModel
 
 from ebft.config.schema import LoRAConfig, UserError
 from ebft.config.stored import text_of
+from ebft.models.paths import ADAPTER_FILE
 from ebft.models.quantization import linear_modules, unpacked
 from ebft.parallel.fsdp import full_tensor
 from ebft.parallel.world import SINGLE_PROCESS, World
 
 BASE = "base"  # the fingerprint's name among the trained weights
-ADAPTER_FILE = "adapter_config.json"  # of a folder with adapters, by peft
 BASE_FILE = "base.json"  # of a folder with adapters: the model that they were trained over
 MEGATRON = "megatron.core"  # the module that peft imports for models of Megatron, unless a file names another
 FROZEN, TRAINED = ".base_layer", ".lora_"  # what peft puts into the names of weights

@@ -30,12 +30,11 @@ from ebft.config.schema import (
     UserError,
 )
 from ebft.data.hub import check_on_hub
-from ebft.models.adapters import ADAPTER_FILE, Adapters, fingerprint, target_modules
+from ebft.models.adapters import Adapters, fingerprint, target_modules
 from ebft.models.feature_network import FeatureNetwork
-from ebft.models.gguf import converted
 from ebft.models.kernels import check_kernels, use_liger
 from ebft.models.model_files import check_described, check_files, check_plain, check_sizes, reading
-from ebft.models.named import named_folder
+from ebft.models.paths import model_path
 from ebft.models.policy import LanguageModel
 from ebft.models.positions import check_positions, num_positions, position_limit
 from ebft.models.quantization import quantize, round_to_bfloat16
@@ -44,39 +43,6 @@ from ebft.objective.features import tap_indices
 
 OTHER_HEADS = ("classifier_", "summary_")  # whose dropout a language model never reaches
 LAYER_TYPES = {"full_attention", "sliding_attention"}
-
-
-def model_path(path: str, key: str) -> str:
-    """A folder or a hub id: that of a model's name, that which a GGUF file was converted into, that which a run
-    exported, or the path itself. UserError for a folder without a model."""
-    named = named_folder(path, key)
-    if named is not None:
-        return str(named)
-    if path.endswith(".gguf"):
-        return str(converted(Path(path), key))
-    folder = Path(path)
-    if (folder / ADAPTER_FILE).is_file():
-        raise UserError(
-            f"{key}={path} holds adapters, not a model; name one that has them merged, such as model/ in a run folder."
-        )
-    if (folder / "config.yaml").is_file() and not (folder / "config.json").is_file():
-        exported = folder / "model"
-        if not (exported / "config.json").is_file():
-            raise UserError(
-                f"{key}={path} is a run folder without a model, which a run exports at its end; let it finish, or name "
-                "another."
-            )
-        return str(exported)
-    if folder.exists() and not (folder / "config.json").is_file():
-        raise UserError(
-            f"{key}={path} has no config.json; name a folder in Hugging Face format, such as model/ in a run folder, "
-            "or a hub id."
-        )
-    if not folder.exists() and (path.startswith((".", "/", "~")) or path.count("/") > 1):
-        raise UserError(
-            f"{key}={path} does not exist; name a folder with a model or a hub id such as Qwen/Qwen2.5-0.5B."
-        )
-    return path
 
 
 def load_tokenizer(config: ModelConfig) -> PreTrainedTokenizerBase:

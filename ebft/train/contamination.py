@@ -79,4 +79,4 @@ def _share_of_whole(train: Rows, held_out: Sequence[Batch], completion: bool) ->
 
 def _parts(batch: Batch, completion: bool) -> Iterator[bytes]:
     real = (batch.document_ids != PADDING) & (batch.completion_mask == completion)
-    yield from (row[mask].numpy().tobytes() for row, mask in zip(batch.tokens, real, strict=True))
+    yield from (row[mask].tobytes() for row, mask in zip(batch.tokens.numpy(), real.numpy(), strict=True))

@@ -22,7 +22,7 @@ from ebft.config.schema import AdapterConfig, EvaluateConfig, LoRAConfig, ModelC
 from ebft.config.stored import read_config
 from ebft.data.tokenization import adds_bos
 from ebft.evaluation import Evaluation
-from ebft.models.adapters import ADAPTER_FILE, attach, check_packages, is_of_adapters, same_base
+from ebft.models.adapters import attach, check_packages, is_of_adapters, same_base
 from ebft.models.loading import (
     check_architecture,
     end_tokens,
@@ -33,6 +33,7 @@ from ebft.models.loading import (
     unknown_tokens,
     without_dropout,
 )
+from ebft.models.paths import ADAPTER_FILE
 from ebft.models.policy import LanguageModel
 from ebft.output import files, row_scores, tracking
 from ebft.output.console import Console

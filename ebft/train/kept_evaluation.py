@@ -7,30 +7,24 @@ libraries.
 """
 
 import json
-import os
-import pickle
 import platform
-from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from hashlib import sha256
-from importlib import metadata
-from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import torch
 from torch import nn
 
 from ebft.config.doors import doors
 from ebft.config.identity import flat
-from ebft.config.schema import RunFailure, TrainConfig, UserError
+from ebft.config.schema import TrainConfig
 from ebft.evaluation import Evaluation, Sample
 from ebft.evaluation.answers import Answer
 from ebft.models.feature_network import FeatureNetwork
 from ebft.output import cache
 from ebft.parallel.fsdp import local_tensor, named_tensors
 from ebft.parallel.world import World
-from ebft.run import checked
+from ebft.run import by_content
 from ebft.tasks.base import Verdict
 from ebft.train.setup import Setup
 
@@ -71,7 +65,6 @@ FREE_KEYS = (
     "trainer.stop_after",
     "trainer.profile",
 )
-LIBRARIES = ("torch", "transformers", "tokenizers", "numpy")
 
 
 @dataclass(frozen=True)
@@ -95,8 +88,8 @@ def key(setup: Setup) -> str | None:
         "tokenizer": setup.tokenizer.get_vocab(),
         "ends": material.stop_tokens,
         "weights": [_weights(part, setup.world) for part in _modules(setup)],
-        "code": _code(),
-        "libraries": [platform.python_version(), *(metadata.version(name) for name in LIBRARIES)],
+        "code": by_content.package_digest(),
+        "libraries": by_content.versions(),
     }
     return sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
 
@@ -109,43 +102,24 @@ def settings(config: TrainConfig) -> dict[str, Any]:
 
 def find(key: str | None) -> Kept | None:
     """What is kept under the key; None also for what was damaged, exchanged or put there by somebody else since."""
-    path = _path(key)
-    try:
-        if path is None or not cache.is_own(path):
-            return None
-        return _kept(checked.read(path), key)
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, RuntimeError, EOFError, pickle.UnpicklingError):
-        return None  # whatever it is, it is not what `keep` wrote
+    return by_content.find(FOLDER, key, _kept)
 
 
-def _kept(state: Any, key: str | None) -> Kept | None:
+def _kept(state: Any) -> Kept:
     """Raises what comes of a file that `keep` did not write."""
-    if state["key"] != key:
-        return None
     samples = [Sample(**each) for each in state["samples"]]
     answers = [Answer(**each | {"verdict": Verdict(**each["verdict"])}) for each in state["answers"]]
     return Kept(replace(Evaluation.from_state(state), samples=samples, answers=answers), float(state["seconds"]))
 
 
 def keep(key: str | None, kept: Kept) -> None:
-    """Nothing that the machine's failures had a part in; and a cache that cannot be written costs time alone."""
-    path, evaluation = _path(key), kept.evaluation
-    if path is None or any(
-        ratio.value for name, ratio in evaluation.scores.items() if name.endswith("verifier_errors")
-    ):
+    """Nothing that the machine's failures had a part in."""
+    evaluation = kept.evaluation
+    if any(ratio.value for name, ratio in evaluation.scores.items() if name.endswith("verifier_errors")):
         return
     samples, answers = map(asdict, evaluation.samples), map(asdict, evaluation.answers)
-    state = {**evaluation.state(), "samples": [*samples], "answers": [*answers], "seconds": kept.seconds, "key": key}
-    with suppress(OSError, RunFailure, UserError):  # of a home that may only be read, or that is full
-        path.parent.mkdir(parents=True, exist_ok=True)
-        own = path.with_suffix(f".{uuid4().hex}")  # of a process beside this one
-        checked.write(own, state)
-        os.replace(own, path)
-
-
-def _path(key: str | None) -> Path | None:
-    folder = cache.folder(FOLDER)
-    return None if key is None or folder is None else folder / f"{key}.pt"
+    state = {**evaluation.state(), "samples": [*samples], "answers": [*answers], "seconds": kept.seconds}
+    by_content.keep(FOLDER, key, state)
 
 
 def _modules(setup: Setup) -> list[nn.Module]:
@@ -163,11 +137,3 @@ def _weights(module: nn.Module, world: World) -> list[str]:
         found.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
         found.update(here.numpy().data)
     return [*dict.fromkeys(world.all_gather(found.hexdigest()))]
-
-
-def _code() -> str:
-    """A digest of the package."""
-    found = sha256()
-    for path in sorted(Path(__file__).parents[1].rglob("*.py")):
-        found.update(path.read_bytes())
-    return found.hexdigest()

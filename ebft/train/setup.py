@@ -40,7 +40,7 @@ from ebft.models.policy import LanguageModel
 from ebft.models.positions import position_limit
 from ebft.parallel.pulse import VERDICT
 from ebft.parallel.world import SINGLE_PROCESS, World
-from ebft.train import budget
+from ebft.train import budget, kept_rows
 from ebft.train.best import Best
 from ebft.train.contamination import Contamination, contamination
 from ebft.train.references import References
@@ -175,7 +175,7 @@ def gather(config: TrainConfig, world: World = SINGLE_PROCESS, also_ends: Sequen
     references = References(config, world)
     ends = [*end_tokens(config.model, architecture), *also_ends]
     tokenization = Tokenization.of(config.data, tokenizer, ends)
-    loaded = data.load(config.data, tokenization, trained, examined, references.drop_failing)
+    loaded = kept_rows.load(config.data, tokenization, trained, examined, references.drop_failing)
     num_long = min(config.eval.long_documents, config.eval.num_documents)
     held_out = HeldOutSet.of(config, loaded, num_long, architecture, world, references)
     sets = {name: _gather_set(config, name, tokenizer, ends, architecture, device, world) for name in config.eval.sets}
@@ -200,7 +200,7 @@ def _gather_set(
         held_out_alone = replace(config.data, max_train_documents=1)
         tokenization = Tokenization.of(config.data, tokenizer, ends)
         examined = config.eval.num_questions > 0
-        loaded = data.load(held_out_alone, tokenization, False, examined, references.drop_failing)
+        loaded = kept_rows.load(held_out_alone, tokenization, False, examined, references.drop_failing)
         return HeldOutSet.of(config, loaded, None, architecture, world, references)
     except UserError as error:
         raise UserError(f"eval.sets.{name}: {error}") from error

@@ -206,7 +206,8 @@ import sys
 from collections.abc import Callable
 from functools import partial
 from ebft.cli.train import main
-for arguments in (["--help"], ["--cfg", "job"], ["sampler.stride=0"], ["-sc", "install=bash"]):
+nowhere = ["model=hf", "model.path=./nowhere"], ["data=jsonl", "data.path=nowhere.jsonl", "plan_only=true"]
+for arguments in (["--help"], ["--cfg", "job"], ["sampler.stride=0"], ["-sc", "install=bash"], *nowhere):
     sys.argv = ["ebft-train", *arguments]
     try:
         main()
@@ -221,7 +222,12 @@ def test_help_cfg_refusals_and_completion_load_no_torch(tmp_path: Path) -> None:
     """In a process of its own, since this one has torch, and in another folder, since a user is anywhere."""
     done = subprocess.run([sys.executable, "-c", LIGHT], cwd=tmp_path, capture_output=True, text=True, check=True)
     assert done.stdout.endswith("heavy: []\n")
-    assert done.stderr == "sampler.stride=0 must be at least 1.\n"
+    assert done.stderr.splitlines() == [
+        "sampler.stride=0 must be at least 1.",
+        "model.path=./nowhere does not exist; name a folder with a model or a hub id such as Qwen/Qwen2.5-0.5B.",
+        "nowhere.jsonl is not a file; correct data.path or data.validation_path.",
+    ]
+    assert not [*tmp_path.rglob("*.yaml")]
 
 
 @pytest.mark.parametrize(

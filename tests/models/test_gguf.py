@@ -10,8 +10,8 @@ pytest.importorskip("gguf")
 
 from ebft.config.schema import UserError
 from ebft.models import gguf
-from ebft.models.loading import model_path
 from ebft.models.named import TINY
+from ebft.models.paths import model_path
 from ebft.output.files import sha256_of
 from tests.gguf_file import tiny, write_gguf
 

@@ -35,9 +35,9 @@ from ebft.models.loading import (
     load_feature_network,
     load_policy,
     load_tokenizer,
-    model_path,
     without_dropout,
 )
+from ebft.models.paths import model_path
 from ebft.models.positions import position_limit
 from ebft.models.self_check import self_check
 from tests.debug_run import COMPOSER

@@ -6,8 +6,9 @@ import pytest
 
 from ebft.cli.compose import compose
 from ebft.config.schema import UserError
-from ebft.models.loading import load_architecture, model_path
+from ebft.models.loading import load_architecture
 from ebft.models.named import TINY
+from ebft.models.paths import model_path
 from tests.helpers import architecture
 
 

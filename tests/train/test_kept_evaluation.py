@@ -11,7 +11,7 @@ import torch
 from ebft.config.schema import TrainConfig
 from ebft.evaluation import Evaluation
 from ebft.evaluation.ratios import Ratio
-from ebft.run import checked
+from ebft.run import by_content, checked
 from ebft.train import kept_evaluation
 from ebft.train.kept_evaluation import Kept, find, keep, key, settings
 from ebft.train.loop import train
@@ -129,11 +129,11 @@ def test_what_is_hashed_beside_the_config(tmp_path: Path, kept: Path, monkeypatc
         found.append(key(replace(setup, material=same)))
     assert found[0] == plain
     assert found[1] not in (plain, None)
-    monkeypatch.setattr(kept_evaluation, "_code", lambda: "another")
+    monkeypatch.setattr(by_content, "package_digest", lambda: "another")
     assert key_of(tmp_path) != plain
     monkeypatch.undo()
     monkeypatch.setenv("EBFT_CACHE", str(kept.parent))
-    monkeypatch.setattr(kept_evaluation.metadata, "version", lambda name: "0")
+    monkeypatch.setattr(by_content.metadata, "version", lambda name: "0")
     assert key_of(tmp_path) != plain
 
 

@@ -61,7 +61,7 @@ def verification_of(
     )
     rows = questions([3]).rows
     tokens = Tokenization.of(config.data, load_tokenizer(config.model))
-    return Verification(config, Data(rows, rows, train, validation, {}, 0.0, tokens), tokens, ROOM)
+    return Verification(config, Data(rows, rows, train, validation, {}, 0.0, tokens, False), tokens, ROOM)
 
 
 @pytest.fixture
