@@ -1,66 +1,69 @@
 """Several processes of one run on this machine, over gloo."""
 
+import multiprocessing
 import pickle
-import subprocess
-import sys
 from collections.abc import Callable
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).parents[1]
+PRELOADED = [
+    "torch",
+    "ebft.train.loop",
+    "tests.debug_run",
+]  # into the server that processes are forked from, so that they start at once
 SECONDS = 120.0
 
 
 def run_together(size: int, folder: Path, work: Callable[..., Any], *arguments: Any) -> list[Any]:
     """What `work(world, *arguments)` returns in each of `size` processes, by rank. An exception in one of them is
     raised here."""
-    (folder / "rendezvous").unlink(missing_ok=True)
-    (folder / "work").write_bytes(pickle.dumps((work, arguments)))
-    command = [sys.executable, "-m", "tests.processes", str(folder), str(size)]
-    processes = [subprocess.Popen([*command, str(rank)], cwd=ROOT) for rank in range(size)]
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(PRELOADED)
+    meeting = folder / "rendezvous"
+    meeting.unlink(missing_ok=True)
+    pipes, processes = [], []
+    for rank in range(size):
+        here, there = context.Pipe(duplex=False)
+        processes.append(
+            context.Process(target=_perform, args=(there, rank, size, meeting, work, arguments), daemon=True)
+        )
+        processes[-1].start()
+        there.close()
+        pipes.append(here)
     try:
-        results = [_result(process, folder, rank) for rank, process in enumerate(processes)]
+        results = [_received(pipe, rank) for rank, pipe in enumerate(pipes)]
     finally:
         for process in processes:
             process.kill()
-            process.wait()
+            process.join()
     for result in results:
         if isinstance(result, BaseException):
             raise result
     return results
 
 
-def _result(process: "subprocess.Popen[bytes]", folder: Path, rank: int) -> Any:
-    process.wait(SECONDS)
-    path = folder / f"result_{rank}"
-    if not path.exists():
+def _received(pipe: Connection, rank: int) -> Any:
+    assert pipe.poll(SECONDS), f"rank {rank} has nothing to tell after {SECONDS} s"
+    try:
+        return pickle.loads(pipe.recv_bytes())  # tensors by value, not through memory that ends with its process
+    except EOFError:
         return AssertionError(f"rank {rank} has died")
-    result = pickle.loads(path.read_bytes())
-    path.unlink()
-    return result
 
 
-def main() -> None:
-    """The process of one rank."""
+def _perform(
+    pipe: Connection, rank: int, size: int, meeting: Path, work: Callable[..., Any], arguments: tuple[Any, ...]
+) -> None:
     import torch
 
     from ebft.parallel.world import World
 
-    folder, size, rank = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
-    work, arguments = pickle.loads((folder / "work").read_bytes())
     torch.set_num_threads(1)
-    meeting = f"file://{folder / 'rendezvous'}"
-    torch.distributed.init_process_group("gloo", init_method=meeting, rank=rank, world_size=size)
-    result: Any = None
+    torch.distributed.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=size)
     try:
-        result = work(World(rank, size), *arguments)
+        pipe.send_bytes(pickle.dumps(work(World(rank, size), *arguments)))
     except Exception as error:
-        result = error
+        pipe.send_bytes(pickle.dumps(error))
         raise
     finally:
-        (folder / f"result_{rank}").write_bytes(pickle.dumps(result))  # tensors by value
         torch.distributed.destroy_process_group()
-
-
-if __name__ == "__main__":
-    main()

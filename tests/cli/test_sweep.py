@@ -370,7 +370,7 @@ def test_a_sweep_that_may_not_be_read(command: Command, monkeypatch: pytest.Monk
     def refuse(*args: object, **kwargs: object) -> str:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(Path, "read_text", refuse)
+    monkeypatch.setattr(jobs, "text_of", refuse)
     with pytest.raises(
         UserError, match=r"^theirs/sweep\.json cannot be read \(Permission denied\); choose another sweep\.dir\.$"
     ):
