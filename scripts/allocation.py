@@ -48,7 +48,7 @@ from ebft.train.setup import Setup, prepare
 from ebft.types import Batch, Blocks
 
 MAX_WIDTH = 2**22  # of a gradient that is kept as it is
-SHARPNESS = 0.02  # every anchor's chance to be kept has this share of the mean score, so that none is 0
+LEAST_SCORE = 0.02  # of the mean score, added to every anchor's, so that none has no chance to be kept
 HEADER = (
     "setting", "signal", "its error", "noise", "sampling share", "tokens", "CPU s", "noise / signal", "x tokens",
     "x CPU s",
@@ -231,7 +231,7 @@ class Thinned(EBFT):
 
 def inclusion(scores: Float[Tensor, "B K"], exists: Bool[Tensor, "B K"], share: float) -> Float[Tensor, "B K"]:
     """Chances to be kept, at most 1 and in proportion to the scores, that add up to the share of the anchors."""
-    scores = (scores + SHARPNESS * scores[exists].mean()) * exists
+    scores = (scores + LEAST_SCORE * scores[exists].mean()) * exists
     wanted, chance = share * float(exists.sum()), torch.zeros_like(scores)
     certain = torch.zeros_like(exists)
     while True:  # whoever would be above 1 is kept for sure, and the others share what is left

@@ -32,16 +32,17 @@ def settled(config: Run) -> Run:
 
 def _settled_data(data: DataConfig) -> DataConfig:
     layout, tokens = ("padded", "completion") if has_pairs(data) else ("packed", "all")
+    translation_task = "chrf" if has_sacrebleu() else "exact_match"
     return replace(
         data,
-        task=_translation_task() if (data.source, data.task) == ("translation", AUTO) else data.task,
+        task=translation_task if (data.source, data.task) == ("translation", AUTO) else data.task,
         layout=layout if data.layout == AUTO else data.layout,
         loss_tokens=tokens if data.loss_tokens == AUTO else data.loss_tokens,
     )
 
 
-def _translation_task() -> str:
-    return "chrf" if find_spec("sacrebleu") is not None else "exact_match"
+def has_sacrebleu() -> bool:
+    return find_spec("sacrebleu") is not None
 
 
 def on_set(config: Run, name: str) -> Run:

@@ -4,6 +4,7 @@ not there."""
 from pathlib import Path
 from typing import Literal
 
+import httpx  # which huggingface_hub speaks HTTP with
 from huggingface_hub import get_hf_file_metadata, hf_hub_url, is_offline_mode, try_to_load_from_cache
 from huggingface_hub.errors import (
     EntryNotFoundError,
@@ -43,7 +44,7 @@ def check_on_hub(path: str, revision: str | None, key: str, kind: Literal["model
         raise UserError(f"{key}={path} is no file or folder here, and no name on the hub; correct it.") from error
     except (EntryNotFoundError, HfHubHTTPError):
         return
-    except Exception as error:  # of whichever library speaks HTTP, for a network that is not there
+    except (httpx.RequestError, OSError) as error:  # a network that is not there
         raise UserError(
             f"{key}={path} is no file or folder here, and the hub cannot be reached ({error}); correct it, or see to "
             "the network."

@@ -31,7 +31,7 @@ from ebft.models.own_features import Phi
 from ebft.models.policy import LanguageModel
 from ebft.objective.advantages import advantages, leave_row_out, row_sums
 from ebft.objective.losses import cross_entropy, policy_gradient
-from ebft.objective.rewards import alignment_and_diversity, whitening_sign
+from ebft.objective.rewards import signed_rewards
 from ebft.rollout.sampler import sample, uniforms
 from ebft.types import Batch, Blocks, Rollout, to_device
 
@@ -95,7 +95,7 @@ class EBFT:
             self.policy, batch, blocks, draws, geometry.temperature, self.stop_tokens, geometry.reuse, row
         )
         embeddings = self.phi.embeddings(batch, rollout, geometry.reuse)
-        alignment, diversity = alignment_and_diversity(embeddings, self.phi.features.whitening)
+        alignment, diversity, sign = signed_rewards(embeddings, self.phi.features.whitening)
         if self.reward is None:
             reward = config.alignment_coef * alignment - config.diversity_coef * diversity
             advantage = advantages(alignment, diversity, config.alignment_coef, config.diversity_coef, config.advantage)
@@ -108,7 +108,6 @@ class EBFT:
             else torch.zeros_like(rollout.tokens[..., 0])
         )
         reused = matches.minimum(rollout.valid.sum(-1))
-        sign = whitening_sign(embeddings) if self.phi.features.whitening == "reference_code" else None
         sums = row_sums(reward, rollout.log_probs, rollout.valid) if config.advantage == "batch" else None
         return EBFTExperience(batch, text, rollout, alignment, diversity, reward, advantage, sums, sign, reused, row)
 

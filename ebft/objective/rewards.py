@@ -15,21 +15,25 @@ RANK_TOLERANCE = (
 )
 
 
-def similarities(embeddings: Embeddings, whitening: str) -> tuple[Float[Tensor, "B N K"], Float[Tensor, "B N N K"]]:
-    """phi~_j . phi~_y and phi~_i . phi~_j, in the space that `whitening` defines.
+def similarities(
+    embeddings: Embeddings, whitening: str
+) -> tuple[Float[Tensor, "B N K"], Float[Tensor, "B N N K"], Float[Tensor, "B N K"] | None]:
+    """phi~_j . phi~_y and phi~_i . phi~_j, in the space that `whitening` defines, and sign((h 1)_j) of
+    `reference_code`.
 
     `none`: raw dot products. `paper`: phi~ = (Sigma^+)^(1/2) phi with Sigma = X^T X / N; the first is the cosine, the
     second the raw dot product. `reference_code`: the authors' release, which multiplies by h = (X X^T)^(+1/2) on the
-    sample axis, also N copies of the reference; its cosine is sign((h 1)_j) * cos((h X)_j, y).
+    sample axis, also N copies of the reference; its cosine is sign((h 1)_j) * cos((h X)_j, y), so that where the sign
+    is negative it rewards distance from the reference.
     """
     x, y = embeddings.rollout.transpose(1, 2).double(), embeddings.reference.double()
     gram, cross = x @ x.mT, (x @ y[..., None]).squeeze(-1)  # [B K N N], [B K N]
-    if whitening == "none":
-        aligned, paired = cross, gram
-    else:
-        aligned, paired = _whitened(gram, cross, y.norm(dim=-1, keepdim=True), whitening)
+    aligned, paired, sign = cross, gram, None
+    if whitening != "none":
+        aligned, paired, sign = _whitened(gram, cross, y.norm(dim=-1, keepdim=True), whitening)
     dtype = embeddings.rollout.dtype
-    return aligned.transpose(1, 2).to(dtype), paired.movedim(1, 3).to(dtype)
+    signs = None if sign is None else sign.transpose(1, 2).to(dtype)
+    return aligned.transpose(1, 2).to(dtype), paired.movedim(1, 3).to(dtype), signs
 
 
 def _whitened(
@@ -37,7 +41,7 @@ def _whitened(
     cross: Float[Tensor, "B K N"],
     reference_norm: Float[Tensor, "B K 1"],
     whitening: str,
-) -> tuple[Float[Tensor, "B K N"], Float[Tensor, "B K N N"]]:
+) -> tuple[Float[Tensor, "B K N"], Float[Tensor, "B K N N"], Float[Tensor, "B K N"] | None]:
     num_samples = gram.shape[-1]
     vectors, inverse, kept = _eigen(gram)
     projection = (vectors * kept[..., None, :]) @ vectors.mT
@@ -46,19 +50,11 @@ def _whitened(
     length = projection.diagonal(dim1=-2, dim2=-1).masked_fill(zero, 0).clamp_min(0).sqrt()
     if whitening == "paper":
         weights = _apply(vectors, inverse, cross)
-        return _ratio(weights, length * weights.norm(dim=-1, keepdim=True)), num_samples * projection
+        return _ratio(weights, length * weights.norm(dim=-1, keepdim=True)), num_samples * projection, None
     assert whitening == "reference_code", whitening
     root = inverse.sqrt()
     sign = _apply(vectors, root, torch.ones_like(cross)).sign()
-    return _ratio(sign * _apply(vectors, root, cross), length * reference_norm), projection
-
-
-def whitening_sign(embeddings: Embeddings) -> Float[Tensor, "B N K"]:
-    """sign((h 1)_j) of `reference_code`: where it is negative, that whitening rewards distance from the reference."""
-    x = embeddings.rollout.transpose(1, 2).double()
-    vectors, inverse, _ = _eigen(x @ x.mT)
-    ones = torch.ones(x.shape[:3], dtype=x.dtype, device=x.device)
-    return _apply(vectors, inverse.sqrt(), ones).sign().transpose(1, 2).to(embeddings.rollout.dtype)
+    return _ratio(sign * _apply(vectors, root, cross), length * reference_norm), projection, sign
 
 
 def _eigen(
@@ -87,9 +83,17 @@ def alignment_and_diversity(
 ) -> tuple[Float[Tensor, "B N K"], Float[Tensor, "B N K"]]:
     """alignment_j = 2 phi_j . phi_y and diversity_j = 2 / (N - 1) sum_{i != j} phi_j . phi_i (eq. 7); diversity is 0 at
     N = 1."""
-    aligned, paired = similarities(embeddings, whitening)
+    alignment, diversity, _ = signed_rewards(embeddings, whitening)
+    return alignment, diversity
+
+
+def signed_rewards(
+    embeddings: Embeddings, whitening: str
+) -> tuple[Float[Tensor, "B N K"], Float[Tensor, "B N K"], Float[Tensor, "B N K"] | None]:
+    """As `alignment_and_diversity`, with the sign that alignment has in `reference_code`; None elsewhere."""
+    aligned, paired, sign = similarities(embeddings, whitening)
     others = paired.sum(1) - paired.diagonal(dim1=1, dim2=2).transpose(1, 2)
-    return 2 * aligned, 2 * others / max(1, paired.shape[1] - 1)
+    return 2 * aligned, 2 * others / max(1, paired.shape[1] - 1), sign
 
 
 def feature_matching_loss(embeddings: Embeddings) -> Float[Tensor, "B K"]:

@@ -151,9 +151,7 @@ def alone(folder: Path, seconds: float = 60.0) -> Iterator[None]:
     try:
         yield
     finally:
-        with suppress(
-            OSError
-        ):  # of storage that fails, of which the user has heard; a file without its lock is nobody's
+        with suppress(OSError):  # of storage that fails, of which the user has heard
             (folder / LOCK).unlink()
         fcntl.flock(lock, fcntl.LOCK_UN)  # for copies in forked processes too
         os.close(lock)

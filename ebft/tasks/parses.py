@@ -11,6 +11,7 @@ from ebft.sandbox.functions import is_empty
 from ebft.sandbox.programs import Read
 from ebft.sandbox.reading import Completion
 from ebft.tasks.base import Question, Verdict
+from ebft.tasks.remembered import Remembered
 
 MAX_CONTEXT_LINES = 8  # of the module, before the function's `def` line
 MAX_DOCSTRING_LINES = 3  # functions with a longer docstring are left out, as the prompt would be mostly text
@@ -88,17 +89,21 @@ class TextReader(Protocol):
 
 class Parses:
     """Scores 1 or 0: the program prefix and the text, up to the end of the function, compile, and the function's body
-    does something. A text on which that cannot be found out within the reader's limits does not."""
+    does something. A text on which that cannot be found out within the reader's limits does not. What was read is
+    remembered, for figures ask about the texts that were judged."""
 
     def __init__(self, reader: TextReader) -> None:
-        self.reader = reader
+        self._reads = Remembered[tuple[str, str], tuple[str, str], Read](
+            lambda texts: reader.read_all("complete", texts), lambda read: not read.error
+        )
 
     def verify(self, text: str, question: Question) -> Verdict:
         return self.verify_all([text], [question])[0]
 
     def verify_all(self, texts: Sequence[str], questions: Sequence[Question]) -> list[Verdict]:
         asked = [(text, question.program_prefix) for text, question in zip(texts, questions, strict=True)]
-        return [_verdict(read) for read in self.reader.read_all("complete", asked)]
+        reads = self._reads({each: each for each in asked})
+        return [_verdict(reads[each]) for each in asked]
 
     def metrics(self, texts: Sequence[str], questions: Sequence[Question]) -> dict[str, float]:
         """The share of texts whose function compiles and does something, whether or not the text came to an end."""

@@ -9,6 +9,7 @@ from ebft.config.schema import UserError
 from ebft.sandbox.programs import Program, ProgramResult, Read, Tests
 from ebft.sandbox.reading import Reading, read
 from ebft.tasks.base import Question, Verdict
+from ebft.tasks.remembered import Remembered
 
 
 @runtime_checkable
@@ -31,7 +32,9 @@ class UnitTests:
 
     def __init__(self, runner: ProgramRunner) -> None:
         self.runner = runner
-        self._known: dict[str, ProgramResult] = {}
+        self._outcomes = Remembered[str, Program, ProgramResult](
+            lambda programs: self.runner.run_all(programs), lambda outcome: outcome.status != "error"
+        )
 
     def verify(self, text: str, question: Question) -> Verdict:
         return self.verify_all([text], [question])[0]
@@ -43,19 +46,13 @@ class UnitTests:
         reads = self.runner.read_all("read", asked)
         found = [_reading(each, text, prefix) for each, (text, prefix, _) in zip(reads, asked, strict=True)]
         programs = [Program(one.source, tests(each)) for one, each in zip(found, questions, strict=True)]
-        outcomes = self._outcomes([program for program, each in zip(programs, reads, strict=True) if not each.error])
+        digests = [digest_of(each) for each in programs]
+        known = zip(digests, programs, reads, strict=True)
+        outcomes = self._outcomes({digest: program for digest, program, each in known if not each.error})
         return [
-            verdict(ProgramResult("error", each.error, 0, 0.0) if each.error else outcomes[digest_of(program)], one)
-            for each, one, program in zip(reads, found, programs, strict=True)
+            verdict(ProgramResult("error", each.error, 0, 0.0) if each.error else outcomes[digest], one)
+            for each, one, digest in zip(reads, found, digests, strict=True)
         ]
-
-    def _outcomes(self, programs: Sequence[Program]) -> dict[str, ProgramResult]:
-        """By the digests of the programs. What the machine failed is not remembered."""
-        by_digest = {digest_of(program): program for program in programs}
-        new = [key for key in by_digest if key not in self._known]
-        outcomes = dict(zip(new, self.runner.run_all([by_digest[key] for key in new]), strict=True))
-        self._known |= {key: outcome for key, outcome in outcomes.items() if outcome.status != "error"}
-        return self._known | outcomes
 
     def metrics(self, texts: Sequence[str], questions: Sequence[Question]) -> dict[str, float]:
         return {}

@@ -1,8 +1,7 @@
 """Who judges completions in a run: the verifier that `data.task` names, tried on reference answers before anything is
 trained on its word."""
 
-from importlib.util import find_spec
-
+from ebft.config.defaults import has_sacrebleu
 from ebft.config.doors import doors
 from ebft.config.schema import ColumnsDataConfig, RunFailure, TrainConfig, UserError
 from ebft.data import Data, Questions, Tokenization
@@ -118,7 +117,7 @@ class Verification:
 
     def _left_out(self) -> str:
         """What translations are judged by where sacrebleu is installed."""
-        is_asked = self.config.data.source == "translation" and find_spec("sacrebleu") is None
+        is_asked = self.config.data.source == "translation" and not has_sacrebleu()
         return f"; chrF and BLEU are left out, for sacrebleu is not installed ({INSTALL})" if is_asked else ""
 
     def _num_in_process(self) -> str:

@@ -3,6 +3,7 @@
 from types import SimpleNamespace
 from typing import Any
 
+import httpx
 import pytest
 from huggingface_hub import errors
 
@@ -10,10 +11,6 @@ from ebft.config.schema import UserError
 from ebft.data import hub
 
 ANSWER: Any = SimpleNamespace(headers={}, request=None)
-
-
-class ConnectError(Exception):
-    """As libraries that speak HTTP have it, none of which is OSError."""
 
 
 @pytest.fixture(autouse=True)
@@ -38,7 +35,7 @@ def online(monkeypatch: pytest.MonkeyPatch) -> None:
             "model.path=a/b has no revision old on the hub; correct it.",
         ),
         (
-            ConnectError("Name or service not known"),
+            httpx.ConnectError("Name or service not known"),
             "model.path=a/b is no file or folder here, and the hub cannot be reached (Name or service not known); "
             "correct it, or see to the network.",
         ),

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from ebft.objective.rewards import alignment_and_diversity, feature_matching_loss, similarities, whitening_sign
+from ebft.objective.rewards import alignment_and_diversity, feature_matching_loss, signed_rewards, similarities
 from ebft.types import Embeddings
 from tests.reference import rewards_loop, sample_axis_whitener
 
@@ -95,7 +95,8 @@ def test_singular_values_below_1e_5_of_the_largest_are_dropped(smallest: float, 
     """Two orthogonal rollouts of very different length: P_22 is 1 if the short one's direction is kept, else 0; N P_22
     = 2."""
     made = one_context(torch.tensor([[1.0, 0, 0], [0, smallest, 0]], dtype=torch.float64))
-    _, dots = similarities(made, "paper")
+    _, dots, sign = similarities(made, "paper")
+    assert sign is None
     torch.testing.assert_close(
         dots[0, :, :, 0], torch.diag(torch.tensor([2.0, 2.0 * kept], dtype=dots.dtype)), rtol=0, atol=1e-9
     )
@@ -124,6 +125,12 @@ def test_zero_features_give_zero_and_never_nan(which: str, whitening: str) -> No
     assert which == "reference" or diversity.eq(0).all()
 
 
+def sign_of(made: Embeddings) -> Tensor:
+    sign = signed_rewards(made, "reference_code")[2]
+    assert sign is not None
+    return sign
+
+
 def test_whitening_sign_is_the_sign_of_the_row_sums_of_the_authors_matrix() -> None:
     made = embeddings_of((3, 5, 7, 2))
     slow = torch.stack(
@@ -132,7 +139,7 @@ def test_whitening_sign_is_the_sign_of_the_row_sums_of_the_authors_matrix() -> N
             for row in made.rollout
         ]
     )
-    assert whitening_sign(made).tolist() == slow.tolist()
+    assert sign_of(made).tolist() == slow.tolist()
     assert {-1.0, 1.0} == set(slow.flatten().tolist())
 
 
@@ -147,7 +154,7 @@ def test_the_authors_whitening_only_rescales_the_reference() -> None:
         [sample_axis_whitener(made.rollout[0, :, k]) @ made.rollout[0, :, k] for k in range(7)], dim=1
     )
     towards = torch.einsum("nkd,kd->nk", whitened, made.reference[0]).sign()
-    assert (alignment[0].sign() * whitening_sign(made)[0]).tolist() == towards.tolist()
+    assert (alignment[0].sign() * sign_of(made)[0]).tolist() == towards.tolist()
 
 
 def test_feature_matching_loss_by_hand() -> None:

@@ -187,3 +187,20 @@ def test_a_text_that_the_machine_could_not_read_is_no_failure() -> None:
     assert verifier.verify("        return 1\n", METHOD) == Verdict(None, False, "OSError: no process")
     assert verifier.metrics(["        return 1\n"], [METHOD]) == {}
     assert verifier.row_figures(["        return 1\n"], [METHOD]) == {"parse_rate": [None]}
+
+
+def test_a_text_is_read_once_for_verdicts_and_figures() -> None:
+    asked: list[str] = []
+
+    class Reader:
+        def read_all(self, how: str, texts: Sequence[Sequence[str]]) -> list[Read]:
+            asked.extend(text for text, _ in texts)
+            return [Read(["passed", False]) for _ in texts]
+
+    question = Question(key="f", prompt="def f():", answer="", origin="here", program_prefix="def f():\n")
+    texts = ["    return 1", "    return 1", "    x"]
+    verifier = Parses(Reader())
+    assert [verdict.score for verdict in verifier.verify_all(texts, 3 * [question])] == [1.0, 1.0, 1.0]
+    assert verifier.metrics(texts, 3 * [question]) == {"parse_rate": 1.0}
+    assert verifier.row_figures(texts, 3 * [question]) == {"parse_rate": [1.0, 1.0, 1.0]}
+    assert asked == ["    return 1", "    x"]
