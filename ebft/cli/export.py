@@ -11,11 +11,13 @@ from pathlib import Path
 from ebft.cli.keys import nearest
 from ebft.cli.refusals import one_sentence
 from ebft.config.schema import RunFailure, UserError
+from ebft.config.stored import read_config, text_of
 from ebft.output.streams import outlive_console
 from ebft.output.visible import visible
 
 CONFIG = "config.yaml"  # of a run folder, goes along under a name that no model's has
 CONFIG_THERE = "training_config.yaml"
+NO_NAME = "hub={} is no name of a repository; write user/model."
 FOLDERS = {"last": "model", "best": "best_model"}
 HELP = """\
 ebft-export RUN [hub=NAME] [gguf=FILE] [KEY=VALUE ...]
@@ -90,11 +92,18 @@ def export(wanted: Export) -> None:
     """Raises UserError for a folder that holds no finished run, or a model that cannot be written as asked, and
     RunFailure where the hub refuses."""
     folder = wanted.run / FOLDERS[wanted.which]
+    cure = "name a run that trainer.keep_best kept one of" if wanted.which == "best" else "name a finished run"
     if not (wanted.run / CONFIG).is_file() or not (folder / "config.json").is_file():
-        cure = "name a run that trainer.keep_best kept one of" if wanted.which == "best" else "name a finished run"
         raise UserError(f"{wanted.run} has no {folder.name}/ of ebft-train; {cure}.")
-    files = sorted(path for path in folder.iterdir() if path.is_file())
-    say((folder / "README.md").read_text(encoding="utf-8").partition("---\n")[2].partition("---\n")[2].strip())
+    read_config(wanted.run / CONFIG, cure)
+    files = _files(folder)
+    if wanted.gguf is not None:
+        _check_free(Path(wanted.gguf))
+    if wanted.hub is not None:
+        _check_name(wanted.hub)
+    card = folder / "README.md"
+    if card in files:
+        say(text_of(card, errors="replace").partition("---\n")[2].partition("---\n")[2].strip())
     size = sum(path.stat().st_size for path in files) / 1e6
     say(f"\n{folder}: {', '.join(path.name for path in files)}; {size:.1f} MB")
     if wanted.gguf is not None:
@@ -107,6 +116,33 @@ def export(wanted: Export) -> None:
         say(f"{wanted.gguf}: {Path(wanted.gguf).stat().st_size / 1e6:.1f} MB, for llama.cpp")
     if wanted.hub is not None:
         _push(wanted, folder, wanted.hub)
+
+
+def _files(folder: Path) -> list[Path]:
+    """What would go out. Raises UserError for anything but files of the folder's own: a link in a folder of somebody
+    else's may lead to a file of the user's."""
+    entries = sorted(folder.iterdir())
+    for entry in entries:
+        if entry.is_symlink() or not entry.is_file():
+            raise UserError(f"{entry} is no file of its own, and nothing else goes out; remove it.")
+    return entries
+
+
+def _check_free(file: Path) -> None:
+    if file.exists() or file.is_symlink():
+        raise UserError(f"gguf={file} is there already; remove it, or choose another name.")
+    if not file.absolute().parent.is_dir():
+        raise UserError(f"gguf={file} lies in no folder; make {file.parent}, or choose another name.")
+
+
+def _check_name(name: str) -> None:
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id
+
+    try:
+        validate_repo_id(name)
+    except HFValidationError as error:
+        raise UserError(NO_NAME.format(name)) from error
 
 
 def _push(wanted: Export, folder: Path, name: str) -> None:
@@ -126,7 +162,7 @@ def _push(wanted: Export, folder: Path, name: str) -> None:
         api.upload_folder(repo_id=name, folder_path=folder)
         api.upload_file(repo_id=name, path_or_fileobj=wanted.run / CONFIG, path_in_repo=CONFIG_THERE)
     except HFValidationError as error:
-        raise UserError(f"hub={name} is no name of a repository; write user/model.") from error
+        raise UserError(NO_NAME.format(name)) from error
     except LocalTokenNotFoundError as error:
         raise UserError(f"hub={name} needs your token; run hf auth login, or set HF_TOKEN.") from error
     except (HfHubHTTPError, OSError) as error:

@@ -10,7 +10,7 @@ from torch import Tensor
 from ebft.methods.base import Tally
 from ebft.types import Rollout, is_any
 
-EQUAL_REWARDS = 1e-6  # rewards of one context that differ by less give it no advantage but rounding
+EQUAL_REWARDS = 1e-6  # rewards of one context that differ by less tell its rollouts apart by rounding alone
 
 
 @runtime_checkable

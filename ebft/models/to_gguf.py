@@ -5,7 +5,6 @@ differs in any way that would change a logit or a token is refused, and llama.cp
 """
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 
 from ebft.config.schema import UserError
-from ebft.output.files import partial_name, writing
+from ebft.output.files import replacing
 
 FAMILIES = ("llama", "qwen2")
 TOOL = "llama.cpp's convert_hf_to_gguf.py"
@@ -42,13 +41,8 @@ def write(folder: Path, file: Path) -> None:
     _check(folder, config)
     vocabulary = _vocabulary(folder, tokenizer)
     model = AutoModelForCausalLM.from_pretrained(folder)
-    partial = partial_name(file)
-    with writing(file):
-        try:
-            _fill(GGUFWriter(partial, config.model_type), model, config, tokenizer, vocabulary, file.stem)
-            os.replace(partial, file)
-        finally:
-            partial.unlink(missing_ok=True)
+    with replacing(file) as partial:
+        _fill(GGUFWriter(partial, config.model_type), model, config, tokenizer, vocabulary, file.stem)
 
 
 def _fill(writer: Any, model: Any, config: Any, tokenizer: Any, vocabulary: dict[str, Any], name: str) -> None:

@@ -53,8 +53,9 @@ def row_sums(
     """[sum w r, sum w] of every row's rollouts, in float64, with w = sum over valid tokens of (1 - p)^2: about how
     much of the update hangs on a rollout, for the gradient of a token's log-prob at its own logit is 1 - p. With such
     weights the mean reward is close to the constant that leaves least noise (Weaver and Tao, arXiv 1301.2315)."""
-    weight = ((1 - log_probs.exp()).square() * valid).sum(-1).double()
-    return torch.stack([(weight * reward).sum((1, 2)), weight.sum((1, 2))])
+    weight = torch.where(valid, (1 - log_probs.exp()).square(), 0).sum(-1).double()
+    pull = torch.where(valid.any(-1), weight * reward, 0)  # what stands in a block that does not exist is nothing
+    return torch.stack([pull.sum((1, 2)), weight.sum((1, 2))])
 
 
 def leave_row_out(

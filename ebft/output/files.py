@@ -86,14 +86,24 @@ def sha256_of(path: Path) -> str:
 def atomic_file(path: Path) -> Iterator[BinaryIO]:
     """A file that becomes `path` when the block ends without an error; an older `path` stays until then. WriteFailure
     where the system refuses."""
+    with replacing(path) as partial, os.fdopen(descriptor(partial, os.O_WRONLY), "wb") as file:
+        yield file
+        file.flush()
+        os.fsync(file.fileno())
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """An empty file to fill, which becomes `path` when the block ends without an error. WriteFailure where the system
+    refuses; UserError for a device or a pipe at `path`, whose place no file may take: as root it would be taken."""
     partial = partial_name(path)
     with writing(path):
+        if path.exists() and not (path.is_file() or path.is_dir()):
+            raise UserError(f"{path} is there and is no file; choose another name.")
         remove(partial)  # of a process that was killed
         try:
-            with os.fdopen(descriptor(partial, os.O_WRONLY | os.O_EXCL), "wb") as file:
-                yield file
-                file.flush()
-                os.fsync(file.fileno())
+            os.close(descriptor(partial, os.O_WRONLY | os.O_EXCL))
+            yield partial
             os.replace(partial, path)
         finally:
             partial.unlink(missing_ok=True)

@@ -33,10 +33,11 @@ def find(kind: str, key: str | None, made: Callable[[Any], Found]) -> Found | No
         if state["key"] != key:
             return None
         found = made(state)
-        os.utime(path)  # the time of its last use, by which old ones are removed
-        return found
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RuntimeError, EOFError, pickle.UnpicklingError):
         return None  # whatever it is, it is not what `keep` wrote
+    with suppress(OSError):  # of a disk that may only be read
+        os.utime(path)  # the time of its last use, by which old ones are removed
+    return found
 
 
 def keep(kind: str, key: str | None, state: Mapping[str, Any], most_bytes: int | None = None) -> None:

@@ -1,5 +1,7 @@
 """`ebft-export`: nothing is sent before it was said."""
 
+import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -104,3 +106,53 @@ def test_a_folder_without_a_model_is_named(run: Path, tmp_path: Path) -> None:
         export(Export(tmp_path))
     with pytest.raises(UserError, match=r"has no best_model/ of ebft-train; name a run that trainer\.keep_best kept"):
         export(Export(run, which="best"))
+
+
+@pytest.mark.parametrize("name", ["../../x", "..", "a/b/c"])
+def test_a_name_that_is_none_is_refused_before_anything_is_said(
+    run: Path, hub: type[Hub], capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    with pytest.raises(UserError) as refused:
+        export(Export(run, hub=name))
+    assert str(refused.value) == f"hub={name} is no name of a repository; write user/model."
+    assert capsys.readouterr().out == ""
+
+
+def test_what_is_there_stays(run: Path, tmp_path: Path) -> None:
+    """A file of the user's, a link, a folder, a device; and a folder that is not there is said before a model loads."""
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
+    for file in (tmp_path / "file", tmp_path / "link", tmp_path, Path("/dev/null")):
+        with pytest.raises(UserError) as refused:
+            export(Export(run, gguf=str(file)))
+        assert str(refused.value) == f"gguf={file} is there already; remove it, or choose another name."
+    with pytest.raises(UserError, match=r"lies in no folder; make .*/no, or choose another name\.$"):
+        export(Export(run, gguf=str(tmp_path / "no" / "x.gguf")))
+    assert (tmp_path / "file").read_text() == "mine"
+    assert Path("/dev/null").is_char_device()
+
+
+def _link(path: Path) -> None:
+    path.symlink_to("/etc/hostname")
+
+
+@pytest.mark.parametrize("make", [_link, os.mkfifo, Path.mkdir])
+@pytest.mark.parametrize("name", ["README.md", "more"])
+def test_nothing_but_files_of_the_folder_goes_out(
+    run: Path, hub: type[Hub], name: str, make: Callable[[Path], None]
+) -> None:
+    (run / "model" / "README.md").rename(run / "model" / "other.md")
+    make(run / "model" / name)
+    with pytest.raises(UserError) as refused:
+        export(Export(run, hub="me/it", dry_run="false"))
+    assert str(refused.value) == f"{run / 'model' / name} is no file of its own, and nothing else goes out; remove it."
+    assert hub.calls == []
+
+
+def test_a_card_that_is_no_text_and_a_config_that_is_none(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (run / "model" / "README.md").write_bytes(b"---\n---\nword\xff\n")
+    export(Export(run))
+    assert "word\ufffd" in capsys.readouterr().out
+    (run / "config.yaml").write_text("[]")
+    with pytest.raises(UserError, match=r"config\.yaml is not a config of ebft; name a finished run\.$"):
+        export(Export(run))

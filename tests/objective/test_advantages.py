@@ -68,6 +68,13 @@ def test_the_batch_baseline_by_hand() -> None:
     valid = torch.tensor([[True, True], [True, False], [True, True]])[:, None, None]
     sums = row_sums(torch.tensor([4.0, -8.0, 16.0], dtype=torch.float64)[:, None, None], log_probs, valid)
     assert sums.flatten().tolist() == pytest.approx([5 / 4, -2, 1, 5 / 16, 1 / 4, 1 / 16])
+    nowhere = torch.full((3, 1, 1), float("nan"), dtype=torch.float64)
+    both = [
+        torch.cat([x, y], dim=2)
+        for x, y in ((log_probs, nowhere[..., None].expand(3, 1, 1, 2)), (valid, valid & False))
+    ]
+    reward = torch.cat([torch.tensor([4.0, -8.0, 16.0], dtype=torch.float64)[:, None, None], nowhere], dim=2)
+    assert torch.equal(row_sums(reward, *both), sums)  # with a block that does not exist
     others = leave_row_out(sums, *sums.sum(1))
     assert others.tolist() == pytest.approx([(-2 + 1) / (5 / 16), (5 / 4 + 1) / (3 / 8), (5 / 4 - 2) / (9 / 16)])
 

@@ -302,3 +302,13 @@ def test_whoever_waits_gets_the_folder_when_it_is_left(tmp_path: Path) -> None:
         assert not entered.wait(0.3)
     thread.join(20)
     assert entered.is_set()
+
+
+def test_no_file_takes_the_place_of_a_pipe_or_a_device(tmp_path: Path) -> None:
+    """As root a rename would replace /dev/null for everybody."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with pytest.raises(UserError, match=re.escape(f"{pipe} is there and is no file; choose another name.")):
+        atomic_write_text(pipe, "text")
+    assert pipe.is_fifo()
+    assert [path.name for path in tmp_path.iterdir()] == ["pipe"]

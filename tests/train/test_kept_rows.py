@@ -1,5 +1,6 @@
 """Rows as they are kept: those that would be made, bit for bit, and never another run's."""
 
+import errno
 import json
 import os
 from collections.abc import Sequence
@@ -293,3 +294,18 @@ def test_rows_that_are_too_large_are_not_kept(
     monkeypatch.setattr(kept_rows, "LARGEST_BYTES", 100)
     load(some(tmp_path))
     assert not kept.exists()
+
+
+def test_a_cache_that_may_only_be_read_is_read(
+    tmp_path: Path, kept: Path, made: list[Data], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There the time of the last use cannot be written."""
+
+    def refuse(*args: object) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    config = some(tmp_path)
+    first = load(config)
+    monkeypatch.setattr(by_content.os, "utime", refuse)
+    assert_same(load(config), first)
+    assert len(made) == 1
