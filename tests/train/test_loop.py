@@ -159,16 +159,17 @@ def test_weights_that_diverge_fail_in_the_evaluation_too(tmp_path: Path, monkeyp
     assert not (run / "model").exists()
 
 
-def fill_disk(monkeypatch: pytest.MonkeyPatch, after: int, number: int, *parts: str) -> None:
+def fill_disk(monkeypatch: pytest.MonkeyPatch, after: int, number: int, *parts: str) -> list[str]:
     """From the `after`-th opening on, files whose path holds one of `parts` cannot be written, for the reason of that
-    number."""
-    original, by_number, calls = Path.open, os.open, 0
+    number; returns those that could not, as they come."""
+    original, by_number, calls, refused = Path.open, os.open, 0, list[str]()
 
     def check(path: str) -> None:
         nonlocal calls
         if any(part in path for part in parts):
             calls += 1
             if calls >= after:
+                refused.append(path)
                 raise OSError(number, os.strerror(number), path)
 
     def opened(self: Path, mode: str = "r", *args: Any, **kwargs: Any) -> Any:
@@ -183,6 +184,7 @@ def fill_disk(monkeypatch: pytest.MonkeyPatch, after: int, number: int, *parts: 
 
     monkeypatch.setattr(os, "open", opened_by_number)
     monkeypatch.setattr(Path, "open", opened)
+    return refused
 
 
 @pytest.fixture(scope="module")
@@ -201,7 +203,7 @@ def straight(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (["checkpoints"], 2, errno.ENOSPC, "state.pt", "failed"),
         (["metrics.jsonl"], 8, errno.EIO, "metrics.jsonl", "failed"),
         ([".model.partial"], 1, errno.EFBIG, ".model.partial/README.md", "failed"),
-        (["run/"], 30, errno.ENOSPC, "metrics.jsonl", None),  # not even the summary
+        (["run/"], 30, errno.ENOSPC, "", None),  # not even the summary
         (["run/"], 45, errno.EROFS, "", None),
     ],
     ids=["checkpoint", "metrics", "export", "everything", "read-only"],
@@ -219,11 +221,12 @@ def test_storage_that_fails_ends_the_run_and_not_its_checkpoints(
     """The sentence names the first file that failed, and the run goes on the same once it is put right."""
     config, run = miniature(tmp_path, "method=sft"), tmp_path / "run"
     with monkeypatch.context() as failing:
-        fill_disk(failing, after, number, *parts)
+        refused = fill_disk(failing, after, number, *parts)
         with pytest.raises(
             WriteFailure, match=f"{named} could not be written.* and run again with resume=auto"
         ) as caught:
             train(config, run)
+    assert f"{Path(refused[0]).name.removeprefix('.').removesuffix('.partial')} could not" in str(caught.value)
     assert str(caught.value).startswith("The disk is full: ") == (number == errno.ENOSPC)
     assert (summary(run)["status"] if (run / "summary.json").exists() else None) == status
     assert not (run / "model").exists()
