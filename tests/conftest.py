@@ -22,6 +22,11 @@ signal.signal(
 type_checks.install()
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup() -> None:
+    type_checks.begin_test()
+
+
 @pytest.fixture(autouse=True)
 def one_thread() -> Iterator[None]:
     """A test that left torch more threads once made all behind it in its worker ten times slower, with other digits."""

@@ -1,7 +1,8 @@
 """Shapes and types execute in tests: every annotation in `ebft` is checked as its functions are called.
 
 jaxtyping and beartype check functions that name shapes, beartype alone the others. With the numeric tower an int
-passes for a float, as for mypy.
+passes for a float, as for mypy. Functions of modules that name shapes are checked in their first `CALLS` calls of every
+test: what comes after is a loop's, and took half of a miniature run.
 """
 
 import inspect
@@ -25,6 +26,8 @@ SHAPED = tuple(  # beartype alone does not know how to leave out a name that is 
 )
 jaxtyped = jaxtyping.jaxtyped
 SCOPE = jaxtyped("context")
+CALLS = 16
+tests_begun = 0
 
 
 def install() -> None:
@@ -42,13 +45,34 @@ def decorator(*, typechecker: Callable[[Any], Any]) -> Callable[[Any], Any]:
 
     def decorate(target: Any) -> Any:
         if isinstance(target, FunctionType) and not is_for_jaxtyping(target):
-            return scoped(typechecker(target)) if names_shapes(target) else typechecker(target)
+            checked = typechecker(target)
+            return at_first(scoped(checked) if names_shapes(target) else checked, target)
         if is_dataclass(target) and isinstance(target, type) and "__init__" in vars(target):
             target.__init__ = decorate(target.__init__)  # type: ignore[misc]
             return target
         return theirs(target)
 
     return decorate
+
+
+def begin_test() -> None:
+    global tests_begun
+    tests_begun += 1
+
+
+def at_first(checked: Callable[..., Any], function: Callable[..., Any]) -> Callable[..., Any]:
+    """`checked` in the first `CALLS` calls of a test, `function` itself in the others."""
+    test, calls = -1, 0
+
+    @wraps(function)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        nonlocal test, calls
+        if test != tests_begun:
+            test, calls = tests_begun, 0
+        calls += 1
+        return checked(*args, **kwargs) if calls <= CALLS else function(*args, **kwargs)
+
+    return call
 
 
 def scoped(function: Callable[..., Any]) -> Callable[..., Any]:
