@@ -19,8 +19,8 @@ from ebft.comparison.statistics import Estimate, smallest_difference
 from ebft.comparison.tables import Compared, Table
 from ebft.config.schema import UserError
 from ebft.output.console import aligned
-from ebft.output.metric_names import short
-from ebft.report.html_parts import number
+from ebft.output.metric_names import is_share, short
+from ebft.report.html_parts import figure, quantity, unit
 
 SEEDS = (2, 3, 4, 5, 6, 8, 10, 15, 20)
 TIMES = (0.5, 1, 2, 4, 8)  # the pilots' rows
@@ -80,36 +80,41 @@ def text(compared: Compared, metric: str, difference: float | None) -> str:
 
 def _of_table(table: Table, metric: str, difference: float | None) -> Iterator[str]:
     for row in table.cells:
-        figure = row.figures.get(metric)
-        gap = None if figure is None else figure.difference
+        found_here = row.figures.get(metric)
+        gap = None if found_here is None else found_here.difference
         if gap is None or gap.covers != "seeds and rows":
             continue
         found, title = components(gap), f"{table.title}: " if table.title else ""
+        seeds, documents, rest = (
+            figure(metric, math.sqrt(variance)) for variance in (found.of_seeds, found.of_documents, found.of_rest)
+        )
         head = (
-            f"{title}{short(metric)}, {row.name} minus {table.reference}: {number(gap.mean, '+')} in {gap.n} seeds x "
-            f"{gap.rows} rows{'' if gap.documents == gap.rows else f' of {gap.documents} documents'}; standard "
-            f"deviation of seeds {number(math.sqrt(found.of_seeds))}, of documents "
-            f"{number(math.sqrt(found.of_documents))}, of the rest {number(math.sqrt(found.of_rest))}."
+            f"{title}{short(metric)}, {row.name} minus {table.reference}: {quantity(metric, gap.mean, sign='+')} in "
+            f"{gap.n} seeds x {gap.rows} rows{'' if gap.documents == gap.rows else f' of {gap.documents} documents'}; "
+            f"standard deviation of seeds {seeds}, of documents {documents}, of the rest {rest}{unit(metric, '+')}."
         )
         if found.of_seeds == found.of_documents == found.of_rest == 0:
             lines = ["It is the same in every seed and row, which says nothing of the spread: these are no pilots."]
         else:
-            lines = _smallest(found, gap) if difference is None else _needed(found, difference)
+            lines = _smallest(found, gap, metric) if difference is None else _needed(found, difference, metric)
         yield "\n".join([head, *lines])
 
 
-def _smallest(found: Components, gap: Estimate) -> list[str]:
+def _smallest(found: Components, gap: Estimate, metric: str) -> list[str]:
     assert gap.documents is not None
     documents = sorted({max(LEAST_DOCUMENTS, round(times * gap.documents)) for times in TIMES})
     header = ["seeds", *(f"{round(each * found.rows_per_document):,} rows" for each in documents)]
-    rows = [[str(seeds), *(number(found.smallest(seeds, each)) for each in documents)] for seeds in SEEDS]
-    return ["Smallest difference told apart from 0 at 5 % with a chance of 80 %:", *aligned([header, *rows])]
+    rows = [[str(seeds), *(figure(metric, found.smallest(seeds, each)) for each in documents)] for seeds in SEEDS]
+    in_points = " in percentage points" if is_share(metric) else ""
+    title = f"Smallest difference{in_points} told apart from 0 at 5 % with a chance of 80 %:"
+    return [title, *aligned([header, *rows])]
 
 
-def _needed(found: Components, difference: float) -> list[str]:
+def _needed(found: Components, difference: float, metric: str) -> list[str]:
     rows = [["seeds", "rows"]]
     for seeds in SEEDS:
         documents = found.documents_for(difference, seeds)
         needed = "no number is enough" if documents is None else f"{math.ceil(documents * found.rows_per_document):,}"
         rows.append([str(seeds), needed])
-    return [f"To tell a difference of {number(difference)} from 0 at 5 % with a chance of 80 %:", *aligned(rows)]
+    size = f"{figure(metric, difference)}{unit(metric, '+')}"
+    return [f"To tell a difference of {size} from 0 at 5 % with a chance of 80 %:", *aligned(rows)]

@@ -10,8 +10,9 @@ from ebft.comparison import compare, power
 from ebft.comparison.crossed import Layout, crossed_estimate
 from ebft.comparison.power import Components, components
 from ebft.config.schema import UserError
-from tests.comparison.helpers import cross_entropy, run
+from tests.comparison.helpers import cross_entropy, keep_rows, run
 from tests.comparison.test_rows import METRIC, SFT, one, pilots
+from tests.sweep.helpers import grid
 
 
 def test_components_are_those_of_the_mean_squares() -> None:
@@ -52,6 +53,17 @@ def test_pilots_give_a_table_and_a_difference_gives_numbers_of_rows(tmp_path: Pa
     needed = power.text(compared, METRIC, 0.5)
     assert "To tell a difference of 0.5000 from 0 at 5 % with a chance of 80 %:" in needed
     assert "  2      no number is enough" in needed
+
+
+def test_shares_are_in_percentage_points(tmp_path: Path) -> None:
+    for seed in range(2):
+        made = run(tmp_path / f"sft{seed}", {"eval/greedy": 0.5 + seed / 4}, base={"eval/greedy": 0.25}, seed=seed)
+        keep_rows(made, {"eval/greedy": [1.0, 1, seed, 0]}, {"eval/greedy": [0.0, 1, 0, 0]})
+    compared = compare(tmp_path, grid(metrics=["eval/greedy"]), None)
+    shown = power.text(compared, "eval/greedy", None)
+    assert shown.startswith("greedy, runs minus base: +37.50 pp in 2 seeds x 4 rows; standard deviation of seeds ")
+    assert "Smallest difference in percentage points told apart" in shown
+    assert "To tell a difference of 2.00 pp from 0" in power.text(compared, "eval/greedy", 0.02)
 
 
 def test_pilots_without_a_spread_say_nothing(tmp_path: Path) -> None:
