@@ -316,6 +316,11 @@ def _task_conflicts(data: DataConfig, pairs: bool) -> Iterator[str]:
                 "data.stdout_column judges whole programs, which have no data.completes_prompt and no "
                 "data.entry_point_column; make them false and null."
             )
+    if isinstance(data, ColumnsDataConfig) and data.directions is not None:
+        if not data.directions:
+            yield "data.directions is empty; name some, such as [de-en,en-de], or make it null for all."
+        if data.direction_column is None:
+            yield "data.directions needs data.direction_column, which says what direction a row has."
     if isinstance(data, HubDataConfig) and data.validation_path is not None and data.validation_split is None:
         yield "data.validation_path needs data.validation_split, the split of that data set to evaluate on."
     if isinstance(data, HubDataConfig) and data.validation_path is None and _holds(data.train_split, data):

@@ -21,7 +21,7 @@ from ebft.config.schema import (
 from ebft.data.bad_rows import FAILING, LONG, SHOWN, UNTESTABLE, BadRows, Sieve, counted, too_long
 from ebft.data.chat import ChatTemplate
 from ebft.data.columns import is_slice, read_function, read_hub, read_jsonl, read_parquet
-from ebft.data.documents import Document, held_out, in_hash_order, in_part, of_question
+from ebft.data.documents import Document, held_out, in_both_directions, in_hash_order, in_part, of_question
 from ebft.data.epochs import order, steps_per_epoch
 from ebft.data.packages import read_packages
 from ebft.data.rows import Rows, num_tokens, share_that_cuts_a_word, to_rows
@@ -266,6 +266,8 @@ def _sides(config: DataConfig, sieve: Sieve, own_sieve: Sieve) -> tuple[list[Doc
     if isinstance(config, MixtureDataConfig):
         return _mixed(config)
     whole, own = _whole(config, sieve), _own_validation(config, own_sieve)
+    if isinstance(config, ColumnsDataConfig) and config.direction_column is not None:
+        whole = iter(in_both_directions(list(whole)))
     return _split(whole, config.validation_fraction) if own is None else (list(whole), list(own))
 
 

@@ -3,6 +3,7 @@ line or by its number."""
 
 import json
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from hashlib import sha256
 from pathlib import Path
@@ -142,7 +143,7 @@ def _documents(
 ) -> Iterator[Document]:
     """The documents of the rows that can be used; the sieve takes down the others. Raises UserError for a first row
     that has not the columns that the config names, for then it is the config that is wrong."""
-    is_first = not sieve.drops
+    is_first, directions = not sieve.drops, Counter[str]()
     wanted_columns(config)  # which raises for a malformed template, once and not of each row
     for origin, row in rows:
         if isinstance(row, bytes) and not row.strip():  # a blank line
@@ -156,10 +157,21 @@ def _documents(
             continue
         finally:
             is_first = False
+        if config.directions is not None:
+            assert found.question is not None  # which rules.py has seen to
+            directions[found.question.direction] += 1
+            if found.question.direction not in config.directions:
+                continue
         if sieve.is_copy(_digest(config, found)):
             sieve.add(BadRow(COPY, f"{origin} repeats an earlier row"))
         else:
             yield found
+    missing = [direction for direction in config.directions or () if direction not in directions]
+    if missing:
+        raise UserError(
+            f"No row has the direction {' or '.join(missing)} of data.directions; column {config.direction_column} "
+            f"holds {', '.join(sorted(directions)) or 'none'}."
+        )
 
 
 class _Columns(UserError):

@@ -61,6 +61,34 @@ def of_question(question: Question) -> Document:
     return Document(question.key, question.prompt, question.answer, question.origin, question)
 
 
+def in_both_directions(documents: Sequence[Document]) -> list[Document]:
+    """Translations under one key with what translates them back, and with what shares a text with either, so that a
+    split parts no pair. The source is the line of the prompt, with or without a heading such as "German: ", that is
+    another row's completion; a row without one keeps its key."""
+    completions = {document.completion.strip() for document in documents}
+    sources = [_lines(document.prompt) & completions for document in documents]
+    parents: dict[str, str] = {}
+
+    def root(text: str) -> str:
+        while (parent := parents.setdefault(text, text)) != text:
+            parents[text] = text = parents[parent]
+        return text
+
+    for document, texts in zip(documents, sources, strict=True):
+        for text in texts:
+            low, high = sorted((root(text), root(document.completion.strip())))
+            parents[high] = low
+    return [
+        replace(document, key=root(document.completion.strip())) if texts else document
+        for document, texts in zip(documents, sources, strict=True)
+    ]
+
+
+def _lines(prompt: str) -> set[str]:
+    lines = {line.strip() for line in prompt.split("\n")}
+    return {text for line in lines for text in (line, line.partition(": ")[2]) if text}
+
+
 def held_out(documents: Sequence[Document], fraction: float) -> set[str]:
     """The keys of the validation side: those with the smallest hashes that have `fraction` of all documents, to the
     nearest document; one key at least, and never all. A smaller fraction's are among a larger one's."""

@@ -62,6 +62,7 @@ NO_COLUMNS = {
     "drop_failing_references": False,
     "references_column": None,
     "direction_column": None,
+    "directions": None,
 }
 
 

@@ -1,6 +1,6 @@
 import itertools
 
-from ebft.data.documents import held_out, in_hash_order, in_part
+from ebft.data.documents import Document, held_out, in_both_directions, in_hash_order, in_part
 from tests.data.helpers import text
 
 
@@ -25,6 +25,19 @@ def test_documents_of_one_key_stay_together_and_count() -> None:
     """c and d come first by hash; d alone has three of seven documents."""
     assert keys(0.4, "a", "b", "c", "d", "d", "d", "e") == {"d"}
     assert keys(0.5, "a", "b", "c", "d", "d", "d", "e") == {"d", "c"}
+
+
+def test_translations_both_ways_and_what_shares_a_text_stay_together() -> None:
+    """93 % of ALMA's held-out answers stood in a prompt that was trained on. `c` is German for `C` and `see`."""
+    pairs = [("b", "B"), ("B", "b"), ("c", "C"), ("see", "c"), ("c ", "see"), ("d", "D")]
+    documents = [
+        Document(f"To X:\nX: {source}\nY:", f"To X:\nX: {source}\nY:", f" {answer}", "") for source, answer in pairs
+    ]
+    found = [document.key for document in in_both_directions(documents)]
+    assert found[0] == found[1] == "B"
+    assert found[2] == found[3] == found[4] == "C"
+    assert found[5] == documents[5].key
+    assert [document.completion for document in in_both_directions(documents)] == [x.completion for x in documents]
 
 
 def test_the_halves_are_apart_whole_and_exact() -> None:

@@ -240,6 +240,22 @@ def test_references_and_directions_of_no_use_are_named() -> None:
     assert refusal(columns, more=[], way="German") == "holds 'German' in column way; a direction is written as en-de."
 
 
+def test_rows_of_some_directions_alone(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    ways = ["en-fr", "fr-en", "en-de", "en-fr"]
+    rows = [{"ask": f"a {n}", "answer": "b", "way": way} for n, way in enumerate(ways)]
+    path.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    columns = {**TEXT, "direction_column": "way", "validation_path": str(path)}
+    kept = load(file_config(path, **columns, directions=["en-fr", "en-de"]), tokenizer()).train_questions
+    assert kept is not None
+    assert sorted(item.direction for item in kept.items) == ["en-de", "en-fr", "en-fr"]
+    with pytest.raises(UserError) as caught:
+        load(file_config(path, **columns, directions=["en-fr", "en_de", "fr-de"]), tokenizer())
+    assert str(caught.value) == (
+        "No row has the direction en_de or fr-de of data.directions; column way holds en-de, en-fr, fr-en."
+    )
+
+
 def test_dropping_everything_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
     path.write_text('{"ask": "a", "answer": "b", "tests": []}\n')
@@ -296,6 +312,14 @@ HUB = ["data=hub", *JSONL[1:]]
             ["data=alma", "data.task=null"],
             "data.task=null does not read data.direction_column; set data.task=chrf or bleu or exact_match, or make "
             "them null or false.",
+        ),
+        (
+            ["data=alma", "data.directions=[de-en]", "data.direction_column=null"],
+            "data.directions needs data.direction_column, which says what direction a row has.",
+        ),
+        (
+            ["data=alma", "data.directions=[]"],
+            "data.directions is empty; name some, such as [de-en,en-de], or make it null for all.",
         ),
         (
             [*JSONL, "data.prompt_template='{p}'"],
