@@ -21,7 +21,7 @@ SELECTORS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 NESTED_GROUPS = [group.replace(".", "/") for group in SELECTORS if "." in group]
-GROUPS = [item.name for item in fields(TrainConfig) if is_dataclass(item.type)] + [*NESTED_GROUPS, "experiment"]
+GROUPS = [item.name for item in fields(TrainConfig) if is_dataclass(item.type)] + [*NESTED_GROUPS, "experiment", "size"]
 SWEEP_GROUPS = [item.name for item in fields(SweepConfig)]  # and mode: the keys that ebft-sweep reads itself
 SIMILAR_ENOUGH = 0.7
 

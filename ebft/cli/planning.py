@@ -75,7 +75,7 @@ class Planner:
             overrides = merged(overrides, [f"tracker.group={quoted(self.sweep.name)}"])
         keys = {
             key: value
-            for key, value in (override.lstrip("+~").split("=", 1) for override in cell)
+            for key, _, value in (override.lstrip("+~").partition("=") for override in cell)  # ~key has no value
             if key in set(moving)
         }
         settings, needs = settings_of(config, model), None if needed is None else needed.name

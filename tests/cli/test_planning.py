@@ -72,6 +72,13 @@ def test_variants_are_grids_with_names() -> None:
 
 
 @pytest.mark.slow
+def test_a_grid_may_take_keys_away() -> None:
+    (job,) = jobs("seed=0", grid=["method=sft", "eval=forgetting", "~eval.sets.translation"])
+    assert job.config is not None
+    assert list(job.config.eval.sets) == ["code_qa"]
+
+
+@pytest.mark.slow
 def test_a_run_may_start_from_another_s_model(tmp_path: Path) -> None:
     """It is planned whatever their order, and its name knows what it starts from but not where that lies."""
     variants = {"on": ["method=ebft", "model.path=run:warm"], "warm": ["method=sft", "optimizer.lr=1e-4,1e-5"]}

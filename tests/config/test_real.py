@@ -1,0 +1,99 @@
+"""The studies on real models: each takes a step from files of the same names and columns, and each of their sweeps
+plans what it compares."""
+
+import gzip
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import datasets
+import pytest
+
+from ebft.cli.compose import compose
+from ebft.cli.planning import Planner
+from ebft.cli.sweep import settings
+from ebft.comparison.known_metrics import expected
+from ebft.train.loop import train
+from tests.debug_run import without_report
+
+ROOT = Path(__file__).parents[2]
+EXPERIMENTS = sorted(path.stem for path in (ROOT / "conf" / "experiment" / "real").glob("*.yaml"))
+SWEEPS = sorted(path.stem for path in (ROOT / "conf" / "sweep").glob("real_*.yaml"))
+PAIRS = ("de-en", "cs-en", "is-en", "ru-en", "zh-en")
+SMALL = """
+    model=debug trainer.max_steps=1 trainer.batch_size=2 trainer.micro_batch_size=2 trainer.device=cpu
+    data.sequence_length=256 eval.num_documents=2 eval.long_documents=2 eval.horizons=[1,8] eval.n_samples=2
+    eval.num_questions=2 eval.max_new_tokens=4 eval.stride=32 eval.long_stride=32 eval.context_length=8
+    sandbox.allow_code_execution=true sandbox.require=none
+"""
+
+
+def write(path: Path, rows: Iterator[Mapping[str, Any]]) -> None:
+    with gzip.open(path, "wt") as file:
+        file.writelines(f"{json.dumps(row)}\n" for row in rows)
+
+
+def mbpp() -> Iterator[dict[str, Any]]:
+    """974 rows, as MBPP's splits are slices of them."""
+    for n in range(974):
+        code, tests = f"def f(x):\n    found = {n} + x\n    return found", [f"assert f(1) == {n + 1}"]
+        yield {"text": f"Add {n}.", "code": code, "test_list": tests, "test_setup_code": ""}
+
+
+def humaneval() -> Iterator[dict[str, Any]]:
+    for n in range(5):
+        test = f"def check(f):\n    assert f(1) == {n}\n"
+        yield {
+            "prompt": f"def f(x):\n    # {n}\n",
+            "canonical_solution": f"    found = {n}\n    return found\n",
+            "test": test,
+            "entry_point": "f",
+        }
+
+
+def translations(number: int) -> Iterator[dict[str, Any]]:
+    for n in range(number):
+        pair = PAIRS[n * 10 // number // 2]
+        way = pair if n * 10 // number % 2 == 0 else "-".join(reversed(pair.split("-")))
+        yield {"question": f"Say {n}:\nX: x{n}\nY: ", "answer": f"y {n}", "source": way}
+
+
+@pytest.fixture
+def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows under the names that `EBFT_DATA` is to hold."""
+    write(tmp_path / "mbpp.jsonl.gz", mbpp())
+    write(tmp_path / "HumanEval.jsonl.gz", humaneval())
+    write(tmp_path / "alma_train.jsonl.gz", translations(2000))
+    write(tmp_path / "wmt22_test.jsonl.gz", translations(17471))
+    monkeypatch.setenv("EBFT_DATA", str(tmp_path))
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+def test_every_study_takes_a_step(files: None, tmp_path: Path, experiment: str) -> None:
+    overrides = [f"+experiment=real/{experiment}", *SMALL.split()]
+    if experiment == "qa_code":
+        overrides.append("data.drop_failing_references=false")  # which would run a thousand programs
+    if experiment == "unstructured_code":
+        overrides += ["data.packages=[rich]", "eval.sets.mbpp.drop_failing_references=false"]
+    config = compose(overrides)
+    with without_report():
+        train(config, tmp_path / "run")
+    final = json.loads((tmp_path / "run" / "summary.json").read_text())["final"]
+    assert len(config.eval.sets) == 3
+    assert all(f"eval/{name}/cross_entropy" in final for name in config.eval.sets)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sweep", SWEEPS)
+def test_every_sweep_has_its_arms_and_measures_what_it_shows(tmp_path: Path, sweep: str) -> None:
+    """DFT, a user's own method, is in examples/own, which the command line names with --config-dir."""
+    found = settings([f"sweep={sweep}"]).sweep
+    found = replace(found, variants={name: arm for name, arm in found.variants.items() if name != "dft"})
+    jobs = Planner(tmp_path, found).jobs(["seed=0"])
+    assert {job.variant for job in jobs} == set(found.variants)
+    assert len({job.name for job in jobs}) == len(jobs) == 9 * (3 if sweep == "real_tuning" else 1)
+    assert all(set(found.metrics) <= expected(job.settings) for job in jobs)
