@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests import forked, type_checks
+from tests import forked, pictures, type_checks
 from tests.limits import Meter, Teller
 from tests.order import by_worker
 
@@ -20,6 +20,7 @@ signal.signal(
 )  # a shell's background jobs ignore it, and so would every process that a test starts
 
 type_checks.install()
+pictures.install()
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -36,6 +37,13 @@ def one_thread() -> Iterator[None]:
     if torch is not None:
         torch.set_num_threads(1)
     assert left == 1, f"the test leaves torch {left} threads"
+
+
+@pytest.fixture
+def rendered() -> Iterator[None]:
+    """For tests of what a picture looks like."""
+    with pictures.rendered():
+        yield
 
 
 @pytest.fixture

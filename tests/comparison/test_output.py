@@ -218,7 +218,7 @@ def test_runs_without_questions_have_no_calibration(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_tables_of_one_page_keep_their_plots_and_ids_apart(tmp_path: Path) -> None:
+def test_tables_of_one_page_keep_their_plots_and_ids_apart(rendered: None, tmp_path: Path) -> None:
     """Titles that differ in nothing but punctuation once overwrote each other's plots."""
     for number, path in enumerate(("x/a-b", "x/a_b")):
         run(tmp_path / str(number), cross_entropy(1.0 + number), data__path=path)

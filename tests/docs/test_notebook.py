@@ -13,7 +13,7 @@ NOTEBOOK = ROOT / "examples" / "read_a_sweep.ipynb"
 
 
 @pytest.mark.slow
-def test_it_reads_a_sweep_and_draws_a_figure(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_it_reads_a_sweep_and_draws_a_figure(rendered: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(NOTEBOOK.parent)
     matplotlib.use("Agg")
     from matplotlib import pyplot

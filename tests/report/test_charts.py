@@ -77,7 +77,9 @@ def test_what_stands_in_a_page_cannot_end_its_script() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("chart", "size"), [(BY_STEP, (1248, 456)), (BY_LENGTH, (768, 432))], ids=["wide", "narrow"])
-def test_pictures_are_drawn_and_leave_matplotlib_as_it_was(tmp_path: Path, chart: Chart, size: tuple[int, int]) -> None:
+def test_pictures_are_drawn_and_leave_matplotlib_as_it_was(
+    rendered: None, tmp_path: Path, chart: Chart, size: tuple[int, int]
+) -> None:
     import matplotlib
 
     before = {name: matplotlib.rcParams[name] for name in charts.STYLE}
