@@ -80,7 +80,7 @@ def _path_advice(argument: str, is_evaluation: bool) -> str:
             f"sweep.dir={argument} for a sweep"
         )
     for source in ("jsonl", "parquet"):
-        if path.is_file() and f".{source}" in path.suffixes:
+        if "=" not in argument and f".{source}" in path.suffixes:
             return f"write data={source} data.path={argument}"
     return "put a value with special characters in quotes: 'KEY=\"VALUE\"'"
 
