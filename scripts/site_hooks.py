@@ -36,4 +36,4 @@ def on_page_content(html: str, **_: Any) -> str:
 
 def _as_mathml(found: re.Match[str]) -> str:
     kind, equation = found.groups()
-    return f"<{kind} class='equation'>{convert(unescape(equation), 'block' if kind == 'div' else 'inline')}</{kind}>"
+    return f"<{kind} class='equation'>{convert(unescape(equation), display='block' if kind == 'div' else 'inline')}</{kind}>"
