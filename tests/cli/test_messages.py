@@ -39,8 +39,8 @@ SENTENCES = {
         "method.diversity_coef belongs to method=ebft; choose that or leave the key out."
     ),
     "method=sft +method.diversity_coef=1": (
-        "method.diversity_coef belongs to method=ebft; choose that or leave out what sets it, the key or an option such "
-        "as trainer=paper_ebft."
+        "method.diversity_coef belongs to method=ebft; choose that or leave out what sets it, the key or an option "
+        "such as trainer=paper_ebft."
     ),
     "data.path=x": (
         "data.path belongs to data=jsonl or data=parquet or data=hub; choose one of them or leave the key out."
