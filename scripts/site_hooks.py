@@ -36,4 +36,5 @@ def on_page_content(html: str, **_: Any) -> str:
 
 def _as_mathml(found: re.Match[str]) -> str:
     kind, equation = found.groups()
-    return f"<{kind} class='equation'>{convert(unescape(equation), 'block' if kind == 'div' else 'inline')}</{kind}>"
+    mathml = convert(unescape(equation), display="block" if kind == "div" else "inline")
+    return f"<{kind} class='equation'>{mathml}</{kind}>"

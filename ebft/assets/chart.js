@@ -98,12 +98,15 @@
       key.prepend(swatch);
     }
 
+    // an interval of a share, seen no further than a share goes
+    const within = (value) => chart.is_share ? Math.min(1, Math.max(0, value)) : value;
+
     function extent(lines) {
       let [left, right, low, high] = [Infinity, -Infinity, Infinity, -Infinity];
       for (const line of lines)
         for (const [x, y, half] of line.points) {
           left = Math.min(left, x); right = Math.max(right, x);
-          low = Math.min(low, isLog ? y : y - (half || 0)); high = Math.max(high, y + (half || 0));
+          low = Math.min(low, isLog ? y : within(y - (half || 0))); high = Math.max(high, within(y + (half || 0)));
         }
       if (chart.level !== null && !isLog) { low = Math.min(low, chart.level); high = Math.max(high, chart.level); }
       if (panel.names.length) { left = -0.4; right = panel.names.length - 0.6; }
@@ -156,7 +159,7 @@
     function one(line, X, Y) {
       const colour = line.colour || "currentColor", group = make("g", { stroke: colour, fill: colour }, svg);
       const points = line.points.map(([x, y, half]) => ({ x: X(x), y: Y(y), at: x, value: y, half, line,
-        low: half === null ? null : Y(y - half), high: half === null ? null : Y(y + half) }));
+        low: half === null ? null : Y(within(y - half)), high: half === null ? null : Y(within(y + half)) }));
       const known = points.filter((point) => point.half !== null);
       if (line.bars)
         for (const point of known) make("line", { x1: point.x, x2: point.x, y1: point.low, y2: point.high }, group);

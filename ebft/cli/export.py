@@ -22,7 +22,7 @@ FOLDERS = {"last": "model", "best": "best_model"}
 HELP = """\
 ebft-export RUN [hub=NAME] [gguf=FILE] [KEY=VALUE ...]
 
-Says what the model of a finished run is, what it weighs and what its card says, and takes it further.
+Says what the model of a finished run is, what it weighs and where its card lies, and takes it further.
 
 RUN               a run folder of ebft-train
 hub=NAME          says what would be pushed to the hub's repository NAME, as user/model; pushes nothing yet
@@ -102,10 +102,12 @@ def export(wanted: Export) -> None:
     if wanted.hub is not None:
         _check_name(wanted.hub)
     card = folder / "README.md"
-    if card in files:
-        say(text_of(card, errors="replace").partition("---\n")[2].partition("---\n")[2].strip())
     size = sum(path.stat().st_size for path in files) / 1e6
-    say(f"\n{folder}: {', '.join(path.name for path in files)}; {size:.1f} MB")
+    say(f"{folder}: {', '.join(path.name for path in files)}; {size:.1f} MB")
+    if card in files:
+        say(f"{card}, its card: {_first_paragraph(card)}")
+    if wanted.hub is None and wanted.gguf is None:
+        say("Add hub=USER/MODEL to see what would be pushed to the hub, or gguf=FILE to write a file for llama.cpp.")
     if wanted.gguf is not None:
         from transformers.utils.logging import disable_progress_bar
 
@@ -116,6 +118,12 @@ def export(wanted: Export) -> None:
         say(f"{wanted.gguf}: {Path(wanted.gguf).stat().st_size / 1e6:.1f} MB, for llama.cpp")
     if wanted.hub is not None:
         _push(wanted, folder, wanted.hub)
+
+
+def _first_paragraph(card: Path) -> str:
+    """Of what stands behind the header, in one line."""
+    text = text_of(card, errors="replace").partition("---\n")[2].partition("---\n")[2]
+    return " ".join(text.strip().partition("\n\n")[0].split())
 
 
 def _files(folder: Path) -> list[Path]:

@@ -3,6 +3,7 @@
 import re
 import types
 import typing
+from pathlib import Path
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -45,7 +46,7 @@ def explain(error: Exception, overrides: list[str], tree: DictConfig | None = No
             add_chosen_method(overrides)
             whole = EvaluateConfig if is_evaluation else TrainConfig
             keys = dict.fromkeys([str(cause.full_key), *_unknown(overrides)])
-            return " ".join(_unknown_key(key, whole) for key in keys)
+            return " ".join(_unknown_key(key, whole, is_typed=tree is None) for key in keys)
         case MissingMandatoryValue():
             return f"{cause.full_key} is missing; add {cause.full_key}=VALUE."
         case ValidationError() if tree is not None:
@@ -60,12 +61,28 @@ def explain(error: Exception, overrides: list[str], tree: DictConfig | None = No
         case MissingConfigException():
             return _unknown_option(cause, overrides)
         case OverrideParseException():
-            advice = "put a value with special characters in quotes: 'KEY=\"VALUE\"'"
+            advice = _path_advice(str(cause.override), is_evaluation)
             return f"{cause.override} is not of the form KEY=VALUE; {advice}."
         case ValueError():
             return _not_an_option(overrides) or _other(cause)
         case _:
             return _other(cause)
+
+
+def _path_advice(argument: str, is_evaluation: bool) -> str:
+    """How to write what stands alone on a command line: a path that exists wants its key."""
+    path = Path(argument)
+    if path.is_dir() and is_evaluation:
+        return f"write model.path={argument}, or 'models=[base,{argument}]' for several in one table"
+    if path.is_dir():
+        return (
+            f"write resume={argument} to go on with a run, model.path={argument} to start from its model, "
+            f"sweep.dir={argument} for a sweep"
+        )
+    for source in ("jsonl", "parquet"):
+        if "=" not in argument and f".{source}" in path.suffixes:
+            return f"write data={source} data.path={argument}"
+    return "put a value with special characters in quotes: 'KEY=\"VALUE\"'"
 
 
 def culprit(error: OmegaConfBaseException) -> str:
@@ -85,12 +102,15 @@ def _unknown(overrides: list[str]) -> list[str]:
     return [key for key in keys if key not in known and not key.startswith(users_own)]
 
 
-def _unknown_key(key: str, whole: Any = TrainConfig) -> str:
+def _unknown_key(key: str, whole: Any = TrainConfig, is_typed: bool = True) -> str:
+    """The sentence for a key that a configuration has not; it stands on the command line, or an option's file set
+    it."""
     group = key.partition(".")[0]
     keys = all_keys(SweepConfig if group in SWEEP_GROUPS else whole)
     if owners := keys.get(key):
         choice = "that" if len(owners) == 1 else "one of them"
-        return f"{key} belongs to {' or '.join(owners)}; choose {choice} or leave the key out."
+        source = "the key out" if is_typed else "out what sets it, the key or an option such as trainer=paper_ebft"
+        return f"{key} belongs to {' or '.join(owners)}; choose {choice} or leave {source}."
     if key.startswith(tuple(f"{mapping}." for mapping in MAPPINGS)):
         return f"{key} is not set yet; write +{key}=VALUE to add it."
     if group in SWEEP_GROUPS and (key in keys or key == group):

@@ -13,11 +13,20 @@ SAME_COST = 1.05  # ratios below are called the same tokens
 
 
 def sentences(table: Table) -> list[str]:
-    return [
-        sentence(table, metric, table.standings[metric])
-        for metric in table.metrics
-        if metric in table.standings and table.standings[metric].gaps
-    ]
+    """A metric whose figures are those of an earlier one, as right answers are exact matches, is told to be that."""
+    metrics = [metric for metric in table.metrics if metric in table.standings and table.standings[metric].gaps]
+    found = []
+    for place, metric in enumerate(metrics):
+        same = next((earlier for earlier in metrics[:place] if _are_equal(table, earlier, metric)), None)
+        if same is None:
+            found.append(sentence(table, metric, table.standings[metric]))
+        else:
+            found.append(f"{short(metric)} has the figures of {short(same)}.")
+    return found
+
+
+def _are_equal(table: Table, one: str, other: str) -> bool:
+    return all(row.figures[one] == row.figures[other] for row in table.rows)
 
 
 def sentence(table: Table, metric: str, standing: Standing) -> str:

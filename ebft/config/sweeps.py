@@ -44,7 +44,7 @@ class LocalLauncherConfig(LauncherConfig):
 
     slots_per_device: int = at_least(1)  # runs at a time on each GPU, or on the CPU where there is none
     gpus: int = at_least(1)  # of a run, of trainer.processes=N as many
-    threads: int | None = at_least(1)  # of each run; null: cores divided by slots
+    threads: int | None = at_least(1)  # of each run; null: cores divided by slots, or OMP_NUM_THREADS if fewer
 
 
 @dataclass(frozen=True)

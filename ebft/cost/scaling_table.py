@@ -5,6 +5,7 @@ from ebft.cost.scaling import H100, Device, Scaling, Step, scaling
 
 NUM_GPUS = (1, 8, 64, 512)
 GIB = 2**30
+WORTH_SHARING_SECONDS = 0.01
 HEADER = [
     "GPUs",
     "weights",
@@ -37,6 +38,19 @@ def assumptions(device: Device = H100) -> dict[str, str]:
         "columns": "GPUs that have documents, and how many the busiest has; its operations, bytes received, seconds "
         "and memory in a step",
     }
+
+
+def too_small(step: Step, device: Device = H100) -> str | None:
+    """Why it says nothing how several GPUs would share a step: one has room for it, and starting the step's kernels,
+    which no formula here counts, takes milliseconds, as long as the step itself. None where it says something."""
+    alone = scaling(step, 1, device, Sharding())
+    size = sum(alone.memory.values())
+    if alone.seconds >= WORTH_SHARING_SECONDS or size > device.memory_bytes:
+        return None
+    return (
+        f"nothing to gain: by formula a step takes one {device.name} {_figure(1000 * alone.seconds)} ms and "
+        f"{_figure(size / GIB)} GiB"
+    )
 
 
 def table(step: Step, device: Device = H100) -> tuple[list[str], list[list[str]]]:

@@ -177,7 +177,7 @@ def _figures(metrics: Metrics) -> str:
 
 
 def _short(value: float) -> str:
-    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3f}"
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3f}"
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> list[str]:

@@ -131,7 +131,7 @@ def _draw(axes: "Axes", panel: Panel, chart: Chart) -> None:
 
     seen: set[str] = set()
     for line in panel.lines:
-        _draw_line(axes, line, None if line.label in seen else line.label)
+        _draw_line(axes, line, None if line.label in seen else line.label, chart.is_share)
         seen.add(line.label)
     dotted: dict[str, Any] = {"color": INK, "linewidth": 0.8, "linestyle": ":", "zorder": 0}
     if chart.level is not None:
@@ -151,7 +151,8 @@ def _draw(axes: "Axes", panel: Panel, chart: Chart) -> None:
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.4g} %"))
 
 
-def _draw_line(axes: "Axes", line: Line, label: str | None) -> None:
+def _draw_line(axes: "Axes", line: Line, label: str | None, is_share: bool) -> None:
+    """An interval of a share is drawn no further than a share goes."""
     if not line.points:
         return
     places, values, _ = zip(*line.points, strict=True)
@@ -171,9 +172,11 @@ def _draw_line(axes: "Axes", line: Line, label: str | None) -> None:
     known = [(place, value, half) for place, value, half in line.points if half is not None]
     if not known:
         return
-    at, middle, half = zip(*known, strict=True)
+    least, most = (0.0, 1.0) if is_share else (float("-inf"), float("inf"))
+    at = [place for place, _, _ in known]
+    low = [max(least, value - half) for _, value, half in known]
+    high = [min(most, value + half) for _, value, half in known]
     if line.bars:
-        axes.errorbar(at, middle, half, color=line.rgb, fmt="none", capsize=2, linewidth=1.2)
+        axes.vlines(at, low, high, color=line.rgb, linewidth=1.2)
         return
-    low, high = ([value + sign * each for value, each in zip(middle, half, strict=True)] for sign in (-1, 1))
     axes.fill_between(at, low, high, color=line.rgb, alpha=0.14, linewidth=0)

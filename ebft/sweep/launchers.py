@@ -76,10 +76,17 @@ class Local:
         pass
 
     def _environment(self, gpu: str | None) -> dict[str, str]:
-        threads = str(self._config.threads or max(1, len(os.sched_getaffinity(0)) // len(self._slots)))
+        threads = str(self._config.threads or self._threads())
         return {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads} | (
             {} if gpu is None else {"CUDA_VISIBLE_DEVICES": gpu}
         )
+
+    def _threads(self) -> int:
+        """A slot's share of the cores, or fewer where OMP_NUM_THREADS says so: on cores that others share, threads wait
+        for one another."""
+        share = max(1, len(os.sched_getaffinity(0)) // len(self._slots))
+        typed = os.environ.get("OMP_NUM_THREADS", "")
+        return min(share, int(typed)) if typed.isdecimal() and int(typed) else share
 
 
 def num_at_a_time(config: LauncherConfig) -> int:

@@ -1,16 +1,22 @@
 """The card of an exported model: what it was made from, on what data, how, how it scores, and the command."""
 
+import re
+import shlex
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from ebft.config.identity import flat, resolved
 from ebft.config.schema import TrainConfig
+from ebft.models.named import FETCHED
+from ebft.output.metric_names import lower_is_better
 from ebft.output.visible import markdown
 
 INTERVAL = 1.96  # standard errors on either side, 95 % of a normal distribution
+ARROWS = {True: " ↓", False: " ↑"}
+PATHS = ("model.path", "data.path", "data.validation_path", "data.chat_template")  # which a run may find on a disk
 CARD = """---
-base_model: {base}
-library_name: {library}
+{base_model}library_name: {library}
 tags: [{method}]
 ---
 Post-trained with `ebft` (method `{method}`) from `{base}` for {step} steps of {batch} rows of
@@ -20,7 +26,7 @@ Post-trained with `ebft` (method `{method}`) from `{base}` for {step} steps of {
 | --- | --- |
 {parts}
 
-Evaluation on held-out rows at that step, with 95 % intervals over their documents:
+Evaluation on held-out rows at that step, with 95 % intervals over their documents; ↓ lower is better, ↑ higher:
 
 | metric | before | here | interval |
 | --- | --- | --- | --- |
@@ -28,7 +34,7 @@ Evaluation on held-out rows at that step, with 95 % intervals over their documen
 
 The same run again, with `config.yaml` of its folder, which is `training_config.yaml` on the hub:
 
-    ebft-train config.yaml
+    {command}
 """
 
 
@@ -39,6 +45,7 @@ def model_card(
     error, where one is known, under NAME_stderr."""
     groups = resolved(config)
     return CARD.format(
+        base_model=_base_on_hub(config.model.path),
         base=config.model.path,
         library=library,
         method=config.method.name,
@@ -50,7 +57,24 @@ def model_card(
             f"| {name} | {_settings(groups[name])} |" for name in ("data", "method", "features", "sampler")
         ),
         figures="\n".join(_rows(base, figures)),
+        command=_command(flat(groups)),
     )
+
+
+def _base_on_hub(path: str) -> str:
+    """The line of the header that links a model to its base; none where the hub, which refuses a card with the name of
+    a folder there, has no such model."""
+    name = FETCHED.get(path, path)
+    is_there = re.fullmatch(r"[\w.-]+/[\w.-]+", name) is not None and not Path(name).exists()
+    return f"base_model: {name}\n" if is_there else ""
+
+
+def _command(values: Mapping[str, Any]) -> str:
+    """It names the files that the run read, since a relative path leads elsewhere from another folder, and another
+    machine has others."""
+    paths = {key: values[key] for key in PATHS if key in values and values[key] is not None}
+    on_disk = [f"{key}={path}" for key, path in paths.items() if Path(path).exists()]
+    return shlex.join(["ebft-train", "config.yaml", *on_disk]) + ("  # or where these lie now" if on_disk else "")
 
 
 def _settings(group: Mapping[str, Any]) -> str:
@@ -62,11 +86,14 @@ def _settings(group: Mapping[str, Any]) -> str:
 
 
 def _rows(base: Mapping[str, float], figures: Mapping[str, float]) -> list[str]:
+    """Of what is better lower or higher; the rest is for the run's report."""
     rows = []
     for name, value in figures.items():
-        if name.endswith("_stderr"):
+        way = lower_is_better(name)
+        if way is None or name.endswith("_stderr"):
             continue
         error = figures.get(f"{name}_stderr")
         before = f"{base[name]:.4f}" if name in base else ""
-        rows.append(f"| `{name}` | {before} | {value:.4f} | {'' if error is None else f'± {INTERVAL * error:.4f}'} |")
+        interval = "" if error is None else f"± {INTERVAL * error:.4f}"
+        rows.append(f"| `{name}`{ARROWS[way]} | {before} | {value:.4f} | {interval} |")
     return rows

@@ -39,9 +39,12 @@ from ebft.output import files, row_scores, tracking
 from ebft.output.console import Console
 from ebft.output.environment import environment
 from ebft.output.masking import without_secrets
+from ebft.output.metric_names import lower_is_better, short
 from ebft.output.visible import markdown as cell
 from ebft.parallel.fsdp import named_tensors
 from ebft.report import plots
+from ebft.report.html_parts import quantity
+from ebft.report.last_table import ARROWS
 from ebft.run import checkpoint
 from ebft.run import tensors as stored
 from ebft.train.continuing import ROWS
@@ -50,6 +53,7 @@ from ebft.train.plan import tokens_line
 from ebft.train.setup import Material, gather
 
 BASE = "base"
+LEGEND = "± one standard error over held-out documents; ↓ lower is better, ↑ higher; pp: percentage points"
 DIGEST = 64  # characters of that of rows; behind it stands that of questions, which not every command asks
 CONFIG, LOG = "config.yaml", "evaluate.log"
 WRITTEN = (
@@ -139,6 +143,7 @@ def _evaluate(config: EvaluateConfig, directory: Path, held: ExitStack) -> dict[
     if results:
         write(directory, config, material, results, failures)
         console.table("Evaluation", *table(results))
+        console.say(LEGEND)
         console.say(f"Written to {directory}")
     tracker.finish(failed=bool(failures))
     return failures
@@ -297,17 +302,16 @@ def table(results: dict[str, Evaluation]) -> tuple[list[str], list[list[str]]]:
     names = list(dict.fromkeys(name for column in metrics.values() for name in column if not name.endswith("_stderr")))
     signs = [""] * len(metrics) + ["+"] * len(changes)
     rows = [
-        [name.removeprefix("eval/"), *(_cell(column, name, sign) for column, sign in zip(columns, signs, strict=True))]
+        [
+            f"{short(name)}{ARROWS[lower_is_better(name)]}",
+            *(
+                quantity(name, column.get(name), column.get(f"{name}_stderr"), sign)
+                for column, sign in zip(columns, signs, strict=True)
+            ),
+        ]
         for name in names
     ]
     return header, rows
-
-
-def _cell(metrics: dict[str, float], name: str, sign: str) -> str:
-    if name not in metrics:
-        return "–"
-    error = metrics.get(f"{name}_stderr")
-    return f"{metrics[name]:{sign}.4f}" + ("" if error is None else f" ± {error:.4f}")
 
 
 def write_rows(directory: Path, results: dict[str, Evaluation]) -> dict[str, str]:
@@ -327,7 +331,9 @@ def markdown(results: dict[str, Evaluation], failures: dict[str, str]) -> str:
     header, rows = table(results)
     lines = [header, ["---"] * len(header), *rows]
     text = "".join(f"| {' | '.join(map(cell, cells))} |\n" for cells in lines)
-    return text + "".join(f"\n{cell(name)} was left out: {cell(why)}\n" for name, why in failures.items())
+    return f"{text}\n{LEGEND}\n" + "".join(
+        f"\n{cell(name)} was left out: {cell(why)}\n" for name, why in failures.items()
+    )
 
 
 def write(

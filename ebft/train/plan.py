@@ -23,7 +23,7 @@ def plan(config: TrainConfig, setup: Groundwork) -> dict[str, str]:
         + _trained(config, setup),
         **_dropout(setup.material),
         "documents": f"{setup.rows.num_documents} in {len(setup.usable)} rows of {config.data.sequence_length} tokens"
-        + (f" ({left_out} more too short for a block)" if left_out else "")
+        + (f" ({left_out} more are left out: too short for {_block(config)})" if left_out else "")
         + _dropped(setup.material.data),
         "rows": _layout(config),
         "tokens": tokens_line(setup.material),
@@ -49,6 +49,13 @@ def _stopping(trainer: TrainerConfig) -> str:
         return ""
     early = "" if trainer.stop_after is None else f"; fewer after {trainer.stop_after} evaluations without a better one"
     return f"; the best by {trainer.keep_best} is kept{early}"
+
+
+def _block(config: TrainConfig) -> str:
+    sampler = config.sampler
+    return (
+        f"sampler.context_length={sampler.context_length} plus sampler.generate_length={sampler.generate_length} tokens"
+    )
 
 
 def _dropped(loaded: data.Data) -> str:

@@ -129,9 +129,9 @@ def _sandbox(config: TrainConfig) -> Sandbox:
     embedded = config.model.path == "tiny" and config.data.source == "code_qa"  # nothing from the outside
     if not (config.sandbox.allow_code_execution or embedded):
         raise UserError(
-            f"data.task={config.data.task} runs programs that model.path={config.model.path} writes; allow it with "
-            "sandbox.allow_code_execution=true, or turn it off with data.task=null (with eval.num_questions=0 and a "
-            "method that asks no questions it is not needed, unless data.drop_failing_references=true)."
+            f"data.task={config.data.task} runs programs that model.path={config.model.path} writes; "
+            "set sandbox.allow_code_execution=true once you have read docs/graders.md, or data.task=null to judge no "
+            "answers."
         )
     sandbox = Sandbox(config.sandbox)
     sandbox.check_canaries()

@@ -297,6 +297,10 @@ def test_a_model_that_could_not_be_evaluated_gives_exit_code_1(tmp_path: Path, m
         (["plan_only=true"], "plan_only=true plans a run of ebft-train; ebft-eval has none, so leave it out."),
         (["modls=[a]"], "modls is not a key of the configuration; did you mean models?"),
         (["models=3"], "models=3 is not a list of strings in brackets."),
+        (
+            ["/"],
+            "/ is not of the form KEY=VALUE; write model.path=/, or 'models=[base,/]' for several in one table.",
+        ),
     ],
 )
 def test_mistakes_end_in_one_sentence_without_a_folder(

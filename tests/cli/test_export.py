@@ -19,7 +19,9 @@ def run(tmp_path: Path) -> Path:
     model.mkdir(parents=True)
     (model.parent / "config.yaml").write_text("seed: 0\n")
     (model / "config.json").write_text("{}")
-    (model / "README.md").write_text("---\nbase_model: tiny\n---\nPost-trained\x1b[2J.\n")
+    (model / "README.md").write_text(
+        "---\nbase_model: tiny\n---\nPost-trained\x1b[2J\nfor 3 steps.\n\n| a table | of many lines |\n"
+    )
     return model.parent
 
 
@@ -48,10 +50,19 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> type[Hub]:
 def test_a_push_is_said_and_not_made(run: Path, hub: type[Hub], capsys: pytest.CaptureFixture[str]) -> None:
     export(Export(run, hub="me/it"))
     out = capsys.readouterr().out
-    assert out.startswith("Post-trained\\x1b[2J.\n")  # a card may be anybody's
-    assert "README.md, config.json; 0.0 MB" in out
+    assert out.splitlines()[:2] == [
+        f"{run}/model: README.md, config.json; 0.0 MB",
+        f"{run}/model/README.md, its card: Post-trained\\x1b[2J for 3 steps.",  # a card may be anybody's
+    ]
     assert "hub=me/it: would push these files and training_config.yaml, private where the repository is new" in out
     assert hub.calls == []
+
+
+def test_without_a_target_it_says_what_there_is_to_do(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    export(Export(run))
+    assert capsys.readouterr().out.endswith(
+        "\nAdd hub=USER/MODEL to see what would be pushed to the hub, or gguf=FILE to write a file for llama.cpp.\n"
+    )
 
 
 def test_a_push_sends_the_model_and_the_configuration(run: Path, hub: type[Hub]) -> None:

@@ -39,7 +39,8 @@ SENTENCES = {
         "method.diversity_coef belongs to method=ebft; choose that or leave the key out."
     ),
     "method=sft +method.diversity_coef=1": (
-        "method.diversity_coef belongs to method=ebft; choose that or leave the key out."
+        "method.diversity_coef belongs to method=ebft; choose that or leave out what sets it, the key or an option "
+        "such as trainer=paper_ebft."
     ),
     "data.path=x": (
         "data.path belongs to data=jsonl or data=parquet or data=hub; choose one of them or leave the key out."
@@ -86,6 +87,10 @@ SENTENCES = {
         "trainer.max_steps is not of the form KEY=VALUE; put a value with special characters in quotes: "
         "'KEY=\"VALUE\"'."
     ),
+    "trainer=paper_ebft method=sft": (  # which nobody who types it knows to set that key
+        "method.advantage belongs to method=rlvr or method=ebft; choose one of them or leave out what sets it, the key "
+        "or an option such as trainer=paper_ebft."
+    ),
     "seed=a=b": (
         "seed=a=b is not of the form KEY=VALUE; put a value with special characters in quotes: 'KEY=\"VALUE\"'."
     ),
@@ -130,6 +135,19 @@ def test_one_sentence_and_no_folder(launch: Launcher, line: str) -> None:
     outcome = launch(*line.split())
     assert outcome.err == SENTENCES[line] + "\n"
     assert (outcome.code, outcome.out, launch.jobs, launch.files()) == (2, "", [], [])
+
+
+def test_a_path_without_its_key_is_told_the_key(launch: Launcher) -> None:
+    """A README's reader typed ebft-train RUN_FOLDER, and was told to use quotes."""
+    (launch.folder / "run").mkdir()
+    (launch.folder / "rows.jsonl.gz").touch()
+    assert launch("rows.jsonl.gz").err == (
+        "rows.jsonl.gz is not of the form KEY=VALUE; write data=jsonl data.path=rows.jsonl.gz.\n"
+    )
+    assert launch("run").err == (
+        "run is not of the form KEY=VALUE; write resume=run to go on with a run, model.path=run to start from its "
+        "model, sweep.dir=run for a sweep.\n"
+    )
 
 
 def test_an_unknown_experiment_names_the_nearest(launch: Launcher) -> None:

@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pandas
@@ -162,6 +163,17 @@ def test_cells_that_are_equal_have_no_leader(tmp_path: Path) -> None:
         pilots(tmp_path, [[0.0] * 4, [0.0] * 4], method)
     (sentence,) = sentences(compare(tmp_path, one(), None).tables[0])
     assert sentence == "cross_entropy: every cell has the same figure in every pair, 2 seeds (weak) x 4 rows."
+
+
+def test_what_has_the_figures_of_another_metric_is_told_to(tmp_path: Path) -> None:
+    """Right answers were exact matches, and the same long sentence stood there twice."""
+    for method in ("sft", "ebft"):
+        pilots(tmp_path, [[0.5, 0.6, 0.5, 0.6], [0.6, 0.7, 0.6, 0.7]], method)
+    table, one_metric, other = compare(tmp_path, one(), None).tables[0], "eval/cross_entropy", "eval/reward"
+    rows = [replace(row, figures={**row.figures, other: row.figures[one_metric]}) for row in table.rows]
+    standings = dict.fromkeys((one_metric, other), table.standings[one_metric])
+    both = replace(table, metrics=[one_metric, other], rows=rows, standings=standings)
+    assert sentences(both) == [*sentences(table), "reward has the figures of cross_entropy."]
 
 
 @pytest.mark.slow

@@ -2,14 +2,16 @@
 
 import re
 import shlex
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from ebft.cli.compose import compose
 from ebft.config.schema import TrainConfig
-from ebft.cost.scaling import H100, Device, Step
-from ebft.cost.scaling_table import HEADER, assumptions, memory_table, table
+from ebft.cost.memory_per_gpu import Sharding
+from ebft.cost.scaling import H100, Device, Step, scaling
+from ebft.cost.scaling_table import HEADER, assumptions, memory_table, table, too_small
 from ebft.models.loading import load_architecture
 from ebft.output.console import aligned
 from ebft.train.budget import planned_step
@@ -43,6 +45,18 @@ def test_figures_have_three_digits_and_too_much_is_marked() -> None:
     assert size.endswith("!")
     assert computing == step == whole
     assert float(computing) == pytest.approx(float(flops), rel=0.01)
+
+
+def test_a_step_of_milliseconds_is_not_worth_sharing_unless_it_finds_no_room() -> None:
+    assert too_small(STEP, DEVICE) is None
+    roomy = replace(DEVICE, memory_bytes=10**9)
+    seconds = scaling(STEP, 1, roomy, Sharding()).seconds
+    assert (too_small(STEP, roomy) or "").startswith(
+        f"nothing to gain: by formula a step takes one test {1000 * seconds:.3g} ms and "
+    )
+    slower = seconds / 0.011
+    slow = replace(roomy, bf16_flops=DEVICE.bf16_flops * slower, fp32_flops=DEVICE.fp32_flops * slower)
+    assert too_small(STEP, slow) is None
 
 
 def test_memory_by_part() -> None:

@@ -14,7 +14,7 @@ from ebft.report.html_parts import page, plot
 
 HOSTILE = "</script><b>$x^$"
 LINES = [
-    Line("sft", [(0, 0.5, 0.125), (40, 0.25, 0.125)], 0),
+    Line("sft", [(0, 0.5, 1.75), (40, 0.25, 0.125)], 0),  # two seeds may have an interval of several hundred points
     Line(HOSTILE, [(0, 0.5, None), (40, 0.375, None)], 1, dash=1),
     Line("sft", [(40, 0.25, None)], 0, joined=False),
 ]
@@ -65,6 +65,7 @@ def test_a_browser_shows_values_at_the_pointer_and_hides_lines(tmp_path: Path) -
     )
     assert found["tip"] == ["optimiser steps: 40", "sft: 25.00 % ± 12.50 %", f"{HOSTILE}: 37.50 %", "sft: 25.00 %"]
     assert {"20 %", "40 %", "0", "40", "optimiser steps", "greedy"} <= set(found["words"])
+    assert not {"120 %", "150 %", "200 %"} & set(found["words"])
     assert (found["lines"], found["left"], found["place"], found["fits"]) == (2, 1, "tokens forwarded", True)
 
 
@@ -89,6 +90,16 @@ def test_pictures_are_drawn_and_leave_matplotlib_as_it_was(
         assert image.convert("L").getextrema() != (255, 255)
     assert (tmp_path / "chart.png").stat().st_size < 100_000
     assert {name: matplotlib.rcParams[name] for name in charts.STYLE} == before
+
+
+def test_the_interval_of_a_share_ends_where_shares_do() -> None:
+    from matplotlib.figure import Figure
+
+    axes = Figure().subplots()
+    charts._draw(axes, BY_STEP.panels[0], BY_STEP)
+    low, high = axes.get_ylim()
+    assert -0.1 < low < 0
+    assert 1 < high < 1.1
 
 
 def test_many_lines_differ_in_colour_or_dash_and_stand_beside_each_other() -> None:

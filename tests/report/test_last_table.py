@@ -43,6 +43,13 @@ def test_figures_stand_in_a_fixed_order_once_each_and_sets_follow() -> None:
     ]
 
 
+def test_no_right_answer_is_told() -> None:
+    """Somebody's first RLVR run had none, and its table said nothing of answers."""
+    nothing = {"eval/greedy": 0.0, "eval/score": 0.0, "eval/truncated_share": 0.0}
+    found = rows({"base": nothing, "final": nothing, "change": {"eval/greedy": 0.0}}, 4)
+    assert found == [("greedy ↑", "0.00 %", "0.00 %", "+0.00 pp", "–")]
+
+
 def test_what_was_measured_at_the_end_alone_is_shown_and_nothing_is_no_table() -> None:
     found = rows({"base": {}, "final": {"eval/greedy": 0.5, "eval/score": 0.0}, "change": {}}, 4)
     assert found == [("greedy ↑", "–", "50.00 %", "–", "–")]

@@ -106,6 +106,7 @@ def test_a_job_at_its_time_limit_is_saved_and_queued_again(tmp_path: Path) -> No
 def test_local_slots_are_devices_and_share_the_cores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(7)))
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,GPU-5e7")
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     local = launchers.Local(LocalLauncherConfig("local", 2, 1, None), tmp_path)
     assert [local._environment(slot)["CUDA_VISIBLE_DEVICES"] for slot in local._slots] == [
         "3",
@@ -120,6 +121,18 @@ def test_local_slots_are_devices_and_share_the_cores(tmp_path: Path, monkeypatch
         "MKL_NUM_THREADS": "3",
     }
     assert launchers.Local(LocalLauncherConfig("local", 2, 1, 5), tmp_path)._environment(None)["OMP_NUM_THREADS"] == "5"
+
+
+@pytest.mark.parametrize(("typed", "threads"), [("2", "2"), ("9", "3"), ("0", "3"), ("2,1", "3")])
+def test_a_run_has_no_more_threads_than_the_user_gave(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, typed: str, threads: str
+) -> None:
+    """OMP_NUM_THREADS=1 on a machine that others used, and the sweep's runs took both cores each."""
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(7)))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    monkeypatch.setenv("OMP_NUM_THREADS", typed)
+    local = launchers.Local(LocalLauncherConfig("local", 2, 1, None), tmp_path)
+    assert local._environment(None)["OMP_NUM_THREADS"] == threads
 
 
 def test_a_run_of_several_processes_has_as_many_gpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

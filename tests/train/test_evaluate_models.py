@@ -84,8 +84,9 @@ def test_differences_are_paired_and_to_the_first_model(runs: tuple[TrainConfig, 
     table = (tmp_path / "out" / "eval.md").read_text().splitlines()
     assert table[0] == "| metric | base | sft | ebft | sft - base | ebft - base |"
     change = summary(sft)["change"]
-    row = next(line for line in table if line.startswith("| cross_entropy "))
+    row = next(line for line in table if line.startswith("| cross_entropy ↓ |"))
     assert f" {change['eval/cross_entropy']:+.4f} ± {change['eval/cross_entropy_stderr']:.4f} |" in row
+    assert table[-1].startswith("± one standard error over held-out documents; ")
     names = {path.name for path in (tmp_path / "out").iterdir()}
     assert names == {
         "config.yaml",

@@ -114,7 +114,8 @@ def test_lines_of_the_plan(tmp_path: Path) -> None:
     assert lines == {
         "method": "sft",
         "model": f"tiny, {num_parameters / 1e6:.1f} M parameters, random",
-        "documents": "6 in 7 rows of 23 tokens (1 more too short for a block)",
+        "documents": "6 in 7 rows of 23 tokens (1 more are left out: too short for "
+        "sampler.context_length=7 plus sampler.generate_length=3 tokens)",
         "rows": "packed, documents joined and cut; trained on all tokens",
         "tokens": "no BOS, <|endoftext|> ends what is trained",
         "rollouts": "none",

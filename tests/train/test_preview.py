@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from ebft.config.schema import UserError
+from ebft.cost import scaling_table
 from ebft.cost import tokens as cost
 from ebft.cost.scaling import passes_of
 from ebft.methods import differentiate
@@ -39,7 +40,7 @@ def test_the_plan_is_that_of_the_run(tmp_path: Path, method: str, capsys: pytest
     show(config, tmp_path / "run")
     printed = capsys.readouterr().out
     assert all(f"  {name}: {line}\n" in printed for name, line in plan(config, prepare(config)).items())
-    assert "\n  512 " in printed
+    assert "  several GPUs: nothing to gain: by formula a step takes one H100 " in printed
 
 
 @pytest.mark.slow
@@ -58,7 +59,18 @@ def test_no_weights_are_loaded_and_nothing_is_written(
     before = files(tmp_path)
     show(config, tmp_path / "run")
     assert files(tmp_path) == before
-    assert "A step of 3 documents on several GPUs under FSDP2, on paper\n" in capsys.readouterr().out
+    assert "A step of 3 documents" not in capsys.readouterr().out
+
+
+def test_a_step_worth_sharing_is_laid_out_on_gpus(
+    tmp_path: Path, weightless: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(scaling_table, "WORTH_SHARING_SECONDS", 0)
+    show(miniature(tmp_path), tmp_path / "run")
+    printed = capsys.readouterr().out
+    assert "A step of 3 documents on several GPUs under FSDP2, on paper\n" in printed
+    assert "\n  512 " in printed
+    assert "nothing to gain" not in printed
 
 
 @pytest.mark.usefixtures("weightless")

@@ -152,7 +152,8 @@ def test_code_from_the_outside_runs_only_where_it_is_allowed(
     with pytest.raises(
         UserError,
         match=r"data\.task=unit_tests runs programs that model\.path=tiny writes; "
-        r"allow it with sandbox\.allow_code_execution=true",
+        r"set sandbox\.allow_code_execution=true once you have read docs/graders\.md, or data\.task=null to judge no "
+        r"answers\.$",
     ):
         verification_of(tmp_path, "method=sft", tests, columns, validation=questions([3, 7]))
     verified = verification_of(
