@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests import forked, pictures, type_checks
+from tests import files_once, forked, pictures, type_checks
 from tests.limits import Meter, Teller
 from tests.order import by_worker
 
@@ -21,6 +21,7 @@ signal.signal(
 
 type_checks.install()
 pictures.install()
+files_once.install()
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -37,6 +38,17 @@ def one_thread() -> Iterator[None]:
     if torch is not None:
         torch.set_num_threads(1)
     assert left == 1, f"the test leaves torch {left} threads"
+
+
+@pytest.fixture
+def built_in_methods() -> Iterator[None]:
+    """For tests that may bring methods along: those are gone afterwards."""
+    from ebft.config.methods import METHODS
+
+    before = dict(METHODS)
+    yield
+    METHODS.clear()
+    METHODS.update(before)
 
 
 @pytest.fixture

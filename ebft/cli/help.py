@@ -54,7 +54,12 @@ Hydra's own flags:         ebft-train --hydra-help"""
 def help_text() -> str:
     """The options are the files of conf/, their descriptions the comments of train.yaml and, of a group inside another,
     of a file of that one."""
-    rows = [*_defaults("train.yaml"), *_defaults("model/hf.yaml", "model/"), ("+experiment", "", "a named run")]
+    rows = [
+        *_defaults("train.yaml"),
+        *_defaults("model/hf.yaml", "model/"),
+        ("+experiment", "", "a named run"),
+        ("size", "pilot", "of +experiment=real/..."),
+    ]
     return HELP.format(
         groups="\n".join(_group(group, ", ".join(_options(group, first)), what) for group, first, what in rows)
     )

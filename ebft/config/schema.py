@@ -197,7 +197,7 @@ class ColumnsDataConfig(DataConfig):
     drop_failing_references: bool = read_by("unit_tests")
     references_column: str | None = read_by("chrf", "bleu", "exact_match")  # right completions besides the row's own
     direction_column: str | None = read_by("chrf", "bleu", "exact_match")  # of a translation, such as en-de
-    directions: list[str] | None = read_by("chrf", "bleu", "exact_match")  # rows of these alone; null: of all
+    directions: list[str] | None  # rows of these alone; null: of all
 
 
 @dataclass(frozen=True)

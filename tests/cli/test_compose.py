@@ -56,7 +56,7 @@ def test_the_command_in_each_file_composes(name: str) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", OF_SWEEPS)
 def test_the_command_of_each_sweep_and_launcher_is_planned(
-    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    built_in_methods: None, name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Every run composes, figures can be compared, and every cell is printed with its cost; with one seed, since others
     differ in nothing else."""

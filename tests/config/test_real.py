@@ -1,10 +1,9 @@
-"""The studies on real models: each takes a step from files of the same names and columns, and each of their sweeps
-plans what it compares."""
+"""The studies on real models take a step from files of the same names and columns; that their sweeps plan is in
+tests/cli/test_compose.py."""
 
 import gzip
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +11,11 @@ import datasets
 import pytest
 
 from ebft.cli.compose import compose
-from ebft.cli.planning import Planner
-from ebft.cli.sweep import settings
-from ebft.comparison.known_metrics import expected
 from ebft.train.loop import train
 from tests.debug_run import without_report
 
 ROOT = Path(__file__).parents[2]
 EXPERIMENTS = sorted(path.stem for path in (ROOT / "conf" / "experiment" / "real").glob("*.yaml"))
-SWEEPS = sorted(path.stem for path in (ROOT / "conf" / "sweep").glob("real_*.yaml"))
 PAIRS = ("de-en", "cs-en", "is-en", "ru-en", "zh-en")
 SMALL = """
     model=debug trainer.max_steps=1 trainer.batch_size=2 trainer.micro_batch_size=2 trainer.device=cpu
@@ -85,15 +80,3 @@ def test_every_study_takes_a_step(files: None, tmp_path: Path, experiment: str) 
     final = json.loads((tmp_path / "run" / "summary.json").read_text())["final"]
     assert len(config.eval.sets) == 3
     assert all(f"eval/{name}/cross_entropy" in final for name in config.eval.sets)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("sweep", SWEEPS)
-def test_every_sweep_has_its_arms_and_measures_what_it_shows(tmp_path: Path, sweep: str) -> None:
-    """DFT, a user's own method, is in examples/own, which the command line names with --config-dir."""
-    found = settings([f"sweep={sweep}"]).sweep
-    found = replace(found, variants={name: arm for name, arm in found.variants.items() if name != "dft"})
-    jobs = Planner(tmp_path, found).jobs(["seed=0"])
-    assert {job.variant for job in jobs} == set(found.variants)
-    assert len({job.name for job in jobs}) == len(jobs) == 9 * (3 if sweep == "real_tuning" else 1)
-    assert all(set(found.metrics) <= expected(job.settings) for job in jobs)

@@ -1,15 +1,8 @@
-"""Methods that a test has brought along are gone afterwards."""
-
-from collections.abc import Iterator
+"""Tests of a user's own code."""
 
 import pytest
 
-from ebft.config.methods import METHODS
-
 
 @pytest.fixture(autouse=True)
-def built_in_methods() -> Iterator[None]:
-    before = dict(METHODS)
-    yield
-    METHODS.clear()
-    METHODS.update(before)
+def only_while_it_runs(built_in_methods: None) -> None:
+    """Methods that a test brings along."""
