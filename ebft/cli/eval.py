@@ -111,15 +111,19 @@ def _run_folder(source: str) -> Path | None:
 def _run(cfg: DictConfig) -> None:
     from ebft.cli.compose import to_config
     from ebft.cli.launch import remove_created_folders
+    from ebft.cli.sources import check_sources
     from ebft.config.schema import EvaluateConfig
+    from ebft.run.admission import check_evaluation
 
     with one_sentence():  # here too: Hydra would announce an exception that leaves its task
-        config = to_config(cfg)
+        config, run_dir = to_config(cfg), Path(HydraConfig.get().runtime.output_dir)
         assert isinstance(config, EvaluateConfig)
-        from ebft.train.evaluate_models import evaluate
-
         try:
-            failures = evaluate(config, Path(HydraConfig.get().runtime.output_dir))
+            check_evaluation(run_dir, config)
+            check_sources(config)
+            from ebft.train.evaluate_models import evaluate
+
+            failures = evaluate(config, run_dir)
         except BaseException:  # whatever it is, no empty folder stays behind
             remove_created_folders()
             raise

@@ -51,6 +51,12 @@ class CheckFirst(Callback):
             _make(Path(config.hydra.sweep.dir), "hydra.sweep.dir")
             _unmake()  # Hydra makes it, maybe a second later and by another name
 
+    def on_job_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Hydra's note of a grid holds the command line with its secrets, and nobody needs it: each run has its own
+        config.yaml."""
+        if config.hydra.mode is RunMode.MULTIRUN:
+            (Path(config.hydra.sweep.dir) / NOTE).unlink(missing_ok=True)
+
 
 def _overrides(config: DictConfig) -> list[str]:
     overrides: Any = OmegaConf.to_container(config.hydra.overrides.task, resolve=False)

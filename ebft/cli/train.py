@@ -63,10 +63,14 @@ def _run(cfg: DictConfig) -> None:
     from ebft.cli.launch import remove_created_folders
     from ebft.cli.resuming import command
     from ebft.cli.sources import check_sources
+    from ebft.output.files import was_alone
+    from ebft.output.visible import visible
+    from ebft.run.admission import check
 
     with one_sentence():  # here too: Hydra would announce an exception that leaves its task
-        config, run_dir = to_config(cfg), Path(HydraConfig.get().runtime.output_dir)
+        config, run_dir, is_saved = to_config(cfg), Path(HydraConfig.get().runtime.output_dir), False
         try:
+            check(run_dir, config)
             check_sources(config)
             if config.plan_only:
                 from ebft.train.preview import preview
@@ -76,12 +80,14 @@ def _run(cfg: DictConfig) -> None:
                 return
             from ebft.cli.processes import perform
 
-            if perform(config, run_dir) == "interrupted":
+            is_saved = perform(config, run_dir) == "interrupted"
+            if is_saved:
                 # for whoever started this: the run is saved, not done, and no further job of a grid starts
                 raise KeyboardInterrupt
         except BaseException as error:
-            if isinstance(error, KeyboardInterrupt) and (run_dir / "config.yaml").is_file():
-                print(command(config, run_dir, HydraConfig.get().overrides.task), file=sys.stderr)
+            is_ours = is_saved or was_alone(run_dir)  # not another process's, for which this one has waited
+            if isinstance(error, KeyboardInterrupt) and is_ours and (run_dir / "config.yaml").is_file():
+                print(visible(command(config, run_dir, HydraConfig.get().overrides.task)), file=sys.stderr)
             remove_created_folders()  # empty ones: of a refusal, or of a signal while models load
             raise
 

@@ -148,7 +148,7 @@ def test_a_refusal_in_a_sweep_keeps_the_jobs_before(launch: Launcher) -> None:
 
     launch.loop = refuse_the_second
     assert launch("--multirun", "seed=0,1", "hydra.sweep.dir=out").code == 2
-    assert launch.files() == ["out", "out/0", "out/0/kept", "out/multirun.yaml"]
+    assert launch.files() == ["out", "out/0", "out/0/kept"]
 
 
 @pytest.mark.slow
