@@ -14,7 +14,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from ebft.cli.refusals import as_user_error, check_flags, one_sentence, sigterm_as_interrupt
-from ebft.output.streams import outlive_console
+from ebft.output.streams import end_if_cut, outlive_console
 from ebft.parallel.launched import num_processes
 
 
@@ -26,6 +26,7 @@ def main() -> None:
 
         if os.environ.get("RANK", "0") == "0":
             print(help_text())
+            end_if_cut()
         return
     from ebft.cli.from_file import with_files
     from ebft.cli.overrides import as_typed
@@ -53,9 +54,11 @@ def _compose_and_run() -> None:
 
     with one_sentence():
         sys.argv[1:] = with_run(sys.argv[1:])
-        check_flags("ebft-train", sys.argv[1:])
+        shows_only = check_flags("ebft-train", sys.argv[1:])
     with one_sentence(), as_user_error(sys.argv[1:]):
         hydra.main(version_base="1.3", config_path="pkg://ebft.conf", config_name="train")(_run)()
+    if shows_only:
+        end_if_cut()
 
 
 def _run(cfg: DictConfig) -> None:
@@ -77,6 +80,7 @@ def _run(cfg: DictConfig) -> None:
 
                 preview(config, run_dir)
                 remove_created_folders()
+                end_if_cut()
                 return
             from ebft.cli.processes import perform
 
