@@ -381,6 +381,17 @@ def test_rows_that_are_gone_are_counted(tmp_path: Path, config: TrainConfig) -> 
     assert run.lacking_rows(5) == 5
 
 
+def test_a_failed_run_keeps_no_password(
+    tmp_path: Path, config: TrainConfig, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = Run(tmp_path, config)
+    run.log(0, METRICS)
+    finish(run, "failed", "OSError: https://me:hu@sh/hush@host/x is gone")
+    for file in (path for path in tmp_path.rglob("*") if path.is_file()):
+        assert b"hush" not in file.read_bytes(), file
+    assert "https://***@host/x is gone" in capsys.readouterr().out
+
+
 def test_failed_run_says_why_and_has_a_page_without_pictures(
     tmp_path: Path, config: TrainConfig, capsys: pytest.CaptureFixture[str]
 ) -> None:
