@@ -12,6 +12,7 @@ from ebft.cli.keys import nearest
 from ebft.cli.refusals import one_sentence
 from ebft.config.schema import RunFailure, UserError
 from ebft.config.stored import read_config, text_of
+from ebft.output.files import check_name
 from ebft.output.streams import end_if_cut, outlive_console
 from ebft.output.visible import visible
 
@@ -141,6 +142,7 @@ def _files(folder: Path) -> list[Path]:
 
 
 def _check_free(file: Path) -> None:
+    check_name(file, "gguf")
     if file.exists() or file.is_symlink():
         raise UserError(f"gguf={file} is there already; remove it, or choose another name.")
     if not file.absolute().parent.is_dir():

@@ -23,7 +23,7 @@ from typing import Any, BinaryIO
 
 from ebft.config.schema import RunFailure, UserError
 from ebft.config.stored import text_of
-from ebft.output.visible import visible
+from ebft.output.visible import is_plain, visible
 
 LOCK = ".lock"  # in a folder that a process writes
 PATIENCE_SECONDS = 60.0  # for another process to leave a folder: a job's earlier one may be saving
@@ -59,6 +59,16 @@ def make_folder(path: Path) -> Path:
     if path.is_symlink() or not path.is_dir():
         raise _refused(path)
     return path
+
+
+def check_name(path: Path, key: str) -> None:
+    """Raises UserError for a path to write that has control characters or bytes that are no UTF-8: a library that saves
+    a model refuses them, when training was paid for."""
+    if not is_plain(str(path.absolute())):
+        raise UserError(
+            f"{key}={str(path.absolute())!r} has control characters in its name, or bytes that are no UTF-8; choose another "
+            "name."
+        )
 
 
 def refuse_links(paths: Iterable[Path]) -> None:

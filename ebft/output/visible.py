@@ -17,6 +17,12 @@ def visible(text: str) -> str:
     return _ACTING.sub(lambda found: found[0].encode("unicode_escape").decode(), without_credentials(text))
 
 
+def is_plain(name: str) -> bool:
+    """Whether a name of a file shows as it is: no character in it acts, ends a line, or stands for a byte that is no
+    UTF-8, over which libraries stumble."""
+    return not _ACTING.search(name) and not {"\n", "\t"} & {*name}
+
+
 def markdown(text: str) -> str:
     """A text on one line that is no HTML, no link, no image and no end of a table's cell."""
     line = " ".join(visible(text).split()).replace("\\", r"\\")

@@ -135,6 +135,7 @@ def _texts(values: Any) -> tuple[str, ...]:
 def check_folder(directory: Path, jobs: Sequence[Job], search: Sequence[str] = ()) -> Manifest | None:
     """The manifest of this sweep, perhaps with fewer runs, or None for a new folder. UserError for one that holds
     something else."""
+    files.check_name(directory, "sweep.dir")
     files.refuse_links(directory / name for name in WRITTEN)
     stored = read_manifest(directory)
     if directory.exists() and not directory.is_dir():
