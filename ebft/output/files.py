@@ -66,8 +66,8 @@ def check_name(path: Path, key: str) -> None:
     a model refuses them, when training was paid for."""
     if not is_plain(str(path.absolute())):
         raise UserError(
-            f"{key}={str(path.absolute())!r} has control characters in its name, or bytes that are no UTF-8; choose another "
-            "name."
+            f"{key}={str(path.absolute())!r} has control characters in its name, or bytes that are no UTF-8; choose "
+            "another name."
         )
 
 

@@ -12,12 +12,14 @@ from ebft.config.schema import EvaluateConfig, TrainConfig, UserError
 from ebft.config.stored import read_config, text_of
 from ebft.output import files, row_scores, tracking
 from ebft.output.masking import without_secrets
+from ebft.output.visible import is_plain
 
 CONFIG, ENVIRONMENT, METRICS, SUMMARY = "config.yaml", "environment.json", "metrics.jsonl", "summary.json"
 SAMPLES, ANSWERS, CONTAMINATION = "samples.jsonl", "answers.jsonl", "contamination.json"
 LOG = "train.log"
 RUN_IDS = {"wandb": "wandb_run_id", "trackio": "trackio_run_id"}  # of the records of trackers
 EXPORTS = ("model", "adapter", "best_model", "best_adapter")
+LONGEST_NAME = 255  # of a record
 NAMED = 5  # keys of another config that a refusal names
 WRITTEN = (
     CONFIG,
@@ -64,6 +66,9 @@ def check(directory: Path, config: TrainConfig) -> None:
         raise UserError(f"The run folder {directory} cannot be written; choose another hydra.run.dir.")
     tracking.check(config.tracker)
     files.refuse_links(directory / name for name in WRITTEN)
+    for file in RUN_IDS.values():
+        if (directory / file).exists():
+            record_of(directory / file)
     if not (directory / CONFIG).exists():
         if directory.exists() and any(not entry.name.startswith(".") for entry in directory.iterdir()):
             raise UserError(f"{directory} holds files but no run; choose an empty or a new hydra.run.dir.")
@@ -79,6 +84,17 @@ def check(directory: Path, config: TrainConfig) -> None:
             f"{directory} holds a run of another config ({'; '.join(changes[:NAMED])}{more}); set these back or "
             "choose another hydra.run.dir."
         )
+
+
+def record_of(path: Path) -> str:
+    """The name of a tracker's record in a file of the run. Raises UserError for what is no name of one."""
+    try:
+        name = text_of(path).strip()
+    except (OSError, ValueError):
+        name = ""
+    if not name or len(name) > LONGEST_NAME or "/" in name or not is_plain(name):
+        raise UserError(f"{path} names no record of a tracker; remove it, and the run begins another.")
+    return name
 
 
 def check_evaluation(directory: Path, config: EvaluateConfig) -> None:

@@ -22,7 +22,6 @@ import yaml
 from ebft.config import doors
 from ebft.config.identity import resolved
 from ebft.config.schema import RunFailure, TrainConfig
-from ebft.config.stored import text_of
 from ebft.output import files, row_scores, tracking
 from ebft.output.console import Bar, Console, SecondsLeft
 from ebft.output.environment import environment
@@ -45,6 +44,7 @@ from ebft.run.admission import (
     SUMMARY,
     check,
     is_complete,
+    record_of,
 )
 
 
@@ -85,9 +85,7 @@ class Run:
         if self.is_complete:
             return tracking.Tracker()
         known = {
-            name: text_of(self.directory / file).strip()
-            for name, file in RUN_IDS.items()
-            if (self.directory / file).exists()
+            name: record_of(self.directory / file) for name, file in RUN_IDS.items() if (self.directory / file).exists()
         }
         tracker = tracking.start(config.tracker, self.directory, self._resolved, known)
         for name, run_id in tracker.run_ids.items():

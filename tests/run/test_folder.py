@@ -474,3 +474,10 @@ def test_a_run_that_goes_on_has_no_export_of_its_earlier_end(tmp_path: Path, con
     run.rewind(-1, -1)
     assert not (tmp_path / "model").exists()
     assert not (tmp_path / "adapter").exists()
+
+
+@pytest.mark.parametrize("content", [b"", b"a/../b", b"\xff", b"\x1b[31m", b"a\nb", b"x" * 999])
+def test_what_is_no_name_of_a_trackers_record_is_refused(tmp_path: Path, config: TrainConfig, content: bytes) -> None:
+    (tmp_path / "wandb_run_id").write_bytes(content)
+    with pytest.raises(UserError, match=r"/wandb_run_id names no record of a tracker; remove it"):
+        Run.check(tmp_path, config)
