@@ -4,7 +4,7 @@ from pathlib import Path
 
 from ebft.config.schema import EvaluateConfig, FileDataConfig, HubDataConfig, TrainConfig, UserError
 from ebft.config.stored import data_file
-from ebft.models.model_folder import check_folder
+from ebft.models.model_folder import check_adapters, check_folder
 from ebft.models.paths import ADAPTER_FILE, model_path
 
 BASE = "base"  # among models: that of model.path
@@ -35,7 +35,9 @@ def _check_models(sources: list[str]) -> None:
     refusals = []
     for source in sources:
         try:
-            if source != BASE and not _is_ours(Path(source)):
+            if (Path(source) / ADAPTER_FILE).is_file():
+                check_adapters(Path(source), f"models={source}")
+            elif source != BASE and not _is_of_a_run(Path(source)):
                 _check_model(source, "models")
             return
         except UserError as error:
@@ -44,9 +46,9 @@ def _check_models(sources: list[str]) -> None:
         raise refusal
 
 
-def _is_ours(folder: Path) -> bool:
-    """A run, one of its checkpoints, or a folder with adapters."""
-    return any((folder / file).exists() for file in ("config.yaml", CHECKPOINT, ADAPTER_FILE))
+def _is_of_a_run(folder: Path) -> bool:
+    """A run, or one of its checkpoints."""
+    return any((folder / file).exists() for file in ("config.yaml", CHECKPOINT))
 
 
 def _check_model(path: str, key: str, revision: str | None = None, has_weights: bool = True) -> None:

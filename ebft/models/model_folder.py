@@ -9,6 +9,7 @@ from typing import Any
 
 from ebft.config.schema import UserError
 from ebft.config.stored import bytes_of, is_plain
+from ebft.models.paths import ADAPTER_FILE
 
 LARGEST = {  # sizes that a config.json may have: some times those of any model
     "num_hidden_layers": 1000,
@@ -47,6 +48,12 @@ def check_folder(folder: Path, name: str, has_weights: bool = True) -> None:
     for file in weights(folder, name) if has_weights else []:
         if file.suffix == ".safetensors":
             _check_header(file, name)
+
+
+def check_adapters(folder: Path, name: str) -> None:
+    """Raises UserError for a folder with adapters whose adapter_config.json does not say of which kind they are."""
+    if not isinstance(_object(folder / ADAPTER_FILE, name).get("peft_type"), str):
+        raise UserError(_broken(folder / ADAPTER_FILE, name, "has no peft_type"))
 
 
 def check_plain(folder: Path, name: str) -> None:

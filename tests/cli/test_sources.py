@@ -98,8 +98,12 @@ def test_runs_checkpoints_and_adapters_are_left_to_the_evaluation(tmp_path: Path
     for file in ("config.yaml", sources.CHECKPOINT, "adapter_config.json"):
         folder = tmp_path / file
         folder.mkdir()
-        (folder / file).touch()
+        (folder / file).write_text('{"peft_type": "LORA"}')
         check_sources(evaluation(f"models=[{folder}]"))
+    for broken in ("[]", "{}", "", '{"peft_type": 5}'):
+        (folder / file).write_text(broken)
+        with pytest.raises(UserError, match=r" is broken: its adapter_config\.json .*; correct it, or name another"):
+            check_sources(evaluation(f"models=[{folder}]"))
 
 
 def test_random_weights_need_none_in_the_folder(theirs: Path) -> None:

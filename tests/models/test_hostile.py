@@ -190,7 +190,7 @@ ADAPTERS: dict[str, tuple[Any, str]] = {
     "a list": ([], "holds no adapters that can be read"),
     "no base": ({"peft_type": "LORA"}, "holds no adapters that can be read"),
     "no JSON": ("{", "holds no adapters that can be read"),
-    "type": ({**PEFT, "peft_type": "THEIRS"}, "holds no adapters that peft can load (KeyError: 'THEIRS')"),
+    "type": ({**PEFT, "peft_type": "THEIRS"}, "adapter_config.json has peft_type=THEIRS, which peft does not know"),
     "rank": ({**PEFT, "r": "x"}, "holds no adapters that peft can load"),
     "module": ({**PEFT, "megatron_core": "antigravity"}, "names a module to import, megatron_core=antigravity"),
     "no weights": (PEFT, "holds no adapters that peft can load"),
