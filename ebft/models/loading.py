@@ -94,9 +94,7 @@ def load_architecture(config: ModelConfig, key: str = "model.path") -> PreTraine
     this program cannot train, and for an override it does not have."""
     path, name = model_path(config.path, key), f"{key}={config.path}"
     check_on_hub(path, config.revision, key, "model")
-    check_folder(Path(path), name, has_weights=config.init == "pretrained")
-    if config.init == "pretrained" and Path(path).is_dir():
-        check_pickles(weights(Path(path), name), name)
+    check_folder(Path(path), name, has_weights=False)
     with reading(f"{name} holds no model that can be loaded", "config.json"):
         check_described(PreTrainedConfig.get_config_dict(path, revision=config.revision)[0], name)
         architecture = AutoConfig.from_pretrained(
@@ -117,7 +115,7 @@ def load_architecture(config: ModelConfig, key: str = "model.path") -> PreTraine
                 f"model.config_overrides.{name}={value} has the wrong type: {str(error).splitlines()[-1].strip()}."
             ) from error
     if config.config_overrides:
-        check_sizes(architecture.to_dict(), f"{key}={config.path} with model.config_overrides")
+        check_sizes(architecture.to_dict(), f"{key}={config.path}", "model.config_overrides")
         try:
             architecture.validate()  # as saving does, when training was paid for
         except StrictDataclassError as error:
@@ -206,6 +204,22 @@ def feature_architecture(config: TrainConfig, architecture: PreTrainedConfig) ->
     ), f"features.path={config.features.path}"
 
 
+def check_weights(config: TrainConfig) -> None:
+    """Raises UserError for folders without the weights of a model in them, or with more than tensors; loads none."""
+    models = {"model.path": config.model}
+    if config.features.network == "checkpoint":
+        models["features.path"] = _feature_model(config.features, config.model)
+    for key, model in models.items():
+        if model.init == "pretrained":
+            _check_weights(Path(model_path(model.path, key)), f"{key}={model.path}")
+
+
+def _check_weights(folder: Path, name: str) -> None:
+    check_folder(folder, name)
+    if folder.is_dir():
+        check_pickles(weights(folder, name), name)
+
+
 def _load_model(
     config: ModelConfig, architecture: PreTrainedConfig, seed: int, key: str = "model.path"
 ) -> PreTrainedModel:
@@ -218,6 +232,7 @@ def _load_model(
                     own, dtype=torch.float32, trust_remote_code=config.trust_remote_code
                 )
         path = model_path(config.path, key)
+        _check_weights(Path(path), f"{key}={config.path}")
         with reading(f"{key}={config.path} holds no weights that can be loaded", "config.json and weights"):
             model, report = AutoModelForCausalLM.from_pretrained(
                 path,

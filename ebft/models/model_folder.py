@@ -79,26 +79,24 @@ def _is_plain_name(value: Any) -> bool:
     return isinstance(value, str) and re.fullmatch(r"\w+", value) is not None
 
 
-def check_sizes(settings: dict[Any, Any], name: str) -> None:
-    """Raises UserError for sizes that no model has, before anything as large is made."""
+def check_sizes(settings: dict[Any, Any], name: str, where: str = "its config.json") -> None:
+    """Raises UserError for sizes that no model has, before anything as large is made; `where` they stand."""
     for size, most in LARGEST.items():
         value = settings.get(size)
         if value is None or isinstance(value, list):  # some families have a list of them
             continue
         if not isinstance(value, int) or isinstance(value, bool) or not 0 < value <= most:
             shown = json.dumps(value, default=str)[:SHOWN_CHARACTERS]
-            raise UserError(
-                f"{name} has {size}={shown} in its config.json; correct it, a model has from 1 to {most:,}."
-            )
+            raise UserError(f"{name} has {size}={shown} in {where}; correct it, a model has from 1 to {most:,}.")
     heads, shared = settings.get("num_attention_heads"), settings.get("num_key_value_heads")
     if isinstance(heads, int) and isinstance(shared, int) and heads % shared:
         raise UserError(
-            f"{name} has num_attention_heads={heads} in its config.json, which num_key_value_heads={shared} does not "
+            f"{name} has num_attention_heads={heads} in {where}, which num_key_value_heads={shared} does not "
             "divide; correct one of them."
         )
     for part in settings.values():
         if isinstance(part, dict):
-            check_sizes(part, name)
+            check_sizes(part, name, where)
 
 
 def check_tokenizer(folder: Path, name: str) -> None:
@@ -132,8 +130,7 @@ def weights(folder: Path, name: str) -> list[Path]:
     found = next((folder / file for file in files if (folder / file).is_file()), None)
     if found is None:
         raise UserError(
-            f"{name} has no {files[0]} in its folder, nor other weights; put them there, or draw random ones "
-            "(model.init=random)."
+            f"{name} has no {files[0]} in its folder, nor other weights; put them there, or name another model."
         )
     if not found.name.endswith(INDEX):
         return [found]
