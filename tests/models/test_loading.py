@@ -251,7 +251,8 @@ def test_a_folder_without_whole_weights_is_refused(config: TrainConfig, saved: C
     Path("there/model.safetensors").write_bytes(b"cut off")
     assert (
         refusal(load)
-        == "model.path=there is broken: its model.safetensors is no file of safetensors; replace it, or name another model."
+        == "model.path=there is broken: its model.safetensors is no file of safetensors; replace it, or name another "
+        "model."
     )
     saved(changes={"num_hidden_layers": 2})
     saved(weights=False)
