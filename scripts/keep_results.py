@@ -15,7 +15,7 @@ from ebft.comparison.kept import ARCHIVE
 from ebft.comparison.runs import CONFIG, METRICS, SUMMARY
 from ebft.output import row_scores
 from ebft.output.files import atomic_folder, read_rows
-from ebft.run.folder import ENVIRONMENT
+from ebft.run.admission import ENVIRONMENT
 from ebft.sweep.jobs import MANIFEST
 from ebft.sweep.state import RECORDS
 

@@ -13,7 +13,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from ebft.cli.refusals import as_user_error, check_flags, one_sentence, sigterm_as_interrupt
-from ebft.output.streams import outlive_console
+from ebft.output.streams import end_if_cut, outlive_console
 
 TAKEN = ("seed", "model", "data", "features", "sampler", "eval", "sandbox")  # of a run's configuration
 HELP = """\
@@ -47,6 +47,7 @@ def main() -> None:
     outlive_console()
     if {"--help", "-h"} & set(sys.argv[1:]):
         print(HELP)
+        end_if_cut()
         return
     from ebft.cli.from_file import with_files
     from ebft.cli.own import with_config_dirs
@@ -57,9 +58,11 @@ def main() -> None:
     try:
         with one_sentence(), sigterm_as_interrupt():
             sys.argv[1:] = with_run(with_config_dirs(with_files(sys.argv[1:])))
-            check_flags("ebft-eval", sys.argv[1:])
+            shows_only = check_flags("ebft-eval", sys.argv[1:])
             with as_user_error(sys.argv[1:], is_evaluation=True):
                 hydra.main(version_base="1.3", config_path="pkg://ebft.conf", config_name="eval")(_run)()
+            if shows_only:
+                end_if_cut()
     except KeyboardInterrupt:
         print("Interrupted.", file=sys.stderr)
         sys.exit(130)
@@ -111,15 +114,19 @@ def _run_folder(source: str) -> Path | None:
 def _run(cfg: DictConfig) -> None:
     from ebft.cli.compose import to_config
     from ebft.cli.launch import remove_created_folders
+    from ebft.cli.sources import check_sources
     from ebft.config.schema import EvaluateConfig
+    from ebft.run.admission import check_evaluation
 
     with one_sentence():  # here too: Hydra would announce an exception that leaves its task
-        config = to_config(cfg)
+        config, run_dir = to_config(cfg), Path(HydraConfig.get().runtime.output_dir)
         assert isinstance(config, EvaluateConfig)
-        from ebft.train.evaluate_models import evaluate
-
         try:
-            failures = evaluate(config, Path(HydraConfig.get().runtime.output_dir))
+            check_evaluation(run_dir, config)
+            check_sources(config)
+            from ebft.train.evaluate_models import evaluate
+
+            failures = evaluate(config, run_dir)
         except BaseException:  # whatever it is, no empty folder stays behind
             remove_created_folders()
             raise

@@ -12,7 +12,8 @@ from ebft.cli.keys import nearest
 from ebft.cli.refusals import one_sentence
 from ebft.config.schema import RunFailure, UserError
 from ebft.config.stored import read_config, text_of
-from ebft.output.streams import outlive_console
+from ebft.output.files import check_name
+from ebft.output.streams import end_if_cut, outlive_console
 from ebft.output.visible import visible
 
 CONFIG = "config.yaml"  # of a run folder, goes along under a name that no model's has
@@ -58,10 +59,14 @@ def main() -> None:
     outlive_console()
     if {"--help", "-h"} & set(sys.argv[1:]):
         print(HELP)
+        end_if_cut()
         return
     try:
         with one_sentence():
-            export(asked(sys.argv[1:]))
+            wanted = asked(sys.argv[1:])
+            export(wanted)
+            if wanted.gguf is None and wanted.dry_run == "true":
+                end_if_cut()
     except KeyboardInterrupt:
         print("Interrupted.", file=sys.stderr)
         sys.exit(130)
@@ -137,6 +142,7 @@ def _files(folder: Path) -> list[Path]:
 
 
 def _check_free(file: Path) -> None:
+    check_name(file, "gguf")
     if file.exists() or file.is_symlink():
         raise UserError(f"gguf={file} is there already; remove it, or choose another name.")
     if not file.absolute().parent.is_dir():

@@ -16,7 +16,7 @@ from ebft.cli.compose import to_config
 from ebft.cli.grid import cells
 from ebft.cli.refusals import as_user_error, one_sentence
 from ebft.config.schema import UserError
-from ebft.output.files import refuse_links
+from ebft.output.files import check_name, refuse_links
 from ebft.parallel.launched import num_processes
 
 NOTE = "multirun.yaml"  # Hydra's, of what it is about to do
@@ -51,6 +51,12 @@ class CheckFirst(Callback):
             _make(Path(config.hydra.sweep.dir), "hydra.sweep.dir")
             _unmake()  # Hydra makes it, maybe a second later and by another name
 
+    def on_job_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Hydra's note of a grid holds the command line with its secrets, and nobody needs it: each run has its own
+        config.yaml."""
+        if config.hydra.mode is RunMode.MULTIRUN:
+            (Path(config.hydra.sweep.dir) / NOTE).unlink(missing_ok=True)
+
 
 def _overrides(config: DictConfig) -> list[str]:
     overrides: Any = OmegaConf.to_container(config.hydra.overrides.task, resolve=False)
@@ -72,6 +78,7 @@ def _make_unused(folder: Path) -> Path:
 
 def _make(folder: Path, key: str) -> None:
     """The folder, before Hydra makes it. Raises UserError."""
+    check_name(folder, key)
     folder = folder.absolute()
     try:
         _created[:] = [path for path in (folder, *folder.parents) if not path.exists()]

@@ -11,6 +11,8 @@ from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 from yaml import MarkedYAMLError
 
+from ebft.output.streams import end_if_cut
+
 
 @contextmanager
 def one_sentence() -> Iterator[None]:
@@ -71,8 +73,9 @@ def as_user_error(overrides: list[str], is_evaluation: bool = False) -> Iterator
         raise _user_error(error, overrides, is_evaluation) from error
 
 
-def check_flags(command: str, arguments: list[str]) -> None:
-    """Raises UserError for what Hydra's parser of flags refuses, which would print a page of usage."""
+def check_flags(command: str, arguments: list[str]) -> bool:
+    """Whether one of Hydra's flags asks for something to be shown, and nothing to be run. Raises UserError for what its
+    parser refuses, which would print a page of usage."""
     from hydra._internal.utils import get_args_parser
 
     from ebft.config.schema import UserError
@@ -82,7 +85,12 @@ def check_flags(command: str, arguments: list[str]) -> None:
 
     parser = get_args_parser()
     parser.error = refuse  # type: ignore[method-assign]
-    parser.parse_args(arguments)
+    try:
+        found = parser.parse_args(arguments)
+    except SystemExit:  # of --version, which it has shown
+        end_if_cut()
+        raise
+    return any((found.cfg, found.info, found.hydra_help, found.shell_completion))
 
 
 def _user_error(error: Exception, overrides: list[str], is_evaluation: bool) -> Exception:

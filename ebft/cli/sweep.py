@@ -21,7 +21,7 @@ from ebft.cli.sweep_settings import say, settings
 from ebft.comparison.cells import label
 from ebft.config.schema import UserError
 from ebft.config.sweeps import GridConfig, SweepConfig
-from ebft.output.streams import outlive_console
+from ebft.output.streams import end_if_cut, outlive_console
 from ebft.sweep.jobs import Job, Manifest, check_folder, write_manifest
 
 OWN = ("mode", "sweep", "launcher")
@@ -76,6 +76,7 @@ def main() -> None:
     outlive_console()
     if {"--help", "-h"} & set(sys.argv[1:]):
         print(help_text())
+        end_if_cut()
         return
     try:
         with one_sentence():
@@ -104,6 +105,7 @@ def sweep(arguments: Sequence[str]) -> int:
     """Does what the command line says and returns the exit code. Raises UserError."""
     if set(arguments) & set(completion.FLAGS):
         completion.complete(arguments, OWN)
+        end_if_cut()
         return 0
     arguments, found = split_searchpath(with_config_dirs(with_files(arguments)))
     arguments, shown = _without_cfg(arguments)
@@ -119,15 +121,21 @@ def sweep(arguments: Sequence[str]) -> int:
     config = settings(own, runs)
     if shown:
         completion.show(shown, config, runs)
+        end_if_cut()
         return 0
     if config.mode in READING:
         if runs:
             raise UserError(
                 f"mode={config.mode} reads what lies in sweep.dir={config.sweep.dir}; leave out {' '.join(runs)}."
             )
-        return READING[config.mode](own, config)
+        code = READING[config.mode](own, config)
+        end_if_cut()
+        return code
     planner = Planner(Path(config.sweep.dir), config.sweep, found)
-    return (search if config.sweep.search == "optuna" else grid)(own, runs, config, planner)
+    code = (search if config.sweep.search == "optuna" else grid)(own, runs, config, planner)
+    if config.mode == "plan":
+        end_if_cut()
+    return code
 
 
 def _without_cfg(arguments: Sequence[str]) -> tuple[list[str], list[str]]:

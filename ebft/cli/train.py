@@ -14,7 +14,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from ebft.cli.refusals import as_user_error, check_flags, one_sentence, sigterm_as_interrupt
-from ebft.output.streams import outlive_console
+from ebft.output.streams import end_if_cut, outlive_console
 from ebft.parallel.launched import num_processes
 
 
@@ -26,6 +26,7 @@ def main() -> None:
 
         if os.environ.get("RANK", "0") == "0":
             print(help_text())
+            end_if_cut()
         return
     from ebft.cli.from_file import with_files
     from ebft.cli.overrides import as_typed
@@ -53,9 +54,11 @@ def _compose_and_run() -> None:
 
     with one_sentence():
         sys.argv[1:] = with_run(sys.argv[1:])
-        check_flags("ebft-train", sys.argv[1:])
+        shows_only = check_flags("ebft-train", sys.argv[1:])
     with one_sentence(), as_user_error(sys.argv[1:]):
         hydra.main(version_base="1.3", config_path="pkg://ebft.conf", config_name="train")(_run)()
+    if shows_only:
+        end_if_cut()
 
 
 def _run(cfg: DictConfig) -> None:
@@ -63,25 +66,32 @@ def _run(cfg: DictConfig) -> None:
     from ebft.cli.launch import remove_created_folders
     from ebft.cli.resuming import command
     from ebft.cli.sources import check_sources
+    from ebft.output.files import was_alone
+    from ebft.output.visible import visible
+    from ebft.run.admission import check
 
     with one_sentence():  # here too: Hydra would announce an exception that leaves its task
-        config, run_dir = to_config(cfg), Path(HydraConfig.get().runtime.output_dir)
+        config, run_dir, is_saved = to_config(cfg), Path(HydraConfig.get().runtime.output_dir), False
         try:
+            check(run_dir, config)
             check_sources(config)
             if config.plan_only:
                 from ebft.train.preview import preview
 
                 preview(config, run_dir)
                 remove_created_folders()
+                end_if_cut()
                 return
             from ebft.cli.processes import perform
 
-            if perform(config, run_dir) == "interrupted":
+            is_saved = perform(config, run_dir) == "interrupted"
+            if is_saved:
                 # for whoever started this: the run is saved, not done, and no further job of a grid starts
                 raise KeyboardInterrupt
         except BaseException as error:
-            if isinstance(error, KeyboardInterrupt) and (run_dir / "config.yaml").is_file():
-                print(command(config, run_dir, HydraConfig.get().overrides.task), file=sys.stderr)
+            is_ours = is_saved or was_alone(run_dir)  # not another process's, for which this one has waited
+            if isinstance(error, KeyboardInterrupt) and is_ours and (run_dir / "config.yaml").is_file():
+                print(visible(command(config, run_dir, HydraConfig.get().overrides.task)), file=sys.stderr)
             remove_created_folders()  # empty ones: of a refusal, or of a signal while models load
             raise
 

@@ -1,10 +1,14 @@
 """Conversations as a tokenizer's chat template writes them, cut where an assistant begins and ends to speak."""
 
 import re
-from collections.abc import Mapping, Sequence
+import signal
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from ebft.config.schema import ColumnsDataConfig, UserError
@@ -20,6 +24,7 @@ MARKS = re.compile(r"\{%-?\s*generation\s*-?%\}")  # around what an assistant sa
 PROBED = "A question and an answer"
 PROBE = ({"role": "user", "content": "a"}, {"role": "assistant", "content": "b"})
 ANSWER = "zq8"  # a text that no template has of itself
+RENDERING_SECONDS = 10.0  # of one conversation, which takes milliseconds
 
 
 @dataclass(frozen=True)
@@ -176,19 +181,20 @@ class ChatTemplate:
         self, messages: Messages, origin: str, cue: bool = False, marks: bool = False
     ) -> tuple[str, list[tuple[int, int]]]:
         """A conversation's text, and where in it the template says that an assistant speaks."""
-        from jinja2 import TemplateError
         from transformers.utils.chat_template_utils import render_jinja_template
 
         try:
-            texts, spans = render_jinja_template(
-                conversations=[list(map(dict, messages))],
-                chat_template=self.template,
-                add_generation_prompt=cue,
-                return_assistant_tokens_mask=marks,
-                **self.tokenizer.special_tokens_map,
-            )
-        except (TemplateError, TypeError) as error:
-            problem = f"{origin} cannot be written with {self.name}: {str(error).strip().rstrip('.')}"
+            with _in_time():
+                texts, spans = render_jinja_template(
+                    conversations=[list(map(dict, messages))],
+                    chat_template=self.template,
+                    add_generation_prompt=cue,
+                    return_assistant_tokens_mask=marks,
+                    **self.tokenizer.special_tokens_map,
+                )
+        except Exception as error:  # a template is somebody's program, and throws what comes
+            reason = str(error).strip().partition("\n")[0].rstrip(".") or type(error).__name__
+            problem = f"{origin} cannot be written with {self.name}: {reason}"
             raise _bad(problem, "correct the row, or name another template (data.chat_template)") from error
         return texts[0], [(start, stop) for start, stop in spans[0]] if marks else []
 
@@ -200,6 +206,26 @@ def _cut(text: str, spans: Sequence[tuple[int, int]]) -> tuple[Piece, ...]:
         pieces += [Piece(text[done:start], False), Piece(text[start:stop], True)]
         done = stop
     return tuple(piece for piece in pieces if piece.text)
+
+
+@contextmanager
+def _in_time() -> Iterator[None]:
+    """A block that ends with TimeoutError after RENDERING_SECONDS: a template may loop for ever. Signals reach the main
+    thread alone; in another the block has no limit. One operation on huge numbers or texts is not cut short."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def end(number: int, frame: FrameType | None) -> None:
+        raise TimeoutError(f"it takes longer than {RENDERING_SECONDS:g} s")
+
+    before = signal.signal(signal.SIGALRM, end)
+    signal.setitimer(signal.ITIMER_REAL, RENDERING_SECONDS)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def _bad(problem: str, fix: str) -> BadCell:

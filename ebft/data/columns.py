@@ -15,9 +15,9 @@ from ebft.config.stored import data_file
 from ebft.data.bad_rows import COPY, MALFORMED, UNTESTABLE, BadCell, BadRow, Sieve
 from ebft.data.compressed import lines
 from ebft.data.documents import Document
-from ebft.data.hub import check_on_hub
 from ebft.data.questions import Untestable, document, wanted_columns
 from ebft.data.raw_row import RawRow
+from ebft.output.hub import check_data_set
 
 Named = tuple[str, Any]  # how an error names a row, and what the source holds there
 
@@ -94,8 +94,7 @@ def _hub_rows(config: HubDataConfig, split: str) -> Iterator[Named]:
     import datasets
 
     is_file = Path(config.path).is_file()
-    if not (Path(datasets.config.HF_DATASETS_CACHE) / config.path.replace("/", "___")).is_dir():  # its copies
-        check_on_hub(config.path, config.revision, "data.path", "dataset")
+    check_data_set(config.path, config.revision)
     label = f"{config.path} split {split}" if is_slice(split) or not is_file else config.path
     try:
         if is_file:

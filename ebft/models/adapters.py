@@ -179,7 +179,7 @@ def attach(model: PreTrainedModel, folder: Path, source: str) -> None:
         path = settings["base_model_name_or_path"] if stored is None else stored["path"]
         named = path in (source, model.name_or_path)
         fits = named if stored is None else stored["fingerprint"] == int(fingerprint(model))
-        module = settings.get("megatron_core")
+        module, kind = settings.get("megatron_core"), settings.get("peft_type")
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise UserError(f"{folder} holds no adapters that can be read; leave it out.") from error
     if not fits:
@@ -187,6 +187,8 @@ def attach(model: PreTrainedModel, folder: Path, source: str) -> None:
             f"{folder} holds adapters of {path}, and model.path={source} is another base; set model.path as it was "
             "there."
         )
+    if kind not in [known.value for known in peft.PeftType]:
+        raise UserError(f"{folder / ADAPTER_FILE} has peft_type={kind}, which peft does not know; leave it out.")
     if module not in (None, MEGATRON):
         raise UserError(f"{folder / ADAPTER_FILE} names a module to import, megatron_core={module}; take that out.")
     try:

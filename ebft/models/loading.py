@@ -29,17 +29,18 @@ from ebft.config.schema import (
     TrainConfig,
     UserError,
 )
-from ebft.data.hub import check_on_hub
 from ebft.models.adapters import Adapters, fingerprint, target_modules
 from ebft.models.feature_network import FeatureNetwork
 from ebft.models.kernels import check_kernels, use_liger
-from ebft.models.model_files import check_described, check_files, check_plain, check_sizes, reading
+from ebft.models.model_files import check_pickles, reading
+from ebft.models.model_folder import check_described, check_folder, check_sizes, check_tokenizer, weights
 from ebft.models.paths import model_path
 from ebft.models.policy import LanguageModel
 from ebft.models.positions import check_positions, num_positions, position_limit
 from ebft.models.quantization import quantize, round_to_bfloat16
 from ebft.models.self_check import self_check
 from ebft.objective.features import tap_indices
+from ebft.output.hub import check_on_hub
 
 OTHER_HEADS = ("classifier_", "summary_")  # whose dropout a language model never reaches
 LAYER_TYPES = {"full_attention", "sliding_attention"}
@@ -48,11 +49,13 @@ LAYER_TYPES = {"full_attention", "sliding_attention"}
 def load_tokenizer(config: ModelConfig) -> PreTrainedTokenizerBase:
     """The model's tokenizer. Raises UserError where there is none."""
     path = model_path(config.path, "model.path")
-    with reading(f"model.path={config.path} has no tokenizer that can be loaded"):
+    check_tokenizer(Path(path), f"model.path={config.path}")
+    with reading(f"model.path={config.path} has no tokenizer that can be loaded", "tokenizer_config.json"):
         tokenizer = AutoTokenizer.from_pretrained(
             path, revision=config.revision, trust_remote_code=config.trust_remote_code
         )
         tokenizer.get_vocab()
+        tokenizer("a")  # as all texts are to be, with its own settings
     templates = tokenizer.chat_template
     named = templates if isinstance(templates, dict) else {"default": templates}
     for name, template in named.items():
@@ -68,7 +71,7 @@ def end_tokens(config: ModelConfig, architecture: PreTrainedConfig) -> list[int]
     """Tokens that end what the model says: those of its generation_config.json, and of its config.json where there is
     none."""
     path = model_path(config.path, "model.path")
-    with reading(f"{path}/generation_config.json cannot be read"):
+    with reading(f"{path}/generation_config.json cannot be read", "generation_config.json"):
         try:
             ends = GenerationConfig.from_pretrained(path, revision=config.revision).eos_token_id
         except OSError:
@@ -91,8 +94,8 @@ def load_architecture(config: ModelConfig, key: str = "model.path") -> PreTraine
     this program cannot train, and for an override it does not have."""
     path, name = model_path(config.path, key), f"{key}={config.path}"
     check_on_hub(path, config.revision, key, "model")
-    check_plain(Path(path), name)
-    with reading(f"{name} holds no model that can be loaded"):
+    check_folder(Path(path), name, has_weights=False)
+    with reading(f"{name} holds no model that can be loaded", "config.json"):
         check_described(PreTrainedConfig.get_config_dict(path, revision=config.revision)[0], name)
         architecture = AutoConfig.from_pretrained(
             path, revision=config.revision, trust_remote_code=config.trust_remote_code
@@ -112,7 +115,7 @@ def load_architecture(config: ModelConfig, key: str = "model.path") -> PreTraine
                 f"model.config_overrides.{name}={value} has the wrong type: {str(error).splitlines()[-1].strip()}."
             ) from error
     if config.config_overrides:
-        check_sizes(architecture.to_dict(), f"{key}={config.path} with model.config_overrides")
+        check_sizes(architecture.to_dict(), f"{key}={config.path}", "model.config_overrides")
         try:
             architecture.validate()  # as saving does, when training was paid for
         except StrictDataclassError as error:
@@ -171,7 +174,7 @@ def without_dropout(architecture: PreTrainedConfig) -> tuple[PreTrainedConfig, d
 def without_storage(architecture: PreTrainedConfig, name: str, trust_remote_code: bool) -> PreTrainedModel:
     """The model's modules with their shapes alone. Raises UserError where there is no such model."""
     what = f"{name} ({architecture.model_type}) is no causal language model that AutoModelForCausalLM loads"
-    with reading(what), torch.device("meta"):
+    with reading(what, "config.json"), torch.device("meta"):
         return AutoModelForCausalLM.from_config(
             deepcopy(architecture), dtype=torch.float32, trust_remote_code=trust_remote_code
         )
@@ -201,6 +204,22 @@ def feature_architecture(config: TrainConfig, architecture: PreTrainedConfig) ->
     ), f"features.path={config.features.path}"
 
 
+def check_weights(config: TrainConfig) -> None:
+    """Raises UserError for folders without the weights of a model in them, or with more than tensors; loads none."""
+    models = {"model.path": config.model}
+    if config.features.network == "checkpoint":
+        models["features.path"] = _feature_model(config.features, config.model)
+    for key, model in models.items():
+        if model.init == "pretrained":
+            _check_weights(Path(model_path(model.path, key)), f"{key}={model.path}")
+
+
+def _check_weights(folder: Path, name: str) -> None:
+    check_folder(folder, name)
+    if folder.is_dir():
+        check_pickles(weights(folder, name), name)
+
+
 def _load_model(
     config: ModelConfig, architecture: PreTrainedConfig, seed: int, key: str = "model.path"
 ) -> PreTrainedModel:
@@ -208,13 +227,13 @@ def _load_model(
         torch.manual_seed(seed)
         own = deepcopy(architecture)  # a feature network is cut config and all
         if config.init == "random":
-            with reading(f"{key}={config.path} describes no model that can be made"):
+            with reading(f"{key}={config.path} describes no model that can be made", "config.json"):
                 return AutoModelForCausalLM.from_config(
                     own, dtype=torch.float32, trust_remote_code=config.trust_remote_code
                 )
         path = model_path(config.path, key)
-        with reading(f"{key}={config.path} holds no weights that can be loaded"):
-            check_files(Path(path), f"{key}={config.path}")
+        _check_weights(Path(path), f"{key}={config.path}")
+        with reading(f"{key}={config.path} holds no weights that can be loaded", "config.json and weights"):
             model, report = AutoModelForCausalLM.from_pretrained(
                 path,
                 config=own,
@@ -222,7 +241,14 @@ def _load_model(
                 dtype=torch.float32,
                 trust_remote_code=config.trust_remote_code,
                 output_loading_info=True,
+                ignore_mismatched_sizes=True,  # they are refused below, in one sentence
             )
+    if report["mismatched_keys"]:
+        weight, there, wanted = (str(part).removeprefix("torch.Size") for part in min(report["mismatched_keys"]))
+        raise UserError(
+            f"{key}={config.path} has weights of another shape than its config.json says: {weight} is {there}, not "
+            f"{wanted}; correct its config.json, or name another model."
+        )
     if report["missing_keys"]:  # transformers leaves them at random values
         raise UserError(
             f"{key}={config.path} lacks {len(report['missing_keys'])} weights of its model, such as "

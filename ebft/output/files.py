@@ -14,6 +14,7 @@ import os
 import re
 import shutil
 import stat
+import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -22,8 +23,12 @@ from typing import Any, BinaryIO
 
 from ebft.config.schema import RunFailure, UserError
 from ebft.config.stored import text_of
+from ebft.output.visible import is_plain, visible
 
 LOCK = ".lock"  # in a folder that a process writes
+PATIENCE_SECONDS = 60.0  # for another process to leave a folder: a job's earlier one may be saving
+
+_held: set[Path] = set()  # folders that were this process's
 
 
 def partial_name(path: Path) -> Path:
@@ -54,6 +59,16 @@ def make_folder(path: Path) -> Path:
     if path.is_symlink() or not path.is_dir():
         raise _refused(path)
     return path
+
+
+def check_name(path: Path, key: str) -> None:
+    """Raises UserError for a path to write that has control characters or bytes that are no UTF-8: a library that saves
+    a model refuses them, when training was paid for."""
+    if not is_plain(str(path.absolute())):
+        raise UserError(
+            f"{key}={str(path.absolute())!r} has control characters in its name, or bytes that are no UTF-8; choose "
+            "another name."
+        )
 
 
 def refuse_links(paths: Iterable[Path]) -> None:
@@ -147,17 +162,22 @@ def exclusive_lock(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def alone(folder: Path, seconds: float = 60.0) -> Iterator[None]:
+def alone(folder: Path, seconds: float | None = None) -> Iterator[None]:
     """A block in which no other process is in such a block of the same folder. UserError where one still is after so
-    many seconds, in which a job's earlier process may save and end; a lock ends with its process, however that ends."""
-    deadline = time.monotonic() + seconds
+    many seconds, by default PATIENCE_SECONDS; a lock ends with its process, however that ends."""
+    seconds = PATIENCE_SECONDS if seconds is None else seconds
+    deadline, is_told = time.monotonic() + seconds, False
     while (lock := _locked(folder / LOCK)) is None:
         if time.monotonic() > deadline:
             raise UserError(
                 f"{folder} is another process's, which has not left it within {seconds:g} s; wait for it, or choose "
                 "another folder."
             )
+        if not is_told and seconds > 1:
+            print(visible(f"{folder} is another process's; waiting up to {seconds:g} s for it."), file=sys.stderr)
+            is_told = True
         time.sleep(0.1)
+    _held.add(folder.absolute())
     try:
         yield
     finally:
@@ -165,6 +185,11 @@ def alone(folder: Path, seconds: float = 60.0) -> Iterator[None]:
             (folder / LOCK).unlink()
         fcntl.flock(lock, fcntl.LOCK_UN)  # for copies in forked processes too
         os.close(lock)
+
+
+def was_alone(folder: Path) -> bool:
+    """Whether this process has been in such a block of the folder."""
+    return folder.absolute() in _held
 
 
 def _locked(path: Path) -> int | None:

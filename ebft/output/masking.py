@@ -11,8 +11,9 @@ from typing import Any
 MASK = "***"
 _NAMES = r"(?:token|key|secret|password|passwd|credentials?)"
 _SECRET_KEY = re.compile(rf"(?:(?:^|_){_NAMES}|^env_set)$", re.IGNORECASE)
-# user:password@, where the password may hold an @ or a slash: up to the last @; or a token alone, up to the first
-_URL_CREDENTIALS = re.compile(r"(?<=://)(?:[^\s/:@'\"]*:[^\s'\"]*(?=@)|[^\s/@'\"]+(?=@))")
+# user:password@, where the password may hold an @ or a slash: up to the last @; or a token alone, up to the first. Of
+# the two slashes before, a Path keeps one.
+_URL_CREDENTIALS = re.compile(r"(?<=:/)(/?)(?:[^\s/:@'\"]*:[^\s'\"]*(?=@)|[^\s/@'\"]+(?=@))")
 _ENTRY = re.compile(  # of a mapping as one types it: {token: VALUE, env_set: {...}}
     rf"""((?<![^\s{{,'"])(?:\w*_)?{_NAMES}['"]?\s*:\s*|(?<![^\s{{,'"])env_set['"]?\s*:\s*)"""
     r"""(\{[^}]*\}|\[[^\]]*\]|"(?:\\.|[^"\\])*"|'(?:\\.|[^'\\])*'|[^\s,}\]]+)""",
@@ -32,7 +33,12 @@ def _without(value: Any) -> Any:
         return without_secrets(value)
     if isinstance(value, list | tuple):
         return [_without(item) for item in value]
-    return _URL_CREDENTIALS.sub(MASK, value) if isinstance(value, str) else value
+    return without_credentials(value) if isinstance(value, str) else value
+
+
+def without_credentials(text: str) -> str:
+    """A text with URLs, without what stands there before an @."""
+    return _URL_CREDENTIALS.sub(rf"\1{MASK}", text)
 
 
 def command_line() -> list[str]:
@@ -47,4 +53,4 @@ def masked(argument: str) -> str:
     if equals and any(_SECRET_KEY.search(part) for part in re.split(r"[./@+~]", key)):
         return f"{key}={MASK}"
     hidden = _ENTRY.sub(rf"\1{MASK}", value) if "{" in value else value
-    return f"{key}{equals}{_URL_CREDENTIALS.sub(MASK, hidden)}" if equals else _URL_CREDENTIALS.sub(MASK, argument)
+    return f"{key}{equals}{without_credentials(hidden)}" if equals else without_credentials(argument)

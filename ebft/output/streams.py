@@ -1,10 +1,13 @@
 """Standard output and error that a program outlives: what `| head -1` or a full disk behind `>` no longer takes is
-dropped, and a run goes on without a console."""
+dropped, and a run goes on without a console. A command whose output is all that it makes says so at its end."""
 
+import errno
 import io
 import os
 import sys
 from typing import Any
+
+_refused: list[str] = []  # why standard output or error took no more, unless its reader had seen enough
 
 
 class _Outlived(io.FileIO):
@@ -15,7 +18,9 @@ class _Outlived(io.FileIO):
             return super().write(data)
         except BlockingIOError:  # which says nothing about later
             raise
-        except OSError:
+        except OSError as error:
+            if error.errno != errno.EPIPE:
+                _refused.append(os.strerror(error.errno or 0))
             null = os.open(os.devnull, os.O_WRONLY)
             os.dup2(null, self.fileno())
             os.close(null)
@@ -28,6 +33,14 @@ def outlive_console() -> None:
         sys.stdout = _outlived(sys.stdout)
     if type(sys.stderr) is io.TextIOWrapper and sys.stderr is sys.__stderr__:
         sys.stderr = _outlived(sys.stderr)
+
+
+def end_if_cut() -> None:
+    """Ends the program with one sentence and exit code 1 where not all that it printed could be written."""
+    sys.stdout.flush()
+    if _refused:
+        print(f"Not all of the output could be written ({_refused[0]}).", file=sys.stderr)
+        sys.exit(1)
 
 
 def _outlived(stream: io.TextIOWrapper) -> io.TextIOWrapper:

@@ -110,6 +110,7 @@ class WandbTracker(Tracker):
         import wandb
 
         refuse_links([directory / "wandb"])
+        _refuse_settings_of_run(Path.cwd())
         try:
             with _masked_command_line():
                 mode, reason = _mode()
@@ -157,6 +158,18 @@ class WandbTracker(Tracker):
 
     def finish(self, failed: bool) -> None:
         self._run.finish(exit_code=int(failed))
+
+
+def _refuse_settings_of_run(here: Path) -> None:
+    """Raises UserError for settings of W&B in a run folder, which may be somebody else's: where a command starts there,
+    W&B reads them, and sends the user's key to whatever server they name."""
+    if (here / "config.yaml").is_file() and (here / "metrics.jsonl").is_file():
+        for settings in (here / folder / "settings" for folder in ("wandb", ".wandb")):
+            if settings.exists():
+                raise UserError(
+                    f"{settings} came with a run and would tell W&B where to send figures; remove it, or start the "
+                    "command in another folder."
+                )
 
 
 @contextmanager

@@ -1,6 +1,9 @@
-"""Texts of others on a terminal, in a log, on a page or in a table: nothing in them may act."""
+"""Texts of others on a terminal, in a log, on a page or in a table: nothing in them may act, and no password in a URL
+is shown."""
 
 import re
+
+from ebft.output.masking import without_credentials
 
 # Control characters but for line break and tab, separators of lines, marks that turn the direction of writing around,
 # and halves of characters, which cannot be written.
@@ -9,8 +12,15 @@ _FORMULA = ("=", "+", "-", "@", "\t", "\r")  # what a spreadsheet computes begin
 
 
 def visible(text: str) -> str:
-    r"""The text with characters that would act written out: ESC as \x1b, right-to-left override as \u202e."""
-    return _ACTING.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+    r"""The text with characters that would act written out, ESC as \x1b, right-to-left override as \u202e, and without
+    the credentials of its URLs."""
+    return _ACTING.sub(lambda found: found[0].encode("unicode_escape").decode(), without_credentials(text))
+
+
+def is_plain(name: str) -> bool:
+    """Whether a name of a file shows as it is: no character in it acts, ends a line, or stands for a byte that is no
+    UTF-8, over which libraries stumble."""
+    return not _ACTING.search(name) and not {"\n", "\t"} & {*name}
 
 
 def markdown(text: str) -> str:

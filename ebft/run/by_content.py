@@ -4,6 +4,7 @@ checksum and say which key they are of. Whatever else is found there is none, an
 import os
 import pickle
 import platform
+import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import cache as cached
@@ -17,6 +18,8 @@ from ebft.config.schema import RunFailure, UserError
 from ebft.output import cache
 from ebft.run import checked
 
+KEPT = ".pt"
+STALE_SECONDS = 3600.0
 LIBRARIES = ("torch", "transformers", "tokenizers", "numpy")
 
 Found = TypeVar("Found")
@@ -48,6 +51,7 @@ def keep(kind: str, key: str | None, state: Mapping[str, Any], most_bytes: int |
         return
     with suppress(OSError, RunFailure, UserError):  # of a home that may only be read, or that is full
         path.parent.mkdir(parents=True, exist_ok=True)
+        _remove_stale(path.parent)
         own = path.with_suffix(f".{uuid4().hex}")  # of a process beside this one
         checked.write(own, {**state, "key": key})
         os.replace(own, path)
@@ -55,9 +59,18 @@ def keep(kind: str, key: str | None, state: Mapping[str, Any], most_bytes: int |
             _forget(path.parent, most_bytes)
 
 
+def _remove_stale(folder: Path) -> None:
+    """What processes that were killed have left half-written. One that still writes after STALE_SECONDS without a byte
+    loses its file, and with it time alone."""
+    for path in folder.iterdir():
+        with suppress(FileNotFoundError):  # a process beside this one may remove the same ones
+            if path.suffix != KEPT and cache.is_own(path) and time.time() - path.stat().st_mtime > STALE_SECONDS:
+                path.unlink()
+
+
 def _forget(folder: Path, most_bytes: int) -> None:
     """A process beside this one may remove the same ones, and whoever reads one has it open."""
-    entries = {path: path.stat() for path in folder.glob("*.pt") if cache.is_own(path)}
+    entries = {path: path.stat() for path in folder.glob(f"*{KEPT}") if cache.is_own(path)}
     total = 0
     for path, entry in sorted(entries.items(), key=lambda item: item[1].st_mtime, reverse=True):
         total += entry.st_size
@@ -67,7 +80,7 @@ def _forget(folder: Path, most_bytes: int) -> None:
 
 def _path(kind: str, key: str | None) -> Path | None:
     folder = cache.folder(kind)
-    return None if key is None or folder is None else folder / f"{key}.pt"
+    return None if key is None or folder is None else folder / f"{key}{KEPT}"
 
 
 @cached

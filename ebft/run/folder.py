@@ -11,7 +11,7 @@ import json
 import math
 import os
 import signal
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from types import FrameType
@@ -20,82 +20,45 @@ from typing import Any
 import yaml
 
 from ebft.config import doors
-from ebft.config.identity import CHANGEABLE_KEYS, CODE, LENGTH_KEYS, flat, resolved
-from ebft.config.schema import RunFailure, TrainConfig, UserError
-from ebft.config.stored import read_config, text_of
+from ebft.config.identity import resolved
+from ebft.config.schema import RunFailure, TrainConfig
 from ebft.output import files, row_scores, tracking
 from ebft.output.console import Bar, Console, SecondsLeft
 from ebft.output.environment import environment
-from ebft.output.masking import without_secrets
+from ebft.output.masking import without_credentials, without_secrets
 from ebft.output.row_scores import RowScores
 from ebft.output.tracking import Metrics
 from ebft.report import last_table
 from ebft.report import run_page as report
 from ebft.run import checkpoint
-
-CONFIG, ENVIRONMENT, METRICS, SUMMARY = "config.yaml", "environment.json", "metrics.jsonl", "summary.json"
-SAMPLES, ANSWERS, CONTAMINATION = "samples.jsonl", "answers.jsonl", "contamination.json"
-LOG = "train.log"
-RUN_IDS = {"wandb": "wandb_run_id", "trackio": "trackio_run_id"}  # of the records of trackers
-EXPORTS = ("model", "adapter", "best_model", "best_adapter")
-NAMED = 5  # keys of another config that a refusal names
-WRITTEN = (
-    CONFIG,
-    ENVIRONMENT,
-    METRICS,
-    SUMMARY,
-    SAMPLES,
+from ebft.run.admission import (
     ANSWERS,
+    CONFIG,
     CONTAMINATION,
-    row_scores.FOLDER,
+    ENVIRONMENT,
+    EXPORTS,
     LOG,
-    *RUN_IDS.values(),
-    "report.html",
-    "checkpoints",
-    *EXPORTS,
-    "plots",
-    "profile",
-    "code",
-    "wandb",
-    "tensorboard",
+    METRICS,
+    RUN_IDS,
+    SAMPLES,
+    SUMMARY,
+    check,
+    is_complete,
+    record_of,
 )
 
 
 class Run:
     """One run folder with its console and tracker."""
 
-    @staticmethod
-    def check(directory: Path, config: TrainConfig) -> None:
-        """UserError where the folder cannot take this run: a file, foreign files, no right to write, or an earlier run
-        that it would not continue."""
-        if directory.exists() and not directory.is_dir():
-            raise UserError(f"The run folder {directory} is a file; choose another hydra.run.dir.")
-        if not os.access(_existing(directory), os.W_OK | os.X_OK):
-            raise UserError(f"The run folder {directory} cannot be written; choose another hydra.run.dir.")
-        tracking.check(config.tracker)
-        files.refuse_links(directory / name for name in WRITTEN)
-        if not (directory / CONFIG).exists():
-            if directory.exists() and any(not entry.name.startswith(".") for entry in directory.iterdir()):
-                raise UserError(f"{directory} holds files but no run; choose an empty or a new hydra.run.dir.")
-            return
-        if config.resume == "never":
-            raise UserError(
-                f"{directory} already holds a run; continue it with resume=auto or choose another hydra.run.dir."
-            )
-        changes = [change for key, change in _changes(directory, config) if not _is_changeable(key)]
-        if changes:
-            more = f"; and {len(changes) - NAMED} more" if len(changes) > NAMED else ""
-            raise UserError(
-                f"{directory} holds a run of another config ({'; '.join(changes[:NAMED])}{more}); set these back or "
-                "choose another hydra.run.dir."
-            )
+    check = staticmethod(check)
 
     def __init__(self, directory: Path, config: TrainConfig) -> None:
         """Opens a folder that `check` has let pass, new or to be continued."""
         with files.writing(directory):
             directory.mkdir(parents=True, exist_ok=True)
         self.directory = directory
-        self.is_complete = _is_complete(directory, config)
+        self.is_complete = is_complete(directory, config)
         self._resolved = without_secrets(resolved(config))
         self._plan: dict[str, str] = {}
         if not self.is_complete:
@@ -122,9 +85,7 @@ class Run:
         if self.is_complete:
             return tracking.Tracker()
         known = {
-            name: text_of(self.directory / file).strip()
-            for name, file in RUN_IDS.items()
-            if (self.directory / file).exists()
+            name: record_of(self.directory / file) for name, file in RUN_IDS.items() if (self.directory / file).exists()
         }
         tracker = tracking.start(config.tracker, self.directory, self._resolved, known)
         for name, run_id in tracker.run_ids.items():
@@ -262,7 +223,7 @@ class Run:
             "change": dict(change),
             **({"directions": dict(directions)} if directions else {}),
             **({"best": dict(best)} if best else {}),
-            **({"error": error} if error is not None else {}),
+            **({"error": without_credentials(error)} if error is not None else {}),
         }
         report_path = None
         if self.metrics():
@@ -358,41 +319,3 @@ class StopSignals:
         if not self.requested and not self._quiet:
             os.write(2, self.MESSAGE)  # print is not safe in a handler: it may interrupt another print
         self.requested = True
-
-
-def _existing(path: Path) -> Path:
-    """The path or its nearest parent that exists."""
-    return next(candidate for candidate in (path.absolute(), *path.absolute().parents) if candidate.exists())
-
-
-def _is_complete(directory: Path, config: TrainConfig) -> bool:
-    """Whether a run of this length was completed here; one that is now to be longer was not."""
-    if not (directory / SUMMARY).exists() or any(key in LENGTH_KEYS for key, _ in _changes(directory, config)):
-        return False
-    try:
-        return bool(json.loads(text_of(directory / SUMMARY))["status"] == "completed")
-    except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
-        raise UserError(
-            f"{directory / SUMMARY} is damaged; remove it, and the run goes on from its newest checkpoint."
-        ) from error
-
-
-def _is_changeable(key: str) -> bool:
-    return any(key == changeable or key.startswith(f"{changeable}.") for changeable in CHANGEABLE_KEYS)
-
-
-def _changes(directory: Path, config: TrainConfig) -> Iterator[tuple[str, str]]:
-    """Keys in which the folder's config differs from this one, and how."""
-    stored = flat(read_config(directory / CONFIG, "choose another hydra.run.dir"))
-    current = flat(without_secrets(resolved(config)))
-    for key in [*current, *(key for key in stored if key not in current)]:
-        there, here = (side.get(key, "absent") for side in (stored, current))
-        if there != here and not (there == "absent" and here is None):  # a key that is younger than the run, and off
-            yield key, _change(key, there, here)
-
-
-def _change(key: str, there: Any, here: Any) -> str:
-    group, _, reference = key.partition(".")
-    if group == CODE and "absent" not in (there, here):
-        return f"the file of {reference} has changed since; the run's own is in its folder {doors.FOLDER}/"
-    return f"{key} is {there} there, {here} here"

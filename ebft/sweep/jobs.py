@@ -12,7 +12,7 @@ from ebft.config.identity import CHANGEABLE_KEYS, LENGTH_KEYS, flat, resolved
 from ebft.config.schema import TrainConfig, UserError
 from ebft.config.stored import is_plain, text_of
 from ebft.output import files
-from ebft.output.masking import masked, without_secrets
+from ebft.output.masking import masked, without_credentials, without_secrets
 
 MANIFEST = "sweep.json"
 WRITTEN = (
@@ -56,7 +56,7 @@ def folder(directory: Path, name: str) -> Path:
 
 def settings_of(config: TrainConfig, model: str) -> dict[str, Any]:
     """The flat config, without secrets. `model` stands for model.path, which may lie in the sweep's own folder."""
-    return flat(without_secrets(resolved(config))) | {"model.path": model}
+    return flat(without_secrets(resolved(config))) | {"model.path": without_credentials(model)}
 
 
 def name_of(settings: Mapping[str, Any]) -> str:
@@ -135,6 +135,7 @@ def _texts(values: Any) -> tuple[str, ...]:
 def check_folder(directory: Path, jobs: Sequence[Job], search: Sequence[str] = ()) -> Manifest | None:
     """The manifest of this sweep, perhaps with fewer runs, or None for a new folder. UserError for one that holds
     something else."""
+    files.check_name(directory, "sweep.dir")
     files.refuse_links(directory / name for name in WRITTEN)
     stored = read_manifest(directory)
     if directory.exists() and not directory.is_dir():

@@ -38,7 +38,7 @@ from ebft.models.policy import LanguageModel
 from ebft.output import files, row_scores, tracking
 from ebft.output.console import Console
 from ebft.output.environment import environment
-from ebft.output.masking import without_secrets
+from ebft.output.masking import without_credentials, without_secrets
 from ebft.output.metric_names import lower_is_better, short
 from ebft.output.visible import markdown as cell
 from ebft.parallel.fsdp import named_tensors
@@ -47,6 +47,7 @@ from ebft.report.html_parts import quantity
 from ebft.report.last_table import ARROWS
 from ebft.run import checkpoint
 from ebft.run import tensors as stored
+from ebft.run.admission import CONFIG, EVALUATION_LOG, check_evaluation
 from ebft.train.continuing import ROWS
 from ebft.train.optimization import AVERAGE, MODEL
 from ebft.train.plan import tokens_line
@@ -55,54 +56,16 @@ from ebft.train.setup import Material, gather
 BASE = "base"
 LEGEND = "± one standard error over held-out documents; ↓ lower is better, ↑ higher; pp: percentage points"
 DIGEST = 64  # characters of that of rows; behind it stands that of questions, which not every command asks
-CONFIG, LOG = "config.yaml", "evaluate.log"
-WRITTEN = (
-    CONFIG,
-    "environment.json",
-    "samples.jsonl",
-    "answers.jsonl",
-    "eval.md",
-    "eval.json",
-    "plots",
-    row_scores.FOLDER,
-    LOG,
-    "wandb",
-    "tensorboard",
-)
 
 
 def evaluate(config: EvaluateConfig, directory: Path) -> dict[str, str]:
     """Evaluates every model of the config and writes `directory`. Returns why some could not be evaluated, by name.
     Raises UserError as `gather`."""
-    check_folder(directory, config)
+    check_evaluation(directory, config)
     with ExitStack() as held:
         if directory.is_dir():
             held.enter_context(files.alone(directory))
         return _evaluate(config, directory, held)
-
-
-def check_folder(directory: Path, config: EvaluateConfig) -> None:
-    """Raises UserError for a folder that holds anything but this very evaluation: nothing of another's is
-    overwritten."""
-    tracking.check(config.tracker)
-    files.refuse_links(directory / name for name in WRITTEN)
-    if not directory.is_dir():
-        return
-    others = sorted(entry.name for entry in directory.iterdir() if entry.name not in WRITTEN and entry.name[0] != ".")
-    if others or ((directory / CONFIG).exists() and not (directory / LOG).exists()):
-        raise UserError(
-            f"{directory} holds {(others or [CONFIG])[0]}, which is no evaluation's; choose an empty or a new "
-            "hydra.run.dir."
-        )
-    if not (directory / CONFIG).exists():
-        return
-    there = flat(read_config(directory / CONFIG, "choose another hydra.run.dir"))
-    here = flat(without_secrets(resolved(config)))
-    changed = [key for key in sorted(here.keys() | there.keys()) if here.get(key) != there.get(key)]
-    if changed:
-        raise UserError(
-            f"{directory} holds another evaluation, of another {', '.join(changed[:5])}; choose another hydra.run.dir."
-        )
 
 
 def _evaluate(config: EvaluateConfig, directory: Path, held: ExitStack) -> dict[str, str]:
@@ -113,8 +76,8 @@ def _evaluate(config: EvaluateConfig, directory: Path, held: ExitStack) -> dict[
     if not directory.is_dir():
         directory.mkdir(parents=True, exist_ok=True)
         held.enter_context(files.alone(directory))
-        check_folder(directory, config)
-    console = Console(directory / LOG)
+        check_evaluation(directory, config)
+    console = Console(directory / EVALUATION_LOG)
     console.say(f"tokens: {tokens_line(material)}")
     for source in config.models:
         if changed := _changed_rows(Path(source), config, material):
@@ -134,7 +97,7 @@ def _evaluate(config: EvaluateConfig, directory: Path, held: ExitStack) -> dict[
                     f"{name} is {newest(source)}, {'of an unknown step' if step is None else f'at step {step}'}"
                 )
         except UserError as error:
-            failures[name] = str(error)
+            failures[name] = without_credentials(str(error))
             console.say(f"{name} was left out: {error}")
             continue
         with console.bar(f"evaluation of {name}", evaluator.num_ticks, 0, every_tenth=False) as bar:

@@ -26,6 +26,7 @@ from ebft.models.adapters import check_packages
 from ebft.models.feature_network import FeatureNetwork
 from ebft.models.loading import (
     check_architecture,
+    check_weights,
     end_tokens,
     feature_network_of,
     load_architecture,
@@ -166,6 +167,7 @@ def gather(config: TrainConfig, world: World = SINGLE_PROCESS, also_ends: Sequen
     device = choose_device(config)
     check_method(config.method, device)
     described = load_architecture(config.model)  # first: a tokenizer looks for its kind in the same file
+    check_weights(config)
     tokenizer = load_tokenizer(config.model)
     own = is_door(config.features.network)
     own_phi = OwnFeatureNetwork(config.features, tokenizer, device) if own else None

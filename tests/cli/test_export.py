@@ -139,6 +139,8 @@ def test_what_is_there_stays(run: Path, tmp_path: Path) -> None:
         assert str(refused.value) == f"gguf={file} is there already; remove it, or choose another name."
     with pytest.raises(UserError, match=r"lies in no folder; make .*/no, or choose another name\.$"):
         export(Export(run, gguf=str(tmp_path / "no" / "x.gguf")))
+    with pytest.raises(UserError, match=r"^gguf=.* control characters in its name"):
+        export(Export(run, gguf=str(tmp_path / "\udcff.gguf")))
     assert (tmp_path / "file").read_text() == "mine"
     assert Path("/dev/null").is_char_device()
 

@@ -130,6 +130,14 @@ def test_a_folder_that_cannot_be_made_is_named_and_nothing_is_left(launch: Launc
     assert (launch.jobs, launch.files()) == ([], ["file"])
 
 
+def test_a_folder_whose_name_acts_is_refused(launch: Launcher) -> None:
+    for arguments in (["hydra.run.dir='a\udcff'"], ["--multirun", "seed=0,1", "hydra.sweep.dir='a\x1b[31m'"]):
+        outcome = launch(*arguments, "sandbox.allow_code_execution=true")
+        assert outcome.code == 2
+        assert "has control characters in its name, or bytes that are no UTF-8; choose another name.\n" in outcome.err
+    assert (launch.jobs, launch.files()) == ([], [])
+
+
 @pytest.mark.slow
 def test_a_refusal_in_a_sweep_ends_it_without_a_folder(launch: Launcher) -> None:
     launch.loop = refuse
@@ -148,7 +156,7 @@ def test_a_refusal_in_a_sweep_keeps_the_jobs_before(launch: Launcher) -> None:
 
     launch.loop = refuse_the_second
     assert launch("--multirun", "seed=0,1", "hydra.sweep.dir=out").code == 2
-    assert launch.files() == ["out", "out/0", "out/0/kept", "out/multirun.yaml"]
+    assert launch.files() == ["out", "out/0", "out/0/kept"]
 
 
 @pytest.mark.slow

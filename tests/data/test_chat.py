@@ -9,7 +9,7 @@ from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from ebft.config.schema import UserError
-from ebft.data import Data, load
+from ebft.data import Data, chat, load
 from ebft.data.bad_rows import Sieve
 from ebft.data.columns import read_jsonl
 from ebft.data.tokenization import Tokenization
@@ -44,6 +44,7 @@ BEGINNING_TURNS = (  # as Llama 2's
 ENDLESS = "{% for message in messages %}<|{{ message.role }}|>{{ message.content }} {% endfor %}"
 STRICT = "{% if messages[0].role != 'user' %}{{ raise_exception('a user must begin') }}{% endif %}" + CHATML
 BEGINNING = "{{ bos_token }}" + CHATML
+LOOPING = "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}"
 CUELESS = "{% for message in messages %}<|{{ message.role }}|>{{ message.content }}<|end|> {% endfor %}"
 THINKING = CHATML.replace("{{ message.content }}", "{{ 'e' if message.role == 'assistant' }} {{ message.content }}")
 
@@ -269,6 +270,8 @@ def test_a_template_of_the_users_own(tmp_path: Path) -> None:
     (STRICT, {}, said("a", "b")[1:], "rows.jsonl:1 cannot be written with the chat template of toy: a user must begin"),
     ("{% if %}", {}, said("a", "b"),
      "^A question and an answer cannot be written with the chat template of toy: Expected an expression.*; name"),
+    ("{{ 1 / 0 }}", {}, said("a", "b"), "^A question and .* the chat template of toy: division by zero; name another"),
+    (LOOPING, {}, said("a", "b"), "the chat template of toy: it takes longer than 0.3 s; name another template"),
     (CHATML, {}, said("a"), "rows.jsonl:1 holds no message of an assistant"),
     (CHATML, {}, [], "rows.jsonl:1 holds no list of messages in column messages"),
     (CHATML, {}, "a b", "rows.jsonl:1 holds no list of messages in column messages"),
@@ -277,7 +280,13 @@ def test_a_template_of_the_users_own(tmp_path: Path) -> None:
     (CHATML, {}, said("a", " "), "rows.jsonl:1 is empty in column messages"),
 ])  # fmt: skip
 def test_what_cannot_be_a_conversation_is_refused(
-    tmp_path: Path, template: str | None, changes: dict[str, Any], rows: Any, message: str
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    template: str | None,
+    changes: dict[str, Any],
+    rows: Any,
+    message: str,
 ) -> None:
+    monkeypatch.setattr(chat, "RENDERING_SECONDS", 0.3)
     with pytest.raises(UserError, match=message):
         loaded(tmp_path / "rows.jsonl", [{"messages": rows}], tokenization(template), **changes)

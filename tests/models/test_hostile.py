@@ -4,6 +4,7 @@ fetched."""
 import json
 import os
 import pickle
+import re
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -21,6 +22,7 @@ from ebft.models.named import TINY
 from tests.helpers import plain_model
 
 Break = Callable[[Path], object]
+CURE = re.compile(r"correct|remove it|replace it|take that out|name a|name the|name another|typing|put them")
 NAMES = sorted(load_file(TINY / "model.safetensors"))
 
 
@@ -59,6 +61,12 @@ def index(file: Any) -> Break:
     return weights("model.safetensors.index.json", {"metadata": {}, "weight_map": dict.fromkeys(NAMES, file)})
 
 
+def header(content: Any) -> bytes:
+    """A file of safetensors without tensors."""
+    written = json.dumps(content).encode()
+    return len(written).to_bytes(8, "little") + written
+
+
 def pipe(name: str) -> Break:
     """A pipe that nobody writes, which would be read for ever."""
 
@@ -76,26 +84,47 @@ BROKEN: dict[str, tuple[Break, str]] = {
         weights("pytorch_model.bin", pickle.dumps(Program(), protocol=2)),
         "could be code; name a model with safetensors.",
     ),
-    "index ..": (index("../../theirs.safetensors"), "which is no file beside it; correct it."),
-    "index /": (index("/etc/passwd"), "which is no file beside it; correct it."),
-    "index of numbers": (index(5), "has 5 in its model.safetensors.index.json"),
-    "index of nothing": (weights("model.safetensors.index.json", {}), "holds no weights that can be loaded"),
-    "index is a list": (weights("model.safetensors.index.json", []), "holds no weights that can be loaded"),
-    "no tensors": (weights("model.safetensors", b"junk" * 99), "holds no weights that can be loaded"),
+    "index ..": (index("../../theirs.safetensors"), "which is no file beside it; correct it"),
+    "index /": (index("/etc/passwd"), "which is no file beside it; correct it"),
+    "index of numbers": (index(5), "its model.safetensors.index.json names 5, which is no file beside it"),
+    "index of nothing": (weights("model.safetensors.index.json", {}), "has no weight_map"),
+    "index is a list": (weights("model.safetensors.index.json", []), "holds no JSON object"),
+    "index of what is not there": (index("part-1.safetensors"), "names part-1.safetensors, which is not there"),
+    "named elsewhere": (config(transformers_weights="../a.safetensors"), "which is no file beside it"),
+    "no weights": (lambda folder: (folder / "model.safetensors").unlink(), "has no model.safetensors in its folder"),
+    "tensors: 5": (weights("model.safetensors", header({"tensors": 5})), "is no file of safetensors"),
+    "header of a list": (weights("model.safetensors", header([])), "is no file of safetensors"),
+    "endless header": (weights("model.safetensors", (2**60).to_bytes(8, "little")), "is no file of safetensors"),
+    "cut off": (lambda folder: os.truncate(folder / "model.safetensors", 10**5), "is cut off"),
+    "other shapes": (config(intermediate_size=17), "has weights of another shape than its config.json says: model."),
+    "no tensors": (weights("model.safetensors", b"junk" * 99), "is no file of safetensors; replace it"),
     "kernels": (config(attn_implementation="theirs/kernels"), "asks for kernels of its own"),
     "kernels, privately": (config(_attn_implementation_internal="theirs/kernels"), "asks for kernels of its own"),
     "kernels of a part": (config(text_config={"_attn_implementation": "a/b"}), "asks for kernels of its own"),
     "quantized": (config(quantization_config={"quant_method": "gptq", "bits": 4}), "has quantized weights"),
     "quantized somehow": (config(quantization_config=5), "has quantized weights"),
-    "config is a list": (file("config.json", []), "holds no model that can be loaded"),
-    "config is null": (file("config.json", "null"), "holds no model that can be loaded"),
-    "config is no JSON": (file("config.json", "{"), "is not a valid JSON file"),
-    "no heads": (config(num_attention_heads=0), "holds no model that can be loaded: ZeroDivisionError"),
-    "no keys": (config(num_key_value_heads=0), "num_key_value_heads=0; a model has from 1 to"),
-    "no layers": (config(num_hidden_layers=0), "num_hidden_layers=0; a model has from 1 to 1,000."),
-    "20,000 layers": (config(num_hidden_layers=20_000), "num_hidden_layers=20000; a model has"),
-    "as many words": (config(vocab_size=2**50), "vocab_size=1125899906842624; a model has"),
-    "a text for a number": (config(hidden_size="160"), "TypeError: Field 'hidden_size' expected int, got str"),
+    "config is a list": (file("config.json", []), "its config.json holds no JSON object"),
+    "config is a text": (file("config.json", '"x"'), "its config.json holds no JSON object"),
+    "config is empty": (file("config.json", ""), "its config.json holds no JSON object"),
+    "config is binary": (lambda folder: (folder / "config.json").write_bytes(bytes(range(256))), "no JSON object"),
+    "config is deep": (file("config.json", "[" * 10**5), "its config.json holds no JSON object"),
+    "config is null": (file("config.json", "null"), "its config.json holds no JSON object"),
+    "config is no JSON": (file("config.json", "{"), "its config.json holds no JSON object"),
+    "no heads": (config(num_attention_heads=0), "num_attention_heads=0 in its config.json; correct it"),
+    "half a head": (config(num_attention_heads=4.5), "num_attention_heads=4.5 in its config.json"),
+    "heads below zero": (config(num_attention_heads=-4), "num_attention_heads=-4 in its config.json"),
+    "uneven heads": (config(num_attention_heads=7, num_key_value_heads=7, head_dim=None), "is not a multiple of"),
+    "uneven keys": (config(num_key_value_heads=3), "num_key_value_heads=3 does not divide; correct one of them."),
+    "unknown family": (config(model_type="theirs"), "has model type `theirs`"),
+    "kernels of a number": (config(attn_implementation=5), "asks for kernels of its own"),
+    "no keys": (config(num_key_value_heads=0), "num_key_value_heads=0 in its config.json"),
+    "no layers": (
+        config(num_hidden_layers=0),
+        "num_hidden_layers=0 in its config.json; correct it, a model has from 1 to 1,000.",
+    ),
+    "20,000 layers": (config(num_hidden_layers=20_000), "num_hidden_layers=20000 in its config.json"),
+    "as many words": (config(vocab_size=2**50), "vocab_size=1125899906842624 in its config.json"),
+    "a text for a number": (config(hidden_size="160"), 'hidden_size="160" in its config.json'),
     "rope": (
         config(rope_parameters={"rope_type": "theirs"}),
         "holds no weights that can be loaded: KeyError: 'theirs'",
@@ -107,15 +136,22 @@ BROKEN: dict[str, tuple[Break, str]] = {
         "brings code of its own; if you trust that, say so by typing model.trust_remote_code=true.",
     ),
     "code map": (config(auto_map=5), "holds no model that can be loaded"),
-    "tokenizer {}": (file("tokenizer.json", {}), "has no tokenizer that can be loaded"),
-    "tokenizer []": (file("tokenizer.json", []), "has no tokenizer that can be loaded"),
+    "tokenizer {}": (file("tokenizer.json", {}), "its tokenizer.json has no model of a tokenizer"),
+    "tokenizer []": (file("tokenizer.json", []), "its tokenizer.json holds no JSON object"),
+    "tokenizer's settings": (file("tokenizer_config.json", []), "its tokenizer_config.json holds no JSON object"),
+    "no tokenizer": (lambda folder: (folder / "tokenizer.json").unlink(), "has no tokenizer that can be loaded"),
+    "length": (
+        file("tokenizer_config.json", {"model_max_length": "x"}),
+        'model_max_length="x" in its tokenizer_config.json; correct it.',
+    ),
+    "end": (file("tokenizer_config.json", {"eos_token": 5}), "eos_token=5 in its tokenizer_config.json; correct it."),
     "tokenizer's class": (file("tokenizer_config.json", {"tokenizer_class": 5}), "has no tokenizer that can be loaded"),
     "template's name": (
         file("tokenizer_config.json", {"chat_template": [{"name": "../../theirs", "template": "x"}]}),
         "has a chat template '../../theirs', which could not be exported",
     ),
     "template": (file("tokenizer_config.json", {"chat_template": 5}), "which could not be exported"),
-    "generation": (file("generation_config.json", []), "generation_config.json cannot be read"),
+    "generation": (file("generation_config.json", []), "its generation_config.json holds no JSON object"),
     "ends": (file("generation_config.json", {"eos_token_id": "x"}), "eos_token_id=x, which is no token's number"),
 }
 
@@ -145,6 +181,7 @@ def test_a_hostile_model_gives_one_sentence(
         load_all(run)
     assert sentence in str(caught.value)
     assert "\n" not in str(caught.value)
+    assert CURE.search(str(caught.value))
     assert not (tmp_path / "called").exists()
 
 
@@ -153,7 +190,7 @@ ADAPTERS: dict[str, tuple[Any, str]] = {
     "a list": ([], "holds no adapters that can be read"),
     "no base": ({"peft_type": "LORA"}, "holds no adapters that can be read"),
     "no JSON": ("{", "holds no adapters that can be read"),
-    "type": ({**PEFT, "peft_type": "THEIRS"}, "holds no adapters that peft can load (KeyError: 'THEIRS')"),
+    "type": ({**PEFT, "peft_type": "THEIRS"}, "adapter_config.json has peft_type=THEIRS, which peft does not know"),
     "rank": ({**PEFT, "r": "x"}, "holds no adapters that peft can load"),
     "module": ({**PEFT, "megatron_core": "antigravity"}, "names a module to import, megatron_core=antigravity"),
     "no weights": (PEFT, "holds no adapters that peft can load"),

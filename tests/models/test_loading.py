@@ -232,7 +232,7 @@ def test_overrides_that_could_not_be_saved_are_refused_before_training(config: T
     message = refusal(lambda: load_architecture(with_model(config, "tiny", "random", hidden_size=7).model))
     assert message.startswith("model.config_overrides make no architecture that can be saved: The hidden size (7) is")
     message = refusal(lambda: load_architecture(with_model(config, "tiny", "random", num_hidden_layers=0).model))
-    assert message.endswith("with model.config_overrides has num_hidden_layers=0; a model has from 1 to 1,000.")
+    assert message.endswith("num_hidden_layers=0 in model.config_overrides; correct it, a model has from 1 to 1,000.")
 
 
 def test_the_tiny_model_is_a_folder_of_the_package_and_every_other_path_is_taken_as_it_is() -> None:
@@ -247,11 +247,12 @@ def test_a_folder_without_whole_weights_is_refused(config: TrainConfig, saved: C
     """transformers fills missing weights with random ones and goes on."""
     there = with_model(config, saved(weights=False))
     load = lambda: load_policy(there, load_architecture(there.model), "cpu")  # noqa: E731
-    assert refusal(load).startswith("model.path=there holds no weights that can be loaded: ")
+    assert refusal(load).startswith("model.path=there has no model.safetensors in its folder, nor other weights; ")
     Path("there/model.safetensors").write_bytes(b"cut off")
     assert (
         refusal(load)
-        == "model.path=there holds no weights that can be loaded: Error while deserializing header: header too small"
+        == "model.path=there is broken: its model.safetensors is no file of safetensors; replace it, or name another "
+        "model."
     )
     saved(changes={"num_hidden_layers": 2})
     saved(weights=False)
@@ -494,7 +495,7 @@ def test_a_missing_checkpoint_names_its_own_key(config: TrainConfig, saved: Call
     )
     saved("other", weights=False)
     assert refusal(lambda: load_feature_network(both, shape, "cpu")).startswith(
-        "features.path=other holds no weights that can be loaded: "
+        "features.path=other has no model.safetensors in its folder, nor other weights; "
     )
 
 

@@ -18,6 +18,7 @@ from ebft.output.files import (
     append_row,
     atomic_folder,
     atomic_write_text,
+    check_name,
     exclusive_lock,
     keep_rows,
     make_folder,
@@ -312,3 +313,11 @@ def test_no_file_takes_the_place_of_a_pipe_or_a_device(tmp_path: Path) -> None:
         atomic_write_text(pipe, "text")
     assert pipe.is_fifo()
     assert [path.name for path in tmp_path.iterdir()] == ["pipe"]
+
+
+@pytest.mark.parametrize("name", [b"a\xff", b"a\nb", b"\x1b]0;title\x07", "\u202ea".encode(), b"a\tb"])
+def test_a_name_that_libraries_or_terminals_stumble_over_is_refused(name: bytes) -> None:
+    """A run in a folder of bytes that are no UTF-8 was trained to its end, and failed in the export."""
+    with pytest.raises(UserError, match=r"^hydra\.run\.dir='/.* control characters .* choose another name\.$"):
+        check_name(Path(os.fsdecode(name)) / "run", "hydra.run.dir")
+    check_name(Path("é 日本 'a' {b}"), "hydra.run.dir")

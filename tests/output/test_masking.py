@@ -40,6 +40,7 @@ def test_secrets_are_hidden_and_other_keys_stay() -> None:
         ("data.loss_tokens=all", "data.loss_tokens=all"),
         ("data.path=https://hush@host/x", "data.path=https://***@host/x"),
         ("data.path=https://me:hu@sh/hu/sh@host/x", "data.path=https://***@host/x"),
+        ("data.path=https:/me:hu@sh/hu/sh@host/x", "data.path=https:/***@host/x"),  # as a Path has it
         ("data.path=https://host/x/y@main", "data.path=https://host/x/y@main"),
         ("https://me:hush@host", "https://***@host"),
         ("--multirun", "--multirun"),

@@ -48,3 +48,41 @@ def test_streams_that_somebody_has_replaced_stay(capsys: pytest.CaptureFixture[s
     outlive_console()
     print("here")
     assert capsys.readouterr().out == "here\n"
+
+
+def test_a_command_that_makes_output_alone_says_that_it_was_cut() -> None:
+    """`--cfg job > file` on a full disk left half a file and exit code 0; a reader that has seen enough is no error."""
+    shown = COMMAND[-1] + "from ebft.output.streams import end_if_cut\nend_if_cut()\n"
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run(
+            [*COMMAND[:-1], shown], input="\n\n\n", stdout=full, stderr=subprocess.PIPE, text=True, check=False
+        )
+    assert done.returncode == 1
+    assert done.stderr == "done\nNot all of the output could be written (No space left on device).\n"
+    with subprocess.Popen(
+        [*COMMAND[:-1], shown], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        assert process.stdout is not None
+        process.stdout.close()
+        assert process.communicate(b"\n\n\n")[1] == b"done\n"
+    assert process.returncode == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "arguments",
+    ["train --help", "train --version", "train --cfg job", "train -sc install=bash", "eval --help", "eval --cfg job",
+     "sweep --help", "sweep --cfg job", "sweep -sc install=bash", "sweep mode=plan", "export --help"],
+)  # fmt: skip
+def test_what_is_only_shown_is_shown_or_an_error(arguments: str) -> None:
+    command, *words = arguments.split()
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", f"ebft.cli.{command}", *words],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    assert done.returncode == 1
+    assert done.stderr == "Not all of the output could be written (No space left on device).\n"

@@ -200,3 +200,20 @@ def test_a_tracker_that_is_not_installed_is_refused(missing: str, monkeypatch: p
     sentence = f"tracker={missing} needs {missing}, which is not installed; pip install 'ebft[{missing}]'."
     with pytest.raises(UserError, match=f"^{re.escape(sentence)}$"):
         tracking.check(TRACKIO)
+
+
+@pytest.mark.parametrize("folder", ["wandb", ".wandb"])
+def test_settings_that_came_with_a_run_say_nothing_to_wandb(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, folder: str
+) -> None:
+    """W&B reads ./wandb/settings: in a stranger's run folder it would have sent the user's key where they say."""
+    (tmp_path / folder).mkdir()
+    (tmp_path / folder / "settings").write_text("[default]\nbase_url = http://127.0.0.1:1\n")
+    monkeypatch.chdir(tmp_path)
+    started: list[Any] = []
+    monkeypatch.setattr(wandb, "init", started.append)
+    for file in ("config.yaml", "metrics.jsonl"):
+        (tmp_path / file).touch()
+    with pytest.raises(UserError, match=rf"/{folder}/settings came with a run and would tell W&B where to send"):
+        start(WANDB, tmp_path / "out", {}, {})
+    assert started == []

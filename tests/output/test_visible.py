@@ -1,7 +1,12 @@
 """Texts of others, where something in them could act."""
 
+from pathlib import Path
+
 import pytest
 
+from ebft.cli.refusals import one_sentence
+from ebft.config.schema import UserError
+from ebft.output.console import Console
 from ebft.output.visible import markdown, spreadsheet, visible
 
 
@@ -33,3 +38,20 @@ def test_markdown_shows_a_text_and_follows_none(text: str, shown: str) -> None:
 def test_a_spreadsheet_computes_no_cell(text: str) -> None:
     assert spreadsheet(text) == f"'{text}"
     assert spreadsheet(f"a{text}") == f"a{text}"
+
+
+@pytest.mark.parametrize("url", ["https://me:hu@sh/hu/sh@host/x", "https:/me:hu@sh/hu/sh@host/x", "s3://hush@host/x"])
+def test_no_password_in_a_url_is_shown(url: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """An error named the path that it could not find, password and all."""
+    with pytest.raises(SystemExit), one_sentence():
+        raise UserError(f"data.path={url} is not a file; correct it.")
+    with pytest.raises(SystemExit), one_sentence():
+        raise OSError(2, "No such file or directory", url)
+    console = Console(tmp_path / "log")
+    console.say(f"left out: {url}")
+    console.pairs("a", {"path": url})
+    console.table("a", ["b", url], [[url, "c"]])
+    streams = capsys.readouterr()
+    for text in (streams.out, streams.err, (tmp_path / "log").read_text(), markdown(url), spreadsheet(url)):
+        assert "***@host/x" in text
+        assert "sh" not in text.replace("such", "")

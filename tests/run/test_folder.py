@@ -381,6 +381,17 @@ def test_rows_that_are_gone_are_counted(tmp_path: Path, config: TrainConfig) -> 
     assert run.lacking_rows(5) == 5
 
 
+def test_a_failed_run_keeps_no_password(
+    tmp_path: Path, config: TrainConfig, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = Run(tmp_path, config)
+    run.log(0, METRICS)
+    finish(run, "failed", "OSError: https://me:hu@sh/hush@host/x is gone")
+    for file in (path for path in tmp_path.rglob("*") if path.is_file()):
+        assert b"hush" not in file.read_bytes(), file
+    assert "https://***@host/x is gone" in capsys.readouterr().out
+
+
 def test_failed_run_says_why_and_has_a_page_without_pictures(
     tmp_path: Path, config: TrainConfig, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -463,3 +474,10 @@ def test_a_run_that_goes_on_has_no_export_of_its_earlier_end(tmp_path: Path, con
     run.rewind(-1, -1)
     assert not (tmp_path / "model").exists()
     assert not (tmp_path / "adapter").exists()
+
+
+@pytest.mark.parametrize("content", [b"", b"a/../b", b"\xff", b"\x1b[31m", b"a\nb", b"x" * 999])
+def test_what_is_no_name_of_a_trackers_record_is_refused(tmp_path: Path, config: TrainConfig, content: bytes) -> None:
+    (tmp_path / "wandb_run_id").write_bytes(content)
+    with pytest.raises(UserError, match=r"/wandb_run_id names no record of a tracker; remove it"):
+        Run.check(tmp_path, config)

@@ -225,6 +225,11 @@ def test_a_folder_of_fewer_of_the_same_runs_is_this_sweep_s(tmp_path: Path) -> N
         check_folder(tmp_path, JOBS[1:])
 
 
+def test_a_sweep_s_folder_has_a_name_that_can_be_shown(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"^sweep\.dir=.* control characters in its name"):
+        check_folder(tmp_path / "a\x1b", JOBS)
+
+
 def test_a_search_is_told_from_another_by_its_axes(tmp_path: Path) -> None:
     stored = Manifest({}, ("optimizer.lr=interval(1,2)", "seed=0"), JOBS[2:])
     write_manifest(tmp_path, stored)

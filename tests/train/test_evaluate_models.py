@@ -14,8 +14,9 @@ from transformers import AutoTokenizer, GenerationConfig
 from ebft.config.schema import EvaluateConfig, TrainConfig, UserError
 from ebft.output.files import alone
 from ebft.run import checkpoint
+from ebft.run.admission import check_evaluation
 from ebft.train import evaluate_models, loop
-from ebft.train.evaluate_models import check_folder, evaluate, labels, newest
+from ebft.train.evaluate_models import evaluate, labels, newest
 from ebft.train.loop import train
 from tests.debug_run import miniature, summary, without_report, write_rows
 
@@ -235,10 +236,10 @@ def test_an_evaluation_overwrites_nothing_of_another_s(tmp_path: Path, name: str
     """It once replaced the config.yaml of the run whose folder it was given, which could then never be continued."""
     config = evaluation_of(miniature(tmp_path), ["base"])
     folder = tmp_path / "out"
-    check_folder(folder, config)
+    check_evaluation(folder, config)
     folder.mkdir()
     (folder / ".hidden").touch()
-    check_folder(folder, config)
+    check_evaluation(folder, config)
     (folder / name).touch()
     sentence = rf"^{folder} holds {name}, which is no evaluation's; choose an empty or a new hydra\.run\.dir\.$"
     with pytest.raises(UserError, match=sentence):

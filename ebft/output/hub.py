@@ -1,16 +1,18 @@
 """The Hugging Face hub, asked once with short patience before a library asks it: that tries for half a minute what is
 not there."""
 
+import os
 from pathlib import Path
 from typing import Literal
 
-import httpx  # which huggingface_hub speaks HTTP with
 from huggingface_hub import get_hf_file_metadata, hf_hub_url, is_offline_mode, try_to_load_from_cache
+from huggingface_hub.constants import HF_HOME
 from huggingface_hub.errors import (
     EntryNotFoundError,
     GatedRepoError,
     HfHubHTTPError,
     HFValidationError,
+    HTTPError,  # of what it speaks HTTP with: httpx or, in newer versions, httpx2
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
@@ -44,8 +46,15 @@ def check_on_hub(path: str, revision: str | None, key: str, kind: Literal["model
         raise UserError(f"{key}={path} is no file or folder here, and no name on the hub; correct it.") from error
     except (EntryNotFoundError, HfHubHTTPError):
         return
-    except (httpx.RequestError, OSError) as error:  # a network that is not there
+    except (HTTPError, OSError) as error:  # a network that is not there
         raise UserError(
             f"{key}={path} is no file or folder here, and the hub cannot be reached ({error}); correct it, or see to "
             "the network."
         ) from error
+
+
+def check_data_set(path: str, revision: str | None) -> None:
+    """As `check_on_hub` for data.path, of which `datasets` may have copies of its own."""
+    copies = Path(os.environ.get("HF_DATASETS_CACHE", Path(HF_HOME) / "datasets"))
+    if not (copies / path.replace("/", "___")).is_dir():
+        check_on_hub(path, revision, "data.path", "dataset")

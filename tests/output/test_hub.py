@@ -3,12 +3,11 @@
 from types import SimpleNamespace
 from typing import Any
 
-import httpx
 import pytest
 from huggingface_hub import errors
 
 from ebft.config.schema import UserError
-from ebft.data import hub
+from ebft.output import hub
 
 ANSWER: Any = SimpleNamespace(headers={}, request=None)
 
@@ -34,11 +33,6 @@ def online(monkeypatch: pytest.MonkeyPatch) -> None:
             errors.RevisionNotFoundError("404", response=ANSWER),
             "model.path=a/b has no revision old on the hub; correct it.",
         ),
-        (
-            httpx.ConnectError("Name or service not known"),
-            "model.path=a/b is no file or folder here, and the hub cannot be reached (Name or service not known); "
-            "correct it, or see to the network.",
-        ),
     ],
     ids=lambda value: type(value).__name__,
 )
@@ -54,6 +48,17 @@ def test_a_refusal_of_the_hub_is_one_sentence(error: Exception, message: str, mo
         hub.check_on_hub("a/b", "old", "model.path", "model")
     assert str(raised.value) == message
     assert asked == [("https://huggingface.co/a/b/resolve/old/config.json", 5.0)]
+
+
+def test_a_hub_out_of_reach_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is thrown is an error of httpx or of httpx2, whichever huggingface_hub speaks with: catching those of one
+    left the other's as a traceback."""
+    monkeypatch.setattr(hub, "hf_hub_url", lambda *_, **__: "http://127.0.0.1:1/a/b")  # where nobody answers
+    monkeypatch.setenv("NO_PROXY", "*")
+    with pytest.raises(
+        UserError, match=r"^model\.path=a/b is no file or folder here, and the hub cannot be reached \("
+    ):
+        hub.check_on_hub("a/b", None, "model.path", "model")
 
 
 @pytest.mark.parametrize(
