@@ -203,6 +203,7 @@ def test_a_further_held_out_set_is_the_data_config_of_its_source() -> None:
     assert (text.layout, text.loss_tokens) == ("packed", "all")
 
 
+@pytest.mark.slow  # a third of a second each, and in the first one what Hydra imports
 @pytest.mark.parametrize(
     ("overrides", "sentence"),
     [

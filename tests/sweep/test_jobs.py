@@ -28,7 +28,7 @@ OVERRIDES = [
 ]
 CONFIG = compose(OVERRIDES)
 NAME = name_of(settings_of(CONFIG, "tiny"))
-SOMETHING_ELSE = {str: "else", int: 10007, float: 0.10007}
+SOMETHING_ELSE = {str: "else", int: 10007, float: 0.10007, list[str]: ["else"]}
 
 
 def changed(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
