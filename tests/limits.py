@@ -18,7 +18,7 @@ import pytest
 TEST_SECONDS = 10.0  # of CPU, without the marker; about one is meant, and a first import of a library may be among them
 WORKER_MEGABYTES = 2000.0
 RUN_SECONDS = 2 * 9 * 60.0  # of CPU: what two cores have in nine minutes
-NUM_TOLD = 10
+NUM_TOLD = 40
 
 
 @dataclass(frozen=True)

@@ -27,8 +27,8 @@ def collected(study: Path, folder: Path) -> Path:
 
 
 def test_there_are_studies() -> None:
-    assert len(STUDIES) == 8
-    assert len(PAGES) == 5
+    assert len(STUDIES) == 9
+    assert len(PAGES) == 6
     assert not list((ROOT / "docs" / "results").rglob("summary.json")), "runs belong into the archive"
 
 
@@ -43,7 +43,7 @@ def test_tables_come_out_of_the_archive(study: Path, tmp_path: Path, monkeypatch
 
 @pytest.mark.slow  # five pages of eight plots and more, as text and as pictures
 @pytest.mark.parametrize("study", PAGES, ids=lambda study: study.name)
-def test_pages_and_plots_come_out_of_the_archive(study: Path, tmp_path: Path) -> None:
+def test_pages_and_plots_come_out_of_the_archive(rendered: None, study: Path, tmp_path: Path) -> None:
     found = collected(study, tmp_path)
     published = sorted(path.relative_to(study) for path in study.rglob("*") if path.is_file())
     assert len(published) >= 12, published
