@@ -10,12 +10,13 @@ from typing import Any
 
 MASK = "***"
 _NAMES = r"(?:token|key|secret|password|passwd|credentials?)"
-_SECRET_KEY = re.compile(rf"(?:(?:^|_){_NAMES}|^env_set)$", re.IGNORECASE)
+_SPECIAL = r"(?:bos|end|eos|unk|sep|pad|cls|mask)_token"  # texts of a tokenizer, such as data.end_token: no secrets
+_SECRET_KEY = re.compile(rf"^(?!{_SPECIAL}$)(?:(?:.*_)?{_NAMES}|env_set)$", re.IGNORECASE | re.DOTALL)
 # user:password@, where the password may hold an @ or a slash: up to the last @; or a token alone, up to the first. Of
 # the two slashes before, a Path keeps one.
 _URL_CREDENTIALS = re.compile(r"(?<=:/)(/?)(?:[^\s/:@'\"]*:[^\s'\"]*(?=@)|[^\s/@'\"]+(?=@))")
 _ENTRY = re.compile(  # of a mapping as one types it: {token: VALUE, env_set: {...}}
-    rf"""((?<![^\s{{,'"])(?:\w*_)?{_NAMES}['"]?\s*:\s*|(?<![^\s{{,'"])env_set['"]?\s*:\s*)"""
+    rf"""((?<![^\s{{,'"])(?!{_SPECIAL}\b)(?:\w*_)?{_NAMES}['"]?\s*:\s*|(?<![^\s{{,'"])env_set['"]?\s*:\s*)"""
     r"""(\{[^}]*\}|\[[^\]]*\]|"(?:\\.|[^"\\])*"|'(?:\\.|[^'\\])*'|[^\s,}\]]+)""",
     re.IGNORECASE,
 )

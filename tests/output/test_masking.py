@@ -12,6 +12,8 @@ def test_secrets_are_hidden_and_other_keys_stay() -> None:
         "hub": {"password": "c", "path": "https://me:secret@example.org/data", "token": None},
         "loss_tokens": "all",
         "num_key_value_heads": 2,
+        "data": {"end_token": "<|im_end|>", "sets": {"a": {"end_token": "</s>"}}},  # a text, which a run goes on with
+        "BACKEND_TOKEN": "d",
         "urls": ["s3://id:secret@bucket/x", 3],
     }
     assert without_secrets(config) == {
@@ -20,6 +22,8 @@ def test_secrets_are_hidden_and_other_keys_stay() -> None:
         "hub": {"password": "***", "path": "https://***@example.org/data", "token": None},
         "loss_tokens": "all",
         "num_key_value_heads": 2,
+        "data": {"end_token": "<|im_end|>", "sets": {"a": {"end_token": "</s>"}}},
+        "BACKEND_TOKEN": "***",
         "urls": ["s3://***@bucket/x", 3],
     }
 
@@ -38,6 +42,8 @@ def test_secrets_are_hidden_and_other_keys_stay() -> None:
         ("x=[{secret: [hush, hush]}]", "x=[{secret: ***}]"),
         ("x={loss_tokens: all, keys: 2}", "x={loss_tokens: all, keys: 2}"),
         ("data.loss_tokens=all", "data.loss_tokens=all"),
+        ("data.end_token=<|im_end|>", "data.end_token=<|im_end|>"),
+        ("data={end_token: x, backend_token: hush}", "data={end_token: x, backend_token: ***}"),
         ("data.path=https://hush@host/x", "data.path=https://***@host/x"),
         ("data.path=https://me:hu@sh/hu/sh@host/x", "data.path=https://***@host/x"),
         ("data.path=https:/me:hu@sh/hu/sh@host/x", "data.path=https:/***@host/x"),  # as a Path has it
