@@ -57,9 +57,10 @@ def check_adapters(folder: Path, name: str) -> None:
 
 
 def check_plain(folder: Path, name: str) -> None:
-    """Raises UserError for what is neither a file nor a folder, such as a pipe, which would be read for ever."""
+    """Raises UserError for what is neither a file nor a folder, such as a pipe, which would be read for ever. A link
+    that leads nowhere, such as an editor's lock, is nothing that is read."""
     for entry in folder.glob("*"):
-        if not (entry.is_file() or entry.is_dir()):
+        if entry.exists() and not (entry.is_file() or entry.is_dir()):
             raise UserError(f"{name} has {entry.name} in its folder, which is no file; remove it.")
 
 
@@ -69,14 +70,17 @@ def check_described(described: dict[str, Any], name: str) -> None:
     for setting, value in described.items():
         if isinstance(value, dict):
             check_described(value, name)
-        if "implementation" in setting and value is not None and not _is_plain_name(value):
+        if "implementation" in setting and not _is_without_kernels(value):
             raise UserError(f"{name} asks for kernels of its own, {setting}={value}; take that out of its config.json.")
     if described.get("quantization_config") is not None:
         raise UserError(f"{name} has quantized weights, which cannot be trained; name the model it was made from.")
 
 
-def _is_plain_name(value: Any) -> bool:
-    return isinstance(value, str) and re.fullmatch(r"\w+", value) is not None
+def _is_without_kernels(value: Any) -> bool:
+    """A plain name, or the flag `_attn_implementation_autoset` that transformers 4 wrote into most configs."""
+    return (
+        value is None or isinstance(value, bool) or (isinstance(value, str) and re.fullmatch(r"\w+", value) is not None)
+    )
 
 
 def check_sizes(settings: dict[Any, Any], name: str, where: str = "its config.json") -> None:

@@ -185,6 +185,14 @@ def test_a_hostile_model_gives_one_sentence(
     assert not (tmp_path / "called").exists()
 
 
+def test_a_good_folder_is_not_refused(tmp_path: Path, tiny: TrainConfig) -> None:
+    """A flag that transformers 4 wrote into most configs was taken for kernels, an editor's lock for a pipe."""
+    shutil.copytree(TINY, tmp_path / "mine")
+    config(_attn_implementation_autoset=True)(tmp_path / "mine")
+    (tmp_path / "mine" / ".#config.json").symlink_to("me@host.123")
+    load_all(replace(tiny, model=replace(tiny.model, path=str(tmp_path / "mine"))))
+
+
 PEFT = {"peft_type": "LORA", "base_model_name_or_path": "theirs", "r": 1, "target_modules": ["q_proj"]}
 ADAPTERS: dict[str, tuple[Any, str]] = {
     "a list": ([], "holds no adapters that can be read"),
