@@ -4,6 +4,7 @@ checksum and say which key they are of. Whatever else is found there is none, an
 import os
 import pickle
 import platform
+import re
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -19,6 +20,8 @@ from ebft.output import cache
 from ebft.run import checked
 
 KEPT = ".pt"
+ENTRIES = "[0-9a-f]" * 64 + KEPT  # EBFT_CACHE may be a folder with files of the user's own: no others are removed
+HALF_WRITTEN = re.compile(r"\.?[0-9a-f]+\.[0-9a-f]{32}(?:\.partial)?")
 STALE_SECONDS = 3600.0
 LIBRARIES = ("torch", "transformers", "tokenizers", "numpy")
 
@@ -64,13 +67,14 @@ def _remove_stale(folder: Path) -> None:
     loses its file, and with it time alone."""
     for path in folder.iterdir():
         with suppress(FileNotFoundError):  # a process beside this one may remove the same ones
-            if path.suffix != KEPT and cache.is_own(path) and time.time() - path.stat().st_mtime > STALE_SECONDS:
+            is_half_written = HALF_WRITTEN.fullmatch(path.name) is not None and cache.is_own(path)
+            if is_half_written and time.time() - path.stat().st_mtime > STALE_SECONDS:
                 path.unlink()
 
 
 def _forget(folder: Path, most_bytes: int) -> None:
     """A process beside this one may remove the same ones, and whoever reads one has it open."""
-    entries = {path: path.stat() for path in folder.glob(f"*{KEPT}") if cache.is_own(path)}
+    entries = {path: path.stat() for path in folder.glob(ENTRIES) if cache.is_own(path)}
     total = 0
     for path, entry in sorted(entries.items(), key=lambda item: item[1].st_mtime, reverse=True):
         total += entry.st_size

@@ -39,6 +39,17 @@ def test_what_a_killed_process_has_left_half_written_goes(tmp_path: Path, monkey
     assert sorted(path.name for path in folder.iterdir()) == [".b.pt.partial", "c.pt", "d.pt"]
 
 
+def test_files_of_the_user_s_own_stay(tmp_path: Path) -> None:
+    """EBFT_CACHE named a folder of theirs, with a folder that is called like ours."""
+    names = {"mine.jsonl", "weights.pt", "epoch1.pt"}
+    (tmp_path / "kind").mkdir()
+    for name in names:
+        (tmp_path / "kind" / name).write_bytes(b"theirs" * 99)
+        os.utime(tmp_path / "kind" / name, (OLD, OLD))
+    by_content.keep("kind", "a" * 64, {}, most_bytes=1)
+    assert {path.name for path in (tmp_path / "kind").iterdir()} == names
+
+
 def test_a_writer_whose_file_was_removed_loses_time_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write = checked.write
     with monkeypatch.context() as slow:

@@ -279,13 +279,14 @@ def test_a_refusal_is_said_every_time(tmp_path: Path, kept: Path) -> None:
 def test_what_was_not_used_for_longest_is_removed(tmp_path: Path, kept: Path) -> None:
     """Three entries of some kilobytes, and room for two: the one in the middle was read last."""
     state = {"numbers": torch.zeros(4000, dtype=torch.uint8)}
-    for number, name in enumerate("abc"):
+    first, *others, last = ("0123456789abcdef"[number] * 64 for number in range(4))
+    for number, name in enumerate([first, *others]):
         by_content.keep("rows", name, state)
         os.utime(kept / f"{name}.pt", (number, number))
-    assert by_content.find("rows", "a", lambda found: len(found["numbers"])) == 4000
-    size = (kept / "a.pt").stat().st_size
-    by_content.keep("rows", "d", state, most_bytes=3 * size)
-    assert sorted(path.stem for path in kept.iterdir()) == ["a", "c", "d"]
+    assert by_content.find("rows", first, lambda found: len(found["numbers"])) == 4000
+    size = (kept / f"{first}.pt").stat().st_size
+    by_content.keep("rows", last, state, most_bytes=3 * size)
+    assert sorted(path.stem for path in kept.iterdir()) == [first, others[1], last]
 
 
 def test_rows_that_are_too_large_are_not_kept(
