@@ -2,11 +2,11 @@
 not there."""
 
 import os
+import sys
 from pathlib import Path
 from typing import Literal
 
-from huggingface_hub import get_hf_file_metadata, hf_hub_url, is_offline_mode, try_to_load_from_cache
-from huggingface_hub.constants import HF_HOME
+from huggingface_hub import constants, get_hf_file_metadata, hf_hub_url, is_offline_mode, try_to_load_from_cache
 from huggingface_hub.errors import (
     EntryNotFoundError,
     GatedRepoError,
@@ -29,9 +29,11 @@ def check_on_hub(path: str, revision: str | None, key: str, kind: Literal["model
     if Path(path).exists() or is_offline_mode():
         return
     try:
-        if isinstance(try_to_load_from_cache(path, FILES[kind], revision=revision, repo_type=kind), str):
-            return
+        copy = try_to_load_from_cache(path, FILES[kind], revision=revision, repo_type=kind)
         url = hf_hub_url(path, FILES[kind], repo_type=kind, revision=revision)
+        if isinstance(copy, str):
+            _stay_offline_without(url)
+            return
         get_hf_file_metadata(url, timeout=PATIENCE_SECONDS)
     except GatedRepoError as error:
         raise UserError(f"{key}={path} is for those who have asked for it on the hub; ask, and log in here.") from error
@@ -53,8 +55,21 @@ def check_on_hub(path: str, revision: str | None, key: str, kind: Literal["model
         ) from error
 
 
+def _stay_offline_without(url: str) -> None:
+    """Makes libraries use the copies of this machine where the hub does not answer: they ask for every file of a model
+    that is here six times, 20 s each."""
+    try:
+        get_hf_file_metadata(url, timeout=PATIENCE_SECONDS)
+    except HfHubHTTPError:  # which is an answer
+        return
+    except (HTTPError, OSError):
+        print("The hub cannot be reached; what this machine has of it is used.", file=sys.stderr)
+        os.environ["HF_HUB_OFFLINE"] = "1"  # for libraries that are imported later, and for other processes
+        constants.HF_HUB_OFFLINE = True
+
+
 def check_data_set(path: str, revision: str | None) -> None:
     """As `check_on_hub` for data.path, of which `datasets` may have copies of its own."""
-    copies = Path(os.environ.get("HF_DATASETS_CACHE", Path(HF_HOME) / "datasets"))
+    copies = Path(os.environ.get("HF_DATASETS_CACHE", Path(constants.HF_HOME) / "datasets"))
     if not (copies / path.replace("/", "___")).is_dir():
         check_on_hub(path, revision, "data.path", "dataset")

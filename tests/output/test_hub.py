@@ -1,5 +1,6 @@
 """What is not on the hub, or not to be reached there, is said at once: libraries ask six times over half a minute."""
 
+import os
 from types import SimpleNamespace
 from typing import Any
 
@@ -81,8 +82,28 @@ def test_what_is_no_name_on_the_hub_is_refused_without_asking_it() -> None:
         hub.check_on_hub("a:b", None, "data.path", "dataset")
 
 
-def test_copies_on_this_machine_need_no_hub(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("error", "is_offline"),
+    [(OSError("no route"), True), (errors.RepositoryNotFoundError("404", response=ANSWER), False)],
+    ids=["no network", "an answer"],
+)
+def test_copies_on_this_machine_need_no_hub(
+    error: Exception, is_offline: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Without a network a model that was here took minutes: each of its files was asked for six times."""
+    monkeypatch.setattr(hub.constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "0")
+
+    def refuse(url: str, timeout: float) -> None:
+        raise error
+
     monkeypatch.setattr(hub, "try_to_load_from_cache", lambda *_, **__: "/cache/config.json")
-    monkeypatch.delattr(hub, "get_hf_file_metadata")
+    monkeypatch.setattr(hub, "get_hf_file_metadata", refuse)
     hub.check_on_hub("a/b", None, "model.path", "model")
+    assert (hub.constants.HF_HUB_OFFLINE, os.environ["HF_HUB_OFFLINE"]) == (is_offline, str(int(is_offline)))
+    assert bool(capsys.readouterr().err) == is_offline
+
+
+def test_a_folder_needs_no_hub(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(hub, "get_hf_file_metadata")
     hub.check_on_hub("/", None, "model.path", "model")
