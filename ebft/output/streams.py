@@ -37,7 +37,8 @@ def outlive_console() -> None:
 
 def end_if_cut() -> None:
     """Ends the program with one sentence and exit code 1 where not all that it printed could be written."""
-    sys.stdout.flush()
+    if sys.stdout is not None:  # as behind `>&-`
+        sys.stdout.flush()
     if _refused:
         print(f"Not all of the output could be written ({_refused[0]}).", file=sys.stderr)
         sys.exit(1)

@@ -68,6 +68,14 @@ def test_a_command_that_makes_output_alone_says_that_it_was_cut() -> None:
     assert process.returncode == 0
 
 
+def test_no_output_at_all_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Behind `>&-` there is no stream; `--help` ended in a traceback."""
+    from ebft.output.streams import end_if_cut
+
+    monkeypatch.setattr(sys, "stdout", None)
+    end_if_cut()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "arguments",
