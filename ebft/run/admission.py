@@ -11,7 +11,7 @@ from ebft.config.identity import CHANGEABLE_KEYS, CODE, LENGTH_KEYS, flat, resol
 from ebft.config.schema import EvaluateConfig, TrainConfig, UserError
 from ebft.config.stored import read_config, text_of
 from ebft.output import files, row_scores, tracking
-from ebft.output.masking import without_secrets
+from ebft.output.masking import MASK, without_secrets
 from ebft.output.visible import is_plain
 
 CONFIG, ENVIRONMENT, METRICS, SUMMARY = "config.yaml", "environment.json", "metrics.jsonl", "summary.json"
@@ -144,12 +144,14 @@ def _is_changeable(key: str) -> bool:
 
 
 def _changes(directory: Path, config: TrainConfig) -> Iterator[tuple[str, str]]:
-    """Keys in which the folder's config differs from this one, and how."""
+    """Keys in which the folder's config differs from this one, and how. What an older version took for a secret
+    (data.end_token) nobody knows; the checkpoint's digest of the rows tells another text apart."""
     stored = flat(read_config(directory / CONFIG, "choose another hydra.run.dir"))
     current = flat(without_secrets(resolved(config)))
     for key in [*current, *(key for key in stored if key not in current)]:
         there, here = (side.get(key, "absent") for side in (stored, current))
-        if there != here and not (there == "absent" and here is None):  # a key that is younger than the run, and off
+        is_younger = there == "absent" and here is None  # than the run, and off
+        if there not in (here, MASK) and not is_younger:
             yield key, _change(key, there, here)
 
 

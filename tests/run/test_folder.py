@@ -197,6 +197,16 @@ def test_secrets_are_never_written_and_do_not_keep_a_run_from_being_continued(
     Run.check(tmp_path, secret)
 
 
+def test_a_run_goes_on_whose_end_token_was_taken_for_a_secret(tmp_path: Path, config: TrainConfig) -> None:
+    named = replace(config, data=replace(config.data, end_token="<|endoftext|>"))
+    Run(tmp_path, named)
+    stored = (tmp_path / "config.yaml").read_text()
+    assert "end_token: <|endoftext|>" in stored
+    Run.check(tmp_path, named)
+    (tmp_path / "config.yaml").write_text(stored.replace("<|endoftext|>", "'***'"))
+    Run.check(tmp_path, named)
+
+
 def test_metrics_are_rows_of_json(tmp_path: Path, config: TrainConfig) -> None:
     run = Run(tmp_path, config)
     run.log(0, {"eval/cross_entropy": 3.5})
