@@ -1,5 +1,6 @@
 """What Hydra and OmegaConf object to, in one sentence that names the key, the fix and the nearest valid name."""
 
+import os
 import re
 import types
 import typing
@@ -71,10 +72,10 @@ def explain(error: Exception, overrides: list[str], tree: DictConfig | None = No
 
 def _path_advice(argument: str, is_evaluation: bool) -> str:
     """How to write what stands alone on a command line: a path that exists wants its key."""
-    path = Path(argument)
-    if path.is_dir() and is_evaluation:
+    path, is_folder = Path(argument), os.path.isdir(argument)  # false as well for what no path can be
+    if is_folder and is_evaluation:
         return f"write model.path={argument}, or 'models=[base,{argument}]' for several in one table"
-    if path.is_dir():
+    if is_folder:
         return (
             f"write resume={argument} to go on with a run, model.path={argument} to start from its model, "
             f"sweep.dir={argument} for a sweep"

@@ -91,6 +91,9 @@ SENTENCES = {
         "method.advantage belongs to method=rlvr or method=ebft; choose one of them or leave out what sets it, the key "
         "or an option such as trainer=paper_ebft."
     ),
+    f".{'x' * 300}": (  # longer than the name of a file may be
+        f".{'x' * 300} is not of the form KEY=VALUE; put a value with special characters in quotes: 'KEY=\"VALUE\"'."
+    ),
     "seed=a=b": (
         "seed=a=b is not of the form KEY=VALUE; put a value with special characters in quotes: 'KEY=\"VALUE\"'."
     ),
