@@ -42,8 +42,8 @@ def _check_models(sources: list[str]) -> None:
             return
         except UserError as error:
             refusals.append(error)
-    for refusal in refusals[:1]:
-        raise refusal
+    if refusals:
+        raise refusals[0]
 
 
 def _is_of_a_run(folder: Path) -> bool:

@@ -65,6 +65,7 @@ def evaluate(config: EvaluateConfig, directory: Path) -> dict[str, str]:
     with ExitStack() as held:
         if directory.is_dir():
             held.enter_context(files.alone(directory))
+            check_evaluation(directory, config)  # again: whoever held it may have left another's
         return _evaluate(config, directory, held)
 
 

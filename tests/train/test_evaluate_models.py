@@ -2,6 +2,8 @@
 
 import json
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import fields, replace
 from functools import partial
 from pathlib import Path
@@ -12,6 +14,7 @@ import torch
 from transformers import AutoTokenizer, GenerationConfig
 
 from ebft.config.schema import EvaluateConfig, TrainConfig, UserError
+from ebft.output import files
 from ebft.output.files import alone
 from ebft.run import checkpoint
 from ebft.run.admission import check_evaluation
@@ -245,6 +248,22 @@ def test_an_evaluation_overwrites_nothing_of_another_s(tmp_path: Path, name: str
     with pytest.raises(UserError, match=sentence):
         evaluate(config, folder)
     assert (folder / name).read_bytes() == b""
+
+
+def test_what_another_process_has_left_while_this_one_waited_is_not_overwritten(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "out"
+    folder.mkdir()
+
+    @contextmanager
+    def waiting(directory: Path) -> Iterator[None]:
+        (directory / "model").touch()
+        yield
+
+    monkeypatch.setattr(files, "alone", waiting)
+    with pytest.raises(UserError, match=rf"^{folder} holds model, which is no evaluation's;"):
+        evaluate(evaluation_of(miniature(tmp_path), ["base"]), folder)
 
 
 @pytest.mark.slow
