@@ -93,6 +93,9 @@ def _shown(choice: str | bool) -> str:
 def _conflicts(config: TrainConfig) -> Iterator[str]:
     if isinstance(config, EvaluateConfig) and config.plan_only:
         yield "plan_only=true plans a run of ebft-train; ebft-eval has none, so leave it out."
+    if isinstance(config, EvaluateConfig) and config.resume not in ("auto", "never"):
+        run = config.resume
+        yield f"resume={run} goes on with a run of ebft-train; to evaluate it, write model.path={run}."
     for part in (
         config.method.conflicts(config),
         _question_conflicts(config),

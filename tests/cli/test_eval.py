@@ -295,6 +295,7 @@ def test_a_model_that_could_not_be_evaluated_gives_exit_code_1(tmp_path: Path, m
     [
         (["eval.n_sample=5"], "eval.n_sample is not a key of the configuration; did you mean eval.n_samples?"),
         (["plan_only=true"], "plan_only=true plans a run of ebft-train; ebft-eval has none, so leave it out."),
+        (["resume=RUN"], "resume=RUN goes on with a run of ebft-train; to evaluate it, write model.path=RUN."),
         (["modls=[a]"], "modls is not a key of the configuration; did you mean models?"),
         (["models=3"], "models=3 is not a list of strings in brackets."),
         (
