@@ -491,7 +491,7 @@ def test_a_missing_checkpoint_names_its_own_key(config: TrainConfig, saved: Call
     both = with_features(with_model(config, "policy"), network="checkpoint", path="other")
     shape = load_architecture(both.model)
     assert refusal(lambda: check_architecture(shape, both, "cpu")).startswith(
-        "features.path=other holds no model that can be loaded: "
+        "features.path=other is no file or folder here, "
     )
     saved("other", weights=False)
     assert refusal(lambda: load_feature_network(both, shape, "cpu")).startswith(

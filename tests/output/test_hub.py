@@ -104,6 +104,16 @@ def test_copies_on_this_machine_need_no_hub(
     assert bool(capsys.readouterr().err) == is_offline
 
 
+def test_what_may_not_be_asked_for_and_is_not_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The cure named was a config.json that was never there."""
+    monkeypatch.setattr(hub, "is_offline_mode", lambda: True)
+    with pytest.raises(UserError, match=r"a/b is no file or folder here, this machine has no copy of it, and HF_HUB"):
+        hub.check_on_hub("a/b", None, "model.path", "model")
+    hub.check_on_hub("a/b", None, "data.path", "dataset")  # of which `datasets` may know a copy
+    monkeypatch.setattr(hub, "try_to_load_from_cache", lambda *_, **__: "/cache/config.json")
+    hub.check_on_hub("a/b", None, "model.path", "model")
+
+
 def test_a_folder_needs_no_hub(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(hub, "get_hf_file_metadata")
     hub.check_on_hub("/", None, "model.path", "model")
