@@ -57,6 +57,7 @@ class Workload:
     max_logits: int | None  # elements at a time; None: those of a micro-batch
     steps_at_once: bool  # AdamW takes all parameters at once, as it does on CUDA
     is_bound: bool  # rollouts may turn out shorter
+    group_tokens: int | None = None  # as `group_room` has it; None: all branches of a micro-batch at a time
     most_together: int = 1  # micro-batches whose rollouts are drawn together where there is room
 
     @property
@@ -129,7 +130,16 @@ class Workload:
     @property
     def held_tokens(self) -> float:
         """Tokens that hold activations at a time."""
-        return self.tokens if self.max_tokens is None else min(self.tokens, self.max_tokens)
+        if self.max_tokens is not None or self.group_tokens is None:
+            return self.tokens if self.max_tokens is None else min(self.tokens, self.max_tokens)
+        room = max(group_room(self.rows_at_a_time, self.row_tokens, self.group_tokens), self.branch_tokens)
+        return min(self.tokens, self.rows_at_a_time * (self.row_tokens + room))
+
+
+def group_room(rows: int, row_tokens: int, group_tokens: int) -> int:
+    """Own tokens of a row's branches that an update takes at a time where `trainer.max_tokens_per_microbatch` says
+    nothing: `group_tokens` over all rows, or as many as the row itself has, if that is more."""
+    return max(row_tokens, group_tokens // rows)
 
 
 def flops_per_token(work: Workload) -> float:

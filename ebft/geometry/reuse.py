@@ -81,17 +81,32 @@ def _starts(lengths: Int[Tensor, "B C"], longest: int, group_tokens: int | None)
     """The places where branches of these lengths begin if they lie one behind the other, none on both sides of a
     multiple of `group_tokens`.
 
-    A branch goes into the group in which its last token would fall if groups took `group_tokens` less what it can reach
-    into the group before.
+    A group takes as many as it holds; where that is not free to read, a branch goes into the group in which its last
+    token would fall if groups took `group_tokens` less what it can reach into the group before.
     """
     ends = lengths.cumsum(1)
     starts = ends - lengths
     if group_tokens is None:
         return starts
     group = max(group_tokens, longest)
-    number = (ends - 1).clamp_min(0) // (group - longest + 1)
-    opens = torch.nn.functional.pad(number[:, 1:] > number[:, :-1], (1, 0), value=True)
+    if free_to_read(lengths):
+        opens = _opening(starts, ends, group)
+    else:
+        number = (ends - 1).clamp_min(0) // (group - longest + 1)
+        opens = torch.nn.functional.pad(number[:, 1:] > number[:, :-1], (1, 0), value=True)
     return starts - torch.where(opens, starts, 0).cummax(1).values + group * (opens.cumsum(1) - 1)
+
+
+def _opening(starts: Int[Tensor, "B C"], ends: Int[Tensor, "B C"], group: int) -> Bool[Tensor, "B C"]:
+    """True where a branch is the first of a group, which takes as many as it holds."""
+    num_branches = starts.shape[1]
+    opens = torch.zeros(len(starts), num_branches + 1, dtype=torch.bool, device=starts.device)
+    first = torch.zeros_like(starts[:, :1])
+    while bool((first < num_branches).any()):
+        opens.scatter_(1, first, True)
+        begin = starts.gather(1, first.clamp_max(num_branches - 1))
+        first = torch.searchsorted(ends, begin + group, right=True)
+    return opens[:, :num_branches]
 
 
 def _max_columns(own_tokens: int | None, longest: int, group_tokens: int | None) -> int | None:

@@ -10,6 +10,8 @@ from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
 
 from ebft.config.schema import TrainConfig
+from ebft.cost.workload import group_room
+from ebft.models.decoder import UPDATE_TOKENS
 from ebft.models.own_features import Phi
 from ebft.models.policy import LanguageModel
 from ebft.tasks.grader import Grader
@@ -69,8 +71,13 @@ Prepared = TypeVar("Prepared")
 
 
 def branch_tokens(batch: Batch, max_tokens: int | None) -> int | None:
-    """Tokens that every row of a micro-batch has for its branches beside itself, under a limit of `max_tokens`."""
-    return None if max_tokens is None else max_tokens // len(batch) - batch.tokens.shape[1]
+    """Tokens that every row of a micro-batch has for its branches at a time: under a limit of `max_tokens` those that
+    the row leaves, without one those of `group_room`; None: for all of them."""
+    rows, row_tokens = batch.tokens.shape
+    if max_tokens is not None:
+        return max_tokens // rows - row_tokens
+    group_tokens = UPDATE_TOKENS[batch.tokens.device.type]
+    return None if group_tokens is None else group_room(rows, row_tokens, group_tokens)
 
 
 def differentiate(

@@ -25,6 +25,7 @@ from torch import Tensor
 from ebft.config.methods import RLVRConfig
 from ebft.config.schema import SamplerConfig
 from ebft.geometry.blocks import completion_blocks, make_branches
+from ebft.geometry.reuse import branches_of
 from ebft.methods.base import Counts, Ingredients, Loss, Tally, branch_tokens
 from ebft.methods.metrics import outcomes
 from ebft.methods.scoring import scored
@@ -147,7 +148,10 @@ class RLVR:
         """Policy gradient + kl_coef * KL penalty + ce_coef * cross-entropy, of the completions group by group and then
         of the rows."""
         config, batch, rollout = self.config, prepared.batch, prepared.rollout
-        branches = make_branches(rollout.blocks, rollout.predicting.tokens, branch_tokens(batch, max_tokens))
+        room = None if max_tokens is None else branch_tokens(batch, max_tokens)
+        # ends of different lengths would leave gaps behind long completions in groups
+        packed = self.sampler.reuse and room is None
+        branches = branches_of(batch, rollout.predicting, packed, room)
         text = prepared.text if config.ce_coef else None
         for part in scored(self.policy, batch, rollout, branches, self.sampler.temperature, text):
             total = policy_gradient(part.log_probs, self._weights(prepared), part.wanted, totals["completions"])

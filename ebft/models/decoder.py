@@ -26,6 +26,9 @@ FORWARD_TOKENS = {
     "cuda": 16384,
 }  # of a row's branches at a time where no gradient is taken: what caches hold, and what fills a GPU
 
+# of a micro-batch's branches at a time, in the same way, where a gradient is; larger groups are no faster on a CPU
+UPDATE_TOKENS = {"cpu": 1024, "cuda": None}
+
 
 @dataclass(frozen=True)
 class RowForward:

@@ -15,7 +15,7 @@ from ebft.cost.memory_per_gpu import KEPT_TO_SAMPLE, Sharding, fullest
 from ebft.cost.scaling import Step
 from ebft.cost.workload import Network, Workload
 from ebft.geometry.chunked import CHUNK_BRANCHES, CHUNK_TOKENS
-from ebft.models.decoder import FORWARD_TOKENS
+from ebft.models.decoder import FORWARD_TOKENS, UPDATE_TOKENS
 from ebft.models.loading import adapted_modules, feature_architecture, shares_base, without_storage
 from ebft.models.policy import LOGITS_AT_A_TIME
 from ebft.objective.features import tap_indices
@@ -65,6 +65,7 @@ def workload(
         may_keep_rows=needs.keeps_rows,
         has_reference=needs.reference_policy and not isinstance(config.model.adapter, LoRAConfig),
         max_tokens=trainer.max_tokens_per_microbatch,
+        group_tokens=UPDATE_TOKENS[device] if needs.rollouts == "blocks" else None,
         max_logits=LOGITS_AT_A_TIME[device],
         steps_at_once=device == "cuda",
         is_bound=cost.depends_on_rollouts(config),

@@ -19,6 +19,7 @@ from ebft.geometry.blocks import make_branches
 from ebft.geometry.chunked import CHUNK_BRANCHES, CHUNK_TOKENS
 from ebft.methods.base import branch_tokens
 from ebft.models.adapters import Adapters, fingerprint
+from ebft.models.decoder import UPDATE_TOKENS
 from ebft.models.logprobs import branch_labels, row_labels
 from ebft.models.policy import LanguageModel
 from ebft.models.quantization import round_to_bfloat16
@@ -253,6 +254,7 @@ def test_an_update_allocates_what_is_estimated(
         policy, work = with_adapters(policy, work, dtype)
     assert rollout is not None
     work = replace(work, network=replace(work.network, vocabulary=vocabulary), max_tokens=max_tokens)
+    work = replace(work, group_tokens=UPDATE_TOKENS["cpu"])
     if max_tokens is not None:
         assert work.rows_at_a_time == 1
         batch, rollout = first_row(batch, rollout)
@@ -343,6 +345,30 @@ def test_branches_copy_keys_and_values_by_the_chunk() -> None:
     layer = 4 * (82 * (126 + 22) + 2 * 58 * 22)
     assert memory.layer_activations(BRANCHED) == layer
     assert memory.activations(BRANCHED) == 3 * layer + 4 * (2 * 58 * 20 + 82 * (15 + 22))
+
+
+@pytest.mark.parametrize(
+    ("group_tokens", "held"),
+    [
+        (None, 2 * (17 + 24)),
+        (2 * 21, 2 * (17 + 21)),
+        (2 * 5, 2 * (17 + 17)),  # as many as a row has
+        (1000, 2 * (17 + 24)),  # all of them
+    ],
+)
+def test_branches_go_in_groups_where_nothing_limits_tokens(group_tokens: int | None, held: int) -> None:
+    grouped = replace(BRANCHED, group_tokens=group_tokens)
+    assert grouped.held_tokens == held
+    assert (grouped.rows_at_a_time, grouped.keeps_rows) == (BRANCHED.rows, BRANCHED.keeps_rows)
+    assert replace(grouped, max_tokens=41).held_tokens == 41
+
+
+def test_one_branch_longer_than_its_row_is_held_whole() -> None:
+    assert replace(BRANCHED, branches=2.0, branch_tokens=101, group_tokens=10).held_tokens == 2 * (17 + 101)
+
+
+def test_rows_alone_are_in_no_groups() -> None:
+    assert replace(SUPERVISED, group_tokens=2).held_tokens == SUPERVISED.tokens
 
 
 def test_a_limit_of_tokens_limits_what_grows_with_them() -> None:

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from ebft.geometry import reuse
 from ebft.geometry.blocks import Branches, OwnTokens, block_branches, from_branches, predictors, token_places
 from ebft.geometry.reuse import _starts, branches_of, dense_ranks, distinct, leading_matches, live_branches
 from ebft.types import Batch, Blocks, Rollout
@@ -142,10 +143,18 @@ def test_groups_hold_whole_branches_and_together_all_of_them(
 
 
 def test_groups_by_hand() -> None:
+    """Groups of 5 of branches that fill two of them, and of branches of which none goes with the next; a branch that
+    no rollout has is empty."""
+    lengths = torch.tensor([[3, 2, 2, 3, 1], [2, 2, 3, 3, 0]])
+    assert _starts(lengths, 3, 5).tolist() == [[0, 3, 5, 7, 10], [0, 2, 5, 10, 13]]
+    assert _starts(lengths[:1], 3, None).tolist() == [[0, 3, 5, 7, 10]]
+
+
+def test_groups_by_hand_where_lengths_are_not_free_to_read(monkeypatch: pytest.MonkeyPatch) -> None:
     """Branches of 3, 2, 2, 3 and 1 tokens in groups of 5, of which 2 are for what reaches back: they end at 3, 5, 7, 10
     and 11 of 3 a group."""
+    monkeypatch.setattr(reuse, "free_to_read", lambda _: False)
     assert _starts(torch.tensor([[3, 2, 2, 3, 1]]), 3, 5).tolist() == [[0, 5, 10, 15, 18]]
-    assert _starts(torch.tensor([[3, 2, 2, 3, 1]]), 3, None).tolist() == [[0, 3, 5, 7, 10]]
 
 
 def valid_rollout(blocks: Blocks, tokens: Tensor, valid: list | None = None) -> Rollout:

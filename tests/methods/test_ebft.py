@@ -15,8 +15,9 @@ from ebft.geometry import chunked
 from ebft.geometry import reuse as reuse_module
 from ebft.geometry.reuse import leading_matches
 from ebft.methods import differentiate, ebft
-from ebft.methods.base import prepare_all
+from ebft.methods.base import branch_tokens, prepare_all
 from ebft.methods.ebft import EBFT, EBFTExperience
+from ebft.models.decoder import UPDATE_TOKENS
 from ebft.models.feature_network import FeatureNetwork
 from ebft.models.policy import LanguageModel
 from ebft.objective.losses import cross_entropy
@@ -151,27 +152,38 @@ def test_reuse_changes_no_rollout_no_reward_and_no_gradient(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("reuse", [False, True])
-@pytest.mark.parametrize(("size", "max_tokens"), [(1, T + 5), (1, T + 17), (4, 4 * (T + 13))])
+@pytest.mark.parametrize(("size", "max_tokens"), [(1, T + 5), (1, T + 17), (4, 4 * (T + 13)), (1, None), (4, None)])
 def test_branches_in_groups_give_the_same_losses_and_gradients_with_fewer_tokens_at_a_time(
-    size: int, max_tokens: int, reuse: bool
+    size: int, max_tokens: int | None, reuse: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Without a limit as many own tokens at a time as their rows have."""
     sampler = geometry(stride=3, generate_length=5, reuse=reuse)
     whole, parted = method_of(sampler, stop_tokens=(7,)), method_of(sampler, stop_tokens=(7,))
     batch, seen = likely_text(whole.policy, EIGHT).rows(2, 6), list[int]()  # one of which has no block
+    monkeypatch.setitem(UPDATE_TOKENS, "cpu", None)
     _, values, gradients = optimiser_step(whole, batch, size)
+    monkeypatch.setitem(UPDATE_TOKENS, "cpu", 1)
     parted.policy.model.base_model.register_forward_pre_hook(
         lambda _, args, kwargs: seen.append(kwargs["input_ids"].numel()) if torch.is_grad_enabled() else None,
         with_kwargs=True,
     )
     _, others, found = optimiser_step(parted, batch, size, max_tokens)
-    assert max(seen) <= max(size * T, max_tokens - size * T)
-    assert len(seen) > 3 * len(batch) / size  # rows, and several groups each
+    assert max(seen) <= max(size * T, 0 if max_tokens is None else max_tokens - size * T)
+    assert len(seen) > (2 if max_tokens is None else 3) * len(batch) / size  # rows, and several groups each
     assert {name: value.item() for name, value in others.items()} == pytest.approx(
         {name: value.item() for name, value in values.items()}, rel=1e-5, abs=1e-6
     )
     largest = max(float(gradient.abs().max()) for gradient in gradients.values())
     for name, gradient in gradients.items():
         torch.testing.assert_close(found[name], gradient, rtol=1e-5, atol=1e-5 * largest, msg=name)
+
+
+@pytest.mark.parametrize(
+    ("rows", "length", "max_tokens", "tokens"),
+    [(1, 101, None, 1024), (4, 101, None, 256), (4, 307, None, 307), (1, 101, 1001, 900), (4, 101, 1001, 149)],
+)
+def test_own_tokens_of_a_row_at_a_time(rows: int, length: int, max_tokens: int | None, tokens: int) -> None:
+    assert branch_tokens(random_batch([[0] * length] * rows), max_tokens) == tokens
 
 
 class OnDevice(Tensor):

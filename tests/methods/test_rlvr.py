@@ -3,6 +3,7 @@ not."""
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -64,11 +65,13 @@ def said(question: int, completions: list[list[int]]) -> list[str]:
     return [words(tokens) for tokens in completions]
 
 
-def method_of(verifier: Parity | None = None, **changes: object) -> RLVR:
+def method_of(verifier: Parity | None = None, reuse: bool = False, temperature: float = 0.7, **changes: object) -> RLVR:
     config = replace(CONFIG, **changes)
     reference = policy_of(seed=4) if config.kl_coef else None
     grader = Grader(verifier or Parity(), QUESTIONS, said, (STOP,))
-    return RLVR(config, geometry(n_samples=3, temperature=0.7), policy_of(), reference, grader, seed=6)
+    return RLVR(
+        config, geometry(n_samples=3, temperature=temperature, reuse=reuse), policy_of(), reference, grader, seed=6
+    )
 
 
 def step_of(
@@ -223,6 +226,36 @@ def test_completions_in_groups_give_the_same_losses_and_gradients(changes: dict[
         )
         for name, gradient in gradients.items():
             torch.testing.assert_close(found[name], gradient, rtol=1e-4, atol=1e-6, msg=name)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"temperature": 0.02},  # at which completions are often equal
+        {"ce_coef": 0.3},
+        {"kl_coef": 0.2, "kl_estimator": "k1", "truncated": "masked"},
+        {"kl_coef": 0.2, "kl_estimator": "k3"},
+    ],
+    ids=["equal", "text", "k1", "k3"],
+)
+def test_an_update_forwards_equal_completions_once_and_nothing_behind_an_end(changes: dict[str, Any]) -> None:
+    plain, reusing = method_of(**changes), method_of(reuse=True, **changes)
+    experiences, values, gradients = step_of(plain, 1)
+    _, others, found = step_of(reusing, 1)
+    assert {name: value.item() for name, value in others.items()} == pytest.approx(
+        {name: value.item() for name, value in values.items()}, rel=1e-5, abs=1e-6
+    )
+    largest = max(float(gradient.abs().max()) for gradient in gradients.values())
+    for name, gradient in gradients.items():
+        torch.testing.assert_close(found[name], gradient, rtol=1e-5, atol=1e-5 * largest, msg=name)
+    if "kl_coef" in changes or "ce_coef" in changes:
+        assert reusing.tokens_forwarded < plain.tokens_forwarded
+        return
+    said = [row for experience in experiences for row in completions_of(experience)]
+    assert any(len({*map(tuple, row)}) < 3 for row in said)
+    saved = [3 * (max(map(len, row)) - 1) - sum(len(tokens) - 1 for tokens in {*map(tuple, row)}) for row in said]
+    assert plain.tokens_forwarded - reusing.tokens_forwarded == 3 * sum(saved)  # a backward counts as two
 
 
 def test_figures_of_an_optimiser_batch() -> None:
