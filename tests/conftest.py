@@ -40,6 +40,14 @@ def one_thread() -> Iterator[None]:
     assert left == 1, f"the test leaves torch {left} threads"
 
 
+@pytest.fixture(autouse=True)
+def same_start() -> Iterator[None]:
+    """Ray left a variable of Python's behind, and whatever its worker started afterwards was forked no more."""
+    before = forked.read_at_start(os.environ)
+    yield
+    assert forked.read_at_start(os.environ) == before, "the test leaves variables that an interpreter reads at its start"
+
+
 @pytest.fixture
 def built_in_methods() -> Iterator[None]:
     """For tests that may bring methods along: those are gone afterwards."""

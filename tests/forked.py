@@ -230,11 +230,22 @@ def serve(descriptor: int) -> NoReturn:
     install()  # before torchrun's modules look up Popen
     for name in PRELOADED:
         import_module(name)
+    spare_what_tests_spare()
     assert not any(name.startswith("ebft") for name in sys.modules)
     gc.collect()
     gc.freeze()  # what a child would otherwise copy when it collects
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C is for those who work
     answer(socket.socket(fileno=descriptor))
+
+
+def spare_what_tests_spare() -> None:
+    """Charts are one pixel for children too, and our YAML is read once for all of them."""
+    from tests import files_once, pictures
+
+    pictures.install()
+    files_once.install()
+    for path in (ROOT / "conf").rglob("*.yaml"):
+        files_once.pickled(path.read_text(encoding="utf-8"))
 
 
 def answer(caller: socket.socket) -> NoReturn:

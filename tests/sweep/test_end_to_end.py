@@ -11,16 +11,16 @@ from typing import Any
 
 import pytest
 
+from tests.debug_run import MINIATURE, write_rows
 from tests.forked import children
 from tests.sweep.helpers import ROOT, is_alive, until
 
 PATIENCE_SECONDS = 300.0  # real runs, perhaps on a busy machine
-STEPS = 3
-COMMAND = f"""
-    +experiment=smoke method=sft,ebft seed=0 launcher.slots_per_device=1 launcher.threads=1
-    data=stdlib data.sequence_length=64 sampler.n_samples=2
-    trainer.max_steps={STEPS} eval.every_steps={STEPS} eval.num_questions=0 eval.horizons=[1,4] eval.long_documents=2
-""".split()
+STEPS = 6
+COMMAND = [
+    *("method=sft,ebft", "seed=0", "launcher.slots_per_device=1", "launcher.threads=1"),
+    *(*MINIATURE, f"trainer.max_steps={STEPS}", f"eval.every_steps={STEPS}", "trainer.checkpoint_every_steps=1"),
+]
 ROWS = [(0, "eval"), *((step, "train") for step in range(1, STEPS + 1)), (STEPS, "eval")]
 
 
@@ -84,9 +84,10 @@ def timeless(node: Any) -> Any:
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_a_sweep_that_is_killed_and_whose_run_is_killed_ends_as_if_nothing_had_been(tmp_path: Path) -> None:
     straight, disturbed = tmp_path / "straight", tmp_path / "disturbed"
-    finish(start(straight, *COMMAND))
+    command = [*COMMAND, f"data.path={write_rows(tmp_path / 'rows.jsonl', count=40)}"]
+    finish(start(straight, *command))
 
-    sweep = start(disturbed, *COMMAND)
+    sweep = start(disturbed, *command)
     until(
         lambda: (disturbed / "sweep.json").exists() and any(saved(run) for run in runs(disturbed).values()),
         PATIENCE_SECONDS,
@@ -98,7 +99,7 @@ def test_a_sweep_that_is_killed_and_whose_run_is_killed_ends_as_if_nothing_had_b
     last = runs(disturbed)["ebft"]
     assert not last.exists()
 
-    sweep = start(disturbed, *COMMAND)
+    sweep = start(disturbed, *command)
     until(lambda: saved(last) and last.name in processes(sweep), PATIENCE_SECONDS)
     os.kill(processes(sweep)[last.name], signal.SIGKILL)
     out = finish(sweep)

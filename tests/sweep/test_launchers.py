@@ -18,6 +18,7 @@ from ebft.sweep import state as states
 from ebft.sweep.jobs import Job, folder
 from ebft.sweep.launchers import visible_gpus
 from ebft.sweep.runner import GridSource, SweepRunner
+from tests.debug_run import MINIATURE, write_rows
 from tests.forked import children
 from tests.sweep.helpers import GRID, until
 
@@ -36,13 +37,20 @@ SLURM = SlurmLauncherConfig(
     parameters={},
 )
 RAY = RayLauncherConfig(name="ray", address=None, max_jobs=2, gpus=0.0, cpus=1.0)
-SMOKE = ("+experiment=smoke", "method=sft", "eval.num_questions=0", "data=stdlib")
-JOBS = [Job("good", "", {"seed": "0"}, 0, SMOKE), Job("bad", "", {"seed": "1"}, 1, ("optimizer.lrr=1",))]
 
 
 @pytest.fixture(autouse=True)
 def without_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And without the variables that Ray sets, afterwards."""
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    monkeypatch.setenv("PYTHONBREAKPOINT", "")
+    monkeypatch.delenv("PYTHONBREAKPOINT")
+
+
+def smoke(folder: Path, *overrides: str) -> tuple[str, ...]:
+    """Two steps, or what the overrides say."""
+    rows = write_rows(folder / "rows.jsonl", count=40)
+    return (*MINIATURE, "method=sft", f"data.path={rows}", "trainer.max_steps=2", *overrides)
 
 
 def run(directory: Path, config: LauncherConfig, jobs: list[Job]) -> dict[str, states.State]:
@@ -57,19 +65,20 @@ def run(directory: Path, config: LauncherConfig, jobs: list[Job]) -> dict[str, s
     "ignore::pytest.PytestUnraisableExceptionWarning", "ignore::ResourceWarning", "ignore::FutureWarning"
 )
 def test_jobs_are_done_and_fail_elsewhere_as_they_do_here(tmp_path: Path, config: LauncherConfig) -> None:
-    ended = run(tmp_path, config, JOBS)
+    jobs = [Job("good", "", {"seed": "0"}, 0, smoke(tmp_path)), Job("bad", "", {"seed": "1"}, 1, ("optimizer.lrr=1",))]
+    ended = run(tmp_path, config, jobs)
     assert {name: known.kind for name, known in ended.items()} == {"good": "done", "bad": "failed"}
     assert ended["bad"].note.startswith(
         "optimizer.lrr is not a key of the configuration; did you mean optimizer.lr? (exit code 2, "
     )
     assert json.loads((folder(tmp_path, "good") / "summary.json").read_text())["steps"] == 2
-    assert run(tmp_path, LocalLauncherConfig("local", 1, 1, None), JOBS) == ended
+    assert run(tmp_path, LocalLauncherConfig("local", 1, 1, None), jobs) == ended
 
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore::ResourceWarning")
 def test_a_job_of_two_tasks_is_one_run_of_two_processes(tmp_path: Path) -> None:
-    job = Job("shared", "", {}, 0, (*SMOKE, "trainer.parallel=ddp", "trainer.batch_size=2"))
+    job = Job("shared", "", {}, 0, smoke(tmp_path, "trainer.parallel=ddp", "trainer.batch_size=2"))
     ended = run(tmp_path, replace(SLURM, tasks_per_node=2), [job])
     assert ended["shared"].kind == "done", ended["shared"].note
     assert json.loads((folder(tmp_path, "shared") / "summary.json").read_text())["steps"] == 2
@@ -88,7 +97,7 @@ def test_a_job_at_its_time_limit_is_saved_and_queued_again(tmp_path: Path) -> No
         "",
         {},
         0,
-        (*SMOKE, "trainer.max_steps=100000", "trainer.checkpoint_every_steps=100000", "eval.every_steps=100000"),
+        smoke(tmp_path, "trainer.max_steps=100000", "trainer.checkpoint_every_steps=100000", "eval.every_steps=100000"),
     )
     handle = launchers.Slurm(SLURM, tmp_path).start(job)
     assert isinstance(handle, launchers._SlurmHandle)
