@@ -4,7 +4,7 @@ length."""
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cache, cached_property
 from hashlib import sha256
 from pathlib import Path
 
@@ -274,7 +274,7 @@ def _sides(config: DataConfig, sieve: Sieve, own_sieve: Sieve) -> tuple[list[Doc
 def _mixed(config: MixtureDataConfig) -> tuple[list[Document], list[Document]]:
     """The sides of its parts; copies are for training only."""
     parts = [
-        (_split(EMBEDDED[part](), config.validation_fraction), num_copies)
+        (_split(_embedded(EMBEDDED[part]), config.validation_fraction), num_copies)
         for part, num_copies in config.parts.items()
         if num_copies
     ]
@@ -282,7 +282,7 @@ def _mixed(config: MixtureDataConfig) -> tuple[list[Document], list[Document]]:
     return train, [document for (_, side), _ in parts for document in side]
 
 
-def _split(documents: Iterator[Document], fraction: float) -> tuple[list[Document], list[Document]]:
+def _split(documents: Iterable[Document], fraction: float) -> tuple[list[Document], list[Document]]:
     whole = list(documents)
     keys = held_out(whole, fraction)
     return [document for document in whole if document.key not in keys], [x for x in whole if x.key in keys]
@@ -297,7 +297,14 @@ def _whole(config: DataConfig, sieve: Sieve) -> Iterator[Document]:
         return read_function(config, config.function, "data.function", sieve)
     if isinstance(config, PackagesDataConfig):
         return read_packages(config.packages, sieve)
-    return EMBEDDED[config.source]()
+    return iter(_embedded(EMBEDDED[config.source]))
+
+
+@cache
+def _embedded(source: Callable[[], Iterator[Document]]) -> tuple[Document, ...]:
+    """All documents of a source that the package brings along, made once: a mixture, a further held-out set and the
+    next run of this process read the same ones."""
+    return tuple(source())
 
 
 def _own_validation(config: DataConfig, sieve: Sieve) -> Iterator[Document] | None:

@@ -82,11 +82,19 @@ def test_folded_gradients_keep_their_inner_products(monkeypatch: pytest.MonkeyPa
     torch.testing.assert_close(found, exact, rtol=0, atol=0.2 * float(exact.diagonal().mean()))
 
 
+CONFIG = [*SMALL, "method=ebft", "method.ce_coef=0", "sampler.stride=1", "sampler.n_samples=3"]
+
+
+@pytest.fixture(scope="module")
+def every() -> Measured:
+    """At all anchors, by the method itself."""
+    return measure(compose(CONFIG), 3, 2)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("scheme", allocation.SCHEMES)
-def test_thinned_anchors_cost_less_and_all_of_them_are_the_step_itself(scheme: str) -> None:
+def test_thinned_anchors_cost_less_and_all_of_them_are_the_step_itself(every: Measured, scheme: str) -> None:
     """The batch's baseline and denominators included, and no forward of scores counted."""
-    config = compose([*SMALL, "method=ebft", "method.ce_coef=0", "sampler.stride=1", "sampler.n_samples=3"])
-    every, all_kept, half = (measure(config, 3, 2, way) for way in (None, (scheme, 1.0), (scheme, 0.5)))
+    all_kept, half = (measure(compose(CONFIG), 3, 2, (scheme, share)) for share in (1.0, 0.5))
     torch.testing.assert_close(all_kept.gradients, every.gradients, rtol=1e-4, atol=1e-7)
     assert all_kept.tokens == every.tokens > half.tokens / 0.9

@@ -16,7 +16,7 @@ from tests.forked import children
 from tests.sweep.helpers import ROOT, is_alive, until
 
 PATIENCE_SECONDS = 300.0  # real runs, perhaps on a busy machine
-STEPS = 6
+STEPS = 10  # enough for a busy machine to hit a run before its end
 COMMAND = [
     *("method=sft,ebft", "seed=0", "launcher.slots_per_device=1", "launcher.threads=1"),
     *(*MINIATURE, f"trainer.max_steps={STEPS}", f"eval.every_steps={STEPS}", "trainer.checkpoint_every_steps=1"),
