@@ -21,7 +21,7 @@ SMALL = """
     model=debug trainer.max_steps=1 trainer.batch_size=2 trainer.micro_batch_size=2 trainer.device=cpu
     data.sequence_length=256 eval.num_documents=2 eval.long_documents=2 eval.horizons=[1,8] eval.n_samples=2
     eval.num_questions=2 eval.max_new_tokens=4 eval.stride=32 eval.long_stride=32 eval.context_length=8
-    sandbox.allow_code_execution=true sandbox.require=none
+    sandbox.allow_code_execution=true sandbox.require=none sandbox.check_references=3
 """
 
 
@@ -55,15 +55,18 @@ def translations(number: int) -> Iterator[dict[str, Any]]:
         yield {"question": f"Say {n}:\nX: x{n}\nY: ", "answer": f"y {n}", "source": way}
 
 
-@pytest.fixture
-def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Rows under the names that `EBFT_DATA` is to hold."""
-    write(tmp_path / "mbpp.jsonl.gz", mbpp())
-    write(tmp_path / "HumanEval.jsonl.gz", humaneval())
-    write(tmp_path / "alma_train.jsonl.gz", translations(2000))
-    write(tmp_path / "wmt22_test.jsonl.gz", translations(17471))
-    monkeypatch.setenv("EBFT_DATA", str(tmp_path))
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    folder = tmp_path_factory.mktemp("data")
+    write(folder / "mbpp.jsonl.gz", mbpp())
+    write(folder / "HumanEval.jsonl.gz", humaneval())
+    write(folder / "alma_train.jsonl.gz", translations(2000))
+    write(folder / "wmt22_test.jsonl.gz", translations(17471))
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setenv("EBFT_DATA", str(folder))
+        monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", folder / "cache")
+        yield
 
 
 @pytest.mark.slow
@@ -73,7 +76,7 @@ def test_every_study_takes_a_step(files: None, tmp_path: Path, experiment: str) 
     if experiment == "qa_code":
         overrides.append("data.drop_failing_references=false")  # which would run a thousand programs
     if experiment == "unstructured_code":
-        overrides += ["data.packages=[rich]", "eval.sets.mbpp.drop_failing_references=false"]
+        overrides += ["data.packages=[packaging]", "eval.sets.mbpp.drop_failing_references=false"]
     if experiment == "translation":  # fewer rows of the same slices
         overrides += ["eval.sets.wmt22.validation_split='train[:40]+train[9506:9526]'"]
         overrides += ["eval.sets.other_languages.validation_split='train[7506:7546]+train[13559:13579]'"]
