@@ -239,9 +239,13 @@ def serve(descriptor: int) -> NoReturn:
 
 
 def spare_what_tests_spare() -> None:
-    """Charts are one pixel for children too, and our YAML is read once for all of them."""
+    """Charts are one pixel for children too, and our YAML is read once for all of them, and transformers' thousand
+    regular expressions are."""
+    from transformers.conversion_mapping import get_checkpoint_conversion_mapping
+
     from tests import files_once, pictures
 
+    get_checkpoint_conversion_mapping("llama")
     pictures.install()
     files_once.install()
     for path in (ROOT / "conf").rglob("*.yaml"):

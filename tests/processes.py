@@ -11,6 +11,9 @@ PRELOADED = [
     "torch",
     "ebft.train.loop",
     "tests.debug_run",
+    "tests.warm",
+    "peft",
+    "torch.distributed.fsdp",
 ]  # into the server that processes are forked from, so that they start at once
 SECONDS = 120.0
 
