@@ -45,7 +45,7 @@ def same_start() -> Iterator[None]:
     """Ray left a variable of Python's behind, and whatever its worker started afterwards was forked no more."""
     before = forked.read_at_start(os.environ)
     yield
-    assert forked.read_at_start(os.environ) == before, "the test leaves variables that an interpreter reads at its start"
+    assert forked.read_at_start(os.environ) == before, "the test leaves what an interpreter reads"
 
 
 @pytest.fixture

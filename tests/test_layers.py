@@ -4,7 +4,7 @@ pure, and nobody above the methods knows a method's name."""
 import ast
 import re
 from collections import defaultdict
-from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -64,19 +64,28 @@ def room(path: Path) -> str:
     return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
 
 
-def imported(tree: ast.AST) -> Iterator[str]:
+@cache
+def parsed(source: str) -> ast.Module:
+    """Every module is looked at by several tests, and by one once for every script."""
+    return ast.parse(source)
+
+
+@cache
+def imported(tree: ast.Module) -> list[str]:
     """Dotted names, `from a.b import c` as a.b.c."""
+    names = []
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
+            names += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, "write absolute imports"
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+            names += [f"{node.module}.{alias.name}" for alias in node.names]
+    return names
 
 
 def violations(name: str, source: str) -> list[str]:
     """What a module of room `name` must not contain."""
-    tree = ast.parse(source)
+    tree = parsed(source)
     found = []
     for dotted in imported(tree):
         top, *rest = dotted.split(".")
@@ -94,7 +103,7 @@ def violations(name: str, source: str) -> list[str]:
 def method_names(source: str) -> list[str]:
     """Methods named in code or in strings; docstrings, the package's name in an import and the commands' names are no
     such thing."""
-    tree = ast.parse(source)
+    tree = parsed(source)
     documented = ast.Module | ast.ClassDef | ast.FunctionDef
     docstrings = {ast.get_docstring(node, clean=False) for node in ast.walk(tree) if isinstance(node, documented)}
     constants = (node.value for node in ast.walk(tree) if isinstance(node, ast.Constant))
@@ -114,7 +123,7 @@ def test_class_names_are_unique() -> None:
     """A Row was a table's, a data file's and a forward's; a name that is heard means one class."""
     owners = defaultdict(list)
     for path in MODULES:
-        for node in ast.walk(ast.parse(path.read_text())):
+        for node in ast.walk(parsed(path.read_text())):
             if isinstance(node, ast.ClassDef):
                 owners[node.name].append(str(path.relative_to(PACKAGE)))
     assert {name: paths for name, paths in owners.items() if len(paths) > 1} == {}
@@ -123,7 +132,7 @@ def test_class_names_are_unique() -> None:
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_imports_come_from_lower_floors(path: Path) -> None:
     if path == PACKAGE / "__init__.py":
-        assert list(imported(ast.parse(path.read_text()))) == []
+        assert imported(parsed(path.read_text())) == []
     else:
         assert violations(room(path), path.read_text()) == []
 
@@ -133,20 +142,18 @@ def test_imports_come_from_lower_floors(path: Path) -> None:
 def test_scripts_are_on_the_roof(path: Path) -> None:
     """They may import from every room, and from one another in no circle; nobody imports them."""
     scripts = {script.stem for script in SCRIPTS}
-    assert not any(
-        name.split(".")[0] in {"hydra", "omegaconf", "wandb"} for name in imported(ast.parse(path.read_text()))
-    )
+    assert not any(name.split(".")[0] in {"hydra", "omegaconf", "wandb"} for name in imported(parsed(path.read_text())))
     seen, ahead = set[str](), [path.stem]
     while ahead:
         source = (ROOT / "scripts" / f"{ahead.pop()}.py").read_text()
-        needed = {name.split(".")[0] for name in imported(ast.parse(source))} & scripts
+        needed = {name.split(".")[0] for name in imported(parsed(source))} & scripts
         assert path.stem not in needed
         ahead += needed - seen
         seen |= needed
     below = [
         module.name
         for module in MODULES
-        if {name.split(".")[0] for name in imported(ast.parse(module.read_text()))} & (scripts | {"scripts"})
+        if {name.split(".")[0] for name in imported(parsed(module.read_text()))} & (scripts | {"scripts"})
     ]
     assert below == []
 
@@ -162,7 +169,7 @@ def test_no_config_of_a_method_is_asked_for_its_class() -> None:
     for path in MODULES:
         if room(path) == "methods":
             continue
-        for node in ast.walk(ast.parse(path.read_text())):
+        for node in ast.walk(parsed(path.read_text())):
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "isinstance":
                 assert not re.search(r"\b(SFT|RLVR|EBFT|Method)Config", ast.unparse(node)), path
 

@@ -1,6 +1,7 @@
 """A base in four bits, executed on the CPU by bitsandbytes. A run refuses that, and nobody has executed it on a GPU:
 tests/gpu/test_adapters.py waits for one."""
 
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -27,9 +28,12 @@ HALF_A_GAP = 0.16  # the widest gap of nf4 is from -1 to -0.696 of the scale, an
 
 
 @pytest.fixture(autouse=True)
-def _as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Some CPUs would have the weights in yet another order after the first forward."""
+def _as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Some CPUs would have the weights in yet another order after the first forward. What bitsandbytes would compile
+    for a CPU, in a quarter of a minute, is run as it is written."""
     monkeypatch.setattr(bitsandbytes.nn.modules, "has_avx512bf16", lambda: False)
+    with torch.compiler.set_stance("force_eager"):
+        yield
 
 
 def packed(family: str = "llama", **changes: object) -> PreTrainedModel:
