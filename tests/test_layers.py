@@ -65,16 +65,10 @@ def room(path: Path) -> str:
 
 
 @cache
-def parsed(source: str) -> ast.Module:
-    """Every module is looked at by several tests, and by one once for every script."""
-    return ast.parse(source)
-
-
-@cache
-def imported(tree: ast.Module) -> list[str]:
-    """Dotted names, `from a.b import c` as a.b.c."""
+def imported(source: str) -> list[str]:
+    """Dotted names, `from a.b import c` as a.b.c; kept, for every script asks all modules again."""
     names = []
-    for node in ast.walk(tree):
+    for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
             names += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
@@ -85,16 +79,15 @@ def imported(tree: ast.Module) -> list[str]:
 
 def violations(name: str, source: str) -> list[str]:
     """What a module of room `name` must not contain."""
-    tree = parsed(source)
     found = []
-    for dotted in imported(tree):
+    for dotted in imported(source):
         top, *rest = dotted.split(".")
         if top == "ebft" and rest[0] != name and PLACE[rest[0]] >= PLACE[name]:
             found.append(f"imports {rest[0]}")
         if name not in OWNERS.get(top, [name]) or (name in PURE and top in IMPURE):
             found.append(f"imports {top}")
     if name in PURE:
-        nodes = [node for node in ast.walk(tree) if isinstance(node, ast.Name | ast.Attribute)]
+        nodes = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Name | ast.Attribute)]
         names = {node.id if isinstance(node, ast.Name) else node.attr for node in nodes}
         found += [f"uses {impure}" for impure in sorted(names & IMPURE_CALLS)]
     return found
@@ -103,13 +96,13 @@ def violations(name: str, source: str) -> list[str]:
 def method_names(source: str) -> list[str]:
     """Methods named in code or in strings; docstrings, the package's name in an import and the commands' names are no
     such thing."""
-    tree = parsed(source)
+    tree = ast.parse(source)
     documented = ast.Module | ast.ClassDef | ast.FunctionDef
     docstrings = {ast.get_docstring(node, clean=False) for node in ast.walk(tree) if isinstance(node, documented)}
     constants = (node.value for node in ast.walk(tree) if isinstance(node, ast.Constant))
     texts = {value for value in constants if isinstance(value, str)} - docstrings
     names = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
-    names |= {dotted.removeprefix("ebft.") for dotted in imported(tree)}
+    names |= {dotted.removeprefix("ebft.") for dotted in imported(source)}
     named = re.sub(r"ebft-\w+|`ebft`", "", " ".join(texts | names).lower())
     return sorted(method for method in METHODS if method in named)
 
@@ -123,7 +116,7 @@ def test_class_names_are_unique() -> None:
     """A Row was a table's, a data file's and a forward's; a name that is heard means one class."""
     owners = defaultdict(list)
     for path in MODULES:
-        for node in ast.walk(parsed(path.read_text())):
+        for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.ClassDef):
                 owners[node.name].append(str(path.relative_to(PACKAGE)))
     assert {name: paths for name, paths in owners.items() if len(paths) > 1} == {}
@@ -132,7 +125,7 @@ def test_class_names_are_unique() -> None:
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_imports_come_from_lower_floors(path: Path) -> None:
     if path == PACKAGE / "__init__.py":
-        assert imported(parsed(path.read_text())) == []
+        assert imported(path.read_text()) == []
     else:
         assert violations(room(path), path.read_text()) == []
 
@@ -142,18 +135,18 @@ def test_imports_come_from_lower_floors(path: Path) -> None:
 def test_scripts_are_on_the_roof(path: Path) -> None:
     """They may import from every room, and from one another in no circle; nobody imports them."""
     scripts = {script.stem for script in SCRIPTS}
-    assert not any(name.split(".")[0] in {"hydra", "omegaconf", "wandb"} for name in imported(parsed(path.read_text())))
+    assert not any(name.split(".")[0] in {"hydra", "omegaconf", "wandb"} for name in imported(path.read_text()))
     seen, ahead = set[str](), [path.stem]
     while ahead:
         source = (ROOT / "scripts" / f"{ahead.pop()}.py").read_text()
-        needed = {name.split(".")[0] for name in imported(parsed(source))} & scripts
+        needed = {name.split(".")[0] for name in imported(source)} & scripts
         assert path.stem not in needed
         ahead += needed - seen
         seen |= needed
     below = [
         module.name
         for module in MODULES
-        if {name.split(".")[0] for name in imported(parsed(module.read_text()))} & (scripts | {"scripts"})
+        if {name.split(".")[0] for name in imported(module.read_text())} & (scripts | {"scripts"})
     ]
     assert below == []
 
@@ -169,7 +162,7 @@ def test_no_config_of_a_method_is_asked_for_its_class() -> None:
     for path in MODULES:
         if room(path) == "methods":
             continue
-        for node in ast.walk(parsed(path.read_text())):
+        for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "isinstance":
                 assert not re.search(r"\b(SFT|RLVR|EBFT|Method)Config", ast.unparse(node)), path
 
