@@ -26,12 +26,12 @@ FILES = {"model": "config.json", "dataset": "README.md"}  # that nearly every on
 def check_on_hub(path: str, revision: str | None, key: str, kind: Literal["model", "dataset"]) -> None:
     """Raises UserError where the hub has nothing of that name for the caller, and where it cannot be reached for what
     this machine has no copy of. Whatever else the hub says is for the library that loads."""
-    if Path(path).exists():
+    if Path(path).exists() or (is_offline_mode() and kind == "dataset"):  # of which `datasets` may have a copy
         return
     try:
         copy = try_to_load_from_cache(path, FILES[kind], revision=revision, repo_type=kind)
         if is_offline_mode():
-            if kind == "model" and not isinstance(copy, str):
+            if not isinstance(copy, str):
                 raise UserError(
                     f"{key}={path} is no file or folder here, this machine has no copy of it, and HF_HUB_OFFLINE "
                     "forbids to ask the hub; correct it, or unset HF_HUB_OFFLINE."
