@@ -20,8 +20,8 @@ ADVICE = {
         "list of overrides, which is right and several times as slow. Then move hydra-core's bound in pyproject.toml."
     ),
     "hydra._internal.config_loader_impl:ConfigLoaderImpl._compose_config_from_defaults_list": (
-        "The tests merge what our own files compose to once with it (tests/files_once.py). Without it they take a minute "
-        "longer; find what merges the defaults list's files now, or leave it out."
+        "The tests merge what our own files compose to once with it (tests/files_once.py). Without it they take a "
+        "minute longer; find what merges the defaults list's files now, or leave it out."
     ),
     "hydra._internal.defaults_list:_create_interpolation_map": (
         "The tests tell with it which groups name others' choices (tests/files_once.py); see "
