@@ -73,7 +73,7 @@ def live_branches(batch: Batch, rollout: Rollout, group_tokens: int | None = Non
     reach, depth = [batch.tokens.shape[1]] * width, [num_steps - 1] * width
     if free_to_read(hung):
         reach, depth = torch.stack([hung.amax(0), steps.amax(0)]).tolist()
-    group = max(1, width) if group_tokens is None else max(group_tokens, num_steps)
+    group = max(1, width if group_tokens is None else max(group_tokens, num_steps))
     return Branches(packed, hung, steps, tuple(reach), tuple(depth), shared, starts.gather(1, number), group)
 
 

@@ -142,6 +142,13 @@ def test_groups_hold_whole_branches_and_together_all_of_them(
         assert flat_tokens(batch, grouped)[b, places[b, n, k, g]] == rollout.tokens[b, n, k, g]
 
 
+def test_rollouts_without_tokens_of_their_own_are_in_no_group() -> None:
+    """A range with steps of 0, where a limit of tokens was what rows without blocks have."""
+    blocks = Blocks(torch.tensor([[1], [1]]), torch.tensor([[False], [False]]), (1,))
+    rollout = valid_rollout(blocks, torch.zeros(2, 3, 1, 0, dtype=torch.long))
+    assert [*live_branches(batch_of([[0] * 7] * 2), rollout, 0).groups()] == []
+
+
 def test_groups_by_hand() -> None:
     """Groups of 5 of branches that fill two of them, and of branches of which none goes with the next; a branch that
     no rollout has is empty."""
