@@ -33,8 +33,9 @@ def check_on_hub(path: str, revision: str | None, key: str, kind: Literal["model
         if is_offline_mode():
             if not isinstance(copy, str):
                 raise UserError(
-                    f"{key}={path} is no file or folder here, this machine has no copy of it, and HF_HUB_OFFLINE "
-                    "forbids to ask the hub; correct it, or unset HF_HUB_OFFLINE."
+                    f"{key}={path} is no file or folder here, this machine has no copy of it, and the hub may not be "
+                    "asked (HF_HUB_OFFLINE) or could not be reached; correct it, unset HF_HUB_OFFLINE, or see to the "
+                    "network."
                 )
             return
         url = hf_hub_url(path, FILES[kind], repo_type=kind, revision=revision)

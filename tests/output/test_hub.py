@@ -10,6 +10,7 @@ from huggingface_hub import errors
 from ebft.config.schema import UserError
 from ebft.output import hub
 
+NOT_HERE = r"a/b is no file or folder here, this machine has no copy of it, and the hub may not be asked \(HF_HUB"
 ANSWER: Any = SimpleNamespace(headers={}, request=None)
 
 
@@ -107,11 +108,27 @@ def test_copies_on_this_machine_need_no_hub(
 def test_what_may_not_be_asked_for_and_is_not_here(monkeypatch: pytest.MonkeyPatch) -> None:
     """The cure named was a config.json that was never there."""
     monkeypatch.setattr(hub, "is_offline_mode", lambda: True)
-    with pytest.raises(UserError, match=r"a/b is no file or folder here, this machine has no copy of it, and HF_HUB"):
+    with pytest.raises(UserError, match=NOT_HERE):
         hub.check_on_hub("a/b", None, "model.path", "model")
     hub.check_on_hub("a/b", None, "data.path", "dataset")  # of which `datasets` may know a copy
     monkeypatch.setattr(hub, "try_to_load_from_cache", lambda *_, **__: "/cache/config.json")
     hub.check_on_hub("a/b", None, "model.path", "model")
+
+
+def test_what_is_not_here_when_the_hub_did_not_answer_for_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    """HF_HUB_OFFLINE was to be unset by somebody who had not set it."""
+    monkeypatch.setattr(hub.constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "0")
+    monkeypatch.setattr(hub, "is_offline_mode", lambda: hub.constants.HF_HUB_OFFLINE)
+    monkeypatch.setattr(hub, "try_to_load_from_cache", lambda path, *_, **__: "/cache" if path == "a/here" else None)
+
+    def refuse(url: str, timeout: float) -> None:
+        raise OSError("no route")
+
+    monkeypatch.setattr(hub, "get_hf_file_metadata", refuse)
+    hub.check_on_hub("a/here", None, "model.path", "model")
+    with pytest.raises(UserError, match=NOT_HERE + r".* or could not be reached; .* or see to the network\.$"):
+        hub.check_on_hub("a/b", None, "features.path", "model")
 
 
 def test_a_folder_needs_no_hub(monkeypatch: pytest.MonkeyPatch) -> None:
