@@ -43,6 +43,15 @@ def test_where_rows_add_nothing_beyond_the_rest_the_interval_is_that_of_seeds() 
     assert found.degrees == 2
 
 
+def test_seeds_that_agree_to_the_digit_do_not_know_the_figure() -> None:
+    """Two seeds with one right answer of four, each to another question: A = 0, B = 2 (4 / 16) / 3 = 1 / 6 is
+    below E, and the interval had no width. Of the rest 1/2 is left in four places: E = 4 (1 / 4) / 3 = 1 / 3."""
+    found = crossed(np.array([[1.0, 0, 0, 0], [0, 1, 0, 0]]), 4)
+    assert found.mean == 0.25
+    assert found.variance == pytest.approx(1 / 3 / 8)
+    assert found.over_seeds == found.together
+
+
 def test_one_seed_is_a_t_interval_over_rows() -> None:
     values = [1.0, 4, 2, 9, 5]
     found = crossed_estimate(layout([scores(values, "abcde")]))  # type: ignore[arg-type]
