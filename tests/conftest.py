@@ -50,11 +50,11 @@ def same_start() -> Iterator[None]:
     assert forked.read_at_start(os.environ) == before, "the test leaves what an interpreter reads"
 
 
-@pytest.fixture(scope="module", autouse=True)
-def heap_given_back() -> Iterator[None]:
-    """What a file's tests freed: glibc kept half a gigabyte of it in a worker that had many."""
+@pytest.fixture(autouse=True)
+def heap_given_back(request: pytest.FixtureRequest) -> Iterator[None]:
+    """What a large test freed: glibc kept half a gigabyte of it in a worker that had many."""
     yield
-    if platform.libc_ver()[0] == "glibc":
+    if request.node.get_closest_marker("slow") is not None and platform.libc_ver()[0] == "glibc":
         ctypes.CDLL(None).malloc_trim(0)
 
 
