@@ -7,9 +7,9 @@
 RLVR: 8 prompts, 4 completions of each, 64 new tokens, one update of all of them. SFT: 8 rows of 512 tokens, one
 update. No network, no data: the random model `small` of `benchmark_models.py`, fp32 on the CPU, both sides from the
 same weights, with the same prompts or rows and as many new tokens, for nothing ends a completion. TRL's settings are
-its own but for what would make it another step: no KL term, as ours has none, nothing recomputed (its default), and
-fp32 in place of bf16. A turn is a step of TRL's and one of ours behind it; the first turns warm up. Figures are
-medians, of CPU seconds of the whole process and of the wall clock.
+its own but for what would make it another step: no KL term, as ours has none, activations kept, where it recomputes
+them by default, and fp32 in place of bf16. A turn is a step of TRL's and one of ours behind it; the first turns warm
+up. Figures are medians, of CPU seconds of the whole process and of the wall clock.
 """
 
 import argparse
@@ -88,7 +88,7 @@ def batch_of(tokens: torch.Tensor, num_prompt_tokens: int) -> Batch:
 
 def our_rlvr(model: PreTrainedModel, prompts: torch.Tensor) -> Callable[[int], object]:
     config = RLVRConfig("rlvr", "grpo", NEW_TOKENS, "zero", ce_coef=0.0, kl_coef=0.0, kl_estimator="k3", reward=None)
-    sampler = replace(SAMPLER, n_samples=N_SAMPLES, temperature=TEMPERATURE)
+    sampler = replace(SAMPLER, n_samples=N_SAMPLES, temperature=TEMPERATURE, reuse=True)  # the default
     questions = [Question(key=str(row), prompt="", answer="", origin=f"row {row}") for row in range(len(prompts))]
     grader = Grader(EvenTokens(), questions, lambda _, said: [" ".join(map(str, tokens)) for tokens in said], ())
     policy = LanguageModel(model, "fp32")

@@ -130,8 +130,10 @@ class Workload:
     @property
     def held_tokens(self) -> float:
         """Tokens that hold activations at a time."""
-        if self.max_tokens is not None or self.group_tokens is None:
-            return self.tokens if self.max_tokens is None else min(self.tokens, self.max_tokens)
+        if self.max_tokens is not None:
+            return min(self.tokens, self.max_tokens)
+        if self.group_tokens is None:
+            return self.tokens
         room = max(group_room(self.rows_at_a_time, self.row_tokens, self.group_tokens), self.branch_tokens)
         return min(self.tokens, self.rows_at_a_time * (self.row_tokens + room))
 
