@@ -1,6 +1,7 @@
 """What holds for all tests: their environment, checks of types, forked processes, and how workers share them."""
 
 import ctypes
+import gc
 import os
 import platform
 import signal
@@ -11,7 +12,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests import files_once, forked, pictures, type_checks
-from tests.limits import Meter, Teller
+from tests.limits import WORKER_MEGABYTES, Meter, Teller, resident_megabytes
 from tests.order import by_worker
 
 os.environ.update(
@@ -52,9 +53,12 @@ def same_start() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def heap_given_back(request: pytest.FixtureRequest) -> Iterator[None]:
-    """What a large test freed: glibc kept half a gigabyte of it in a worker that had many."""
+    """What a large test freed: glibc kept half a gigabyte of it in a worker that had many, and torch's profiler, whose
+    events hang in cycles, another."""
     yield
     if request.node.get_closest_marker("slow") is not None and platform.libc_ver()[0] == "glibc":
+        if resident_megabytes() > WORKER_MEGABYTES / 2:  # a second's work, so not behind every test
+            gc.collect()
         ctypes.CDLL(None).malloc_trim(0)
 
 
