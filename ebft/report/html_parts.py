@@ -57,10 +57,11 @@ def unit(metric: str, sign: str = "") -> str:
 
 
 def quantity(metric: str, value: float | None, half: float | None = None, sign: str = "") -> str:
-    """A metric's value, with its error where there is one, and its unit. A dash stands for what was not measured."""
+    """A metric's value, with its error where there is one, and its unit. A dash stands for what was not measured. An
+    error of 0 is none: values that are all equal do not tell their spread."""
     if value is None:
         return number(None)
-    error = "" if half is None else f" ± {figure(metric, half)}"
+    error = "" if not half else f" ± {figure(metric, half)}"
     return f"{figure(metric, value, sign)}{error}{unit(metric, sign)}"
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from ebft.comparison import compare
+from ebft.comparison.layout import spread
 from ebft.comparison.tables import Compared, TableRow
 from ebft.config.schema import UserError
 from tests.comparison.helpers import BASE, cross_entropy, planned, run
@@ -339,6 +340,7 @@ def test_equal_differences_are_no_evidence(tmp_path: Path) -> None:
     figure = rows(compare(tmp_path, grid(), None))["runs"].figures["eval/greedy"]
     assert figure.difference is not None
     assert (figure.difference.half_width, figure.is_best) == (0, False)
+    assert spread("eval/greedy", figure.difference, "+", None) == "+0.78 pp"
 
 
 def test_one_run_of_a_plan_that_was_never_begun_has_no_traceback(tmp_path: Path) -> None:
