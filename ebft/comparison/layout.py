@@ -235,7 +235,7 @@ def _numbers(estimate: Estimate | None, mean: str, n: str) -> dict[str, Any]:
     if estimate is None:
         return {n: 0}
     prefix = "" if mean == "mean" else f"{mean}_"
-    interval = {} if not estimate.half_width else _interval(estimate.mean, estimate.half_width, prefix)
+    interval = {} if estimate.half_width is None else _interval(estimate.mean, estimate.half_width, prefix)
     basis = {
         "covers": estimate.covers,
         "rows": estimate.rows,
