@@ -115,6 +115,7 @@ def _run(cfg: DictConfig) -> None:
     from ebft.cli.compose import to_config
     from ebft.cli.launch import remove_created_folders
     from ebft.cli.sources import check_sources
+    from ebft.cli.uncollected import uncollected
     from ebft.config.schema import EvaluateConfig
     from ebft.run.admission import check_evaluation
 
@@ -124,7 +125,8 @@ def _run(cfg: DictConfig) -> None:
         try:
             check_evaluation(run_dir, config)
             check_sources(config)
-            from ebft.train.evaluate_models import evaluate
+            with uncollected():
+                from ebft.train.evaluate_models import evaluate
 
             failures = evaluate(config, run_dir)
         except BaseException:  # whatever it is, no empty folder stays behind

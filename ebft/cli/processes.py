@@ -22,6 +22,7 @@ import yaml
 from omegaconf import OmegaConf
 
 from ebft.cli.compose import to_config
+from ebft.cli.uncollected import uncollected
 from ebft.config.quoting import plain
 from ebft.config.rules import split_conflicts
 from ebft.config.schema import RunFailure, TrainConfig, UserError
@@ -40,7 +41,8 @@ def perform(config: TrainConfig, run_dir: Path) -> str:
     wanted = config.trainer.processes or 1
     if wanted > 1 and "RANK" not in os.environ:
         return launch(config, run_dir, wanted)
-    from ebft.parallel.world import current_world
+    with uncollected():
+        from ebft.parallel.world import current_world
 
     world = current_world()
     if config.trainer.processes not in (None, world.size):
@@ -57,8 +59,9 @@ def perform(config: TrainConfig, run_dir: Path) -> str:
 
 def work(config: TrainConfig, run_dir: Path) -> str:
     """This process's part of a run, when all know what it is."""
-    from ebft.parallel.world import current_world, watching
-    from ebft.train.loop import train
+    with uncollected():
+        from ebft.parallel.world import current_world, watching
+        from ebft.train.loop import train
 
     world = current_world()
     with watching(world, config.trainer.hang_seconds):
@@ -67,7 +70,8 @@ def work(config: TrainConfig, run_dir: Path) -> str:
 
 def take_part(lead: Callable[[], None]) -> None:
     """The part of one of several processes that something else has started: the first one leads, the others follow."""
-    from ebft.parallel.world import process_group
+    with uncollected():
+        from ebft.parallel.world import process_group
 
     with process_group() as world:
         if not world.is_rank_zero:

@@ -66,6 +66,7 @@ def _run(cfg: DictConfig) -> None:
     from ebft.cli.launch import remove_created_folders
     from ebft.cli.resuming import command
     from ebft.cli.sources import check_sources
+    from ebft.cli.uncollected import uncollected
     from ebft.output.files import was_alone
     from ebft.output.visible import visible
     from ebft.run.admission import check
@@ -76,9 +77,10 @@ def _run(cfg: DictConfig) -> None:
             check(run_dir, config)
             check_sources(config)
             if config.plan_only:
-                from ebft.train.preview import preview
+                with uncollected():
+                    from ebft.train.preview import preview
 
-                preview(config, run_dir)
+                    preview(config, run_dir)
                 remove_created_folders()
                 end_if_cut()
                 return

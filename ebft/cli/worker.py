@@ -5,6 +5,7 @@ from pathlib import Path
 
 from ebft.cli.parent import end_with_parent
 from ebft.cli.refusals import one_sentence, sigterm_as_interrupt
+from ebft.cli.uncollected import uncollected
 from ebft.output.streams import outlive_console
 from ebft.parallel.pulse import LOST
 
@@ -13,8 +14,9 @@ def main() -> None:
     """Exit codes: as ebft-train's, and LOST where another process has failed."""
     outlive_console()
     end_with_parent()
-    from ebft.cli.processes import INTERRUPTED, read_task, work
-    from ebft.parallel.world import LostContact, in_contact, process_group
+    with uncollected():
+        from ebft.cli.processes import INTERRUPTED, read_task, work
+        from ebft.parallel.world import LostContact, in_contact, process_group
 
     with one_sentence(), sigterm_as_interrupt():
         try:
