@@ -126,6 +126,8 @@ def _run(cfg: DictConfig) -> None:
             check_evaluation(run_dir, config)
             check_sources(config)
             with uncollected():
+                import transformers.modeling_utils  # noqa: F401, which loading a model would import
+
                 from ebft.train.evaluate_models import evaluate
 
             failures = evaluate(config, run_dir)

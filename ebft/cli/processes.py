@@ -60,6 +60,8 @@ def perform(config: TrainConfig, run_dir: Path) -> str:
 def work(config: TrainConfig, run_dir: Path) -> str:
     """This process's part of a run, when all know what it is."""
     with uncollected():
+        import transformers.modeling_utils  # noqa: F401, which set-up would import
+
         from ebft.parallel.world import current_world, watching
         from ebft.train.loop import train
 

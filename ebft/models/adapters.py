@@ -13,12 +13,11 @@ from contextlib import contextmanager
 from copy import deepcopy
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Int
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 
 from ebft.config.schema import LoRAConfig, UserError
 from ebft.config.stored import text_of
@@ -26,6 +25,9 @@ from ebft.models.paths import ADAPTER_FILE
 from ebft.models.quantization import linear_modules, unpacked
 from ebft.parallel.fsdp import full_tensor
 from ebft.parallel.world import SINGLE_PROCESS, World
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 BASE = "base"  # the fingerprint's name among the trained weights
 BASE_FILE = "base.json"  # of a folder with adapters: the model that they were trained over
@@ -53,7 +55,7 @@ def check_peft(what: str) -> None:
         raise UserError(f"{what} needs peft, which is not installed; pip install 'ebft[lora]'.")
 
 
-def target_modules(model: PreTrainedModel, config: LoRAConfig, name: str) -> dict[str, nn.Linear]:
+def target_modules(model: "PreTrainedModel", config: LoRAConfig, name: str) -> dict[str, nn.Linear]:
     """The modules that `config.targets` means, by name. Raises UserError for a target that means none in the model
     `name`."""
     modules = linear_modules(model)
@@ -80,7 +82,9 @@ def _is_named(module: str, target: str) -> bool:
 class Adapters:
     """The adapters of a model, which they change in place."""
 
-    def __init__(self, model: PreTrainedModel, base: Int[Tensor, ""], config: LoRAConfig, name: str, seed: int) -> None:
+    def __init__(
+        self, model: "PreTrainedModel", base: Int[Tensor, ""], config: LoRAConfig, name: str, seed: int
+    ) -> None:
         """`base` is the model's fingerprint, `name` what people call it. Raises UserError as `target_modules`."""
         import peft
         from peft.tuners.lora import LoraLayer
@@ -143,7 +147,7 @@ class Adapters:
         self._peft.save_pretrained(folder, state_dict=weights, save_embedding_layers=False)
 
     @torch.no_grad()
-    def merged(self, world: World = SINGLE_PROCESS) -> PreTrainedModel | None:
+    def merged(self, world: World = SINGLE_PROCESS) -> "PreTrainedModel | None":
         """A model of its own on the CPU, in float32, with W + s B A for weights; in the first process alone."""
         weights = {}
         for name, weight in self.model.named_parameters():
@@ -167,7 +171,7 @@ class Adapters:
         return model
 
 
-def attach(model: PreTrainedModel, folder: Path, source: str) -> None:
+def attach(model: "PreTrainedModel", folder: Path, source: str) -> None:
     """Adapters from a folder of peft's, which may be anybody's, where they were trained over this model, which is
     `source`. Raises UserError where they were not, and for files that peft cannot read."""
     check_peft(str(folder))
@@ -220,7 +224,7 @@ def _quiet() -> Iterator[None]:
         yield
 
 
-def fingerprint(model: PreTrainedModel) -> Int[Tensor, ""]:
+def fingerprint(model: "PreTrainedModel") -> Int[Tensor, ""]:
     """A fingerprint of all weights: sums of their bit patterns, each with another factor. The same on every device,
     and another one wherever one weight differs."""
     sums = [(place + 1) * _bits(weight).sum(dtype=torch.int64) for place, weight in enumerate(model.parameters())]

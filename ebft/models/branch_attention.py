@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from transformers import AttentionInterface, AttentionMaskInterface
 
 from ebft.geometry.attention import Context, LayerAttention
 
@@ -59,5 +58,9 @@ def branch_attention(
     return context_ref.context.attend(layer, query, key, value), None
 
 
-AttentionInterface.register(NAME, branch_attention)
-AttentionMaskInterface.register(NAME, mask_ref)
+def register() -> None:
+    """Make both known to transformers."""
+    from transformers import AttentionInterface, AttentionMaskInterface
+
+    AttentionInterface.register(NAME, branch_attention)
+    AttentionMaskInterface.register(NAME, mask_ref)

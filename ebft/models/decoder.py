@@ -3,21 +3,22 @@
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from transformers import PreTrainedModel
-from transformers.modeling_layers import GradientCheckpointingLayer
 
 from ebft.geometry.attention import BranchContext, Context, KeysValues, RowContext
 from ebft.geometry.blocks import Branches, row_positions
-from ebft.models.branch_attention import NAME, ContextRef
+from ebft.models.branch_attention import NAME, ContextRef, register
 from ebft.parallel.fsdp import Shards
 from ebft.parallel.pulse import PULSE
 from ebft.parallel.world import World
 from ebft.types import Batch
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 Result = TypeVar("Result")
 
@@ -64,11 +65,12 @@ class Decoder:
 
     def __init__(
         self,
-        module: PreTrainedModel,
+        module: "PreTrainedModel",
         dtype: str,
         depth: float = 1.0,
         state: Callable[[], AbstractContextManager[None]] = nullcontext,
     ) -> None:
+        register()
         module.set_attn_implementation(NAME)
         self.module, self.state = module, state
         self.dtype = dtype
@@ -131,6 +133,8 @@ class Decoder:
     @property
     def recomputes(self) -> bool:
         """Whether the layers' activations are computed again on the way back (gradient checkpointing)."""
+        from transformers.modeling_layers import GradientCheckpointingLayer
+
         layer = self.module.layers[0]
         return isinstance(layer, GradientCheckpointingLayer) and layer.gradient_checkpointing
 

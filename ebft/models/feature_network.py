@@ -3,11 +3,11 @@
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from copy import deepcopy
+from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 
 from ebft.config.schema import FeaturesConfig, UserError
 from ebft.geometry.blocks import Branches, block_branches, from_branches, token_places
@@ -18,6 +18,9 @@ from ebft.models.quantization import round_to_bfloat16
 from ebft.objective.features import embed, reference_windows, tap_indices
 from ebft.types import Batch, Embeddings, Rollout
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
 
 class FeatureNetwork:
     """phi: a frozen decoder, cut at its deepest tap and without an output head.
@@ -26,7 +29,7 @@ class FeatureNetwork:
     """
 
     def __init__(
-        self, model: PreTrainedModel, features: FeaturesConfig, dtype: str, adapters: Adapters | None = None
+        self, model: "PreTrainedModel", features: FeaturesConfig, dtype: str, adapters: Adapters | None = None
     ) -> None:
         module = model.base_model
         if not hasattr(module, "layers"):
@@ -119,14 +122,14 @@ def _at(hidden: Float[Tensor, "B S L H"], places: Int[Tensor, "B X G"]) -> Float
     return hidden[torch.arange(len(places), device=places.device)[:, None, None], places]
 
 
-def _with_own_list(module: PreTrainedModel) -> PreTrainedModel:
+def _with_own_list(module: "PreTrainedModel") -> "PreTrainedModel":
     """A decoder of the same layers, embedding and norm, whose list of layers and config are its own to cut."""
     alike = deepcopy(module, {id(part): part for part in module.children()})
     alike.layers = nn.ModuleList(module.layers)
     return alike
 
 
-def _replace_final_norm(module: PreTrainedModel) -> None:
+def _replace_final_norm(module: "PreTrainedModel") -> None:
     names = [name for name in ("norm", "final_layer_norm") if hasattr(module, name)]
     if len(names) != 1:
         raise UserError(

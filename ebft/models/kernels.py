@@ -5,10 +5,14 @@ import os
 import shutil
 from collections.abc import Callable
 from inspect import signature
+from typing import TYPE_CHECKING
 
-from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedConfig
 
 from ebft.config.schema import TrainerConfig, UserError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 COMPILERS = ("c++", "g++", "clang++")
 ELSEWHERE = {
@@ -39,7 +43,7 @@ def check_kernels(trainer: TrainerConfig, architecture: PreTrainedConfig, name: 
         raise UserError(f"{name} ({architecture.model_type}) has no kernels in liger-kernel; use trainer.liger=false.")
 
 
-def use_liger(model: PreTrainedModel) -> None:
+def use_liger(model: "PreTrainedModel") -> None:
     """Norms and gates of this model in Liger's kernels; attention, rotary positions and the head stay as they are."""
     apply = _families()[model.config.model_type]
     known = signature(apply).parameters  # a family without rotary positions has no switch for them

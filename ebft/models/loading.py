@@ -6,17 +6,16 @@ from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from torch import nn
 from transformers import (
     AutoConfig,
-    AutoModelForCausalLM,
     AutoTokenizer,
     GenerationConfig,
     PreTrainedConfig,
-    PreTrainedModel,
     PreTrainedTokenizerBase,
 )
 
@@ -41,6 +40,9 @@ from ebft.models.quantization import quantize, round_to_bfloat16
 from ebft.models.self_check import self_check
 from ebft.objective.features import tap_indices
 from ebft.output.hub import check_on_hub
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 OTHER_HEADS = ("classifier_", "summary_")  # whose dropout a language model never reaches
 LAYER_TYPES = {"full_attention", "sliding_attention"}
@@ -171,8 +173,10 @@ def without_dropout(architecture: PreTrainedConfig) -> tuple[PreTrainedConfig, d
     return without, dropout
 
 
-def without_storage(architecture: PreTrainedConfig, name: str, trust_remote_code: bool) -> PreTrainedModel:
+def without_storage(architecture: PreTrainedConfig, name: str, trust_remote_code: bool) -> "PreTrainedModel":
     """The model's modules with their shapes alone. Raises UserError where there is no such model."""
+    from transformers import AutoModelForCausalLM
+
     what = f"{name} ({architecture.model_type}) is no causal language model that AutoModelForCausalLM loads"
     with reading(what, "config.json"), torch.device("meta"):
         return AutoModelForCausalLM.from_config(
@@ -222,7 +226,9 @@ def _check_weights(folder: Path, name: str) -> None:
 
 def _load_model(
     config: ModelConfig, architecture: PreTrainedConfig, seed: int, key: str = "model.path"
-) -> PreTrainedModel:
+) -> "PreTrainedModel":
+    from transformers import AutoModelForCausalLM
+
     with torch.random.fork_rng(devices=[]):  # weights are drawn on the CPU
         torch.manual_seed(seed)
         own = deepcopy(architecture)  # a feature network is cut config and all
@@ -313,7 +319,7 @@ def feature_network_of(
     return FeatureNetwork(policy.model, config.features, config.trainer.dtype, policy.adapters)
 
 
-def _prepare(model: PreTrainedModel, name: str, config: TrainConfig, is_trained: bool) -> None:
+def _prepare(model: "PreTrainedModel", name: str, config: TrainConfig, is_trained: bool) -> None:
     if config.trainer.liger:
         use_liger(model)
     self_check(model, name, num_positions(model.config, config), is_trained)

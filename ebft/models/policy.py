@@ -3,13 +3,12 @@
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
-from transformers import PreTrainedModel
 
 from ebft.geometry.attention import BranchContext, CompletionContext, RowContext, StepContext
 from ebft.geometry.blocks import Branches, OwnTokens, row_positions
@@ -18,6 +17,9 @@ from ebft.models.decoder import Decoder, HiddenSlice, RowForward
 from ebft.models.logprobs import Labels, TokenLogProbs, needed
 from ebft.parallel.world import World
 from ebft.types import Batch, Blocks
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 NOWHERE = 2**31  # a place in the flat row that no label has
 # elements, of 4 bytes each, and a few copies of them: what caches hold, and what is little of a GPU's memory
@@ -28,7 +30,7 @@ class LanguageModel:
     """The policy: a decoder and its output head, and adapters where they are what is trained."""
 
     def __init__(
-        self, model: PreTrainedModel, dtype: str, adapters: Adapters | None = None, unknown: Sequence[int] = ()
+        self, model: "PreTrainedModel", dtype: str, adapters: Adapters | None = None, unknown: Sequence[int] = ()
     ) -> None:
         """`unknown` are ids that the model embeds and its tokenizer does not have: they are in no softmax, so that none
         is ever sampled and none takes probability from the others."""

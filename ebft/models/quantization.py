@@ -1,19 +1,22 @@
 """A frozen model's weights in fewer bits: all of them in bfloat16, the layers' linear modules in nf4 (QLoRA, arXiv
 2305.14314)."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from transformers import BitsAndBytesConfig, PreTrainedModel
+from transformers import BitsAndBytesConfig
 
 from ebft.config.schema import UserError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 PACKED = "Linear4bit"  # bitsandbytes' class
 
 
-def linear_modules(model: PreTrainedModel) -> dict[str, nn.Linear]:
+def linear_modules(model: "PreTrainedModel") -> dict[str, nn.Linear]:
     """The linear modules inside the layers, by name. Raises UserError where the layers are not where ebft looks for
     them."""
     if not hasattr(model.base_model, "layers"):
@@ -27,7 +30,7 @@ def linear_modules(model: PreTrainedModel) -> dict[str, nn.Linear]:
     }
 
 
-def quantize(model: PreTrainedModel) -> None:
+def quantize(model: "PreTrainedModel") -> None:
     """The linear modules of all layers in four bits, on the current CUDA device, or the CPU where there is none.
     transformers packs them into a copy of the model, from which they are taken: this model keeps its config, its name
     and how it generates."""
@@ -47,7 +50,7 @@ def quantize(model: PreTrainedModel) -> None:
     model.is_loaded_in_4bit = True  # peft asks
 
 
-def round_to_bfloat16(model: PreTrainedModel) -> None:
+def round_to_bfloat16(model: "PreTrainedModel") -> None:
     """Parameters only: rotary frequencies, which are buffers, turn wrong angles when rounded. Packed weights stay, and
     are multiplied in bfloat16."""
     for parameter in model.parameters():

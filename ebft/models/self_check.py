@@ -5,17 +5,21 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedConfig
 
 from ebft.config.schema import UserError
 from ebft.geometry.attention import RowContext
 from ebft.geometry.blocks import Branches, make_branches, row_positions
 from ebft.models.policy import LanguageModel
 from ebft.types import Batch, Blocks
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 LENGTH, ANCHORS, STEPS = 29, (5, 13, 23), 5  # of a row and its branches
 WINDOW = 7  # in the place of a model's own, which would ask for longer texts
@@ -50,7 +54,7 @@ class Specimen:
         return torch.cat([logits[0], *own])[None]
 
 
-def self_check(model: PreTrainedModel, name: str, num_positions: int, is_trained: bool) -> None:
+def self_check(model: "PreTrainedModel", name: str, num_positions: int, is_trained: bool) -> None:
     """Raises UserError for a model that needs more than ebft does: whose rows and branches differ from sequences of
     their own, or, for one that `is_trained`, from themselves in training mode, or whose first tokens depend on how long
     the text is, up to `num_positions`. The model is left in evaluation mode."""
@@ -157,7 +161,7 @@ class Trace:
     calls: dict[tuple[str, int], tuple[Sums, Sums]]
 
     @classmethod
-    def of(cls, model: PreTrainedModel, run: Callable[[], Tensor], seed: int) -> "Trace":
+    def of(cls, model: "PreTrainedModel", run: Callable[[], Tensor], seed: int) -> "Trace":
         calls, given, counts = dict[tuple[str, int], tuple[Sums, Sums]](), list[Sums](), Counter[str]()
 
         def enter(_: nn.Module, args: tuple, kwargs: dict) -> None:

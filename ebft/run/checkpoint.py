@@ -16,11 +16,10 @@ import re
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 
 from ebft.config.schema import UserError
 from ebft.config.stored import text_of
@@ -30,7 +29,9 @@ from ebft.output.files import atomic_folder, atomic_write_text, make_folder, rem
 from ebft.parallel.fsdp import full_tensor, named_tensors
 from ebft.parallel.world import SINGLE_PROCESS, World
 from ebft.run import checked
-from ebft.run import tensors as stored
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 FOLDER, STATE, TENSORS = "checkpoints", "state.pt", "tensors"
 DIGESTS = "digests"  # of a state: file in the folder of tensors -> SHA-256
@@ -53,6 +54,8 @@ class Saving:
         best: int | None = None,
     ) -> None:
         """The newest `keep` checkpoints stay, and that of the step `best`."""
+        from ebft.run.tensors import Writing  # torch's distributed checkpoints, which a plan does without
+
         self._best = best
         self.directory, self.path = directory, directory / FOLDER / f"step_{step:06d}"
         self._folder = world.broadcast(_unused(self.path / TENSORS))
@@ -60,7 +63,7 @@ class Saving:
         if world.is_rank_zero:
             make_folder(make_folder(make_folder(directory / FOLDER) / self.path.name) / self._folder.name)
         world.barrier()
-        self._writing = stored.Writing(self._folder, tensors, world)
+        self._writing = Writing(self._folder, tensors, world)
 
     @property
     def is_written(self) -> bool:
@@ -211,7 +214,7 @@ def restore_random_state(state: dict[str, Any]) -> None:
 
 
 def export(
-    model: PreTrainedModel,
+    model: "PreTrainedModel",
     tokenization: Tokenization,
     directory: Path,
     card: str,

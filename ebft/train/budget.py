@@ -1,7 +1,10 @@
 """The workload of a run, and whether the device has room for it, before any weights are loaded."""
 
+import json
 import os
+from dataclasses import asdict
 from functools import partial
+from hashlib import sha256
 from typing import Any
 
 import torch
@@ -19,7 +22,10 @@ from ebft.models.decoder import FORWARD_TOKENS, UPDATE_TOKENS
 from ebft.models.loading import adapted_modules, feature_architecture, shares_base, without_storage
 from ebft.models.policy import LOGITS_AT_A_TIME
 from ebft.objective.features import tap_indices
+from ebft.run import by_content
 
+NETWORKS = "networks"  # the kind of what is kept
+MOST_BYTES = 1 << 20  # of all of them together
 # whose blocks' rollouts are drawn together where there is room: those of one do not fill a GPU
 MICRO_BATCHES_TOGETHER = {"cpu": 1, "cuda": 8}
 
@@ -74,8 +80,24 @@ def workload(
 
 
 def network(architecture: PreTrainedConfig, name: str, trust_remote_code: bool) -> Network:
-    """Widths from the architecture, parameters counted on a model without storage. Raises UserError where there is no
-    such model."""
+    """Widths and numbers of parameters, kept by what the architecture says: to count them takes transformers' modelling
+    code, which is half a second. Raises UserError where there is no such model."""
+    described = [
+        type(architecture).__name__,
+        architecture.to_dict(),
+        by_content.package_digest(),
+        by_content.versions(),
+    ]
+    key = None if trust_remote_code else sha256(json.dumps(described, sort_keys=True, default=str).encode()).hexdigest()
+    found = by_content.find(NETWORKS, key, lambda state: Network(**state["network"]))
+    if found is None:
+        found = _counted(architecture, name, trust_remote_code)
+        by_content.keep(NETWORKS, key, {"network": asdict(found)}, MOST_BYTES)
+    return found
+
+
+def _counted(architecture: PreTrainedConfig, name: str, trust_remote_code: bool) -> Network:
+    """Widths from the architecture, parameters counted on a model without storage."""
     model = without_storage(architecture, name, trust_remote_code)
     settings = architecture.to_dict()
     hidden, heads, layers = architecture.hidden_size, architecture.num_attention_heads, architecture.num_hidden_layers

@@ -11,9 +11,11 @@ from pathlib import Path
 
 import pytest
 
+from ebft.cli.compose import compose
 from ebft.cli.launch import _make_unused
 from ebft.config.methods import EBFTConfig, SFTConfig
 from ebft.config.schema import RunFailure, TrainConfig, UserError
+from ebft.train.setup import survey
 from tests.cli.conftest import Launcher
 from tests.debug_run import MINIATURE, write_rows
 
@@ -235,6 +237,26 @@ def test_help_cfg_refusals_and_completion_load_no_torch(tmp_path: Path) -> None:
         "nowhere.jsonl is not a file; correct data.path or data.validation_path.",
     ]
     assert not [*tmp_path.rglob("*.yaml")]
+
+
+LIGHT_PLAN = """
+import gc, sys
+from ebft.cli.train import main
+sys.argv = ["ebft-train", "+experiment=smoke", "plan_only=true"]
+main()
+heavy = {"transformers.modeling_utils", "scipy", "torch.distributed.checkpoint", "datasets", "pandas", "matplotlib"}
+print("heavy:", sorted(heavy & set(sys.modules)), "frozen:", gc.get_freeze_count() > 100_000)
+"""
+
+
+@pytest.mark.slow
+def test_a_plan_of_a_known_model_loads_no_modelling_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """transformers' modelling code, with what it imports, is needed to count parameters, once on a machine."""
+    monkeypatch.setenv("EBFT_CACHE", str(tmp_path / "cache"))
+    survey(compose(["+experiment=smoke"]))
+    done = subprocess.run([sys.executable, "-c", LIGHT_PLAN], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("Plan of ")
+    assert done.stdout.endswith("heavy: [] frozen: True\n")
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -9,10 +10,12 @@ from transformers import PreTrainedConfig, T5Config
 
 from ebft.config.schema import LoRAConfig, UserError
 from ebft.cost import memory
+from ebft.cost.workload import Network
 from ebft.geometry.blocks import make_branches
 from ebft.geometry.chunked import ChunkedBranches
 from ebft.models.adapters import Adapters, fingerprint
 from ebft.models.loading import load_architecture
+from ebft.run import by_content
 from ebft.train import budget, setup
 from ebft.train.setup import prepare
 from tests.debug_run import miniature, pairs
@@ -52,6 +55,26 @@ def test_counting_neither_changes_the_architecture_nor_draws() -> None:
     budget.network(config, "model.path=x", trust_remote_code=False)
     assert config.to_dict() == before
     assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_a_network_is_counted_once_on_a_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EBFT_CACHE", str(tmp_path))
+    counted, original = [], budget.without_storage
+    monkeypatch.setattr(budget, "without_storage", lambda *given: counted.append(given) or original(*given))
+
+    def network(trust_remote_code: bool = False, **changes: Any) -> Network:
+        return budget.network(architecture(**changes), "model.path=x", trust_remote_code)
+
+    made = network()
+    assert (network(), len(counted)) == (made, 1)
+    (entry,) = (tmp_path / "networks").iterdir()
+    assert network(num_hidden_layers=2).layers == 2
+    assert (network(trust_remote_code=True), len(counted)) == (made, 3)  # code that may do anything is asked every time
+    assert len([*entry.parent.iterdir()]) == 2
+    entry.write_bytes(b"damaged" + entry.read_bytes()[7:])
+    assert (network(), len(counted)) == (made, 4)
+    monkeypatch.setattr(by_content, "versions", lambda: ["another torch"])
+    assert (network(), len(counted)) == (made, 5)
 
 
 @pytest.mark.slow
