@@ -58,6 +58,7 @@ def heap_given_back(request: pytest.FixtureRequest) -> Iterator[None]:
     yield
     if request.node.get_closest_marker("slow") is not None and platform.libc_ver()[0] == "glibc":
         if resident_megabytes() > WORKER_MEGABYTES / 2:  # a second's work, so not behind every test
+            gc.unfreeze()  # commands freeze what they import, and in a test whatever else is there
             gc.collect()
         ctypes.CDLL(None).malloc_trim(0)
 
