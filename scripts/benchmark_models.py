@@ -51,6 +51,18 @@ LLAMA_ROPE = {"rope_type": "llama3", "rope_theta": 5e5, "factor": 32.0, "low_fre
 SHAPES: dict[str, tuple[Callable[..., PreTrainedConfig], dict[str, Any]]] = {
     "toy": (LlamaConfig, TOY),
     "small": (LlamaConfig, SMALL),
+    "smollm2-135m": (
+        LlamaConfig,
+        {
+            "vocab_size": 49152,
+            "hidden_size": 576,
+            "intermediate_size": 1536,
+            "num_hidden_layers": 30,
+            "num_attention_heads": 9,
+        }
+        | {"num_key_value_heads": 3, "rms_norm_eps": 1e-5, "tie_word_embeddings": True, "eos_token_id": None}
+        | {"max_position_embeddings": 8192, "rope_parameters": {"rope_type": "default", "rope_theta": 1e5}},
+    ),
     "qwen2.5-0.5b": (
         Qwen2Config,
         QWEN

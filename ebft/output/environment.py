@@ -74,10 +74,21 @@ def _git(folder: Path, *command: str) -> str | None:
 
 
 def _cpu_name() -> str:
-    """The processor's own name, which Python knows on no system and Linux writes into a file."""
+    """The processor's own name, which Python knows on no system."""
+    return _cpuinfo("model name") or platform.processor() or platform.machine()
+
+
+def multiplies_bf16() -> bool:
+    """Whether the processor has instructions for products of bfloat16. False where the system does not say."""
+    flags = (_cpuinfo("flags") or _cpuinfo("Features")).split()
+    return not {"avx512_bf16", "amx_bf16", "bf16"}.isdisjoint(flags)
+
+
+def _cpuinfo(entry: str) -> str:
+    """The first processor's value in the file that Linux writes; empty where there is none."""
     if os.path.exists("/proc/cpuinfo"):
         with open("/proc/cpuinfo", encoding="utf-8") as file:
             for line in file:
-                if line.startswith("model name"):
+                if line.startswith(entry):
                     return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
+    return ""

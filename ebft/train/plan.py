@@ -8,6 +8,7 @@ from ebft.cost import memory
 from ebft.cost import tokens as cost
 from ebft.data.bad_rows import counted
 from ebft.evaluation import horizons
+from ebft.output.environment import multiplies_bf16
 from ebft.train import budget
 from ebft.train.setup import Groundwork, Material
 
@@ -40,8 +41,15 @@ def plan(config: TrainConfig, setup: Groundwork) -> dict[str, str]:
             for name, share in setup.material.contamination.items()
         ),
         "device": f"{setup.device}, {trainer.dtype}"
-        + (f", {setup.num_processes} processes by {trainer.parallel}" if setup.num_processes > 1 else ""),
+        + (f", {setup.num_processes} processes by {trainer.parallel}" if setup.num_processes > 1 else "")
+        + _faster(setup.device, trainer),
     }
+
+
+def _faster(device: str, trainer: TrainerConfig) -> str:
+    if (device, trainer.dtype) != ("cpu", "fp32") or not multiplies_bf16():
+        return ""
+    return "; this processor multiplies bf16 too: trainer.dtype=bf16 takes less time (docs/speed.md)"
 
 
 def _stopping(trainer: TrainerConfig) -> str:

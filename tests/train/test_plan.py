@@ -8,6 +8,7 @@ import pytest
 from ebft.cost import memory
 from ebft.cost.tokens import by_phase
 from ebft.methods import differentiate
+from ebft.output import environment
 from ebft.train.optimization import Optimization
 from ebft.train.plan import plan
 from ebft.train.setup import prepare
@@ -32,6 +33,25 @@ def test_tokens_of_a_step_are_those_of_the_plan(tmp_path: Path, method: str, geo
     measured = setup.method.tokens_forwarded - before
     assert line.startswith(f"{measured:,.0f} = ")
     assert f"; {measured / (3 * 3 * 23):.1f} times" in line
+
+
+@pytest.mark.parametrize(
+    ("entry", "dtype", "named"),
+    [
+        ("flags : fpu avx512_bf16", "fp32", True),
+        ("Features : asimd bf16", "fp32", True),
+        ("flags : fpu avx512_bf16", "bf16", False),
+        ("flags : avx512f", "fp32", False),
+        ("", "fp32", False),
+    ],
+)
+def test_a_processor_that_multiplies_bf16_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, entry: str, dtype: str, named: bool
+) -> None:
+    key, _, value = entry.partition(" : ")
+    monkeypatch.setattr(environment, "_cpuinfo", lambda wanted: value if wanted == key else "")
+    config = miniature(tmp_path, "method=sft", f"trainer.dtype={dtype}")
+    assert ("trainer.dtype=bf16" in plan(config, prepare(config))["device"]) == named
 
 
 @pytest.mark.slow
@@ -106,7 +126,8 @@ def test_the_papers_setting_costs_what_section_9_says(tmp_path: Path) -> None:
     assert phases == {"sampling": 4580, "features": 3816, "update": 13740}
 
 
-def test_lines_of_the_plan(tmp_path: Path) -> None:
+def test_lines_of_the_plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(environment, "_cpuinfo", lambda _: "")
     config = miniature(tmp_path, "method=sft", "trainer.max_steps=null", "trainer.max_epochs=2")
     setup = prepare(config)
     lines = plan(config, setup)
