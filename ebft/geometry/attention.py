@@ -4,8 +4,7 @@
 are: a row, whole branches over their row's keys and values, or one more token of every branch. Who sees whom is decided
 in `blocks.py`; how it is computed depends on the device and the row's length, in `flex.py` for CUDA and in `chunked.py`
 elsewhere.
-Completions, many tokens behind one anchor a row, each have a cache of their own, for which fused attention is the
-fastest.
+Completions, many tokens behind one anchor a row, are in `completions.py`.
 
 Every layer says how wide its sliding window is, if it has one, and at what it caps its scores. Layers of equal windows
 share a mask, and a window that holds all that a forward can see is none. Caches keep keys that have left a window:
@@ -21,7 +20,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from ebft.geometry.blocks import OwnTokens, block_branches, first_own, prefix_visible, row_visible
+from ebft.geometry.blocks import OwnTokens, block_branches, row_visible
 from ebft.geometry.chunked import ChunkedBranches, ChunkedSteps, KeysValues, attention
 from ebft.geometry.flex import FlexBranches, FlexRow, FlexSteps
 from ebft.types import Batch, Blocks
@@ -165,64 +164,3 @@ class StepContext(Context):
         if uses_flex(self.document_ids):
             return FlexSteps.of(self.document_ids, self.anchors, self.num_steps, window)
         return ChunkedSteps.of(self.document_ids, self.anchors, window)
-
-
-@dataclass
-class CompletionContext(Context):
-    """One more token of every completion. Each goes on in its own copy of its row's keys and values, so that it can
-    leave when it has ended."""
-
-    cache: dict[int, KeysValues]  # with room for all tokens to come
-    document_ids: Int[Tensor, "R P"]
-    anchors: Int[Tensor, "R 1"]
-    num_steps: int
-    step: int = 0
-    # row tokens that a completion sees, and its own; with a window as at the step that stands behind it
-    visible: dict[int | None, tuple[int, Bool[Tensor, "R 1 1 S"]]] = field(default_factory=dict)
-
-    @classmethod
-    def of(
-        cls, batch: Batch, blocks: Blocks, n_samples: int, row_cache: dict[int, KeysValues], num_steps: int
-    ) -> "CompletionContext":
-        (limit,) = blocks.reach
-        context = cls(dict(row_cache), batch.document_ids[:, :limit], blocks.anchors, num_steps)
-        context.keep(torch.arange(len(batch), device=blocks.anchors.device).repeat_interleave(n_samples))
-        return context
-
-    @property
-    def row_length(self) -> int:
-        """Row tokens that the longest prefix has."""
-        return self.document_ids.shape[1]
-
-    def keep(self, chosen: Int[Tensor, "_"]) -> None:
-        """Go on with the chosen completions, or rows, each as often as it is named."""
-        self.document_ids, self.anchors, self.visible = self.document_ids[chosen], self.anchors[chosen], {}
-        # under autocast, attention would cast rotated keys to the values' type at every step
-        for index, (keys, values) in self.cache.items():
-            self.cache[index] = self._roomy(keys.to(values.dtype), chosen), self._roomy(values, chosen)
-
-    def _roomy(self, cached: Float[Tensor, "R h U d"], chosen: Int[Tensor, "_"]) -> Float[Tensor, "_ h S d"]:
-        passed = self.row_length + self.step
-        roomy = cached.new_empty((len(chosen), cached.shape[1], self.row_length + self.num_steps, cached.shape[3]))
-        roomy[:, :, :passed] = cached[chosen, :, :passed]
-        return roomy
-
-    def attend(self, layer: LayerAttention, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        """Query heads that share a key head stand in the place of several queries."""
-        passed, num_heads = self.row_length + self.step, key.shape[1]
-        keys, values = (x[:, :, : passed + 1] for x in self.cache[layer.index])
-        keys[:, :, passed:], values[:, :, passed:] = key, value
-        grouped = query.squeeze(2).unflatten(1, (num_heads, -1))
-        window, num_positions = layer.window, self.row_length + self.num_steps
-        seen = self._seen(None if window is None or window >= num_positions else window)
-        out = attention(grouped, keys, values, seen[..., : passed + 1], layer.scaling, layer.softcap)
-        return out.transpose(1, 2).flatten(1, 2)[:, None]
-
-    def _seen(self, window: int | None) -> Bool[Tensor, "R 1 1 S"]:
-        step, visible = self.visible.get(window, (-1, None))
-        if visible is None or (window is not None and step != self.step):
-            of_row = prefix_visible(self.document_ids, self.anchors, self.step, window)[:, None]
-            visible = torch.nn.functional.pad(of_row, (0, self.num_steps), value=True)
-            visible[..., self.row_length : self.row_length + first_own(self.step, window)] = False
-            self.visible[window] = self.step, visible
-        return visible

@@ -45,7 +45,7 @@ class ChunkedBranches:
             own_segments += [anchors.shape[1] - lookback[chunk + 1], lookback[chunk + 1]]
             of_row = prefix_visible(document_ids[:, :limit], anchors, steps, window)
             seen = torch.cat([of_row, own_visible(steps, lookback[chunk], window)], dim=-1)
-            masks.append(_additive(seen)[:, None])
+            masks.append(additive(seen)[:, None])
         return cls([stop - start for start, stop in pairwise(bounds)], size, own_segments, masks)
 
     def attend(
@@ -112,7 +112,7 @@ class ChunkedSteps:
         if not self.unseen or (self.window is not None and self.step != step):
             chunks = zip(self.anchors, self.limits, strict=True)
             self.unseen = [
-                _additive(prefix_visible(self.document_ids[:, :limit], anchors, step, self.window))
+                additive(prefix_visible(self.document_ids[:, :limit], anchors, step, self.window))
                 for anchors, limit in chunks
             ]
             self.step = step
@@ -124,7 +124,7 @@ def _limits(reach: Sequence[int], size: int) -> list[int]:
     return list(accumulate((max(reach[start : start + size]) for start in range(0, len(reach), size)), max))
 
 
-def _additive(seen: Bool[Tensor, "B ... S"]) -> Float[Tensor, "B ... S"]:
+def additive(seen: Bool[Tensor, "B ... S"]) -> Float[Tensor, "B ... S"]:
     """Minus infinity for scores of what is not seen: converted once, where attention would convert truth values in
     every layer."""
     return torch.zeros_like(seen, dtype=torch.float32).masked_fill_(~seen, -torch.inf)
@@ -147,7 +147,7 @@ def attention(
         queries, limit = query[:, :, chunk], key.shape[2]
         if mask is None:
             limit = start + queries.shape[2]
-            unseen = _additive(torch.ones(1, *queries.shape[2:3], limit, device=key.device).tril(start) > 0)[:, None]
+            unseen = additive(torch.ones(1, *queries.shape[2:3], limit, device=key.device).tril(start) > 0)[:, None]
         else:
             unseen = mask[:, :, chunk]
         parts.append(_capped(queries, key[:, :, :limit], value[:, :, :limit], unseen, scaling, softcap))
@@ -165,7 +165,7 @@ def _capped(
     """softmax over scores s that were made softcap tanh(s / softcap), under a mask of truth values or one to add."""
     grouped = (query * scaling).unflatten(1, (key.shape[1], -1))
     scores = cap((grouped.flatten(2, 3) @ key.mT).unflatten(2, grouped.shape[2:4]), softcap)
-    unseen = (_additive(mask) if mask.dtype == torch.bool else mask)[:, :, None]
+    unseen = (additive(mask) if mask.dtype == torch.bool else mask)[:, :, None]
     weights = (scores + unseen).softmax(-1, dtype=torch.float32).to(value.dtype)
     out = (weights.flatten(2, 3) @ value).unflatten(2, grouped.shape[2:4])
     return out.flatten(1, 2).transpose(1, 2)

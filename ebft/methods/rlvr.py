@@ -29,7 +29,7 @@ from ebft.geometry.reuse import branches_of
 from ebft.methods.base import Counts, Ingredients, Loss, Tally, branch_tokens
 from ebft.methods.metrics import outcomes
 from ebft.methods.scoring import scored
-from ebft.models.decoder import FORWARD_TOKENS
+from ebft.models.decoder import FORWARD_TOKENS, RowForward
 from ebft.models.logprobs import Labels, branch_labels, row_labels
 from ebft.models.policy import LanguageModel
 from ebft.objective.advantages import outcome_advantages
@@ -53,6 +53,7 @@ class RLVRExperience:
     counted: Bool[Tensor, "B N"]
     truncated: Bool[Tensor, "B N"]
     advantages: Float[Tensor, "B N"]
+    row: RowForward | None  # its forward, if it was kept for the update
 
 
 class RLVR:
@@ -82,6 +83,7 @@ class RLVR:
             batch = batch.columns(blocks.reach[0])  # the answers that stand behind the prompts are of no use
         text = row_labels(batch).to(device)
         batch, blocks = batch.to(device), blocks.to(device)
+        row = self.policy.kept_forward(batch) if is_only_microbatch else None
         decoding, key = Decoding(self.sampler.temperature, top_p=1.0), f"{self.seed}/train/{step}"
         done = complete(
             self.policy,
@@ -92,6 +94,7 @@ class RLVR:
             decoding,
             key,
             self.grader.stop_tokens,
+            kept=row,
         )
         verdicts = self.grader(done.rollout, batch.row_ids)
 
@@ -126,6 +129,7 @@ class RLVR:
             counted,
             truncated,
             outcome_advantages(penalised, counted, config.advantage),
+            row,
         )
 
     def _reference_log_probs(self, batch: Batch, rollout: Rollout) -> Float[Tensor, "B N 1 G"] | None:
@@ -153,7 +157,7 @@ class RLVR:
         packed = self.sampler.reuse and room is None
         branches = branches_of(batch, rollout.predicting, packed, room)
         text = prepared.text if config.ce_coef else None
-        for part in scored(self.policy, batch, rollout, branches, self.sampler.temperature, text):
+        for part in scored(self.policy, batch, rollout, branches, self.sampler.temperature, text, prepared.row):
             total = policy_gradient(part.log_probs, self._weights(prepared), part.wanted, totals["completions"])
             parts = {"policy_gradient": total}
             if prepared.reference is not None and config.kl_estimator != "k1":

@@ -10,8 +10,9 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from ebft.geometry.attention import BranchContext, CompletionContext, RowContext, StepContext
+from ebft.geometry.attention import BranchContext, RowContext, StepContext
 from ebft.geometry.blocks import Branches, OwnTokens, row_positions
+from ebft.geometry.completions import CompletionContext
 from ebft.models.adapters import Adapters
 from ebft.models.decoder import Decoder, HiddenSlice, RowForward
 from ebft.models.logprobs import Labels, TokenLogProbs, needed
@@ -121,10 +122,10 @@ class LanguageModel:
         return row.hidden, StepContext.of(batch, blocks, n_samples, row.cache, num_steps)
 
     def prefill_completions(
-        self, batch: Batch, blocks: Blocks, n_samples: int, num_steps: int
+        self, batch: Batch, blocks: Blocks, n_samples: int, num_steps: int, row: RowForward | None = None
     ) -> tuple[Float[Tensor, "B T H"], CompletionContext]:
         """Does what `prefill` does for rows of one block, whose branches become rows of their own."""
-        row = self.decoder.forward_rows(batch)
+        row = self.decoder.forward_rows(batch) if row is None else row.detached()
         return row.hidden, CompletionContext.of(batch, blocks, n_samples, row.cache, num_steps)
 
     def step_hidden(

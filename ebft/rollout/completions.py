@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from ebft.models.decoder import RowForward
 from ebft.models.policy import LanguageModel
 from ebft.rollout.sampler import inverse_cdf, uniforms, until_stop
 from ebft.types import Batch, Blocks, Rollout, is_any
@@ -85,13 +86,14 @@ def complete(
     stop_tokens: tuple[int, ...],
     *,
     tick: Callable[[], None] | None = None,
+    kept: RowForward | None = None,
 ) -> Completions:
     """N completions of every row, each up to and with its first stop token, or truncated to `max_new_tokens`.
 
-    `tick` is called before every token and may raise to stop.
+    `tick` is called before every token and may raise to stop. `kept` is the rows' forward if there was one.
     """
     wanted = [Wanted(n_samples, decoding, key)]
-    return complete_together(policy, batch, blocks, max_new_tokens, wanted, stop_tokens, tick=tick)[0]
+    return complete_together(policy, batch, blocks, max_new_tokens, wanted, stop_tokens, tick=tick, kept=kept)[0]
 
 
 def complete_together(
@@ -103,6 +105,7 @@ def complete_together(
     stop_tokens: tuple[int, ...],
     *,
     tick: Callable[[], None] | None = None,
+    kept: RowForward | None = None,
 ) -> list[Completions]:
     """What `complete` makes of everything that is wanted of the same prompts, in one decode."""
     device, numbers = batch.tokens.device, [each.n_samples for each in wanted]
@@ -116,7 +119,7 @@ def complete_together(
     decodings = _by_decoding(wanted, kind)
     look_every = LOOK_EVERY_STEPS[device.type]
     with policy.inference_mode():
-        row, context = policy.prefill_completions(batch, blocks, shape[1], max_new_tokens - 1)
+        row, context = policy.prefill_completions(batch, blocks, shape[1], max_new_tokens - 1, kept)
         hidden = row.take_along_dim((blocks.anchors - 1)[..., None], dim=1).repeat_interleave(shape[1], dim=0)
         for step in range(max_new_tokens):
             if tick is not None:
