@@ -59,7 +59,10 @@ class RLVRConfig(MethodConfig):
     reward: str | None = door()  # a function of (prompt, completion, row) to a number; null: the task's own score
 
     def needs(self, sampler: SamplerConfig) -> Needs:
-        return Needs("completions", self.max_new_tokens, asks_questions=True, reference_policy=self.kl_coef > 0)
+        reference_policy = self.kl_coef > 0
+        return Needs(
+            "completions", self.max_new_tokens, asks_questions=True, reference_policy=reference_policy, keeps_rows=True
+        )
 
     def conflicts(self, config: TrainConfig) -> Iterator[str]:
         yield from _too_few_samples(config.sampler.n_samples, self.advantage)

@@ -48,7 +48,7 @@ class Workload:
         int  # of branches, that attend together with one copy of the keys and values they read; 0: without copies
     )
     may_keep_rows: bool  # the method forwards rows once for sampling and update where it can
-    own_rows: bool  # every branch has a copy of its row's keys and values in the cache
+    own_rows: bool  # every branch has a copy of its row's keys and values in the cache, at most
     bf16: bool
     checkpointing: bool
     averaged: bool  # a running average of the weights is kept
@@ -73,7 +73,7 @@ class Workload:
     def keeps_rows(self) -> bool:
         """Rows are forwarded once, for sampling and update: where the method can, they are the step's only micro-batch,
         and layers are not recomputed."""
-        can = self.may_keep_rows and self.branches > 0 and not (self.own_rows or self.checkpointing)
+        can = self.may_keep_rows and self.branches > 0 and not self.checkpointing
         return can and self.documents <= self.rows_at_a_time
 
     @property

@@ -434,7 +434,9 @@ def test_rows_that_are_the_whole_step_keep_their_activations_while_they_are_samp
         == memory.activations(replace(SUPERVISED, reach=9.0, chunk_tokens=20))
     )
     assert parts["cache"] == 3 * 11 * 8 * 2 * 6 * 4
-    for other in ({"documents": 3}, {"max_tokens": 93}, {"checkpointing": True}, {"own_rows": True}, {"branches": 0.0}):
+    copied = memory.estimate(replace(whole, own_rows=True))
+    assert (copied["kept rows"], copied["cache"]) == (parts["kept rows"], 3 * 11 * 8 * 2 * 6 * (17 + 4))
+    for other in ({"documents": 3}, {"max_tokens": 93}, {"checkpointing": True}, {"branches": 0.0}):
         assert not replace(whole, **other).keeps_rows
         assert memory.estimate(replace(whole, **other))["kept rows"] == 0
     assert replace(whole, max_tokens=94).keeps_rows  # of 17 + 6 * 5 tokens each

@@ -99,8 +99,9 @@ def test_a_method_that_does_not_say_what_it_needs_is_not_taken_for_another() -> 
             {"sampling": 156, "features": 296, "update": 771},
         ),  # 1 may be the last layer
         ((GEOMETRY, "method=ebft trainer.micro_batch_size=5"), {"sampling": 257, "features": 222, "update": 771}),
-        ((COMPLETIONS,), {"sampling": 137, "update": 411}),
-        ((COMPLETIONS, "method.kl_coef=0.1"), {"sampling": 137, "update": 411, "reference": 137}),
+        ((COMPLETIONS,), {"sampling": 36, "update": 411}),
+        ((COMPLETIONS, "method.kl_coef=0.1"), {"sampling": 36, "update": 411, "reference": 137}),
+        ((COMPLETIONS, "trainer.micro_batch_size=1"), {"sampling": 137, "update": 411}),
     ],
 )
 def test_what_is_planned_by_hand(lines: tuple[str, ...], phases: dict[str, float]) -> None:

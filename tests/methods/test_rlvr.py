@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ebft.config.methods import RLVRConfig
+from ebft.methods import differentiate
 from ebft.methods.rlvr import RLVR, RLVRExperience
 from ebft.objective.advantages import outcome_advantages
 from ebft.tasks.base import Question, Verdict
@@ -256,6 +257,29 @@ def test_an_update_forwards_equal_completions_once_and_nothing_behind_an_end(cha
     assert any(len({*map(tuple, row)}) < 3 for row in said)
     saved = [3 * (max(map(len, row)) - 1) - sum(len(tokens) - 1 for tokens in {*map(tuple, row)}) for row in said]
     assert plain.tokens_forwarded - reusing.tokens_forwarded == 3 * sum(saved)  # a backward counts as two
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("changes", [{}, {"ce_coef": 0.3, "kl_coef": 0.2, "kl_estimator": "k3"}], ids=["plain", "all"])
+def test_prompts_of_the_only_micro_batch_are_forwarded_once(changes: dict[str, Any]) -> None:
+    """Otherwise once to sample and once to update; completions, rewards and gradients are the same."""
+    results = []
+    for is_only in (False, True):
+        method = method_of(reuse=True, **changes)
+        experience = method.prepare(FOUR, 3, is_only)
+        figures = differentiate(method, experience, method.counts(experience), None)
+        gradients = {name: parameter.grad for name, parameter in method.policy.model.named_parameters()}
+        results.append((experience, figures, gradients, method.tokens_forwarded))
+    (apart, values, gradients, tokens), (kept, others, found, fewer) = results
+    assert tokens - fewer == apart.batch.tokens.numel()
+    assert torch.equal(kept.rollout.tokens, apart.rollout.tokens)
+    assert torch.equal(kept.advantages, apart.advantages)
+    assert {name: value.item() for name, value in others.items()} == pytest.approx(
+        {name: value.item() for name, value in values.items()}, rel=1e-6
+    )
+    largest = max(float(gradient.abs().max()) for gradient in gradients.values())
+    for name, gradient in gradients.items():
+        torch.testing.assert_close(found[name], gradient, rtol=1e-5, atol=1e-6 * largest, msg=name)
 
 
 def test_figures_of_an_optimiser_batch() -> None:

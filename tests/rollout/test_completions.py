@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from ebft.geometry import completions as attention
 from ebft.geometry.blocks import make_branches
 from ebft.models.logprobs import branch_labels
 from ebft.models.policy import LanguageModel
@@ -199,6 +200,21 @@ def test_branches_that_leave_change_nothing(monkeypatch: pytest.MonkeyPatch, sha
                 assert not some[b, n, 0, length:].any()
     assert torch.equal(done.truncated, (free.rollout.tokens != stop).all(-1))
     assert len(lengths(done).unique()) >= 4
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("most_seats", [1, 2, 3])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_seats_of_a_table_change_nothing(monkeypatch: pytest.MonkeyPatch, family: str, most_seats: int) -> None:
+    """Each completion in a copy of its row, as on CUDA; two tables a row, of which one has a free seat; one for all.
+    They leave at different steps, some tables before others."""
+    monkeypatch.setattr(completions, "LEAVING_SHARE", 0.0)
+    policy = policy_of(family)
+    stop = common_token(completed(policy, WARM, ()))
+    expected = completed(policy, WARM, (stop,))
+    monkeypatch.setitem(attention.SEATS, "cpu", most_seats)
+    assert_same(completed(policy, WARM, (stop,)), expected)
+    assert len(lengths(expected).unique()) >= 3
 
 
 def test_a_branch_that_has_stopped_is_not_forwarded(monkeypatch: pytest.MonkeyPatch) -> None:
