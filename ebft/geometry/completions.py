@@ -15,8 +15,9 @@ from ebft.geometry.blocks import first_own, prefix_visible
 from ebft.geometry.chunked import KeysValues, additive, attention
 from ebft.types import Batch, Blocks
 
-# of a table: on a CPU to read a prompt costs more than to skip neighbours' tokens, a GPU meets every pair that it skips
-SEATS = {"cpu": 8, "cuda": 1}
+# of a table: on a CPU two completions read a prompt in the time of one, and more have too many neighbours' tokens to
+# skip; a GPU meets every pair that it skips
+SEATS = {"cpu": 2, "cuda": 1}
 
 
 @dataclass
