@@ -1,6 +1,5 @@
 """The workload of a run, and whether the device has room for it, before any weights are loaded."""
 
-import json
 import os
 from dataclasses import asdict
 from functools import partial
@@ -88,7 +87,7 @@ def network(architecture: PreTrainedConfig, name: str, trust_remote_code: bool) 
         by_content.package_digest(),
         by_content.versions(),
     ]
-    key = None if trust_remote_code else sha256(json.dumps(described, sort_keys=True, default=str).encode()).hexdigest()
+    key = None if trust_remote_code else sha256(ascii(described).encode()).hexdigest()
     found = by_content.find(NETWORKS, key, lambda state: Network(**state["network"]))
     if found is None:
         found = _counted(architecture, name, trust_remote_code)

@@ -77,6 +77,14 @@ def test_a_network_is_counted_once_on_a_machine(tmp_path: Path, monkeypatch: pyt
     assert (network(), len(counted)) == (made, 5)
 
 
+def test_keys_of_several_types_in_an_architecture_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As model.config_overrides.id2label={0:a,x:b} makes them; numbers and words have no order."""
+    monkeypatch.setenv("EBFT_CACHE", str(tmp_path))
+    named = architecture()
+    named.id2label = {0: "a", "x": "b"}
+    assert budget.network(named, "model.path=x", False) == budget.network(architecture(), "model.path=x", False)
+
+
 @pytest.mark.slow
 def test_what_is_no_language_model_is_named() -> None:
     with pytest.raises(
