@@ -179,9 +179,16 @@ def _cache(work: Workload, rows: int) -> float:
     cached where nothing is sampled; those of kept rows are among their activations."""
     if not work.branches:
         return 0.0
-    each = work.branch_tokens + (work.row_tokens if work.own_rows else 0)
-    tokens = rows * ((0 if work.keeps_rows else work.row_tokens) + work.branches * each)
+    tokens = rows * ((0 if work.keeps_rows else work.row_tokens) + _branch_keys(work))
     return work.network.layers * work.network.key * (FLOAT + work.element_bytes) * tokens
+
+
+def _branch_keys(work: Workload) -> float:
+    """Tokens in the cache of a row's branches, free seats and copies of the row included (geometry/completions.py)."""
+    if not work.own_rows:
+        return work.branches * work.branch_tokens
+    copies = math.ceil(work.branches / work.seats)
+    return copies * (work.row_tokens + math.ceil(work.branches / copies) * work.branch_tokens)
 
 
 def _draws(work: Workload, rows: int) -> float:

@@ -48,7 +48,7 @@ class Workload:
         int  # of branches, that attend together with one copy of the keys and values they read; 0: without copies
     )
     may_keep_rows: bool  # the method forwards rows once for sampling and update where it can
-    own_rows: bool  # every branch has a copy of its row's keys and values in the cache, at most
+    own_rows: bool  # branches have copies of their row's keys and values in the cache
     bf16: bool
     checkpointing: bool
     averaged: bool  # a running average of the weights is kept
@@ -58,6 +58,7 @@ class Workload:
     steps_at_once: bool  # AdamW takes all parameters at once, as it does on CUDA
     is_bound: bool  # rollouts may turn out shorter
     group_tokens: int | None = None  # as `group_room` has it; None: all branches of a micro-batch at a time
+    seats: int = 1  # branches that share such a copy, at most
     most_together: int = 1  # micro-batches whose rollouts are drawn together where there is room
 
     @property

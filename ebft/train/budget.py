@@ -17,6 +17,7 @@ from ebft.cost.memory_per_gpu import KEPT_TO_SAMPLE, Sharding, fullest
 from ebft.cost.scaling import Step
 from ebft.cost.workload import Network, Workload
 from ebft.geometry.chunked import CHUNK_BRANCHES, CHUNK_TOKENS
+from ebft.geometry.completions import SEATS
 from ebft.models.decoder import FORWARD_TOKENS, UPDATE_TOKENS
 from ebft.models.loading import adapted_modules, feature_architecture, shares_base, without_storage
 from ebft.models.policy import LOGITS_AT_A_TIME
@@ -64,6 +65,7 @@ def workload(
         if device == "cuda"
         else branch_tokens * max(1, min(CHUNK_BRANCHES, CHUNK_TOKENS // max(1, branch_tokens))),
         own_rows=needs.rollouts == "completions",
+        seats=SEATS[device],
         bf16=trainer.dtype == "bf16",
         checkpointing=trainer.gradient_checkpointing,
         averaged=config.optimizer.ema_decay is not None,

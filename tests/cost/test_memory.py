@@ -406,6 +406,9 @@ def test_the_cache_holds_rows_once_and_completions_with_their_rows() -> None:
     assert memory.estimate(BRANCHED)["cache"] == 3 * 11 * 8 * 2 * (17 + 6 * 4)
     assert memory.estimate(replace(BRANCHED, bf16=True))["cache"] == 3 * 11 * 6 * 2 * (17 + 6 * 4)
     assert memory.estimate(replace(BRANCHED, own_rows=True))["cache"] == 3 * 11 * 8 * 2 * (17 + 6 * (17 + 4))
+    assert memory.estimate(replace(BRANCHED, own_rows=True, seats=4))["cache"] == 3 * 11 * 8 * 2 * (
+        17 + 2 * (17 + 3 * 4)
+    )
 
 
 def test_rollouts_are_drawn_together_as_far_as_an_update_of_one_micro_batch_holds_no_less() -> None:

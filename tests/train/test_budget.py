@@ -13,13 +13,16 @@ from ebft.cost import memory
 from ebft.cost.workload import Network
 from ebft.geometry.blocks import make_branches
 from ebft.geometry.chunked import ChunkedBranches
+from ebft.geometry.completions import SEATS
 from ebft.models.adapters import Adapters, fingerprint
 from ebft.models.loading import load_architecture
+from ebft.rollout.completions import prompts_batch
 from ebft.run import by_content
 from ebft.train import budget, setup
 from ebft.train.setup import prepare
 from tests.debug_run import miniature, pairs
-from tests.helpers import FAMILIES, architecture, geometry, plain_model, random_batch, random_rollout
+from tests.helpers import FAMILIES, architecture, geometry, plain_model, policy_of, random_batch, random_rollout
+from tests.workloads import BRANCHED
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -83,6 +86,25 @@ def test_keys_of_several_types_in_an_architecture_are_counted(tmp_path: Path, mo
     named = architecture()
     named.id2label = {0: "a", "x": "b"}
     assert budget.network(named, "model.path=x", False) == budget.network(architecture(), "model.path=x", False)
+
+
+@pytest.mark.parametrize("n_samples", [1, 3, 4])
+def test_the_cache_of_completions_is_as_large_as_counted(n_samples: int) -> None:
+    """A third completion sits beside a free seat, whose tokens fill the cache like its own."""
+    work = replace(
+        BRANCHED,
+        network=budget.network(architecture(), "model.path=x", False),
+        row_tokens=2,
+        branches=float(n_samples),
+        branch_tokens=9,
+        own_rows=True,
+        seats=SEATS["cpu"],
+    )
+    rows = replace(work, branches=1.0, branch_tokens=0, own_rows=False)
+    batch, blocks = prompts_batch([[3, 4]] * work.rows, [*range(work.rows)])
+    _, context = policy_of().prefill_completions(batch, blocks, n_samples, work.branch_tokens)
+    held = sum(x.numel() * x.element_size() for pair in context.cache.values() for x in pair)
+    assert memory.estimate(work)["cache"] - memory.estimate(rows)["cache"] == held
 
 
 @pytest.mark.slow
