@@ -49,7 +49,10 @@ def plan(config: TrainConfig, setup: Groundwork) -> dict[str, str]:
 def _faster(device: str, trainer: TrainerConfig) -> str:
     if (device, trainer.dtype) != ("cpu", "fp32") or not multiplies_bf16():
         return ""
-    return "; this processor multiplies bf16 too: trainer.dtype=bf16 takes less time (docs/speed.md)"
+    return (
+        "; this processor multiplies bf16 too: trainer.dtype=bf16 takes less time with models larger than tiny "
+        "(docs/speed.md)"
+    )
 
 
 def _stopping(trainer: TrainerConfig) -> str:
