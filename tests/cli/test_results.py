@@ -27,8 +27,8 @@ def collected(study: Path, folder: Path) -> Path:
 
 
 def test_there_are_studies() -> None:
-    assert len(STUDIES) == 11
-    assert len(PAGES) == 8
+    assert len(STUDIES) == 12
+    assert len(PAGES) == 9
     assert not list((ROOT / "docs" / "results").rglob("summary.json")), "runs belong into the archive"
 
 
