@@ -22,6 +22,8 @@ signal.signal(
     signal.SIGINT, signal.default_int_handler
 )  # a shell's background jobs ignore it, and so would every process that a test starts
 
+IS_GLIBC = platform.libc_ver()[0] == "glibc"
+
 type_checks.install()
 pictures.install()
 files_once.install()
@@ -51,16 +53,20 @@ def same_start() -> Iterator[None]:
     assert forked.read_at_start(os.environ) == before, "the test leaves what an interpreter reads"
 
 
+HELD = [WORKER_MEGABYTES / 3]  # by this worker when its garbage was last collected
+MORE = 100.0  # megabytes: to collect takes up to a second, so not behind every test
+
+
 @pytest.fixture(autouse=True)
-def heap_given_back(request: pytest.FixtureRequest) -> Iterator[None]:
-    """What a large test freed: glibc kept half a gigabyte of it in a worker that had many, and torch's profiler, whose
-    events hang in cycles, another."""
+def heap_given_back() -> Iterator[None]:
+    """What large tests freed: glibc kept half a gigabyte of it, and torch's profiler, whose events hang in cycles,
+    another."""
     yield
-    if request.node.get_closest_marker("slow") is not None and platform.libc_ver()[0] == "glibc":
-        if resident_megabytes() > WORKER_MEGABYTES / 2:  # a second's work, so not behind every test
-            gc.unfreeze()  # commands freeze what they import, and in a test whatever else is there
-            gc.collect()
+    if IS_GLIBC and resident_megabytes() > HELD[0] + MORE:
+        gc.unfreeze()  # commands freeze what they import, and in a test whatever else is there
+        gc.collect()
         ctypes.CDLL(None).malloc_trim(0)
+        HELD[0] = resident_megabytes()
 
 
 @pytest.fixture

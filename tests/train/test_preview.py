@@ -125,7 +125,7 @@ def test_passes_are_those_of_the_program(
     made, original = list[Decoder](), Decoder.run
     monkeypatch.setattr(Decoder, "run", lambda self, *arguments: made.append(self) or original(self, *arguments))
     prepared = run.method.prepare(run.batch([0, 1]), 0, is_only_microbatch=work.keeps_rows)
-    assert work.keeps_rows == (method == "ebft" and documents == 2 and limit != 56)
+    assert work.keeps_rows == (method != "sft" and documents == 2 and limit != 56)
     sampled, phi = made.count(run.policy.decoder) - int(work.keeps_rows), run.evaluator.phi.decoder
     differentiate(run.method, prepared, run.method.counts(prepared), limit)
     others = [decoder for decoder in made if decoder not in (run.policy.decoder, phi)]
