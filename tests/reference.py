@@ -137,14 +137,15 @@ def dense_attention(
 ) -> Tensor:
     """[B, Q, H, d] of queries [B, H, Q, d] over the keys [B, h, S, d] that a mask [B, Q, S] leaves them; H / h query
     heads share a key head."""
-    query, key, value = (
-        query.double(),
-        *(x.double().repeat_interleave(query.shape[1] // x.shape[1], dim=1) for x in (key, value)),
-    )
-    scores = scaling * query @ key.mT
-    if softcap is not None:
-        scores = softcap * (scores / softcap).tanh()
-    return (scores.masked_fill(~mask[:, None], -torch.inf).softmax(-1) @ value).transpose(1, 2)
+    groups, attended = query.shape[1] // key.shape[1], []
+    masks = mask.expand(len(query), -1, -1)
+    for q, k, v, seen in zip(query.double(), key.double(), value.double(), masks, strict=True):
+        k, v = k.repeat_interleave(groups, dim=0), v.repeat_interleave(groups, dim=0)
+        scores = scaling * q @ k.mT
+        if softcap is not None:
+            scores = softcap * (scores / softcap).tanh()
+        attended.append((scores.masked_fill(~seen, -torch.inf).softmax(-1) @ v).transpose(0, 1))
+    return torch.stack(attended)
 
 
 def leading_matches_loop(batch: Batch, blocks: Blocks, tokens: Tensor) -> list[list[list[int]]]:
