@@ -399,8 +399,8 @@ def test_meter_charges_inner_phases_to_themselves(monkeypatch: pytest.MonkeyPatc
         ),
         (
             ["--model", "gpt-5"],
-            "--model gpt-5 is not known; choose from toy, small, smollm2-135m, qwen2.5-0.5b, qwen2.5-1.5b, llama-3.2-1b, "
-            "tiny.",
+            "--model gpt-5 is not known; choose from toy, small, smollm2-135m, qwen2.5-0.5b, qwen2.5-1.5b, "
+            "llama-3.2-1b, tiny.",
         ),
         (["--device", "cuda"], "--device cuda, but torch finds no CUDA device here; use --device cpu."),
         (
