@@ -67,12 +67,12 @@ def record(world: World, config: TrainConfig) -> Record:
 
 
 def assert_alike(one: Record, other: Record) -> None:
-    """To 3e-6 of what they are in size; of figures, which are of size 1, some are small differences of such."""
+    """To 5e-6 of what they are in size; of figures, which are of size 1, some are small differences of such."""
     for mine, theirs in zip(one.figures, other.figures, strict=True):
-        assert mine == pytest.approx(theirs, rel=3e-6, abs=1e-6)
+        assert mine == pytest.approx(theirs, rel=5e-6, abs=1e-6)
     for mine, theirs in zip([*one.gradients, one.weights], [*other.gradients, other.weights], strict=True):
         difference = torch.cat([(a - b).flatten() for a, b in zip(mine, theirs, strict=True)])
-        assert difference.norm() <= 3e-6 * torch.cat([b.flatten() for b in theirs]).norm()
+        assert difference.norm() <= 5e-6 * torch.cat([b.flatten() for b in theirs]).norm()
     assert one.evaluation == pytest.approx(other.evaluation, rel=1e-5, abs=1e-6)  # of single tokens, some of them
     assert one.answers == other.answers
 
