@@ -80,7 +80,7 @@ def _run(cfg: DictConfig) -> None:
                 with uncollected():
                     from ebft.train.preview import preview
 
-                    preview(config, run_dir)
+                    preview(config, run_dir)  # little else than further imports
                 remove_created_folders()
                 end_if_cut()
                 return
